@@ -1,5 +1,4 @@
-"""Checks of a split and of the evaluation on it: leakage of time, duplicates, unknown items, popularity, scorers at
-chance."""
+"""Checks of a split and of the evaluation on it."""
 
 from __future__ import annotations
 
@@ -27,13 +26,8 @@ _DRIFT = 0.1
 
 @dataclass(frozen=True)
 class Check:
-    """One row.
-
-    Attributes:
-        status: ``ok``; ``warn``: numbers will not mean what they seem to; ``fail``: something is wrong; ``skipped``.
-        value: the number that the status rests on, or None.
-        detail: a sentence with the numbers.
-    """
+    """One row: ``value`` is the number that the status rests on, ``detail`` a sentence with the numbers. ``warn`` says
+    that numbers do not mean what they seem to, ``fail`` that something is wrong."""
 
     name: str
     status: Literal["ok", "warn", "fail", "skipped"]
@@ -44,10 +38,7 @@ class Check:
 def check_split(split: Split, *, cutoff: int = 10, n_users: int = 2000, seed: int = 0) -> list[Check]:
     """All checks of a split and of the evaluation on it, a row each. Reads the test part.
 
-    Args:
-        cutoff: of the recall at chance.
-        n_users: test users, at most, that the scorers at chance are evaluated on.
-        seed: of the draw of these users and of the random scores.
+    The recall at chance is that at ``cutoff``, of at most ``n_users`` test users; ``seed`` draws them and the scores.
     """
     parts = {"valid": split.valid, "test": split.test}
     fitted = {"valid": split.fit_part("train").item_counts(), "test": split.fit_part("train+valid").item_counts()}
@@ -62,11 +53,8 @@ def check_split(split: Split, *, cutoff: int = 10, n_users: int = 2000, seed: in
 
 
 def time_leakage(split: Split) -> Check:
-    """How many test interactions precede training interactions of anyone.
-
-    A model that is fitted on what came later knows trends that it could not have known (Ji et al., TOIS 2023). Under
-    leave-one-out that is so for nearly every test interaction.
-    """
+    """How many test interactions precede training interactions of anyone: a model that is fitted on what came later
+    knows trends that it could not have known (Ji et al., TOIS 2023)."""
     times, labels = split.interactions.ordered.times, split.labels
     if times is None:
         return Check("time leakage", "skipped", None, "the log has no timestamps")
@@ -107,7 +95,6 @@ def duplicates(cases: Cases, part: str) -> Check:
 
 
 def _distinct(rows: Tensor, items: Tensor, cases: Cases) -> Tensor:
-    """[T] int64: the pairs of a row and an item, each once."""
     keys: Tensor = torch.unique(rows * cases.n_items + items)
     return keys
 
@@ -124,11 +111,8 @@ def unknown_items(cases: Cases, fitted: Tensor, part: str) -> Check:
 
 
 def popularity(valid: Cases, test: Cases, counts: Tensor) -> Check:
-    """Whether valid and test ask for equally popular items: or else the best settings differ between them.
-
-    Compared are training interactions of an item, ``counts`` [n_items], in the mean over users of the means of their
-    relevant items.
-    """
+    """Whether valid and test ask for equally popular items, by training interactions ``counts`` [n_items] in the mean
+    over users of the means of their relevant items: or else the best settings differ between them."""
     name, of_parts = "popularity in valid and test", []
     for cases in (valid, test):
         popularities = counts[cases.truth.values].double()

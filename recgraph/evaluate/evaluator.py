@@ -1,8 +1,5 @@
-"""``evaluate``: metrics of a model under one or several protocols, from one pass over its scores.
-
-Where several processes are connected, each ranks for its share of the users, and all have the numbers of every user. So
-has the process that gives shares to an engine.
-"""
+"""``evaluate``: metrics of a model under one or several protocols, from one pass over its scores. Of several processes
+each ranks for its share of the users, and all have the numbers of every user."""
 
 from __future__ import annotations
 
@@ -85,31 +82,27 @@ def evaluate(
             below that a protocol has. They share one pass, and so the split and ``tie_seed``; they may differ in
             ``seen``, ``candidates``, ``ties``, ``cutoffs`` and ``rerank``.
         seen: the conventions for seen items: ``"keep"`` them as candidates, ``"exclude"`` them.
-        cutoffs: list lengths; by default 5, 10 and 20, or those that ``metrics`` name where each of them does. A list
-            ends with the last item, however long it may be.
+        cutoffs: list lengths; by default 5, 10 and 20, or those that ``metrics`` name where each of them does.
         metrics: names, e.g. ``"ndcg"`` at every cut-off or ``"ndcg@10"`` at one, or metrics with options of their own;
-            by default :data:`~recgraph.evaluate.metrics.DEFAULT_METRICS`. ``"auc"`` reads the whole ranking and has no
-            cut-off.
-        ties: one order of equal scores, drawn with ``tie_seed``, or ``"expectation"``, over all of them.
+            by default :data:`~recgraph.evaluate.metrics.DEFAULT_METRICS`.
+        ties: one order of equal scores, by a permutation of the items drawn with ``tie_seed``, or ``"expectation"``,
+            over all orders.
         candidate_lists: a row for each case, for protocols with ``candidates="lists"``.
         fit_part: what the model was fitted on, for metrics of popularity and novelty.
         features: [n_items, F], for the diversity of lists.
         split, part, fitted_on, history: recorded in the protocol.
-        tie_seed: of the permutation of the items that orders equal scores.
-        allow_fitted: also rank a valid or test part that ``fitted_on`` names: how well a model fits, not how well it
-            recommends.
+        allow_fitted: also rank a valid or test part that ``fitted_on`` names, to measure how well a model fits.
         engine: ranks for shares of the users (:mod:`recgraph.parallel`), with a model on the host; None: this process.
             Results are the same, bit for bit, for the same number of threads.
         rerank: a re-ranker that picks the lists (:class:`~recgraph.evaluate.rerank.Reranker`), its name or a mapping
-            with its settings; the protocol records it. Co-occurrence is that of ``fit_part``.
-        item_columns: the item features, for a re-ranker with ``columns``.
+            with its settings. Co-occurrence is that of ``fit_part``, ``item_columns`` are the item features.
 
     Returns:
         A result for each protocol, with the values of each user in the order of ``cases``.
 
     Raises:
-        ValueError: no cases, items outside the catalogue, an unknown metric or one that needs what is not given, NaN
-            scores, protocols that cannot share a pass, or a part that the model was fitted on.
+        ValueError: no cases, items outside the catalogue, a metric that needs what is not given, NaN scores, protocols
+            that cannot share a pass, or a part that the model was fitted on.
     """
     wanted = MetricList.of(metrics)
     if protocols is None:
@@ -154,7 +147,6 @@ def evaluate(
 
 
 def _check(protocols: Sequence[Protocol], cases: Cases, allow_fitted: bool) -> None:
-    """Refuse empty cases, items outside the catalogue, and protocols that may not be mixed or that leak."""
     if len(cases) == 0:
         part, split = protocols[0].part, protocols[0].split
         raise ValueError(f"cases is empty: truth of part {part!r} of split {split!r} has no user; give another part")
@@ -170,16 +162,12 @@ def _check(protocols: Sequence[Protocol], cases: Cases, allow_fitted: bool) -> N
 
 
 def sample_candidates(cases: Cases, n: int, seed: int) -> Ragged:
-    """The relevant items of each user and ``n`` items drawn from the rest; fewer where there are no more.
-
-    The draw is uniform, without replacement, among items that are neither relevant nor in the history, and depends on
-    the seed and the user alone, not on the other users. Metrics over sampled candidates are far above those over the
-    whole catalogue and may order models differently (Krichene and Rendle, KDD 2020).
-    """
+    """The relevant items of each user, and ``n`` items drawn by the seed and the user alone, uniformly and without
+    replacement, from those that are neither relevant nor in the history. Metrics over them are far above those over all
+    items, and may order models differently (Krichene and Rendle, KDD 2020)."""
     rows = []
-    for user, truth, history in zip(
-        cases.users.tolist(), cases.truth.to_lists(), cases.history.to_lists(), strict=True
-    ):
+    of_users = cases.users.tolist(), cases.truth.to_lists(), cases.history.to_lists()
+    for user, truth, history in zip(*of_users, strict=True):
         relevant, taken = np.unique(truth), np.unique([*truth, *history])
         n_free = cases.n_items - len(taken)
         drawn = numpy_generator(seed, "candidates", user).choice(n_free, min(n, n_free), replace=False)
@@ -189,7 +177,7 @@ def sample_candidates(cases: Cases, n: int, seed: int) -> Ragged:
 
 
 def candidates_for(protocol: Protocol, cases: Cases, lists: Ragged | None) -> tuple[Protocol, Ragged | None]:
-    """The protocol with what identifies its candidates, and the candidates of each user (None: all items)."""
+    """The protocol with what identifies its candidates, and those of each user (None: all items)."""
     if protocol.candidates == "all":
         return protocol, None
     if protocol.candidates == "sampled":
@@ -229,22 +217,12 @@ class Measurement:
 
     def __post_init__(self) -> None:
         if self.reranking is not None and self.needs_ranks:
-            raise ValueError(
-                "rerank: ties = 'expectation' and metrics such as auc read the whole ranking; leave them out"
-            )
+            raise ValueError("rerank: ties = 'expectation' and metrics such as auc read the whole ranking")
 
     @property
     def scored(self) -> str:
-        """The name of the ranking by score; measurements with the same candidates share it."""
-        own = self.protocol
-        if self.candidates is None:
-            return own.seen
-        return "/".join(map(str, (own.seen, own.candidates, own.n_candidates, own.candidate_seed, own.candidate_hash)))
-
-    @property
-    def ranking(self) -> str:
-        """The name of the ranking, re-ranked or not."""
-        return self.scored if self.reranking is None else f"{self.scored}/{self.protocol.rerank}"
+        """The name of the ranking by score, which measurements without candidates of their own share."""
+        return self.protocol.seen if self.candidates is None else self.protocol.hash
 
     def needs(self, *names: str) -> bool:
         """Whether a metric reads one of the named things."""
@@ -259,19 +237,16 @@ class Measurement:
 
 @dataclass(frozen=True)
 class _Pass:
-    """One ranking of the users of cases, for several measurements; lists of ``depth`` items."""
-
     model: Ranker
     catalogue: Catalogue
     cases: Cases
     measurements: tuple[Measurement, ...]
     truth: Truth
-    depth: int
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """What is kept of some users' lists: tables [B, depth] by the names of :class:`RankedHits`, and ranks."""
+    """What a measurement reads of some users' lists: tables [B, K] by the names of :class:`RankedHits`, and ranks."""
 
     index: Tensor
     tables: dict[str, Tensor]
@@ -288,11 +263,10 @@ def _rank_once(
 ) -> list[RankedHits]:
     """The ranked lists of every measurement, from one pass over the scores; of several processes all must call it."""
     # what lies beyond the last item is a miss
-    depth = min(max(max(each.protocol.cutoffs) for each in measurements), cases.n_items)
-    pools = [each.reranking.pool for each in measurements if each.reranking is not None]
-    n_ranked = min(max(depth, *pools, 0), cases.n_items)
+    pools = (each.reranking.pool for each in measurements if each.reranking is not None)
+    n_ranked = min(max(*(max(each.protocol.cutoffs) for each in measurements), 0, *pools), cases.n_items)
     catalogue = catalogue_for(model, cases.n_items, n_ranked, tie_seed=measurements[0].protocol.tie_seed)
-    one_pass = _Pass(model, catalogue, cases, tuple(measurements), Truth.of(cases), depth)
+    one_pass = _Pass(model, catalogue, cases, tuple(measurements), Truth.of(cases))
     ranks = Ranks.here()
     if ranks.count > 1:
         shares = of_all(lambda: _rank_share(one_pass, ranks))
@@ -302,40 +276,55 @@ def _rank_once(
         shares = list(parallel.map(_rank_share, pieces, one_pass, engine))
     else:
         shares = [_rank_share(one_pass, ranks)]
-    batches = {name: [batch for share in shares for batch in share[name]] for name in shares[0]}
-    counts = None if fit_part is None else fit_part.item_counts()
-    n_users = None if fit_part is None else int((fit_part.items.lengths > 0).sum())
-    facts = {"n_items": cases.n_items, "counts": counts, "n_users": n_users, "features": features}
-    return [_ranked(one_pass, each, batches[each.ranking], facts, fit_part) for each in measurements]
+    facts: dict[str, Any] = {"n_items": cases.n_items, "features": features}
+    if fit_part is not None:
+        facts |= {"counts": fit_part.item_counts(), "n_users": int((fit_part.items.lengths > 0).sum())}
+    found = []
+    for measurement, *of_shares in zip(measurements, *shares, strict=True):
+        batches = [batch for share in of_shares for batch in share]
+        row_of = torch.cat([batch.index for batch in batches]).argsort()
+        tables: dict[str, Any] = {
+            name: torch.cat([batch.tables[name] for batch in batches])[row_of] for name in batches[0].tables
+        }
+        depth, truth = tables["hits"].shape[1], one_pass.truth
+        ranked = RankedHits(n_relevant=truth.n_relevant, ideal_gains=truth.ideal_gains(depth), **facts, **tables)
+        if measurement.needs("known") and fit_part is not None:
+            ranked = replace(ranked, known=known_items(cases, ranked.listed(), fit_part))
+        if measurement.needs_ranks:
+            places = RelevantRanks.cat([batch.ranks for batch in batches if batch.ranks is not None]).take(row_of)
+            ranked = replace(ranked, relevant_ranks=places)
+            if measurement.protocol.ties == "expectation":
+                hits, gains, ties = expected_hits(places, depth, truth.grades)
+                ranked = replace(ranked, hits=hits, gains=gains, ties=ties)
+        found.append(ranked)
+    return found
 
 
-def _rank_share(one_pass: _Pass, ranks: Ranks) -> dict[str, list[_Batch]]:
-    """Rank for a share of the users: name of a ranking -> what its measurements read of the lists."""
+def _rank_share(one_pass: _Pass, ranks: Ranks) -> list[list[_Batch]]:
+    """Rank for a share of the users: what each measurement reads of the lists."""
     cases, truth, measurements = one_pass.cases, one_pass.truth, one_pass.measurements
     of_catalogue = [each for each in measurements if each.candidates is None]
     candidates = {each.scored: each.candidates for each in measurements if each.candidates is not None}
     in_catalogue = any(each.needs_ranks for each in of_catalogue)
     targets = Targets(truth.relevant, candidates, in_catalogue) if candidates or in_catalogue else None
     conventions = tuple(dict.fromkeys(each.scored for each in of_catalogue))
-    by_ranking: dict[str, list[Measurement]] = {}
-    for each in measurements:
-        by_ranking.setdefault(each.ranking, []).append(each)
     times = cases.times if getattr(one_pass.model, "reads_times", False) else None
     query = Query(cases.users, cases.history, times)
-    kept: dict[str, list[_Batch]] = {name: [] for name in by_ranking}
+    kept: list[list[_Batch]] = [[] for _ in measurements]
     for batch in rank(one_pass.model, one_pass.catalogue, query, cases.history, conventions, targets, ranks):
-        for name, sharing in by_ranking.items():
-            lists, ranks_of = batch.lists[sharing[0].scored], batch.relevant_ranks.get(sharing[0].scored)
-            if sharing[0].reranking is not None:
-                lists, ranks_of = _reranked(lists, one_pass.depth, sharing[0].reranking), None
-            lists = lists.first(one_pass.depth)
+        for own, measurement in zip(kept, measurements, strict=True):
+            lists = batch.lists[measurement.scored]
+            depth = min(max(measurement.protocol.cutoffs), cases.n_items)
+            if measurement.reranking is not None:
+                lists = _reranked(lists, depth, measurement.reranking)
+            lists = lists.first(depth)
             hits, gains = truth.find(batch.index, lists.items)
             tables = {"hits": hits} if gains is None else {"hits": hits, "gains": gains}
-            if any(each.needs("items", "known") for each in sharing):
+            if measurement.needs("items", "known"):
                 tables["items"] = lists.items
-            if any(each.needs("scores") for each in sharing):
+            if measurement.needs("scores"):
                 tables["scores"] = lists.scores.double()
-            kept[name].append(_Batch(batch.index, tables, ranks_of))
+            own.append(_Batch(batch.index, tables, batch.relevant_ranks.get(measurement.scored)))
     return kept
 
 
@@ -345,32 +334,6 @@ def _reranked(lists: Lists, k: int, reranking: Reranking) -> Lists:
     at = places.clamp(min=0)
     scores = lists.scores.gather(1, at).masked_fill(places < 0, float("-inf"))
     return Lists(torch.where(places < 0, places, lists.items.gather(1, at)), scores)
-
-
-def _ranked(
-    one_pass: _Pass, measurement: Measurement, batches: Sequence[_Batch], facts: dict[str, Any], fit_part: Part | None
-) -> RankedHits:
-    """The lists of all users as a measurement sees them."""
-    cases, truth = one_pass.cases, one_pass.truth
-    index = torch.cat([batch.index for batch in batches])
-    row_of = index.argsort()
-    # what others that share the ranking read beyond its longest cut-off is not part of its lists
-    depth = max(measurement.protocol.cutoffs)
-    tables: dict[str, Any] = {
-        name: torch.cat([batch.tables[name] for batch in batches])[row_of][:, :depth] for name in batches[0].tables
-    }
-    ideal_gains = truth.ideal_gains(one_pass.depth)
-    ranked = RankedHits(n_relevant=truth.n_relevant, ideal_gains=ideal_gains, **facts, **tables)
-    if measurement.needs("known") and fit_part is not None and ranked.items is not None:
-        ranked = replace(ranked, known=known_items(cases, ranked.items, fit_part))
-    if not measurement.needs_ranks:
-        return ranked
-    ranks = RelevantRanks.gather([batch.ranks for batch in batches if batch.ranks is not None], index)
-    ranked = replace(ranked, relevant_ranks=ranks)
-    if measurement.protocol.ties == "expectation":
-        hits, gains, ties = expected_hits(ranks, ranked.hits.shape[1], truth.grades)
-        ranked = replace(ranked, hits=hits, gains=gains, ties=ties)
-    return ranked
 
 
 def known_items(cases: Cases, items: Tensor, fit_part: Part) -> Tensor:
@@ -412,8 +375,7 @@ def _n_unreachable(cases: Cases, measurement: Measurement) -> int:
 
 
 def check_selects(metric: str) -> None:
-    """Refuse a metric that cannot select the best epoch: lower values of it are better (a model that has learnt nothing
-    has the lowest), or it needs features of items."""
+    """Refuse a metric that cannot select the best epoch: of a model that has learnt nothing lower ones are the best."""
     of = metric_class(split_metric(metric)[0])
     if not of.higher_is_better or "features" in of().needs:
         why = "needs features of items" if of.higher_is_better else "is better when it is lower"
@@ -423,8 +385,8 @@ def check_selects(metric: str) -> None:
 def validation(
     model: Ranker, cases: Cases, selects: str, *, seen: Seen, fit_part: Part, cutoffs: Sequence[int] = (5, 10, 20)
 ) -> dict[str, float]:
-    """The metrics of a training after an epoch: the default ones, and the one that selects the best epoch, whose value
-    is found under the name ``selects``, e.g. ``"coverage@20"``, too."""
+    """The metrics of a training after an epoch: the default ones, and the one that selects the best epoch, as it is
+    named, e.g. ``"coverage@20"``."""
     check_selects(selects)
     name, k = split_metric(selects)
     every = sorted({*cutoffs, *([] if k is None else [k])})

@@ -45,26 +45,18 @@ def frame(
     """Metrics of recommended lists, whoever made them.
 
     Args:
-        recommendations: a pandas, polars or pyarrow frame, one row a recommended item. Lists are ordered by ``rank``
-            if it is given, else by ``score``, else as the rows come; equal ranks or scores keep the order of the rows.
-        truth: a frame, one row a relevant item.
+        recommendations: a pandas, polars or pyarrow frame, one row a recommended item. Lists are ordered by the column
+            ``rank`` if it is given, else ``score``, else as the rows come, as equal ones are.
+        truth: a frame, one row a relevant item; ``grade`` is a column with positive numbers.
         user, item: the columns of ids in all frames: integers, texts, ...
-        score, rank: columns of ``recommendations``.
-        grade: a column of ``truth`` with positive numbers.
         train: a frame of the interactions that the model was fitted on, for metrics of popularity and novelty.
-        features: a frame with a row an item, the column ``item`` and numbers, none missing, in all others, for the
-            diversity of lists.
+        features: a frame with a row an item, and numbers in all columns but ``item``, for the diversity of lists.
         n_items: the size of the catalogue; by default the different items of all frames given.
-        cutoffs, metrics: as for :func:`~recgraph.evaluate.evaluator.evaluate`. Metrics that read the whole ranking
-            (``"auc"``) cannot be had from lists.
+        cutoffs, metrics: as for :func:`~recgraph.evaluate.evaluator.evaluate`, but for ``"auc"``.
 
     Returns:
         One result. Users are those of both frames: one without recommendations counts with an empty list, and one
         without relevant items has no value in metrics that need them.
-
-    Raises:
-        ValueError: a column is missing, or a value in it; an item is recommended twice to a user; ``n_items`` is
-            smaller than the number of different items; or a metric needs what is not given.
     """
     wanted = MetricList.of(metrics)
     recs = _read(recommendations, "recommendations", [user, item], [name for name in (score, rank) if name])
@@ -86,7 +78,7 @@ def frame(
         raise ValueError(f"n_items = {n_items} must lie between the {len(items)} different items and {MOST_ITEMS:,}")
 
     def rows(table: pl.DataFrame, number: str | None = None) -> tuple[Ragged, Tensor | None]:
-        """A row of items for each user, in the order of the table, and numbers beside them; others are left out."""
+        """A row of items for each user, in the order of the table, and numbers beside them."""
         owner = _index(table[user], users)
         order = np.argsort(owner, kind="stable")
         order = order[owner[order] >= 0]
@@ -124,7 +116,6 @@ def frame(
 
 
 def _read(table: Any, name: str, ids: Sequence[str], numbers: Sequence[str] | None = ()) -> pl.DataFrame:
-    """The columns of a frame, of ids and of numbers (None: all others)."""
     found = table.collect() if isinstance(table, pl.LazyFrame) else nw.from_native(table, eager_only=True).to_polars()
     numbers = [column for column in found.columns if column not in ids] if numbers is None else numbers
     for column in (*ids, *numbers):
@@ -142,7 +133,6 @@ def _read(table: Any, name: str, ids: Sequence[str], numbers: Sequence[str] | No
 
 
 def _ids(columns: Sequence[pl.Series]) -> pl.Series:
-    """The different ids, in ascending order."""
     name = columns[0].name
     return pl.concat([column.to_frame() for column in columns], how="vertical_relaxed")[name].unique().sort()
 
@@ -182,13 +172,7 @@ def matrix(
         truth: the relevant items: [U, n_items] as a scipy sparse or dense array that is not 0 there (grades, where it
             is not boolean and not all ones), or U lists of item indices. Users without any are left out.
         seen_items: the same for the interactions that the model was fitted on; also read by metrics of popularity.
-        seen: whether seen items stay candidates; by default both where ``seen_items`` are given.
-        cutoffs, metrics, ties: as for :func:`~recgraph.evaluate.evaluator.evaluate`.
-        features: [n_items, F], a tensor or an array, for the diversity of lists.
-
-    Raises:
-        ValueError: shapes that do not fit, no user with a relevant item, or a metric that needs ``seen_items`` or
-            ``features`` and they are not given.
+        seen, cutoffs, metrics, ties, features: as for :func:`~recgraph.evaluate.evaluator.evaluate`.
     """
     table = torch.as_tensor(scores)
     if table.dim() != 2:
@@ -214,7 +198,6 @@ def matrix(
 
 
 def _sparse(values: Any, name: str, scores: Tensor) -> tuple[Ragged, Tensor | None]:
-    """Rows of item indices, and their grades."""
     if isinstance(values, (list, tuple)) and len(values) == len(scores) and not (values and np.isscalar(values[0])):
         rows = Ragged.from_lists(values)
         check_items(name, rows.values, scores.shape[1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
@@ -25,54 +25,41 @@ def check_items(name: str, items: Tensor, n_items: int) -> None:
 
 @dataclass(frozen=True)
 class RelevantRanks:
-    """The ranks of the relevant items among all candidates, as counts of what is listed before them.
+    """The ranks of the relevant items among all candidates, as counts of what is listed before them."""
 
-    Attributes:
-        above: a row for each user, an entry for each relevant item: the candidates with a greater score.
-        equal, before: aligned with ``above.values``: the candidates with the same score, the item itself included; and
-            how many of them the tie rule lists before it.
-        reachable: aligned, bool: whether the item is a candidate at all; the counts of others mean nothing.
-        n_candidates: [U] int64.
-    """
-
+    #: a row for each user, an entry for each relevant item: the candidates with a greater score
     above: Ragged
+    #: aligned with ``above.values``: the candidates with the same score, the item itself included
     equal: Tensor
+    #: aligned: how many of these the tie rule lists before the item
     before: Tensor
+    #: aligned, bool: whether the item is a candidate at all; the counts of others mean nothing
     reachable: Tensor
+    #: [U] int64
     n_candidates: Tensor
 
-    def rows(self, start: int, end: int) -> RelevantRanks:
-        end = min(end, self.above.n_rows)
-        part = slice(int(self.above.offsets[start]), int(self.above.offsets[end]))
-        equal, before, reachable = (each[part] for each in (self.equal, self.before, self.reachable))
-        return RelevantRanks(self.above.part(start, end), equal, before, reachable, self.n_candidates[start:end])
+    def take(self, index: Tensor) -> RelevantRanks:
+        """The users at rows ``index`` [B]."""
+        equal, before, reachable = (
+            self.above.with_values(each).take(index).values for each in (self.equal, self.before, self.reachable)
+        )
+        return RelevantRanks(self.above.take(index), equal, before, reachable, self.n_candidates[index])
 
     def to(self, device: torch.device) -> RelevantRanks:
         counts = (part.to(device) for part in (self.equal, self.before, self.reachable, self.n_candidates))
         return RelevantRanks(self.above.to(device), *counts)
 
     @classmethod
-    def gather(cls, parts: Sequence[RelevantRanks], index: Tensor) -> RelevantRanks:
-        """The users of all parts; row i of the parts is user ``index[i]`` [U] of the result."""
-        row_of = index.argsort()
-        above = Ragged.cat([part.above for part in parts])
-        equal, before, reachable = (
-            above.with_values(torch.cat([getattr(part, name) for part in parts])).take(row_of).values
-            for name in ("equal", "before", "reachable")
-        )
-        n_candidates = torch.cat([part.n_candidates for part in parts])[row_of]
-        return cls(above.take(row_of), equal, before, reachable, n_candidates)
+    def cat(cls, parts: Sequence[RelevantRanks]) -> RelevantRanks:
+        names = ("equal", "before", "reachable", "n_candidates")
+        counts = (torch.cat([getattr(part, name) for part in parts]) for name in names)
+        return cls(Ragged.cat([part.above for part in parts]), *counts)
 
 
 @dataclass(frozen=True)
 class Ties:
-    """The tied group that each rank of a list belongs to, for expectations over all orders of equal scores.
-
-    Attributes:
-        offset: [U, K] int64, ranks of the group before this one.
-        size: [U, K] int64, candidates in the group (also beyond the list); at least 1.
-        n_hits: [U, K] int64, relevant ones among them.
-    """
+    """The tied group that each rank of a list belongs to, [U, K] int64 each: ranks of the group before this one,
+    candidates in the group (also beyond the list; at least 1), and relevant ones among them."""
 
     offset: Tensor
     size: Tensor
@@ -84,12 +71,11 @@ class RankedHits:
     """Ranked lists as metrics see them. What is None is not known; a metric names what it needs.
 
     Attributes:
-        hits: [U, K], whether the item at each rank is relevant: bool, or float64 where ``ties`` are given: the
-            probability over all orders of equal scores. A rank past the end of a short list is a miss.
+        hits: [U, K], whether the item at each rank is relevant: bool, or float64, the probability over all orders of
+            equal scores, where ``ties`` are given. A rank past the end of a short list is a miss.
         n_relevant: [U] int64; relevant items that cannot be recommended count.
-        gains: [U, K] float64, the grade of the item at each rank, 0 for a miss (its expectation where ``ties`` are
-            given); None where grades are binary.
-        ideal_gains: [U, K] float64, the user's grades in descending order, padded with 0; None where binary.
+        gains, ideal_gains: [U, K] float64, the grade of the item at each rank, 0 for a miss; and the user's grades in
+            descending order, padded with 0. None where grades are binary.
         items: [U, K] int64, -1 past the end.
         scores: [U, K], aligned, where they are known.
         known: [U, K] bool, whether the user has an interaction with the item in the data the model was fitted on.
@@ -120,51 +106,44 @@ class RankedHits:
 
     def first(self, k: int) -> RankedHits:
         """Lists cut to their first ``k`` ranks."""
-        return self._part(slice(None), slice(k))
+        return self._map(lambda table: table[:, :k])
 
     def rows(self, start: int, end: int) -> RankedHits:
         """Users ``start`` to ``end``."""
-        ranks = None if self.relevant_ranks is None else self.relevant_ranks.rows(start, end)
-        part = self._part(slice(start, end), slice(None))
+        users = torch.arange(start, min(end, len(self)))
+        ranks = self.relevant_ranks and self.relevant_ranks.take(users)
+        part = self._map(lambda table: table[start:end])
         return replace(part, n_relevant=self.n_relevant[start:end], relevant_ranks=ranks)
 
-    def _part(self, rows: slice, ranks: slice) -> RankedHits:
-        """What is of users and ranks, cut to some of them."""
+    def _map(self, cut: Callable[[Tensor], Tensor]) -> RankedHits:
         tables = {name: getattr(self, name) for name in ("hits", "gains", "ideal_gains", "items", "scores", "known")}
-        cut: dict[str, Any] = {name: None if table is None else table[rows, ranks] for name, table in tables.items()}
-        ties = self.ties and Ties(*(each[rows, ranks] for each in (self.ties.offset, self.ties.size, self.ties.n_hits)))
-        return replace(self, **cut, ties=ties)
+        made: dict[str, Any] = {name: None if table is None else cut(table) for name, table in tables.items()}
+        ties = self.ties and Ties(cut(self.ties.offset), cut(self.ties.size), cut(self.ties.n_hits))
+        return replace(self, **made, ties=ties)
 
     def listed(self) -> Tensor:
-        """[U, K] int64: the items, -1 past the end of a list."""
         assert self.items is not None
         return self.items
 
     def popularity(self) -> Tensor:
-        """[n_items] int64: interactions of each item in the data the model was fitted on."""
         assert self.counts is not None
         return self.counts
 
 
 @dataclass(frozen=True)
 class Truth:
-    """Relevant items, each once.
+    """Relevant items, each once."""
 
-    Attributes:
-        keys: [T] int64, ascending: ``row * n_items + item``.
-        grades: [T] float64, aligned, or None; an item that is given twice counts with its highest grade.
-        n_relevant: [U] int64.
-        n_items: the size of the catalogue.
-    """
-
+    #: [T] int64, ascending: ``row * n_items + item``
     keys: Tensor
+    #: [T] float64, aligned, or None; an item that is given twice counts with its highest grade
     grades: Tensor | None
+    #: [U] int64
     n_relevant: Tensor
     n_items: int
 
     @classmethod
     def of(cls, cases: Cases) -> Truth:
-        """The truth of cases; refuses items outside the catalogue, and grades that are not positive and finite."""
         check_items("cases.truth", cases.truth.values, cases.n_items)
         keys, inverse = torch.unique(cases.truth.rows * cases.n_items + cases.truth.values, return_inverse=True)
         n_relevant = torch.bincount(keys // cases.n_items, minlength=len(cases))
@@ -178,19 +157,16 @@ class Truth:
 
     @property
     def relevant(self) -> Ragged:
-        """A row for each user, the relevant items in ascending order."""
         return Ragged.from_lengths(self.keys % self.n_items, self.n_relevant)
 
     def find(self, rows: Tensor, items: Tensor) -> tuple[Tensor, Tensor | None]:
-        """[B, K] bool, whether items [B, K] are relevant to the users at ``rows`` [B]; and their gains, 0 for a miss,
-        None where grades are binary."""
+        """[B, K] bool, whether items [B, K] are relevant to the users at ``rows`` [B]; and their gains, or None."""
         wanted = torch.where(items < 0, -1, rows[:, None] * self.n_items + items)
         positions = torch.searchsorted(self.keys, wanted).clamp(max=self.keys.numel() - 1)
         hits = self.keys[positions] == wanted
         return hits, None if self.grades is None else self.grades[positions] * hits
 
     def ideal_gains(self, depth: int) -> Tensor | None:
-        """[U, depth] float64: each user's grades in descending order, padded with 0; None where binary."""
         if self.grades is None:
             return None
         rows = self.keys // self.n_items
@@ -201,17 +177,10 @@ class Truth:
 
 
 def expected_hits(ranks: RelevantRanks, depth: int, grades: Tensor | None = None) -> tuple[Tensor, Tensor | None, Ties]:
-    """Lists in which each rank holds the probability of a hit.
+    """Lists [U, depth] in which each rank holds the probability of a hit, and the gain where there are ``grades`` [T].
 
     A group of n candidates with the same score, m of them relevant, takes n consecutive ranks; over all their orders
-    each of these is a hit with probability m / n.
-
-    Args:
-        grades: [T] float64, aligned with ``ranks.above.values``, or None.
-
-    Returns:
-        hits [U, depth] float64, gains [U, depth] float64 or None, and the groups; a rank without a relevant item in
-        its group is a group of its own.
+    each of these is a hit with probability m / n. A rank without a relevant item in its group is a group of its own.
     """
     shape, device = (ranks.above.n_rows, depth), ranks.above.device
     hits = torch.zeros(shape, dtype=torch.float64, device=device)
@@ -277,10 +246,8 @@ class Metric(ABC):
 
     @abstractmethod
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        """[U] float64 from lists that are cut to their first ``k`` ranks (fewer where the catalogue ends before).
-
-        Any value where a user has no relevant item and the metric needs one.
-        """
+        """[U] float64 from lists that are cut to their first ``k`` ranks (fewer where the catalogue ends before); any
+        value where a user has no relevant item and the metric needs one."""
 
     def mean(self, values: Tensor) -> float:
         """The value over all users: the mean of those that have one; NaN if none has."""
@@ -307,7 +274,7 @@ class Aggregate(Metric):
 
 
 def check_needs(metrics: Iterable[Metric], missing: Mapping[str, str]) -> None:
-    """Refuse metrics that need something missing: what it is -> what to give."""
+    """Refuse metrics that need what is missing: what it is -> what to give."""
     for metric in metrics:
         for need in sorted(metric.needs & missing.keys()):
             raise ValueError(f"metric {metric.label!r} needs {need}, which is not known here; give {missing[need]}")
@@ -319,11 +286,8 @@ def ranks(like: Tensor) -> Tensor:
 
 
 def first_hit(ties: Ties) -> Tensor:
-    """[U, K] float64: the probability that the first hit is at each rank, over all orders of equal scores.
-
-    In a group of n tied candidates with m relevant ones, whose first o are misses, the next one is a hit with
-    probability m / (n - o) (McSherry and Najork, ECIR 2008, give the same as a hypergeometric tail).
-    """
+    """[U, K] float64: the probability that the first hit is at each rank, over all orders of equal scores. In a group
+    of n, m of them relevant, whose first o are misses, the next is a hit with m / (n - o) (McSherry, Najork 2008)."""
     hits, left = ties.n_hits.double(), ties.size - ties.offset
     chance = (hits / left.clamp(min=1)).clamp(max=1)
     missed = (1 - chance).cumprod(1)
@@ -344,9 +308,17 @@ class ListedMean(Metric):
         return (self.values(ranked, k).double() * mask).sum(1) / mask.sum(1)
 
 
-def of_items(values: Tensor, ranked: RankedHits) -> Tensor:
-    """[U, K]: the value of each listed item, from ``values`` [n_items]; any value past the end of a list."""
-    return values[ranked.listed().clamp(min=0)]
+class ItemMean(ListedMean):
+    """A :class:`ListedMean` of what depends on the item alone. A subclass fills :meth:`of_items`."""
+
+    needs = frozenset({"items", "counts"})
+
+    @abstractmethod
+    def of_items(self, ranked: RankedHits, k: int) -> Tensor:
+        """[n_items]."""
+
+    def values(self, ranked: RankedHits, k: int) -> Tensor:
+        return self.of_items(ranked, k)[ranked.listed().clamp(min=0)]
 
 
 def times_listed(ranked: RankedHits) -> Tensor:
@@ -378,11 +350,8 @@ class Recall(RelevanceMetric):
 
 @dataclass(frozen=True)
 class F1(RelevanceMetric):
-    """(1 + b^2) P R / (b^2 P + R) of precision and recall at k, which is (1 + b^2) hits / (b^2 relevant + k).
-
-    Attributes:
-        beta: the weight b of recall.
-    """
+    """(1 + b^2) P R / (b^2 P + R) of precision and recall at k, which is (1 + b^2) hits / (b^2 relevant + k); b is
+    ``beta``, the weight of recall."""
 
     beta: float = 1.0
 
@@ -409,20 +378,15 @@ class RPrecision(RelevanceMetric):
 
 
 def _of_users(values: Tensor, relevant: RelevantRanks) -> Tensor:
-    """[U] float64: the sums of values of relevant items, [T]."""
     sums = torch.zeros(relevant.above.n_rows, dtype=torch.float64, device=values.device)
     return sums.index_add_(0, relevant.above.rows, values.double())
 
 
 @dataclass(frozen=True)
 class DCG(RelevanceMetric):
-    """The sum over the ranks j <= k of gain_j / log2(j + 1): above 1 where there are several hits or grades.
+    """The sum over the ranks j <= k of gain_j / log2(j + 1): above 1 where there are several hits or grades."""
 
-    Attributes:
-        gain: of a grade: ``linear``, the grade; or ``exponential``, 2^grade - 1 (Burges et al., ICML 2005). It is 1 for
-            a relevant item where the truth carries no grades.
-    """
-
+    #: of a grade: the grade, or 2^grade - 1 (Burges et al., ICML 2005); without grades it is 1 for a relevant item
     gain: Literal["linear", "exponential"] = "linear"
 
     def gains(self, grades: Tensor) -> Tensor:
@@ -436,7 +400,6 @@ class DCG(RelevanceMetric):
 
 
 def _discounts(ranked: RankedHits) -> Tensor:
-    """[K] float64."""
     return (ranks(ranked.hits) + 1).log2().reciprocal()
 
 
@@ -486,11 +449,9 @@ class RBP(RelevanceMetric):
 
     Source: Moffat and Zobel, TOIS 2008. Departure: they multiply the sum by 1 - p instead, so that with few relevant
     items the best possible value is far below 1.
-
-    Attributes:
-        patience: p, the probability that a user goes on to the next item.
     """
 
+    #: p, the probability that a user goes on to the next item
     patience: float = 0.85
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
@@ -500,10 +461,7 @@ class RBP(RelevanceMetric):
 
 class AUC(RelevanceMetric):
     """The share of pairs of a relevant and another candidate in which the relevant one stands higher; ties count half.
-
-    All candidates are ranked and there is no cut-off. A relevant item that is no candidate loses every pair; a user
-    without other candidates has no value.
-    """
+    A relevant item that is no candidate loses every pair; a user without other candidates has no value."""
 
     cut = False
     needs = frozenset({"relevant_ranks"})
@@ -518,14 +476,13 @@ class AUC(RelevanceMetric):
         return (found - lost / (relevant.n_candidates - found)) / ranked.n_relevant
 
 
-class AveragePopularity(ListedMean):
+class AveragePopularity(ItemMean):
     """The mean over the first k of the item's interactions in the training data."""
 
     higher_is_better = False
-    needs = frozenset({"items", "counts"})
 
-    def values(self, ranked: RankedHits, k: int) -> Tensor:
-        return of_items(ranked.popularity(), ranked)
+    def of_items(self, ranked: RankedHits, k: int) -> Tensor:
+        return ranked.popularity()
 
 
 class CatalogueCoverage(Aggregate):
@@ -546,9 +503,7 @@ class Entropy(Aggregate):
 
 class Gini(Aggregate):
     """The Gini index of how often each item of the catalogue is among the first k: 0 for all alike, near 1 for few.
-
-    With x ascending it is the sum of (2i - N - 1) x_i / (N sum x).
-    """
+    With x ascending it is the sum of (2i - N - 1) x_i / (N sum x)."""
 
     higher_is_better = False
 
@@ -559,11 +514,8 @@ class Gini(Aggregate):
 
 
 class Personalization(Aggregate):
-    """1 - (items that two users' first k share) / (the length of a list), the mean over all pairs of users.
-
-    An item that c users are shown is shared by c(c-1)/2 pairs, so no pair is looked at. The length is at most the
-    items of the catalogue, and lists must have it. NaN for one user.
-    """
+    """1 - (items that two users' first k share) / (the length of a list), the mean over all pairs of users; NaN for one
+    user. An item that c users are shown is shared by c(c-1)/2 pairs, so no pair is looked at."""
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         counts, n_users = times_listed(ranked), len(ranked)
@@ -574,34 +526,23 @@ class Personalization(Aggregate):
 
 
 @dataclass(frozen=True)
-class TailShare(ListedMean):
-    """The share of the first k that belongs to the least popular items.
-
-    The tail is the first max(int(ratio m), 1) of the m items with an interaction, by interactions and then by index;
-    items without any are no part of it.
-
-    Attributes:
-        ratio: the share of the items that makes the tail.
-    """
+class TailShare(ItemMean):
+    """The share of the first k that belongs to the least popular items: the first max(int(ratio m), 1) of the m items
+    with an interaction, by interactions and then by index."""
 
     ratio: float = 0.2
 
-    needs = frozenset({"items", "counts"})
-
-    def values(self, ranked: RankedHits, k: int) -> Tensor:
+    def of_items(self, ranked: RankedHits, k: int) -> Tensor:
         counts = ranked.popularity()
         ascending = counts.argsort(stable=True)
         ascending = ascending[counts[ascending] > 0]
         tail = torch.zeros_like(counts, dtype=torch.bool)
         tail[ascending[: max(int(self.ratio * ascending.numel()), 1)]] = True
-        return of_items(tail, ranked)
+        return tail
 
 
 class IntraListDiversity(Metric):
-    """The mean distance 1 - cosine over the pairs of the first k, between item features or embeddings.
-
-    A list of one item is 0, an empty one has no value.
-    """
+    """The mean distance 1 - cosine over the pairs of the first k, between item features; 0 for one item."""
 
     needs_truth = False
     needs = frozenset({"items", "features"})
@@ -633,27 +574,23 @@ class NewItems(ListedMean):
         return ~ranked.known
 
 
-class Novelty(ListedMean):
-    """The mean over the first k of log2(users / the item's interactions): its self-information in bits.
-
-    An item without interactions counts like one with a single one.
-    """
+class Novelty(ItemMean):
+    """The mean over the first k of log2(users / the item's interactions): its self-information in bits. An item without
+    interactions counts like one with a single one."""
 
     needs = frozenset({"items", "counts", "n_users"})
 
-    def values(self, ranked: RankedHits, k: int) -> Tensor:
+    def of_items(self, ranked: RankedHits, k: int) -> Tensor:
         counts, n_users = ranked.popularity().clamp(min=1).double(), ranked.n_users
         assert n_users is not None
-        return of_items(counts.new_tensor(float(n_users)).log2() - counts.log2(), ranked)
+        of_users: Tensor = counts.new_tensor(float(n_users)).log2()
+        return of_users - counts.log2()
 
 
 class Serendipity(ListedMean):
-    """The mean over the first k of max(p - q, 0) for hits and 0 for others.
-
-    p = (N + 1 - rank) / N of the N items in the catalogue; q the same of the item's rank by popularity, equally popular
-    items sharing a rank and the next one following without a gap; 0 for an item without interactions. A user without
-    relevant items counts as 0.
-    """
+    """The mean over the first k of max(p - q, 0) for hits and 0 for others. p = (N + 1 - rank) / N of the N items in
+    the catalogue; q the same of the item's rank by popularity, equally popular items sharing a rank and the next one
+    following without a gap; 0 for an item without interactions."""
 
     needs = frozenset({"items", "counts"})
 
@@ -662,25 +599,23 @@ class Serendipity(ListedMean):
         _, group = torch.unique(-counts, return_inverse=True)
         expected = ((size - group).double() / size).masked_fill(counts == 0, 0.0)
         own = (size + 1 - ranks(ranked.hits)) / size
-        return (own - of_items(expected, ranked)).clamp(min=0) * ranked.hits
+        surprise: Tensor = own - expected[ranked.listed().clamp(min=0)]
+        return surprise.clamp(min=0) * ranked.hits
 
 
-class Unexpectedness(ListedMean):
+class Unexpectedness(ItemMean):
     """The share of the first k that is not among the k most popular items."""
 
-    needs = frozenset({"items", "counts"})
-
-    def values(self, ranked: RankedHits, k: int) -> Tensor:
+    def of_items(self, ranked: RankedHits, k: int) -> Tensor:
         # equally popular items in the order of their indices
         by_popularity = ranked.popularity().argsort(descending=True, stable=True)
-        popular = torch.zeros(ranked.n_items, dtype=torch.bool)
-        popular[by_popularity[:k]] = True
-        return ~of_items(popular, ranked)
+        unpopular = torch.ones(ranked.n_items, dtype=torch.bool)
+        unpopular[by_popularity[:k]] = False
+        return unpopular
 
 
 #: what is computed where the caller names no metrics
 DEFAULT_METRICS = ("recall", "hit_rate", "ndcg", "mrr", "map", "precision")
-#: short name -> name
 _SHORT = {"coverage": "catalogue_coverage", "popularity": "average_popularity", "diversity": "intra_list_diversity"}
 
 
@@ -699,39 +634,35 @@ class MetricList:
     """Metrics that a caller names, with a cut-off (``"ndcg@10"``) or at all cut-offs, or gives as they are."""
 
     metrics: tuple[Metric, ...]
-    #: label -> its cut-offs, of metrics that are named with cut-offs alone
-    lengths: Mapping[str, tuple[int, ...]]
-    #: all cut-offs that metrics name
-    named: frozenset[int]
+    #: label -> the cut-offs that it is named with; None among them: all, or it has none
+    lengths: Mapping[str, set[int | None]]
 
     @classmethod
     def of(cls, wanted: Sequence[str | Metric] | None) -> MetricList:
-        """Read names; None for the default metrics."""
         metrics: dict[str, Metric] = {}
-        lengths: dict[str, set[int]] = {}
-        everywhere: set[str] = set()
+        lengths: dict[str, set[int | None]] = {}
         for each in DEFAULT_METRICS if wanted is None else wanted:
             name, k = split_metric(each) if isinstance(each, str) and "@" in each else (each, None)
             metric = name if isinstance(name, Metric) else metric_class(name)()
             metrics.setdefault(metric.label, metric)
-            if k is None or not metric.cut:
-                everywhere.add(metric.label)
-            else:
-                lengths.setdefault(metric.label, set()).add(k)
-        own = {label: tuple(sorted(ks)) for label, ks in lengths.items() if label not in everywhere}
-        return cls(tuple(metrics.values()), own, frozenset[int]().union(*lengths.values()))
+            lengths.setdefault(metric.label, set()).add(k if metric.cut else None)
+        return cls(tuple(metrics.values()), lengths)
 
     def cutoffs(self, given: Sequence[int] | None, default: Sequence[int]) -> tuple[int, ...]:
-        """The cut-offs of a protocol: those that are given, or else the default ones where a metric has none of its
-        own; and those that metrics name."""
+        """The cut-offs of a protocol: those given (by default the default ones, where a metric is named without one),
+        and those that metrics name."""
+        named = {k for lengths in self.lengths.values() for k in lengths if k is not None}
         if given is None:
-            is_plain = any(metric.cut and metric.label not in self.lengths for metric in self.metrics)
-            given = default if is_plain or not self.named else ()
-        return tuple(sorted({*given, *self.named}))
+            is_plain = any(metric.cut and None in self.lengths[metric.label] for metric in self.metrics)
+            given = default if is_plain or not named else ()
+        return tuple(sorted({*given, *named}))
 
     def columns(self, metric: Metric, cutoffs: Sequence[int]) -> tuple[int | None, ...]:
         """The cut-offs at which a metric is computed; None where it has none."""
-        return self.lengths.get(metric.label, tuple(cutoffs)) if metric.cut else (None,)
+        own = sorted(k for k in self.lengths[metric.label] if k is not None)
+        if None not in self.lengths[metric.label]:
+            return tuple(own)
+        return tuple(cutoffs) if metric.cut else (None,)
 
 
 def split_metric(text: str) -> tuple[str, int | None]:

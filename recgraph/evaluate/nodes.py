@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -13,9 +13,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recgraph import pages
 from recgraph.config import Config
-from recgraph.evaluate.results import aligned
+from recgraph.evaluate.results import Printed
 from recgraph.graph.node_task import NodeSplit, NodeTask
 from recgraph.rng import derive
 
@@ -26,19 +25,17 @@ STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
 
 @dataclass(frozen=True)
 class ProbeScores:
-    """Test scores of R probes, [R] float64 in [0, 1]; ``auc`` is the area under the ROC curve of each class against the
-    rest, averaged over classes."""
+    """Test scores of R probes, [R] float64; ``auc`` is the mean area of each class against the rest."""
 
     macro_f1: Tensor
     micro_f1: Tensor
     auc: Tensor
 
     def mean(self) -> dict[str, float]:
-        """Score -> its mean over the probes."""
         return {name: float(getattr(self, name).mean()) for name in SCORES}
 
     def std(self) -> dict[str, float]:
-        """Score -> its standard deviation over the probes, which differ in their first weights alone."""
+        """Of each score over the probes, which differ in their first weights alone."""
         return {name: float(getattr(self, name).std(correction=0)) for name in SCORES}
 
 
@@ -52,34 +49,20 @@ class ProbeConfig(Config):
 
 
 def linear_probe(
-    embedding: Tensor,
-    labels: Tensor,
-    split: NodeSplit,
-    *,
-    seed: int = 0,
-    config: ProbeConfig | None = None,
-    **settings: Any,
+    embedding: Tensor, labels: Tensor, split: NodeSplit, config: ProbeConfig, *, seed: int = 0
 ) -> ProbeScores:
     """The published protocol: linear classifiers trained by Adam, all of them at once as one tensor.
 
-    The weights begin Xavier-uniform, the bias at 0. Each step ends with scores on the validation nodes. Macro-F1 on the
-    test nodes is taken at the step with the first best validation Macro-F1, Micro-F1 and the area at the step with the
-    first best validation Micro-F1.
+    The weights begin Xavier-uniform, the bias at 0. Macro-F1 on the test nodes is taken at the step with the first best
+    validation Macro-F1, Micro-F1 and the area at the step with the first best validation Micro-F1.
 
-    Source: HeCo (KDD 2021), evaluation as published; MEOW and AdaMEOW use it. The published code trains one classifier
-    after the other.
+    Source: HeCo (KDD 2021), evaluation as published, which trains one classifier after the other.
 
     Args:
         embedding: [N, D], frozen.
         labels: [N] int64 from 0.
         split: of the nodes; a node that occurs twice in ``train`` counts twice.
-        seed: of the first weights.
-        config: settings; or give some of :class:`ProbeConfig` by name.
-
-    Raises:
-        ValueError: embeddings that are not finite, or test nodes that are train or valid nodes, too.
     """
-    config = config or ProbeConfig.of(settings)
     x, labels, n_classes = _checked(embedding, labels, split)
     labels = labels.to(x.device)
     train_labels, valid_labels, test_labels = (labels[part] for part in (split.train, split.valid, split.test))
@@ -97,9 +80,8 @@ def linear_probe(
         optimiser.step()
         with torch.no_grad():
             predicted = _logits(weight, bias, x[split.valid]).max(0).indices
-            for score, (best_score, *best_weights) in zip(
-                f1_scores(predicted, valid_labels, n_classes), best, strict=True
-            ):
+            scores = f1_scores(predicted, valid_labels, n_classes)
+            for score, (best_score, *best_weights) in zip(scores, best, strict=True):
                 better = score > best_score
                 torch.where(better, score, best_score, out=best_score)
                 for then, now in zip(best_weights, (weight, bias), strict=True):
@@ -111,7 +93,6 @@ def linear_probe(
 
 
 def _first_weights(dim: int, n_classes: int, repeats: int, device: torch.device, seed: int) -> tuple[Tensor, Tensor]:
-    """Weights [C, R, D] and biases [C, R, 1] of R classifiers."""
     generator = torch.Generator(device).manual_seed(derive(seed, "probe"))
     bound = math.sqrt(6 / (dim + n_classes))
     weight = torch.empty(n_classes, repeats, dim, device=device).uniform_(-bound, bound, generator=generator)
@@ -126,11 +107,8 @@ def _logits(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
 def logistic_probe(
     embedding: Tensor, labels: Tensor, split: NodeSplit, *, strengths: tuple[float, ...] = STRENGTHS
 ) -> ProbeScores:
-    """scikit-learn's logistic regression on standardised embeddings, its ``C`` chosen on the validation nodes.
-
-    It is deterministic and has one optimum, so that neither first weights nor a number of steps matter, as they do in
-    the published protocol. Macro-F1 is that of the best validation Macro-F1, the others are those of the best Micro-F1.
-    """
+    """scikit-learn's logistic regression on standardised embeddings, its ``C`` chosen on the validation nodes: for
+    Macro-F1 by Macro-F1, for the others by Micro-F1."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -174,10 +152,8 @@ def cluster_scores(
 
 
 def f1_scores(predicted: Tensor, labels: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
-    """[R] and [R] float64: Macro-F1 and Micro-F1 (the accuracy) of each row of predictions, [R, n], of labels [n].
-
-    As in scikit-learn, a class that is neither in the labels nor predicted does not enter the mean.
-    """
+    """[R] and [R] float64: Macro-F1 and Micro-F1 (the accuracy) of each row of predictions, [R, n], of labels [n]. A
+    class that is neither in the labels nor predicted does not enter the mean, as in scikit-learn."""
     total = torch.zeros(len(predicted), dtype=torch.float64, device=predicted.device)
     counted = torch.zeros_like(total)
     for c in range(n_classes):
@@ -208,7 +184,9 @@ def _areas(probabilities: Tensor, labels: Tensor) -> Tensor:
 
 def _checked(embedding: Tensor, labels: Tensor, split: NodeSplit) -> tuple[Tensor, Tensor, int]:
     """The embedding in float32, the classes numbered from 0 without gaps, and how many there are."""
-    check_split(split)
+    for part in ("train", "valid"):
+        if shared := int(torch.isin(split.test, getattr(split, part)).sum()):
+            raise ValueError(f"split: {shared:,} test nodes are {part} nodes, too; leave them out of one")
     x = embedding.detach().to(torch.float32)
     if not bool(x.isfinite().all()):
         raise ValueError("embedding holds NaN or infinite values")
@@ -217,13 +195,6 @@ def _checked(embedding: Tensor, labels: Tensor, split: NodeSplit) -> tuple[Tenso
     numbered = torch.full_like(labels, -1)
     numbered[known] = codes
     return x, numbered, len(classes)
-
-
-def check_split(split: NodeSplit, name: str = "split") -> None:
-    """Refuse a split whose test nodes are in another part."""
-    for part in ("train", "valid"):
-        if shared := int(torch.isin(split.test, getattr(split, part)).sum()):
-            raise ValueError(f"{name}: {shared:,} test nodes are {part} nodes, too; leave them out of one")
 
 
 class NodeProtocol(Config):
@@ -239,24 +210,19 @@ class NodeProtocol(Config):
     @property
     def hash(self) -> str:
         """16 hexadecimal digits; equal for equal protocols, on every machine."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]
 
 
-@dataclass(frozen=True)
-class NodeResults:
-    """The table of a node task.
-
-    Attributes:
-        protocol: how the numbers were made.
-        linear: number of labels a class (``"20"``) -> scores of the published linear probe.
-        logistic: the same of scikit-learn's logistic regression.
-        clusters: ``nmi`` and ``ari``.
-    """
+@dataclass(frozen=True, repr=False)
+class NodeResults(Printed):
+    """The table of a node task."""
 
     protocol: NodeProtocol
+    #: number of labels a class (``"20"``) -> scores of the published linear probe
     linear: Mapping[str, ProbeScores]
+    #: the same of scikit-learn's logistic regression
     logistic: Mapping[str, ProbeScores]
+    #: ``nmi`` and ``ari``
     clusters: Mapping[str, float]
 
     @property
@@ -280,44 +246,24 @@ class NodeResults:
             found[name] = {labels: {"mean": each.mean(), "std": each.std()} for labels, each in table.items()}
         return {**found, "clusters": dict(self.clusters)}
 
-    def __str__(self) -> str:
-        rows = [
-            ["" if value is None else value if isinstance(value, str) else f"{value:.4f}" for value in row.values()]
-            for row in self.rows()
-        ]
-        return "\n".join(aligned([list(self.rows()[0]), *rows]))
-
-    def __repr__(self) -> str:
-        return f"NodeResults(protocol {self.hash})\n{self}"
-
-    def _repr_html_(self) -> str:
-        return pages.block("NodeResults", {"protocol": self.hash}, [pages.table(self.rows())])
+    def facts(self) -> dict[str, str]:
+        return {"protocol": self.hash}
 
 
 def evaluate_nodes(
-    embedding: Tensor,
-    task: NodeTask,
-    *,
-    probe: ProbeConfig | None = None,
-    seed: int = 0,
-    splits: Sequence[str] | None = None,
+    embedding: Tensor, task: NodeTask, *, probe: ProbeConfig | None = None, seed: int = 0
 ) -> NodeResults:
     """Both probes on every split of a task, and k-means on all nodes.
 
     Args:
         embedding: [N, D], frozen, in the order of the task's labels.
-        probe: settings of the linear probe; the published learning rates differ from data set to data set.
         seed: of the probe and of k-means, not of a training: use the same for all trainings that are compared.
-        splits: those that are measured; by default all.
     """
-    measured = {name: task.splits[name] for name in (task.splits if splits is None else splits)}
-    for name, split in measured.items():
-        check_split(split, f"split {name!r}")
     protocol = NodeProtocol(task_hash=task.hash, probe=probe or ProbeConfig(), seed=seed)
     of_task, n_init = (embedding, task.labels), protocol.cluster_starts
     return NodeResults(
         protocol,
-        {name: linear_probe(*of_task, split, seed=seed, config=protocol.probe) for name, split in measured.items()},
-        {name: logistic_probe(*of_task, split, strengths=protocol.strengths) for name, split in measured.items()},
+        {name: linear_probe(*of_task, split, protocol.probe, seed=seed) for name, split in task.splits.items()},
+        {name: logistic_probe(*of_task, split, strengths=protocol.strengths) for name, split in task.splits.items()},
         cluster_scores(*of_task, repeats=protocol.clusterings, n_init=n_init, seed=seed),
     )

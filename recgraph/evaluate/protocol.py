@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from recgraph.config import Config
 from recgraph.evaluate.rerank import reranker_of
@@ -70,12 +70,6 @@ class Protocol(Config):
     def _ascending(cls, cutoffs: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(sorted(set(check_cutoffs(cutoffs))))
 
-    @model_validator(mode="after")
-    def _sampled(self) -> Self:
-        if (self.candidates == "sampled") != (self.n_candidates is not None):
-            raise ValueError('n_candidates must be given where candidates = "sampled", and only there')
-        return self
-
     def to_dict(self) -> dict[str, Any]:
         """As records have it: a re-ranker and facts of the parts are named where there are any."""
         values = self.model_dump(mode="json")
@@ -86,8 +80,7 @@ class Protocol(Config):
         """16 hexadecimal digits; equal for equal protocols, on every machine."""
         of_candidates = ("n_candidates", "candidate_seed", "candidate_hash")
         values = {name: value for name, value in self.to_dict().items() if value or name not in of_candidates}
-        text = json.dumps(values, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
     def differences(self, other: Protocol) -> dict[str, tuple[Any, Any]]:
         """Field -> (own value, the other's), where they differ."""

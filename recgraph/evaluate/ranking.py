@@ -32,20 +32,17 @@ _AHEAD = 2
 
 @runtime_checkable
 class Ranker(Protocol):
-    """What evaluation and serving need of a model (:class:`recgraph.models.base.Model` is one)."""
+    """What evaluation and serving need of a model (:class:`recgraph.models.base.Model` is one): scores [B, n_items],
+    higher is better; where it has vectors, they are inner products of vectors [B, D] and [n_items, D]."""
 
     @property
-    def has_vectors(self) -> bool:
-        """Whether scores are inner products of user and item vectors."""
+    def has_vectors(self) -> bool: ...
 
-    def score(self, query: Query) -> Tensor:
-        """[B, n_items]: higher is better."""
+    def score(self, query: Query) -> Tensor: ...
 
-    def encode_users(self, query: Query) -> Tensor:
-        """[B, D]."""
+    def encode_users(self, query: Query) -> Tensor: ...
 
-    def encode_items(self) -> Tensor:
-        """[n_items, D]."""
+    def encode_items(self) -> Tensor: ...
 
 
 class Scorer(ABC):
@@ -63,7 +60,7 @@ class Scorer(ABC):
 @dataclass(frozen=True)
 class RankedBatch:
     """Lists of the users at rows ``index`` [B] of a query, and ranks of their relevant items where they are wanted, on
-    the host: by convention (``"keep"``, ``"exclude"``), or by the name of the users' own candidates."""
+    the host: by convention, or by the name of the users' own candidates."""
 
     index: Tensor
     lists: dict[str, Lists]
@@ -72,16 +69,13 @@ class RankedBatch:
 
 @dataclass(frozen=True)
 class Targets:
-    """Relevant items whose ranks are counted, from the same scores as the lists.
+    """Relevant items whose ranks are counted, from the same scores as the lists."""
 
-    Attributes:
-        relevant: a row for each user of the query, items each once.
-        candidates: name -> a row for each user, the candidates that are ranked under that name.
-        in_catalogue: whether to count among all items, too, or among the users' own candidates alone.
-    """
-
+    #: a row for each user of the query, items each once
     relevant: Ragged
+    #: name -> a row for each user, the candidates that are ranked under that name
     candidates: dict[str, Ragged]
+    #: whether to count among all items, too, or among the users' own candidates alone
     in_catalogue: bool
 
 
@@ -96,14 +90,14 @@ def device_of(model: object) -> torch.device:
 @contextlib.contextmanager
 def _in_evaluation_mode(model: object) -> Iterator[None]:
     """Within the block the model is in evaluation mode; after it, as before."""
-    was_training = isinstance(model, nn.Module) and model.training
-    if isinstance(model, nn.Module) and was_training:
-        model.eval()
+    training = model if isinstance(model, nn.Module) and model.training else None
+    if training is not None:
+        training.eval()
     try:
         yield
     finally:
-        if isinstance(model, nn.Module) and was_training:
-            model.train()
+        if training is not None:
+            training.train()
 
 
 @contextlib.contextmanager
@@ -120,23 +114,12 @@ def item_vectors_of(model: Ranker) -> Tensor | None:
 
 
 def catalogue_for(
-    model: Ranker,
-    n_items: int,
-    k: int,
-    *,
-    tie_seed: int = 0,
-    candidates: Tensor | None = None,
+    model: Ranker, n_items: int, k: int, *, tie_seed: int = 0, candidates: Tensor | None = None
 ) -> Catalogue:
     """A catalogue of the items as the model sees them now."""
     vectors = item_vectors_of(model)
-    return Catalogue(
-        n_items,
-        k,
-        tie_seed=tie_seed,
-        item_vectors=vectors,
-        candidates=candidates,
-        device=device_of(model) if vectors is None else None,
-    )
+    device = device_of(model) if vectors is None else None
+    return Catalogue(n_items, k, tie_seed=tie_seed, item_vectors=vectors, candidates=candidates, device=device)
 
 
 def rank(
@@ -148,20 +131,11 @@ def rank(
     targets: Targets | None = None,
     ranks: Ranks | None = None,
 ) -> Iterator[RankedBatch]:
-    """Rank for all users of a query, shortest histories first.
+    """Rank for all users of a query, shortest histories first, in the groups of 256 in which the model is called.
 
-    Args:
-        catalogue: from :func:`catalogue_for` of this model.
-        seen: one row for each user of the query, the items that ``"exclude"`` leaves out.
-        targets: the relevant items, where their ranks are wanted, and the users' own candidates.
-        ranks: which of how many processes this is: of ``n`` processes each ranks every ``n``-th group. The groups are
-            those of one process, so that no score's rounding depends on the number of processes. None: there is one.
-
-    A model with ``ranks_in_threads`` is called by as many threads as torch computes with, each with a group of its own;
-    lists and scores are those of one thread.
-
-    Yields:
-        Each user once, in the groups of 256 in which the model is called; of several processes each user on one.
+    ``seen`` are the items that ``"exclude"`` leaves out. Of ``n`` processes (``ranks``) each ranks every ``n``-th
+    group, so that no score's rounding depends on their number. A model with ``ranks_in_threads`` is called by as many
+    threads as torch computes with, each with a group of its own; lists and scores are those of one thread.
     """
     groups = query.history.lengths.argsort(stable=True).split(GROUP)  # type: ignore[no-untyped-call]
     if ranks is not None:  # not a stretch of them: the last ones have the longest histories

@@ -1,15 +1,14 @@
-"""Re-rankers: what a list holds besides the best scores; picking lists from rankings, under limits too.
+"""Re-rankers: lists are picked from the best items of a ranking, its pool, one item after the other, under limits too.
 
-A list is picked from the best items of a ranking, its pool, one item after the other. A re-ranker compares the
-candidates with the items that were picked; the similarities of one kind are a matrix without negative eigenvalues, 1 of
-an item with itself, so that a determinant of them is a volume.
+The similarities of one kind are a matrix without negative eigenvalues, 1 of an item with itself, so that a determinant
+of them is a volume.
 """
 
 from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
@@ -38,8 +37,6 @@ _LEAST_VOLUME = 1e-6
 
 
 class Similarity(ABC):
-    """Base of all similarities."""
-
     @abstractmethod
     def of(self, items: Tensor) -> Compare:
         """Prepare candidates, [R, P] int64 item indices, to be compared with others: what is given for an item and
@@ -47,14 +44,8 @@ class Similarity(ABC):
 
 
 class Cosine(Similarity):
-    """The cosine of item vectors [n_items, D]; 0 where a vector is all zeros.
-
-    Attributes:
-        unit: [n_items, D] float32, the directions, rounded to multiples of 2^-24.
-
-    Raises:
-        ValueError: a vector holds NaN or an infinite number.
-    """
+    """The cosine of item vectors [n_items, D]; 0 where a vector is all zeros. ``unit`` [n_items, D] float32 are the
+    directions, rounded to multiples of 2^-24."""
 
     def __init__(self, vectors: Tensor) -> None:
         vectors = vectors.detach()
@@ -72,8 +63,8 @@ class Cosine(Similarity):
 
 
 class Jaccard(Similarity):
-    """The common values of two items over all their values; 0 where neither has one. ``columns`` are codes
-    [n_items, m] int64 of each item feature, -1 behind the last value of an item."""
+    """The common values of two items over all their values; 0 where neither has one. ``columns`` are codes [n_items, m]
+    of each item feature, -1 behind the last value of an item."""
 
     def __init__(self, columns: Sequence[Tensor]) -> None:
         self._columns = tuple(columns)
@@ -96,13 +87,7 @@ class Jaccard(Similarity):
 
 class CoOccurrence(Similarity):
     """The cosine of the sets of users who have two items, ``|U_i and U_j| / sqrt(|U_i| |U_j|)``; 0 where one has none.
-
-    What it needs to know of the log is counted when it is first compared by, and kept.
-
-    Args:
-        rows: the items of each user, repeats allowed.
-        n_items: the size of the catalogue.
-    """
+    ``rows`` are the items of each user, repeats allowed."""
 
     def __init__(self, rows: Ragged, n_items: int) -> None:
         self._rows, self.n_items = rows, n_items
@@ -150,16 +135,13 @@ class RerankerConfig(Config):
     """Settings that every re-ranker has."""
 
     strength: Annotated[
-        float,
-        Field(ge=0, le=1, description="0: the ranking as it is, 1: differences alone"),
-        Search(0.01, 0.9, log=True),
+        float, Field(ge=0, le=1, description="0: the ranking, 1: differences alone"), Search(0.01, 0.9, log=True)
     ] = 0.3
     pool: Annotated[
         int, Field(ge=1, description="the best items among which is picked; the list goes on by rank below them")
     ] = 100
     similarity: Annotated[
-        SimilarBy,
-        Field(description="of items: cosine of the model's vectors, or of the sets of users who have them"),
+        SimilarBy, Field(description="of items: cosine of the model's vectors, or of the sets of users who have them")
     ] = "vectors"
     columns: Annotated[
         tuple[str, ...], Field(description="item features whose common values are the similarity instead")
@@ -173,27 +155,15 @@ class RerankerConfig(Config):
     ] = "min_max"
 
 
-class Gains(ABC):
-    """The gains of the candidates of R lists that are picked at the same time.
-
-    Attributes:
-        values: [R, P] float64, finite: what each candidate adds as the next item, which is the one with the greatest
-            gain of those that may be picked; of equal ones the better ranked.
-    """
-
-    values: Tensor
-
-    @abstractmethod
-    def take(self, place: Tensor, similarity: Tensor) -> None:
-        """Go on: ``place`` [R] was picked in each row; ``similarity`` [R, P] is that of the candidates with it."""
+#: what :meth:`Reranker.gains` makes
+Gains = Generator[Tensor, tuple[Tensor, Tensor], None]
 
 
 class Reranker(ABC):
     """Base of all re-rankers. A subclass sets ``Config`` and fills :meth:`gains`.
 
-    A list is picked from the best ``pool`` items of a ranking, one after the other: the next is the one with the
-    greatest gain, so that a list of k items is the beginning of one of more. With ``strength = 0`` gains fall with the
-    rank. Settings are given as a value of ``Config``, or by name.
+    A list of k items is the beginning of one of more. With ``strength = 0`` gains fall with the rank. Settings are
+    given as a value of ``Config``, or by name.
     """
 
     Config: ClassVar[type[RerankerConfig]] = RerankerConfig
@@ -203,7 +173,12 @@ class Reranker(ABC):
 
     @abstractmethod
     def gains(self, relevance: Tensor, k: int) -> Gains:
-        """Begin R lists of at most ``k`` items; relevance [R, P] is in [0, 1] and falls with rank."""
+        """Begin R lists of at most ``k`` items; relevance [R, P] is in [0, 1] and falls with rank.
+
+        Yields before each of at most ``k`` picks the gains [R, P] of the candidates, float64 and finite: the next item
+        is the one with the greatest gain of those that may be picked, of equal ones the better ranked. It is then sent
+        the places [R] that were picked, and the similarities [R, P] of the candidates with them.
+        """
 
     def relevance(self, scores: Tensor, pool_mask: Tensor) -> Tensor:
         """Scores [R, P], best first, brought to the scale of similarities, in [0, 1]; 0 outside the pool."""
@@ -223,7 +198,7 @@ class Reranker(ABC):
 
     @property
     def specification(self) -> dict[str, Any]:
-        """What :func:`reranker_of` makes it from: the name and every setting."""
+        """The name and every setting."""
         (name,) = registry.written("reranker", registry.key_of("reranker", type(self)))
         return {"name": name, **self.config.model_dump(mode="json")}
 
@@ -236,9 +211,9 @@ def reranker_of(given: str | Mapping[str, Any] | Reranker) -> Reranker:
     """A re-ranker from its name, its specification, the text of one, or itself."""
     if isinstance(given, Reranker):
         return given
-    made: Reranker = registry.make(
-        "reranker", json.loads(given) if isinstance(given, str) and given.startswith("{") else given
-    )
+    if isinstance(given, str) and given.startswith("{"):
+        given = json.loads(given)
+    made: Reranker = registry.make("reranker", given)
     return made
 
 
@@ -252,18 +227,11 @@ class MMR(Reranker):
     """
 
     def gains(self, relevance: Tensor, k: int) -> Gains:
-        return _Marginal(relevance, self.config.strength)
-
-
-class _Marginal(Gains):
-    def __init__(self, relevance: Tensor, strength: float) -> None:
-        self._relevance, self._strength = (1 - strength) * relevance, strength
-        self._nearest: Tensor | None = None
-        self.values = self._relevance
-
-    def take(self, place: Tensor, similarity: Tensor) -> None:
-        self._nearest = similarity if self._nearest is None else torch.maximum(self._nearest, similarity)
-        self.values = self._relevance - self._strength * self._nearest
+        own = (1 - self.config.strength) * relevance
+        _, nearest = yield own
+        while True:
+            _, similarity = yield own - self.config.strength * nearest
+            nearest = torch.maximum(nearest, similarity)
 
 
 class DPP(Reranker):
@@ -282,35 +250,19 @@ class DPP(Reranker):
     """
 
     def gains(self, relevance: Tensor, k: int) -> Gains:
-        return _Volume(relevance, self.config.strength, k)
-
-
-class _Volume(Gains):
-    """Rows of the Cholesky factor of each candidate beside the items picked, and what is left of its diagonal."""
-
-    def __init__(self, relevance: Tensor, strength: float, k: int) -> None:
-        self._relevance, self._strength = (1 - strength) * relevance, strength
-        self._factors = relevance.new_zeros(*relevance.shape, k)
-        self._volume = torch.ones_like(relevance)
-        self._step = 0
-        self._combine()
-
-    def take(self, place: Tensor, similarity: Tensor) -> None:
-        at, step = place[:, None], self._step
-        rest = similarity
-        if step:
-            own = self._factors[torch.arange(len(place), device=place.device), place, :step]
-            # added in one order, whatever the shape: equal candidates stay equal
-            rest = rest - (self._factors[:, :, :step] * own[:, None]).cumsum(2)[:, :, -1]
-        left = self._volume.gather(1, at)
-        factor = torch.where(left > _LEAST_VOLUME, rest / left.clamp(min=_LEAST_VOLUME).sqrt(), 0.0)
-        self._factors[:, :, step] = factor
-        self._volume = (self._volume - factor.square()).clamp(min=0)
-        self._step += 1
-        self._combine()
-
-    def _combine(self) -> None:
-        self.values = self._relevance + self._strength * self._volume.clamp(min=_LEAST_VOLUME).log()
+        own = (1 - self.config.strength) * relevance
+        # rows of the Cholesky factor of each candidate beside the items picked, and what is left of its diagonal
+        factors, volume = relevance.new_zeros(*relevance.shape, k), torch.ones_like(relevance)
+        for step in range(k):
+            place, rest = yield own + self.config.strength * volume.clamp(min=_LEAST_VOLUME).log()
+            if step:
+                picked = factors[torch.arange(len(place), device=place.device), place, :step]
+                # added in one order, whatever the shape: equal candidates stay equal
+                rest = rest - (factors[:, :, :step] * picked[:, None]).cumsum(2)[:, :, -1]
+            left = volume.gather(1, place[:, None])
+            factor = torch.where(left > _LEAST_VOLUME, rest / left.clamp(min=_LEAST_VOLUME).sqrt(), 0.0)
+            factors[:, :, step] = factor
+            volume = (volume - factor.square()).clamp(min=0)
 
 
 @dataclass(frozen=True)
@@ -322,7 +274,6 @@ class Reranking:
 
     @property
     def pool(self) -> int:
-        """How many items of a ranking it picks from."""
         size: int = self.reranker.config.pool
         return size
 
@@ -337,13 +288,9 @@ def bind(
     columns: ItemColumns | None,
     separator: str | None = None,
 ) -> Reranking:
-    """Find the similarity that the settings of a re-ranker name.
+    """Find the similarity that the settings of a re-ranker name; ``setting`` and ``model`` are for errors.
 
-    Args:
-        setting: what names the re-ranker, for errors; ``model``: whose ranking it is.
-        by_vectors, in_common, columns: the similarity by the model's item vectors, that by users in common, and the
-            item features; None: it has none, or they are not known here.
-        separator: of text columns, where the re-ranker has none of its own.
+    What is None is not known here. ``separator`` serves where the re-ranker has none.
     """
     config = reranker.config
     if config.columns:
@@ -363,8 +310,7 @@ def bind(
 
 @dataclass(frozen=True)
 class Limit:
-    """At most ``most`` items of a list share a value; ``codes`` [n_items, m] int64 are the values of each item, -1
-    behind the last."""
+    """At most ``most`` items of a list share a value; ``codes`` [n_items, m] are those of each item, -1 behind."""
 
     codes: Tensor
     most: int
@@ -373,21 +319,14 @@ class Limit:
 def pick(
     items: Tensor, scores: Tensor, k: int, limits: Sequence[Limit] = (), reranking: Reranking | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Choose from rankings, one item after the other.
+    """Choose at most ``k`` items from rankings [R, P] int64, best first, -1 behind the last; one after the other.
 
-    Args:
-        items: [R, P] int64, ranked best first; -1 behind the last.
-        scores: [R, P] float64.
-        k: the most items to choose.
-        limits: an item that breaks one is passed over.
-        reranking: choose by it among the first ``pool`` items, and by rank below; None chooses by rank.
+    An item that breaks a limit is passed over. Among the first ``pool`` items ``reranking`` chooses, below them (and
+    where it is None) the rank.
 
     Returns:
         places [R, k] int64 in the rankings, in the order of the choice, -1 behind the last; and [R] bool, the rows that
         were searched to their end without ``k`` items: a longer ranking may hold more.
-
-    Raises:
-        ValueError: the score of an item is NaN.
     """
     if len(bad := (scores.isnan() & (items >= 0)).nonzero()):
         raise ValueError(f"scores: row {int(bad[0, 0])} holds NaN; train or check the model")
@@ -411,6 +350,7 @@ def _pick(items: Tensor, scores: Tensor, k: int, limits: Sequence[Limit], rerank
         compare = reranking.similarity.of(known[:, :size])
         relevance = reranking.reranker.relevance(scores[:, :size].double(), free_mask[:, :size])
         gains = reranking.reranker.gains(relevance, min(k, size))
+        of_pool = next(gains)
     places = torch.full((n_rows, k), -1, device=items.device)
     every = torch.arange(n_rows, device=items.device)
     for step in range(min(k, width)):
@@ -420,9 +360,9 @@ def _pick(items: Tensor, scores: Tensor, k: int, limits: Sequence[Limit], rerank
         value = by_rank.masked_fill(~open_mask, float("-inf"))
         if reranking is not None:  # by gain where the pool has an item that may be picked
             in_pool = open_mask[:, :size].any(1, keepdim=True)
-            of_pool = gains.values.masked_fill(~open_mask[:, :size], float("-inf"))
             value = value.masked_fill(in_pool, float("-inf"))
-            value[:, :size] = torch.where(in_pool, of_pool, value[:, :size])
+            gained = of_pool.masked_fill(~open_mask[:, :size], float("-inf"))
+            value[:, :size] = torch.where(in_pool, gained, value[:, :size])
         # the first of equal values: the better ranked
         place = value.argmax(1)
         found_mask = open_mask.gather(1, place[:, None])[:, 0]
@@ -436,5 +376,5 @@ def _pick(items: Tensor, scores: Tensor, k: int, limits: Sequence[Limit], rerank
         # after as many steps as the pool has items, none of it can be picked any more
         if reranking is not None and step + 1 < min(k, size):
             inside = place.clamp(max=size - 1)
-            gains.take(inside, compare(known.gather(1, inside[:, None])[:, 0]))
+            of_pool = gains.send((inside, compare(known.gather(1, inside[:, None])[:, 0])))
     return places

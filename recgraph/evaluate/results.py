@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -29,24 +30,18 @@ class ProtocolMismatch(ValueError):
 
 @dataclass(frozen=True)
 class Result:
-    """The metrics under one protocol.
-
-    Attributes:
-        protocol: how the numbers were made.
-        users: [U] int64 user indices.
-        per_user: metric (``"ndcg@10"``) -> [U] float64; NaN where a user has no value.
-        overall: metric -> its value over all users, which is not always the mean of theirs; metrics without values of
-            users (``"gini@10"``) are here alone.
-        n_unreachable_users: users with a relevant item that the protocol takes out of the candidates;
-            counted as misses.
-        user_ids: [U], where the users are known by their ids.
-    """
+    """The metrics under one protocol."""
 
     protocol: Protocol
+    #: [U] int64 user indices
     users: NDArray[np.int64]
+    #: metric (``"ndcg@10"``) -> [U] float64; NaN where a user has no value
     per_user: dict[str, NDArray[np.float64]] = field(repr=False)
+    #: metric -> its value over all users, which is not always the mean of theirs (``"gini@10"``)
     overall: dict[str, float] = field(default_factory=dict)
+    #: users with a relevant item that the protocol takes out of the candidates, a miss
     n_unreachable_users: int = 0
+    #: [U], where the users are known by their ids
     user_ids: pl.Series | None = None
 
     @property
@@ -62,9 +57,6 @@ class Result:
     def __repr__(self) -> str:
         values = ", ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
         return f"Result({len(self.users):,} users, protocol {self.hash}: {values})"
-
-    def _repr_html_(self) -> str:
-        return Results([self])._repr_html_()
 
     def __getitem__(self, metric: str) -> float:
         metrics = self.metrics
@@ -88,11 +80,41 @@ class Result:
         return pl.DataFrame({**who, **self.per_user})
 
 
-class Results:
-    """What one call of ``evaluate`` computed: a result for each protocol.
+class Printed(ABC):
+    """What ``print`` and notebooks show as a table."""
 
-    ``results["exclude"]`` finds one by its seen-item convention or its protocol's hash, ``results[0]`` by position.
-    """
+    @abstractmethod
+    def rows(self) -> list[dict[str, Any]]:
+        """Texts and numbers by column; the first column names the row."""
+
+    def facts(self) -> dict[str, str]:
+        """What stands above the table in a notebook."""
+        return {}
+
+    def notes(self) -> list[str]:
+        """What stands below the table."""
+        return []
+
+    def __str__(self) -> str:
+        def text(value: Any) -> str:
+            return "" if value is None else value if isinstance(value, str) else f"{value:.4f}"
+
+        rows = self.rows()
+        texts = [list(rows[0]), *([text(value) for value in row.values()] for row in rows)]
+        widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+        lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in texts]
+        return "\n".join([*lines, *self.notes()])
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name} {fact}' for name, fact in self.facts().items())})\n{self}"
+
+    def _repr_html_(self) -> str:
+        return block(type(self).__name__, self.facts(), [table(self.rows())], "; ".join(self.notes()))
+
+
+class Results(Printed):
+    """What one call of ``evaluate`` computed, a result for each protocol: ``results["exclude"]`` finds one by its
+    seen-item convention or its protocol's hash, ``results[0]`` by position."""
 
     def __init__(self, results: list[Result]) -> None:
         self._results = list(results)
@@ -124,45 +146,29 @@ class Results:
         return [f"{title} {result.hash[:6]}" for title, result in zip(plain, self, strict=True)]
 
     def to_dict(self) -> list[dict[str, Any]]:
-        """Plain values, ready for JSON, a dictionary for each result."""
         return [result.to_dict() for result in self]
 
     def to_polars(self) -> pl.DataFrame:
         """One row a metric: ``metric``, then a column for each result."""
         names = list(dict.fromkeys(name for result in self for name in result.metrics))
-        columns: dict[str, list[Any]] = {"metric": names}
-        for title, result in zip(self.titles(), self, strict=True):
-            columns[title] = [result.metrics.get(name) for name in names]
-        return pl.DataFrame(columns)
+        of_results = ([result.metrics.get(name) for name in names] for result in self)
+        return pl.DataFrame({"metric": names, **dict(zip(self.titles(), of_results, strict=True))})
 
-    def _notes(self) -> list[str]:
+    def rows(self) -> list[dict[str, Any]]:
+        return self.to_polars().to_dicts()
+
+    def facts(self) -> dict[str, str]:
+        return {
+            title: f"{len(result.users):,} users of {result.protocol.part}, protocol {result.hash}"
+            for title, result in zip(self.titles(), self, strict=True)
+        }
+
+    def notes(self) -> list[str]:
         return [
             f"{title}: {result.n_unreachable_users} users have unreachable relevant items"
             for title, result in zip(self.titles(), self, strict=True)
             if result.n_unreachable_users
         ]
-
-    def __str__(self) -> str:
-        rows = [["metric", *self.titles()]]
-        for name, *values in self.to_polars().rows():
-            rows.append([name, *("" if value is None else f"{value:.4f}" for value in values)])
-        return "\n".join([*aligned(rows), *self._notes()])
-
-    def __repr__(self) -> str:
-        return f"Results({', '.join(self.titles())})\n{self}"
-
-    def _repr_html_(self) -> str:
-        facts = {
-            title: f"{len(result.users):,} users of {result.protocol.part}, protocol {result.hash}"
-            for title, result in zip(self.titles(), self, strict=True)
-        }
-        return block("Results", facts, [table(self.to_polars().to_dicts())], "; ".join(self._notes()))
-
-
-def aligned(rows: list[list[str]]) -> list[str]:
-    """Rows of texts as lines in columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
 
 
 @checked
@@ -173,15 +179,8 @@ def compare(a: Result, b: Result) -> dict[str, float]:
 
 
 def comparable(a: Result, b: Result) -> list[str]:
-    """The metrics that both results have and that were made in the same way.
-
-    Where the lists of cut-offs alone differ, a metric at a cut-off of both is the same number: NDCG@10 of cut-offs
-    ``(10,)`` and of ``(5, 10, 20)``.
-
-    Raises:
-        ProtocolMismatch: the protocols differ in anything else, or there is no such metric; the message shows what
-            differs.
-    """
+    """The metrics that both results have. Raises ProtocolMismatch where protocols differ in more than the cut-offs: a
+    metric at a cut-off of both is the same number."""
     shared = [name for name in a.metrics if name in b.metrics]
     if a.hash == b.hash:
         return shared
@@ -199,53 +198,37 @@ def comparable(a: Result, b: Result) -> list[str]:
 
 @checked
 def save_users(result: Result, path: str | Path) -> None:
-    """Write a result: a row a user, a column a metric; protocol and overall values in the file's metadata.
-
-    Any reader of Parquet reads it; :func:`load_users` gives the result back.
-    """
-    about = {
-        "protocol": result.protocol.to_dict(),
-        "protocol_hash": result.hash,
-        "overall": result.metrics,
-        "n_unreachable_users": result.n_unreachable_users,
-    }
+    """Write a result for :func:`load_users`, and any reader of Parquet: a row a user, a column a metric; protocol and
+    overall values in the file's metadata."""
+    about = {**result.to_dict(), "overall": result.metrics}
     with replacing(Path(path)) as new:
         result.users_frame().write_parquet(new, metadata={"recgraph": json.dumps(about)})
 
 
 @checked
 def load_users(path: str | Path) -> Result:
-    """Read what :func:`save_users` wrote; refuses other files, and a protocol that is not that of its hash."""
+    """Read what :func:`save_users` wrote."""
     about = json.loads(pl.read_parquet_metadata(path).get("recgraph", "{}"))
     if "protocol" not in about:
         raise ValueError(f"{path} holds no protocol; give a file that save_users wrote")
     protocol = Protocol.of(about["protocol"])
     if protocol.hash != about["protocol_hash"]:
         raise ValueError(f"{path} names protocol {about['protocol_hash']}, but its protocol has hash {protocol.hash}")
-    frame = pl.read_parquet(path)
-    who, metrics = frame.columns[0], frame.columns[1:]
-    known = who == "user_id"
-    return Result(
-        protocol,
-        np.arange(frame.height) if known else frame[who].to_numpy(),
-        {name: frame[name].to_numpy() for name in metrics},
-        about["overall"],
-        about["n_unreachable_users"],
-        frame[who] if known else None,
-    )
+    who, *values = pl.read_parquet(path)
+    per_user = {column.name: column.to_numpy() for column in values}
+    about_all = about["overall"], about["n_unreachable_users"]
+    if who.name == "user_id":
+        return Result(protocol, np.arange(len(who)), per_user, *about_all, who)
+    return Result(protocol, who.to_numpy(), per_user, *about_all)
 
 
 def by_group(result: Result, labels: Sequence[str] | pl.Series) -> pl.DataFrame:
-    """The metrics of each group: an attribute of users, or labels [U] of :func:`history_groups` and the like.
-
-    Returns:
-        one row a group, in order of first appearance: ``group``, ``n_users``, and a column a metric: the mean over the
-        users that have a value (null if none has). Metrics without values of users are left out.
-    """
+    """A row for each group of labels [U], in order of first appearance: ``group``, ``n_users``, and a column a metric
+    with values of users: the mean of those that have one (null if none has)."""
     of_user = pl.Series("group", labels)
     groups = of_user.unique(maintain_order=True)
     masks = [of_user.eq_missing(group).to_numpy() for group in groups]
-    n_users = pl.Series([int(mask.sum()) for mask in masks], dtype=pl.UInt32)
+    n_users = pl.Series([mask.sum() for mask in masks], dtype=pl.UInt32)
     means = {}
     # polars' means of groups differ in the last digit by the number of threads
     for name, values in result.per_user.items():
@@ -265,13 +248,9 @@ def history_groups(cases: Cases, edges: Sequence[int] = (1, 5, 20)) -> list[str]
 
 
 def popularity_groups(cases: Cases, counts: Tensor, head: float = 0.2) -> list[str]:
-    """[U] labels: ``"head"``, ``"tail"`` or ``"cold"`` where all relevant items of a user are so, else ``"mixed"``.
-
-    Args:
-        counts: [n_items] int64, interactions in the data the model was fitted on; an item without any is cold.
-        head: the share of the items with an interaction that is the head, the most popular ones (at least one item,
-            equally popular ones in the order of their indices).
-    """
+    """[U] labels: ``"head"``, ``"tail"`` or ``"cold"`` where all relevant items of a user are so, else ``"mixed"``. An
+    item without interactions, by ``counts`` [n_items], is cold; the share ``head`` of the others (at least one), the
+    most popular ones and then by index, is the head."""
     kinds = np.array(["cold", "tail", "head", "mixed"])
     kind = (counts > 0).long()
     popular = counts.argsort(descending=True, stable=True)

@@ -1,8 +1,4 @@
-"""Whether a difference between models is more than chance: over users or seeds; two models, or a table of them.
-
-scipy computes what it has. It has no Holm correction and no effect sizes, and its randomisation test is slower than the
-one here, see :func:`randomisation`.
-"""
+"""Whether a difference between models is more than chance: over users or seeds; two models, or a table of them."""
 
 from __future__ import annotations
 
@@ -17,10 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from recgraph import pages
 from recgraph.config import checked
 from recgraph.evaluate.metrics import best_first
-from recgraph.evaluate.results import Result, aligned, comparable, load_users
+from recgraph.evaluate.results import Printed, Result, comparable, load_users
 from recgraph.rng import numpy_generator
 
 #: numbers drawn at a time
@@ -39,8 +34,6 @@ class TooFewPairs(ValueError):
 
 @dataclass(frozen=True)
 class Interval:
-    """A confidence interval of a mean difference."""
-
     low: float
     high: float
     confidence: float
@@ -49,7 +42,7 @@ class Interval:
 @dataclass(frozen=True)
 class Comparison:
     """A comparison of ``n`` pairs, ``b`` minus ``a``: the difference of the means with its interval and two-sided
-    p-values, and the difference over the deviation of the differences (Cohen's d for pairs)."""
+    p-values, and that over the deviation of the differences (Cohen's d for pairs)."""
 
     n: int
     difference: float
@@ -77,10 +70,8 @@ def randomisation(differences: ArrayLike, *, n_draws: int = 9999, seed: int = 0)
     """Two-sided p-value of Fisher's randomisation test: how often random signs give as great a mean difference.
 
     All 2^n sign patterns are counted where there are no more than ``n_draws``; else as many are drawn, and the pattern
-    that was observed counts as one of them (Smucker, Allan and Carterette, CIKM 2007).
-
-    ``scipy.stats.permutation_test`` is the same test. It permutes pairs and holds several copies of a batch: for 10,000
-    differences and 9,999 draws it takes 9.0 s and 520 MiB on one core, this product with drawn signs 0.8 s and 80 MiB.
+    that was observed counts as one of them (Smucker, Allan and Carterette, CIKM 2007). For 10,000 differences and 9,999
+    draws ``scipy.stats.permutation_test`` takes 9.0 s and 520 MiB on one core, this product 0.8 s and 80 MiB.
     """
     values = np.asarray(differences, dtype=np.float64)
     # sums that differ by rounding alone are as great as the observed one
@@ -109,7 +100,7 @@ def cohen_d(differences: ArrayLike) -> float:
 def _over(difference: float, deviation: float) -> float:
     """Infinite where nothing deviates and there is a difference."""
     if deviation == 0:
-        return float(np.sign(difference) * np.inf) if difference else 0.0
+        return math.copysign(math.inf, difference) if difference else 0.0
     return difference / deviation
 
 
@@ -125,8 +116,8 @@ def holm(p_values: ArrayLike) -> FloatArray:
 
 @dataclass(frozen=True)
 class Welch:
-    """A comparison of two samples, ``b`` minus ``a``: of the means, with Welch's interval and two-sided p-value, and
-    the difference over the pooled deviation, corrected for small samples (Hedges 1981)."""
+    """A comparison of two samples, ``b`` minus ``a``: Welch's interval and two-sided p-value, and the difference over
+    the pooled deviation, corrected for small samples (Hedges 1981)."""
 
     difference: float
     interval: Interval
@@ -135,12 +126,9 @@ class Welch:
 
 
 def welch(a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95) -> Welch:
-    """Compare two samples, [N] and [M], of at least two values each, whose deviations may differ.
-
-    With the same seed two models share no chance, so that nothing is gained by pairing their trainings, and they may
-    have different numbers of seeds (Colas, Sigaud and Oudeyer, A Hitchhiker's Guide to Statistical Comparisons of
-    Reinforcement Learning Algorithms, 2019). Where neither sample deviates, p is 1 for equal means and else 0.
-    """
+    """Compare two samples, [N] and [M], of at least two values each, whose deviations may differ, e.g. seeds of two
+    models, which share no chance (Colas, Sigaud and Oudeyer, A Hitchhiker's Guide to Statistical Comparisons of
+    Reinforcement Learning Algorithms, 2019). Where neither sample deviates, p is 1 for equal means and else 0."""
     own, other = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     difference = float(differences_of(own.mean(), other.mean()))
     free = own.size + other.size - 2
@@ -159,34 +147,20 @@ def welch(a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95) -> Welch:
 def compare_values(
     a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95, n_draws: int = 9999, seed: int = 0
 ) -> Comparison:
-    """Compare paired values, e.g. of the same users or folds: both tests and the percentile bootstrap interval.
-
-    Pairs in which either is NaN (the user has no value) are left out; fewer than two raise ``TooFewPairs``. Seeds of
-    two models are no pairs: see :func:`welch`.
-    """
-    values = _differences(np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64))
+    """Compare paired values, e.g. of the same users or folds: both tests and the percentile bootstrap interval. Pairs
+    in which either is NaN are left out. Seeds of two models are no pairs: see :func:`welch`."""
+    values = differences_of(a, b)
+    values = values[~np.isnan(values)]
     if values.size < 2:
         raise TooFewPairs(f"there are {values.size} pairs; at least two are needed")
+    rng, batch = numpy_generator(seed, "bootstrap"), max(_AT_ONCE // values.size, 1)
     low, high = stats.bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=n_draws,
-        batch=max(_AT_ONCE // values.size, 1),
-        confidence_level=confidence,
-        method="percentile",
-        rng=numpy_generator(seed, "bootstrap"),
+        (values,), np.mean, n_resamples=n_draws, batch=batch, confidence_level=confidence, method="percentile", rng=rng
     ).confidence_interval
-    p_values: dict[Test, float] = {
-        "t": paired_t(values),
-        "randomisation": randomisation(values, n_draws=n_draws, seed=seed),
-    }
+    by_signs = randomisation(values, n_draws=n_draws, seed=seed)
     interval = Interval(float(low), float(high), confidence)
+    p_values: dict[Test, float] = {"t": paired_t(values), "randomisation": by_signs}
     return Comparison(values.size, float(values.mean()), interval, p_values, cohen_d(values))
-
-
-def _differences(own: FloatArray, other: FloatArray) -> FloatArray:
-    """[M] ``other - own`` of the pairs with both."""
-    return differences_of(own, other)[~np.isnan(own) & ~np.isnan(other)]
 
 
 @checked
@@ -201,20 +175,14 @@ def over_users(
 ) -> Comparison:
     """Compare two models over users: whether the difference is to be expected for other users of the same kind.
 
-    Args:
-        a, b: a result, or a file that :func:`~recgraph.evaluate.results.save_users` wrote. With several of a model (its
-            seeds) each user counts with the mean over them.
-
-    Raises:
-        ProtocolMismatch: the numbers were made in different ways.
-        ValueError: the users are not the same, or the metric has values of none or (``TooFewPairs``) one of them.
+    Each is a result, or a file that :func:`~recgraph.evaluate.results.save_users` wrote. With several of a model (its
+    seeds) each user counts with the mean over them. Raises ProtocolMismatch.
     """
     means = _user_means(_results_of(a), _results_of(b), metric)
     return compare_values(*means, confidence=confidence, n_draws=n_draws, seed=seed)
 
 
 def _results_of(given: Source | Sequence[Source]) -> list[Result]:
-    """The results of a model; files are read."""
     several = [given] if isinstance(given, Source) else given
     return [one if isinstance(one, Result) else load_users(one) for one in several]
 
@@ -237,11 +205,9 @@ class Cell:
     """A number of the table: the mean over the model's seeds."""
 
     value: float
-    #: against the best model of the column, corrected over the table; None for the best itself, for metrics without
-    #: values of users and where the value is NaN
+    #: against the best model of the column, corrected over the table; None where nothing was tested
     p_value: float | None
-    #: ``best``: better than every other; ``tied``: not significantly different from the best, which is itself tied
-    #: then; empty for others and where nothing was tested
+    #: ``best``: better than every other; ``tied``: not significantly different from the best, which is tied then, too
     mark: Literal["best", "tied", ""]
 
     def __str__(self) -> str:
@@ -249,15 +215,11 @@ class Cell:
         return f"{self.value:.4f}{sign}"
 
 
-@dataclass(frozen=True)
-class Table:
-    """Models by metrics; ``print(table)`` shows it.
+@dataclass(frozen=True, repr=False)
+class Table(Printed):
+    """Models by metrics; ``print(table)`` shows it, ``legend`` says what the marks mean."""
 
-    Attributes:
-        cells: model -> metric -> cell; models in the order in which they were given.
-        legend: what the marks mean.
-    """
-
+    #: model -> metric -> cell; models in the order in which they were given
     cells: dict[str, dict[str, Cell]]
     legend: str
 
@@ -268,12 +230,8 @@ class Table:
     def __iter__(self) -> Iterator[tuple[str, dict[str, Cell]]]:
         return iter(self.cells.items())
 
-    def __str__(self) -> str:
-        rows = self.rows()
-        return "\n".join([*aligned([list(rows[0]), *(list(row.values()) for row in rows)]), self.legend])
-
-    def _repr_html_(self) -> str:
-        return pages.block("Comparison", {}, [pages.table(self.rows())], self.legend)
+    def notes(self) -> list[str]:
+        return [self.legend]
 
 
 @checked
@@ -290,14 +248,9 @@ def table(
 
     Args:
         results: model -> its result (or a file that ``save_users`` wrote), or those of its seeds.
-        metrics: the columns, e.g. ``("ndcg@10",)``; by default all that can be compared over every result, see
-            :func:`~recgraph.evaluate.results.comparable`.
-        test, n_draws, seed: of the comparisons; ``n_draws`` and ``seed`` are for ``"randomisation"``.
+        metrics: the columns, e.g. ``("ndcg@10",)``; by default all that can be compared over every result.
+        test: ``"t"``, or ``"randomisation"`` with ``n_draws`` and ``seed``.
         alpha: below it a difference counts, after Holm's correction over all comparisons of the table.
-
-    Raises:
-        ProtocolMismatch: the numbers were made in different ways.
-        ValueError: no models, or results of different users.
     """
     models = {name: _results_of(own) for name, own in results.items()}
     every = [result for own in models.values() for result in own]
@@ -315,13 +268,12 @@ def table(
         for name, own in models.items():
             if name == best[metric] or metric not in own[0].per_user or math.isnan(means[metric][name]):
                 continue
-            values = _differences(*_user_means(own, models[best[metric]], metric))
-            if values.size < 2:
-                p_values[name, metric] = 1.0
-            elif test == "t":
-                p_values[name, metric] = paired_t(values)
-            else:
-                p_values[name, metric] = randomisation(values, n_draws=n_draws, seed=seed)
+            values = differences_of(*_user_means(own, models[best[metric]], metric))
+            values = values[~np.isnan(values)]
+            p_values[name, metric] = 1.0
+            if values.size > 1:
+                p = paired_t(values) if test == "t" else randomisation(values, n_draws=n_draws, seed=seed)
+                p_values[name, metric] = p
     adjusted = dict(zip(p_values, holm([*p_values.values()]).tolist(), strict=True))
 
     def cell(name: str, metric: str) -> Cell:

@@ -1,13 +1,10 @@
 """Streaming full ranking: the best k of all items for each user, seen items kept and excluded from one pass.
 
-The order is by score, then by a seeded permutation of the items: columns are the items in the permuted order, so that
-"the lower column first" is the whole tie rule. Scores are computed in tiles of fixed shape (128 users by 1,024 columns,
-padded at the ends), so that the rounding of a score, and with it every list, depends neither on how users are batched
-nor on how many items are ranked at a time.
-
-``torch.topk`` breaks ties arbitrarily. Here its values are trusted and its choice among equal values is not: rows in
-which equality could matter are found by comparing neighbours, and those rows alone are resolved exactly. The ranks of
-relevant items are counted from the same scores, to the last bit, so that no catalogue is ever sorted.
+Columns are the items in the order of a seeded permutation, so that "the lower column first" is the whole tie rule.
+Scores are computed in tiles of fixed shape (128 users by 1,024 columns, padded at the ends), so that the rounding of a
+score depends neither on how users are batched nor on how many items are ranked at a time. ``torch.topk`` breaks ties
+arbitrarily: its values are trusted, and rows in which equality could matter are resolved exactly. The ranks of relevant
+items are counted from the same scores, so that no catalogue is ever sorted.
 """
 
 from __future__ import annotations
@@ -47,8 +44,7 @@ _PENDING = 8
 
 @dataclass(frozen=True)
 class Lists:
-    """Ranked lists: item indices [B, k] int64, best first, -1 where fewer than ``k`` items may be recommended; and
-    their scores [B, k], -inf at the padding."""
+    """Ranked lists: item indices [B, k] int64, best first, and scores [B, k]; padded with -1 and -inf."""
 
     items: Tensor
     scores: Tensor
@@ -77,19 +73,14 @@ class _Buffer(threading.local):
 
 
 class Catalogue:
-    """The items that are ranked, in the order of the tie rule, prepared once for many users.
-
-    Threads may share one: nothing but the buffer of scores changes, and each thread has its own.
+    """The items that are ranked, in the order of the tie rule, prepared once for many users; threads may share one.
 
     Args:
-        k: the length of the lists.
         item_vectors: [n_items, D] where scores are inner products; None where a model gives scores.
         candidates: [C] int64 item indices to which the ranking is restricted; None for all.
         block_items: columns held at a time (rounded up to whole tiles); bounds the memory, not the result.
-        device: where the ranking runs (default: that of ``item_vectors``, else the host).
-        wide: compute scores in float64 from float32 vectors, widened tile by tile, which costs no more than vectors
-            kept in float64. Only for vectors whose products float64 adds up without rounding: such sums do not depend
-            on the number of users, so that tiles are not padded to a fixed one.
+        wide: compute scores in float64 from float32 vectors, widened tile by tile. Only for vectors whose products
+            float64 adds up without rounding: such sums do not depend on the number of users, and tiles are not padded.
 
     Attributes:
         order: [C] the item of each column; ``position`` [n_items] the column of each item, -1 for none.
@@ -145,8 +136,8 @@ class Catalogue:
         return max(_round_up(-(-self.order.numel() // n_chunks), BLOCK), _round_up(k + 1, BLOCK))
 
     def for_length(self, k: int) -> Catalogue | None:
-        """The same items for lists of length ``k``, sharing the vectors; None where tiles of a catalogue made for that
-        length would have another shape, and its scores, perhaps, another rounding."""
+        """The same items for lists of length ``k``; None where tiles for that length have another shape, and scores,
+        perhaps, another rounding."""
         if self._chunk_for(k) != self._chunk:
             return None
         other = copy.copy(self)
@@ -154,11 +145,8 @@ class Catalogue:
         return other
 
     def in_tiles_of(self, rows: int) -> Catalogue | None:
-        """The same for fewer users at a time, which costs less where few are ranked.
-
-        None where the processor's products of fewer rows have other last bits. The order in which a product is summed
-        does not depend on its values, so that one block of random ones tells.
-        """
+        """The same for fewer users at a time, which costs less where few are ranked. None where products of fewer rows
+        have other last bits; the order in which they are summed does not depend on the values, so random ones tell."""
         other = copy.copy(self)
         other.rows = rows
         if self._vectors is None:
@@ -183,16 +171,10 @@ class Catalogue:
     def rank(
         self, queries: Tensor, seen: Ragged | None, conventions: tuple[str, ...], users: Tensor | None = None
     ) -> dict[str, Lists]:
-        """Rank for a batch of users: convention -> lists.
+        """Rank for a batch of users: convention (``"keep"``, ``"exclude"``) -> lists.
 
-        Args:
-            queries: [B, D] user vectors where the catalogue has item vectors, else [B, n_items] scores in item order.
-            seen: B rows of item indices (repeats allowed); needed for ``"exclude"``.
-            conventions: of ``"keep"`` (seen items are candidates like any other) and ``"exclude"``.
-            users: [B] int64, only to name a user in an error.
-
-        Raises:
-            ValueError: a score is NaN (names the user).
+        Queries are user vectors [B, D] where the catalogue has item vectors, else scores [B, n_items] in item order;
+        ``seen`` are B rows of item indices (repeats allowed); ``users`` [B] name one whose score is NaN.
         """
         queries = self.prepared(queries)
         parts: dict[str, list[Lists]] = {name: [] for name in conventions}
@@ -250,14 +232,10 @@ class Catalogue:
         return {name: ranked[name] for name in conventions}
 
     def blocks(self, queries: Tensor, step: int | None = None) -> Iterator[tuple[int, Tensor, int]]:
-        """The scores of at most :attr:`rows` users, block by block of columns.
+        """The scores of at most :attr:`rows` users, in blocks of ``step`` columns (default: as many as may be held).
 
-        Args:
-            step: columns of a block, a multiple of the tiles' (default: as many as may be held).
-
-        Yields:
-            the first column, scores [R, W] (in the thread's buffer, which the next block reuses), and how many of the
-            block's columns are items; what the rest holds means nothing.
+        Yields the first column, scores [R, W] (in the thread's buffer, which the next block reuses), and how many of
+        the block's columns are items; what the rest holds means nothing.
         """
         step = step or self._block
         n_rows = queries.shape[0]
@@ -312,17 +290,11 @@ def refuse_nan(scores: Tensor, rows: Tensor | None, users: Tensor | None) -> Non
 
 
 def best_columns(scores: Tensor, k: int, filled: int, excluded: Tensor) -> tuple[Tensor, Tensor]:
-    """The ``k`` best columns of each row: by score, and among equal scores by lower column.
+    """The ``k`` best columns of each row, by score and then by lower column: values and columns [R, k] in rank order,
+    padded with -inf and -1. A NaN anywhere in a row shows as a NaN in its first value.
 
-    Args:
-        scores: [R, W] contiguous, W a multiple of 64 and greater than ``k``; -inf where a column may not be chosen.
-        filled: columns from here on are padding.
-        excluded: [X] int64, further positions ``row * W + column`` that may not be chosen (an allowed one may hold
-            -inf, too).
-
-    Returns:
-        values [R, k] and columns [R, k] int64 in rank order; where a row has fewer than ``k`` allowed
-        columns the rest is -inf and -1. A NaN anywhere in a row shows as a NaN in its first value.
+    Scores [R, W] are contiguous, W a multiple of 64 and greater than ``k``. Columns from ``filled`` on and positions
+    ``excluded`` [X] (``row * W + column``) may not be chosen and hold -inf, as an allowed one may, too.
     """
     values, columns = _topk(scores, k + 1)
     unsure = (values[:, k - 1] == NO_SCORE) | (values[:, k - 1] == values[:, k])
@@ -340,11 +312,8 @@ def best_columns(scores: Tensor, k: int, filled: int, excluded: Tensor) -> tuple
 
 
 def _topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """``scores.topk(k)``, several times as fast.
-
-    The maxima of blocks of 64 columns are one pass over the scores; the best k columns lie in the k blocks with the
-    highest maxima, so only those are searched, by maxima again.
-    """
+    """``scores.topk(k)``, several times as fast: the best k columns lie in the k blocks of 64 columns with the highest
+    maxima, and only those are searched, by maxima again."""
     n_rows, width = scores.shape
     n_blocks = width // BLOCK
     if 2 * k >= n_blocks:
@@ -382,11 +351,8 @@ def _resolve(scores: Tensor, cut: Tensor, allowed_mask: Tensor, k: int) -> tuple
 
 
 def merge(values: Tensor, columns: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The best ``k`` of candidates from several lists, ordered and padded as by :func:`best_columns`.
-
-    Args:
-        values, columns: [R, M]; a column is named once in its row, or is -1 (missing, its value -inf).
-    """
+    """The best ``k`` of values and columns [R, M] of several lists, ordered and padded as by :func:`best_columns`; a
+    column is named once in its row, or is -1 (missing, its value -inf)."""
     if values.shape[1] <= k:
         short = k + 1 - values.shape[1]
         values = torch.nn.functional.pad(values, (0, short), value=NO_SCORE)
@@ -416,10 +382,8 @@ class RunningBest:
         self._is_open = True
 
     def add(self, scores: Tensor, start: int, filled: int, excluded: Tensor) -> None:
-        """Read the next block, as for :func:`best_columns`, with -inf at ``excluded`` positions and in the padding.
-
-        Blocks come in ascending order of ``start``, the first column.
-        """
+        """Read the next block, as for :func:`best_columns`, with -inf at ``excluded`` positions and in the padding; in
+        ascending order of ``start``, the first column."""
         self._n_blocks += 1
         if not self._is_open:
             self._search(scores, start)
@@ -433,7 +397,6 @@ class RunningBest:
         self._set(values, columns)
 
     def result(self) -> tuple[Tensor, Tensor]:
-        """Values [R, k] and columns [R, k] int64 in rank order, padded with -inf and -1."""
         self._settle()
         assert self._found is not None
         return self._found
@@ -453,7 +416,6 @@ class RunningBest:
             self._settle()
 
     def _settle(self) -> None:
-        """Merge what is pending."""
         self._n_settled = self._n_blocks
         if self._found is None or not self._pending:
             return
@@ -480,13 +442,8 @@ class RunningBest:
 def rank_relevant(
     catalogue: Catalogue, queries: Tensor, relevant: Ragged, seen: Ragged | None, conventions: tuple[str, ...]
 ) -> dict[str, RelevantRanks]:
-    """The ranks of the relevant items among the catalogue: convention -> ranks.
-
-    Args:
-        queries: as for :meth:`Catalogue.rank`.
-        relevant: B rows of item indices, each once.
-        seen: B rows of item indices; needed for ``"exclude"``, under which they are no candidates.
-    """
+    """The ranks of the relevant items (B rows, each once) among the catalogue: convention -> ranks. ``queries`` and
+    ``seen`` are those of :meth:`Catalogue.rank`."""
     queries = catalogue.prepared(queries)
     columns = relevant.with_values(catalogue.position[relevant.values])
     seen_columns = catalogue.seen_columns(seen) if seen is not None and "exclude" in conventions else None
@@ -527,8 +484,8 @@ def rank_relevant(
 def rank_candidates(
     catalogue: Catalogue, queries: Tensor, candidates: Ragged, relevant: Ragged, users: Tensor | None = None
 ) -> tuple[Lists, RelevantRanks]:
-    """Rank each user's own candidates: lists of the catalogue's length, and the ranks of the relevant items, of which
-    those that are no candidate are not reachable. ``candidates`` and ``relevant`` are B rows of items, each once."""
+    """Rank each user's own candidates, B rows of items, each once: lists of the catalogue's length, and the ranks of
+    the relevant items."""
     queries = catalogue.prepared(queries)
     columns, own = (rows.with_values(catalogue.position[rows.values]) for rows in (candidates, relevant))
     tiles = []
@@ -558,13 +515,10 @@ def _scores_of(blocks: Iterable[tuple[int, Tensor, int]], columns: Sequence[Ragg
 
 
 def _count(block: Tensor, names: Tensor, columns: Ragged, scores: Tensor, itself: Tensor) -> Tensor:
-    """[3, T] int64: candidates of a block above, equal, and equal but listed before, for each relevant item.
+    """[3, T] int64: candidates above, equal, and equal but listed before, for each of T relevant items.
 
-    Args:
-        block: [R, W] scores, NaN where there is no candidate.
-        names: [W] or [R, W], the columns that the block holds.
-        columns, scores: R rows of the relevant items' columns, T in all, and the score of each.
-        itself: [T] bool, whether the block holds the item itself.
+    The block [R, W] has NaN where there is no candidate; ``names`` [W] or [R, W] are its columns. ``columns`` and
+    ``scores`` are those of the relevant items; ``itself`` [T] bool says whether the block holds the item.
     """
     counts = torch.zeros((3, scores.numel()), dtype=torch.int64, device=block.device)
     # as many at a time as the block has users: that bounds what a comparison takes by the block's own size

@@ -51,7 +51,7 @@ def one_by_one(x: Tensor, y: Tensor, split: NodeSplit, weight: Tensor, steps: in
 def test_probes_together_equal_probes_one_by_one() -> None:
     x, y, split = nodes()
     settings = {"repeats": 2, "steps": 25, "learning_rate": 0.05, "weight_decay": 0.01}
-    scores = linear_probe(x, y, split, seed=3, **settings)
+    scores = linear_probe(x, y, split, probe.ProbeConfig.of(settings), seed=3)
     first = probe._first_weights(5, 3, 2, torch.device("cpu"), 3)[0].detach()
     for r in range(2):
         want = one_by_one(x, y, split, first[:, r], 25, 0.05, 0.01)
@@ -90,7 +90,7 @@ def test_area_counts_ties_half() -> None:
 def test_test_nodes_of_another_part_are_refused(part: str) -> None:
     x, y, split = nodes()
     seen = replace(split, test=torch.cat([split.test, getattr(split, part)[:3]]))
-    with refused("split 'b'", part):
+    with refused("split", part):
         evaluate_nodes(x, NodeTask("a", y, {"a": split, "b": seen}))
 
 
@@ -99,6 +99,12 @@ def test_logistic_regression_and_clusters() -> None:
     x = x + 3 * F.one_hot(y, 5)
     assert min(logistic_probe(x, y, split).mean().values()) > 0.9
     assert min(cluster_scores(x, y, repeats=2, n_init=2).values()) > 0.8
+
+
+def test_arguments_are_checked() -> None:
+    x, y, split = nodes()
+    with refused("embedding"):
+        linear_probe(x * torch.nan, y, split, probe.ProbeConfig())
 
 
 # facts: Macro-F1, Micro-F1, area at 20, 40 and 60 labels a class; NMI
@@ -118,6 +124,6 @@ def test_the_authors_embeddings_score_as_published(dataset: str, shared: Path) -
     for labels, want in zip(("20", "40", "60"), rows, strict=True):
         parts = (np.load(folder / f"{part}_{labels}.npy").astype(np.int64) for part in ("train", "val", "test"))
         split = NodeSplit(*(torch.from_numpy(part) for part in parts))
-        scores = linear_probe(embedding, y, split, learning_rate=rate).mean()
+        scores = linear_probe(embedding, y, split, probe.ProbeConfig(learning_rate=rate)).mean()
         assert [100 * scores[name] for name in probe.SCORES] == pytest.approx(list(want), abs=0.3)
     assert 100 * cluster_scores(embedding, y)["nmi"] == pytest.approx(nmi, abs=0.7)
