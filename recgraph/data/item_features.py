@@ -11,7 +11,6 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -54,14 +53,8 @@ FeatureWish = Annotated[Literal["all"] | tuple[str | FeatureSpec, ...], BeforeVa
 
 
 class FeatureColumn(Config):
-    """What is learnt of one column.
-
-    Attributes:
-        values: of a category or of words: the vocabulary, in its order.
-        edges: of a number: the bounds of the intervals.
-        means: of a number (for each interval) or a vector: what is subtracted.
-        scale: what the rest is divided by, so that the mean squared norm of the training items' rows is 1.
-    """
+    """What is learnt of one column: the vocabulary of a category or of words; the bounds of a number's intervals; of a
+    number or a vector the means that are subtracted, and the scale that gives rows the mean squared norm 1."""
 
     name: str
     kind: Kind
@@ -335,6 +328,7 @@ class ItemColumns:
         # threads that read the same column at once make it twice and keep either
         self._values: dict[tuple[str, str | None], tuple[Tensor, pl.Series]] = {}
         self._numbers: dict[str, Tensor] = {}
+        self._places: pl.Series | None = None
 
     def numbers(self, column: str, setting: str) -> Tensor:
         """[n_items] float64, NaN where an item has none; ``setting`` is named in errors."""
@@ -382,12 +376,9 @@ class ItemColumns:
         if self._features is None or column not in there:
             near = nearest_names(column, there) or there or ["none: fit with item_features"]
             raise ValueError(f"{setting}: {column!r} is no column of the item features; there are {', '.join(near)}")
+        if self._places is None:
+            self._places = pl.Series(feature_rows(self._items, self._features[self._key]).numpy()).replace(-1, None)
         return self._features[column].gather(self._places)
-
-    @cached_property
-    def _places(self) -> pl.Series:
-        assert self._features is not None
-        return pl.Series(feature_rows(self._items, self._features[self._key]).numpy()).replace(-1, None)
 
 
 def feature_rows(items: IdMap, ids: pl.Series) -> Tensor:

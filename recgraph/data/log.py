@@ -374,11 +374,8 @@ class Log:
 def k_core(
     user: npt.NDArray[np.integer], item: npt.NDArray[np.integer], users: int, items: int
 ) -> npt.NDArray[np.bool_]:
-    """[T] True for the rows in which every user has at least ``users`` and every item at least ``items`` interactions.
-
-    Dropping items shortens users and the other way round, so both are dropped until nothing changes. The fixed point is
-    unique (the largest such set of rows), whatever the order. ``user`` and ``item`` are [T] indices.
-    """
+    """[T] True for the largest set of rows in which every user and every item has so many interactions; ``user`` and
+    ``item`` are [T] indices. Dropping items shortens users and the other way round, so it is repeated."""
     keep_mask = np.ones(len(user), dtype=bool)
     rows: npt.NDArray[np.integer] | slice = slice(None)
     of_users, of_items = np.bincount(user), np.bincount(item)
@@ -418,11 +415,7 @@ def _of_matrix(part: Any) -> Any:
 def encode(
     table: Table, time_format: str | None = None, missing_ids: MissingIds = "error"
 ) -> tuple[pl.DataFrame, IdMap, IdMap, TimeUnit]:
-    """Encode a log: -> the log, the ids of users, those of items, and the unit of ``time``.
-
-    The log has the columns ``row`` (of the table), ``user``, ``item`` (indices in the order of first appearance) and,
-    where given, ``time``, ``rating``, ``weight`` and ``part``.
-    """
+    """Encode a log: -> the log, with the columns of :class:`Log`, the ids of users and of items, the unit of times."""
     columns, source = table.columns, table.source
     if columns.user == columns.item:
         raise DataError(f"user = {columns.user!r} and item = {columns.item!r} must be two columns")

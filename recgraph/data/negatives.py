@@ -87,11 +87,7 @@ class NegativeSampler:
 
 
 class _OwnItems:
-    """Where the own items of each user lie on the line of all masses.
-
-    Attributes:
-        free: [n_users] int64, the mass that can be drawn for each user.
-    """
+    """Where the own items of each user lie on the line of all masses; ``free`` [n_users] can be drawn for each."""
 
     def __init__(self, train: Part, masses: Tensor, total: int) -> None:
         own = distinct(train.items, train.n_items)
@@ -111,7 +107,13 @@ class _OwnItems:
     def mass_before(self, users: Tensor, place: Tensor) -> Tensor:
         """The mass of the own items that lie before a place among the foreign ones."""
         users = users[:, None]
-        passed = _passed(self._keys, users * self._stride + place)
+        wanted = users * self._stride + place
+        if len(self._keys) < _LARGE:
+            passed = torch.searchsorted(self._keys, wanted, right=True)
+        else:  # keys outgrow the caches: searches in ascending order read what the one before has read
+            ascending, order = wanted.flatten().sort()
+            found = torch.searchsorted(self._keys, ascending, right=True)
+            passed = torch.empty_like(found).index_copy_(0, order, found).view(wanted.shape)
         return (self._sums[passed] - self._first[users]) * self._restricted[users]
 
     def among(self, drawn: Tensor, first: Tensor, users: Tensor, items: Tensor) -> Ragged:
@@ -125,18 +127,6 @@ class _OwnItems:
         own = own.with_values(own.values + (asked // n_users)[own.rows])
         found = own.filter(is_drawn[own.values]).take(of_sample)
         return found.filter(self._restricted[users][found.rows] | (found.values == (first + items)[found.rows]))
-
-
-def _passed(keys: Tensor, wanted: Tensor) -> Tensor:
-    """How many of the keys, ascending, are at most each of the wanted ones.
-
-    Among keys that outgrow the caches, searches in ascending order read what the one before has read.
-    """
-    if len(keys) < _LARGE:
-        return torch.searchsorted(keys, wanted, right=True)
-    ascending, order = wanted.flatten().sort()
-    found = torch.searchsorted(keys, ascending, right=True)
-    return torch.empty_like(found).index_copy_(0, order, found).view(wanted.shape)
 
 
 def _masses(train: Part, power: float) -> Tensor:

@@ -158,12 +158,8 @@ def candidates_of(role: str, names: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the rows of a log are from, for errors.
-
-    Attributes:
-        path: the file, or of several their folder or pattern; None for a frame in memory.
-        parts: each file with its number of rows, where there are several.
-    """
+    """Where the rows of a log are from, for errors: a file, or of several their folder or pattern (None: a frame in
+    memory), and each of several files with its number of rows."""
 
     path: Path | None = None
     parts: tuple[tuple[Path, int], ...] = ()
@@ -179,12 +175,8 @@ class Source:
 
 @dataclass(frozen=True)
 class Table:
-    """A log before encoding: its columns, in the order of the rows, their names, and where it is from.
-
-    Attributes:
-        as_text: the ids came as texts (text files); those that are all plain integers then become integers.
-        ends: where the parts train, valid and test were given apart: the rows of each and those before it.
-    """
+    """A log before encoding. ``as_text``: ids came as texts, and become integers where all are such; ``ends``:
+    where train, valid and test were given apart, the rows of each and those before it."""
 
     frame: pl.DataFrame
     columns: Columns
@@ -243,10 +235,8 @@ class LogFile:
         return self.found(self._columns(self.format, self.files[0])).reading
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells whether the files are the same: their number, size, latest change and the hash of their content.
-
-        The hash of one file is its sha256; that of several, with those of given parts, is of the list of theirs.
-        """
+        """What tells whether the files are the same: their number, size, latest change and the hash of their content
+        (of several, with those of given parts: of the list of their hashes)."""
         parts = [path for name in PARTS if (path := getattr(self.reading, name)) is not None]
         files = [*self.files, *itertools.chain(*(LogFile(path, self.reading).files for path in parts))]
         states, hashes = [file.stat() for file in files], [sha256(file) for file in files]

@@ -129,16 +129,10 @@ def folds(
 ) -> list[Split]:
     """Split a log several times, each time with another test part; no interaction is in two of them.
 
-    Split ``i`` is ``data.split(strategy, n_folds=n_folds, fold=i, ...)``, and has a hash of its own.
-
-    Args:
-        data: the log.
-        n_folds: how many, at least 2.
-        strategy: ``"time"``: windows of time up to the end of the log, the newest first, and nothing of later ones is
-            in a split; ``"leave-one-out"``: each user's last interaction, then the one before it and so on, without
-            those after it; ``"ratio"`` and ``"users"``: all interactions, or all users, in ``n_folds`` parts at random.
-        seed: of the strategies that draw; one for all folds.
-        **params: of the strategy, see :mod:`recgraph.data.strategies`.
+    Split ``i`` is ``data.split(strategy, n_folds=n_folds, fold=i, ...)``, and has a hash of its own. By ``"time"``:
+    windows up to the end of the log, the newest first, and nothing of later ones is in a split; ``"leave-one-out"``:
+    each user's last interaction, then the one before it and so on, without those after it; ``"ratio"`` and ``"users"``:
+    all interactions, or all users, in ``n_folds`` parts at random.
     """
     return [data.split(strategy, seed=seed, n_folds=n_folds, fold=fold, **params) for fold in range(n_folds)]
 

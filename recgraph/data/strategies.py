@@ -103,12 +103,8 @@ class Strategy(Config):
 
 
 class Folded(Strategy):
-    """Base of the strategies with folds of cross-validation: test parts that do not overlap, one of them in a split.
-
-    Args:
-        n_folds: how many there are; None: the split is a single one.
-        fold: the one that is tested, from 0.
-    """
+    """Base of the strategies with ``n_folds`` folds of cross-validation (None: the split is a single one): test parts
+    that do not overlap, of which the split has the one of number ``fold``, from 0."""
 
     n_folds: int | None = Field(None, ge=2, exclude_if=lambda value: value is None)
     fold: int | None = Field(None, ge=0, exclude_if=lambda value: value is None)
@@ -232,7 +228,11 @@ class Ratio(SharedOut):
         if self.n_folds is None:
             n_test += lacking(n_test, self.test)
         else:
-            starts, n_test = self._tests_of_fold(lengths, self.n_folds, seed)
+            # each user begins with a fold of its own: users of few interactions are spread over all folds
+            firsts = numpy_generator(seed, "split", "folds").integers(self.n_folds, size=len(lengths))
+            turns = (torch.from_numpy(firsts) + (self.fold or 0)) % self.n_folds
+            starts, ends = (_share_of(lengths * edges, self.test) for edges in (turns, turns + 1))
+            n_test = (ends - starts) * (lengths > 1)
         n_valid += lacking(n_valid, self.valid)
         n_valid = n_valid.minimum(lengths - n_test - 1)
         ranks = items.positions if self.order == "time" else _random_ranks(log.ordered, seed, "ratio")
@@ -241,14 +241,6 @@ class Ratio(SharedOut):
         labels[places < (n_test + n_valid)[rows]] = int(Label.VALID)
         labels[places < n_test[rows]] = int(Label.TEST)
         return labels
-
-    def _tests_of_fold(self, lengths: Tensor, n_folds: int, seed: int) -> tuple[Tensor, Tensor]:
-        """[n_users] where the test interactions of each user begin in its random order, and how many they are."""
-        # each user begins with a fold of its own: users of few interactions are spread over all folds
-        firsts = torch.from_numpy(numpy_generator(seed, "split", "folds").integers(n_folds, size=len(lengths)))
-        turns = (firsts + (self.fold or 0)) % n_folds
-        starts, ends = (_share_of(lengths * edges, self.test) for edges in (turns, turns + 1))
-        return starts, (ends - starts) * (lengths > 1)
 
 
 class HeldOutUsers(SharedOut):
@@ -471,10 +463,8 @@ def _without_unknown(log: OrderedLog, labels: Tensor) -> Tensor:
 
 
 def _with_targets(log: OrderedLog, labels: Tensor, targets: Targets, seed: int) -> Tensor:
-    """The labels with one target of each user in valid and in test; a user's interactions are in order of time.
-
-    What the user did in the part before the target is history, what came after it is left out.
-    """
+    """The labels with one target of each user in valid and in test: what the user did in the part before it is history,
+    and what came after it is left out."""
     made, rows = labels.clone(), log.items.rows
     for name, target, history, left in _HELD_OUT:
         own = torch.nonzero(labels == int(target)).flatten()

@@ -56,12 +56,7 @@ class Checkpoint:
 
 def save(folder: Path, checkpoint: Checkpoint, keep: Path | None = None, best: Path | None = None) -> Path:
     """Write ``folder/step-N-E``, of step N and epoch E, under a temporary name, rename it when it is on the disk, then
-    remove older checkpoints.
-
-    Args:
-        keep: the previous checkpoint, which is not removed.
-        best: file of the best weights so far; the checkpoint gets a hard link to it. ``checkpoint.best`` is not read.
-    """
+    remove older checkpoints but ``keep``, the previous one. It gets a hard link to the file ``best`` of weights."""
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{checkpoint.state['step']:09d}-{checkpoint.state['epoch']:06d}"
     with replacing_folder(final) as temporary:
@@ -87,11 +82,7 @@ def candidates(folder: Path) -> list[Path]:
 
 
 def read_latest(folder: Path) -> tuple[Path, Checkpoint] | None:
-    """The newest checkpoint that can be read, with its path; a warning names newer ones that cannot.
-
-    Raises:
-        CheckpointError: there are some, and none can be read.
-    """
+    """The newest checkpoint that can be read, with its path; a warning names newer ones that cannot."""
     damaged: list[str] = []
     for path in candidates(folder):
         try:
@@ -108,11 +99,7 @@ def read_latest(folder: Path) -> tuple[Path, Checkpoint] | None:
 
 
 def read(path: Path) -> Checkpoint:
-    """Read a checkpoint.
-
-    Raises:
-        CheckpointError: a file is missing or damaged, or a tensor holds NaN or infinite values; names it.
-    """
+    """Read a checkpoint; a CheckpointError names a file that is damaged, or a tensor that is not finite."""
     try:
         check_manifest(path)
         model, optimisers, generators = (

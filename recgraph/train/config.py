@@ -154,30 +154,17 @@ def pick_device(device: str | None = None) -> torch.device:
     Args:
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; None: ``"cuda"`` where there is one, else ``"cpu"``.
             ``"mps"`` is never picked, as it lacks the float64 that views and sampled losses draw with.
-
-    Raises:
-        ValueError: the device is not there.
     """
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    here = [
-        "cpu",
-        *(["cuda"] if n_gpus else []),
-        *(f"cuda:{index}" for index in range(n_gpus)),
-        *(["mps"] if torch.backends.mps.is_available() else []),
-    ]
+    here = ["cpu", *["cuda"][:n_gpus], *(f"cuda:{index}" for index in range(n_gpus))]
+    here += ["mps"] if torch.backends.mps.is_available() else []
     if device is not None and device not in here:
         raise ValueError(f"device = {device!r} is not there; this machine has {', '.join(here)}")
     return torch.device(device or ("cuda" if n_gpus else "cpu"))
 
 
 def make_accelerator(device: str | None = None, precision: str = "no") -> Accelerator:
-    """An accelerator for one run; the processes that a launcher has started for it are connected.
-
-    Args:
-        device: as :func:`pick_device` has it.
-        precision: ``"no"`` or ``"bf16"``.
-
-    """
+    """An accelerator for one run; the processes that a launcher has started for it are connected."""
     picked = pick_device(device)
     connect()
     # Accelerate keeps one state a process and refuses another device or precision; each run makes a new one

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from recgraph import registry
 from recgraph.config import Config, checked
-from recgraph.data.catalog import load_graph
+from recgraph.data.catalog import get, load_graph
 from recgraph.data.catalog.cards import GraphCard, find_card
 from recgraph.data.ids import IdMap
 from recgraph.data.item_features import FeatureWish, ItemFeatures
 from recgraph.data.part import Cases, Part
+from recgraph.data.read import is_data_path
 from recgraph.data.split import FitPart, Interactions, SealedSplit, Split, without_test_data
 from recgraph.data.strategies import EVERYTHING, GROUPS, Label, Ratio, Shares, Strategy
 from recgraph.evaluate.evaluator import check_selects, validation
@@ -29,7 +30,7 @@ from recgraph.graph.metapath import MetaPath
 from recgraph.models.base import FeatureSpace, Model, Space, TrainableModel
 from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
 from recgraph.models.two_stage import Member, Plan, TwoStage, last_held_out
-from recgraph.ranks import of_all, refuse_launched, together
+from recgraph.ranks import Ranks, local_rank, of_all, refuse_launched, together
 from recgraph.rng import derive
 from recgraph.serve.bundle import Embedder
 from recgraph.train.config import (
@@ -46,7 +47,7 @@ from recgraph.train.observers import Observer
 from recgraph.train.pretrained import InitItemsConfig, initial_items
 from recgraph.train.record import SELECTION
 from recgraph.train.run import NodeRun, Run
-from recgraph.train.settings import DataConfig, ProbeSettings, check_task, prepare_once, source_of
+from recgraph.train.settings import DataConfig, ProbeSettings, check_task, source_of
 
 #: entries of the selection's record that the record of a refit has, too
 _OF_SELECTION = ("training", "best_epoch", "best", "history", "cost")
@@ -109,10 +110,10 @@ def fit(
             validation that there is not.
     """
     made: Model = registry.load("model", model)() if isinstance(model, str) else model
-    if made.space is not None:
-        raise ValueError(f"model {type(made).__name__} is built already; give a new one, e.g. {type(made).__name__}()")
-    if isinstance(made, GraphModel):
-        raise ValueError(f"model {type(made).__name__} embeds a typed graph; use rg.fit_graph(model, graph)")
+    if made.space is not None or isinstance(made, GraphModel):
+        embeds = "embeds a typed graph; use rg.fit_graph(model, graph)"
+        why = embeds if isinstance(made, GraphModel) else "is built already; give a new one"
+        raise ValueError(f"model {type(made).__name__} {why}")
     split, part = _split_and_part(data, fit_on, refit)
     with together():
         options = FitOptions(
@@ -150,11 +151,6 @@ def fit_graph(
         graph: all that is read.
         seed, out, device, resume, progress, observers: see :func:`fit`.
         training: settings of :class:`recgraph.train.config.GraphTrainConfig`.
-
-    Raises:
-        ConfigError: a setting that does not exist or is out of range.
-        ValueError: the graph has not the model's meta-paths, ``out`` holds another run, or another process trains into
-            it.
     """
     folder = None if out is None else Path(out)
     options = FitOptions(GraphTrainConfig.of(training), seed, folder, device, resume, progress, observers)
@@ -182,27 +178,26 @@ def train(
     Args:
         model: name of the registry.
         dataset: name of a data card, its path, or the path of files of one's own.
-        out: folder of the run; refused where it exists, unless ``resume``. None keeps all in memory.
         settings: one flat namespace of the model's, the training's and the data's (or the probe's) settings.
-        seed: of the run.
-        device, resume, progress, fit_on, refit: see :func:`fit`.
-
-    Raises:
-        ConfigError: a setting that does not exist or is out of range.
-        ValueError: the model is not for the data set's task, ``out`` holds another run, or another process trains into
-            it.
+        out, seed, device, resume, progress, fit_on, refit: see :func:`fit`, with its errors.
     """
     folder = None if out is None else Path(out)
     with together():
         cls, card = registry.load("model", model), find_card(dataset)
         check_task(cls, dataset, card.task == "nodes")
         parts = share_out(cls, settings, {"model": cls.Config, **parts_of(cls)})
-        prepare_once(dataset)
+        if Ranks.here().count > 1 and not is_data_path(dataset):  # one process of each machine prepares it for all
+            of_all(lambda: get(dataset) if local_rank() == 0 else None)
         if issubclass(cls, GraphModel):
             assert isinstance(card, GraphCard)
             graph_config, source = GraphTrainConfig.of(parts["training"]), {"dataset": dataset}
             options = FitOptions(graph_config, seed, folder, device, resume, progress, source=source)
-            return _train_nodes(cls, parts, dataset, card, options)
+            # meta-paths that are not given are the card's, and features that it does not normalise stay as they are
+            raw = tuple(name for name, node in card.nodes.items() if node.features and not node.normalise)
+            own = {name: value for name, value in parts["model"].items() if name != "metapaths" or value}
+            model_of_nodes = cls(**{"metapaths": card.paths, "raw_features": raw, **own})
+            evaluation = ProbeSettings.of(parts["probe"]).model_dump(mode="json")
+            return _fit_nodes(model_of_nodes, load_graph(dataset), options, evaluation)
         made, data = cls(**parts["model"]), DataConfig.of(parts["data"]).completed(dataset)
         items = InitItemsConfig.of(parts.get("items"))
         split, part = _split_and_part(data.split_of(dataset), fit_on, refit)
@@ -259,13 +254,8 @@ def _fit_split(model: Model, split: Split | SealedSplit, options: FitOptions, fi
         whole = read = sealed.unseal(f"fit {type(model).__name__} on {fit_on}")
         part = whole.fit_part(fit_on)
         log = whole.interactions if fit_on == "all" else log
-    data = {
-        "split": split.name,
-        "split_params": split.params,
-        "split_hash": split.hash,
-        "n_users": split.n_users,
-        "n_items": split.n_items,
-    }
+    data: dict[str, Any] = {"split": split.name, "split_params": split.params, "split_hash": split.hash}
+    data |= {"n_users": split.n_users, "n_items": split.n_items}
     record = new_record(model, options, fit_on, data)
     record.unsealed = list(sealed.unsealed_reasons)
     initialise = validate = None
@@ -294,10 +284,7 @@ def _fit_split(model: Model, split: Split | SealedSplit, options: FitOptions, fi
 
 
 def _space(model: Model, split: SealedSplit, part: Part) -> Space:
-    """The sizes; a model that reads a graph also gets that of the part, with all side information.
-
-    A model with item features gets these, as learnt from the items of the part.
-    """
+    """The sizes; with item features as learnt from the items of the part, or the part's graph, where they are read."""
     sizes = {"n_users": split.n_users, "n_items": split.n_items}
     if model.wanted_features:
         log, known = split.interactions, part.item_counts() > 0
@@ -450,21 +437,3 @@ def _fit_nodes(model: GraphModel, graph: HeteroGraph, options: FitOptions, evalu
         run = NodeRun(Embedder.of(model, target, record.only(*names)), record, options.folder)
         run.write()
         return run
-
-
-def _train_nodes(
-    cls: type[GraphModel],
-    parts: Mapping[str, Mapping[str, Any]],
-    dataset: str,
-    card: GraphCard,
-    options: FitOptions,
-) -> NodeRun:
-    """Train on the graph of a data set with classes of nodes, which are not read.
-
-    Meta-paths that are not given are those of the card, and features that the card does not normalise stay as they are.
-    """
-    as_published = tuple(name for name, node in card.nodes.items() if node.features and not node.normalise)
-    given = {name: value for name, value in parts["model"].items() if name != "metapaths" or value}
-    model = cls(**{"metapaths": card.paths, "raw_features": as_published, **given})
-    evaluation = ProbeSettings.of(parts["probe"]).model_dump(mode="json")
-    return _fit_nodes(model, load_graph(dataset), options, evaluation)

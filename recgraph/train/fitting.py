@@ -71,15 +71,11 @@ def new_record(model: Model, options: FitOptions, fitted_on: str, data: Mapping[
 
 @contextmanager
 def run_folder(model: Model, options: FitOptions, record: RunRecord) -> Iterator[bool]:
-    """The block in which one process makes a run in its folder; gives whether the run is complete already.
+    """The block in which one process makes a run in its folder (else InUse); gives whether it is complete already.
 
     A folder with a complete run is neither locked nor written. A finished run that goes on with more epochs stays what
     it was until it is finished again; the record says why its test data was read before. Of the processes of one
     training the first locks the folder, and where it is refused all raise that error.
-
-    Raises:
-        InUse: another process makes a run in the folder.
-        ValueError: the folder holds another run, or the same one and ``resume`` is False.
     """
     folder = options.folder
     if folder is None:
@@ -115,14 +111,14 @@ def _finished(folder: Path) -> RunRecord | None:
 def _check_folder(folder: Path, model: Model, record: RunRecord, options: FitOptions) -> None:
     """Refuse a folder with something else, and to go on with another run than the one in it."""
     path = folder / "config.json"
-    if not path.exists():
+    if not path.exists() or not options.resume:
+        if path.exists():
+            sweep(folder)  # temporaries of a process that was killed after all was written
         beside = set() if options.selection is None else {SELECTION}
         if contents(folder) - {LOCK, *beside}:
-            raise ValueError(f"out: {folder} exists and is not a run; give an empty or new folder")
+            what = "holds a run already; use resume=True (--resume)" if path.exists() else "exists and is not a run"
+            raise ValueError(f"out: {folder} {what}, or give an empty or new folder")
         return
-    if not options.resume:
-        sweep(folder)  # temporaries of a process that was killed after all was written
-        raise ValueError(f"{folder} holds a run already; use resume=True (--resume) or another folder")
     was = read_object(path)
     there, here = identity(was), identity(record)
     others = [f"{name} (another one)" for name in here if name != "training" and there.get(name) != here[name]]
@@ -159,11 +155,7 @@ def build(
     record: RunRecord,
     initialise: Callable[[Model], None] | None = None,
 ) -> None:
-    """Build the model, and record what that cost.
-
-    Args:
-        initialise: gives the built model its first weights, where they are not random.
-    """
+    """Build the model, ``initialise`` its weights where they are not random, and record what that cost."""
     pick_device(options.device)  # a device that does not exist is an error before anything is computed
     with Measured() as measured:
         model.build(space, options.seed)
@@ -182,24 +174,34 @@ def train_model(
     validate: Callable[[], Mapping[str, float]] | None = None,
     prepare: Callable[[Trainer], None] | None = None,
 ) -> None:
-    """Fit a built model, leave it in evaluation mode, and complete the record.
-
-    Args:
-        part: what the model is fitted to; None where it reads its graph alone.
-        validate: metrics by name after an epoch; None: the loss selects.
-        prepare: called with the trainer before the first step.
-
-    Raises:
-        NonFinite: a term or a weight became NaN or infinite.
-    """
+    """Fit a built model to a part (None: it reads its graph alone), leave it in evaluation mode, and complete the
+    record. ``validate`` gives metrics by name after an epoch; ``prepare`` gets the trainer before the first step."""
     record.n_parameters = sum(parameter.numel() for parameter in model.parameters())
-    _log.info("%s", _sizes(part, options, record))
+    data, device = record.data, pick_device(options.device)
+    if part is None:
+        counts = {f"{name} nodes": count for name, count in (data.nodes or {}).items()}
+    else:
+        counts = {"users": part.n_users, "items": part.n_items, "interactions": part.n_interactions}
+    sizes = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    source = data.dataset or ("a graph" if data.split is None else f"a log, {data.split}")
+    where = "in memory" if options.folder is None else f"in {options.folder}"
+    what = f"{record.model}, seed {record.seed}, to {record.fitted_on} of {source}"
+    _log.info("fit %s: %s; %s parameters, on %s, %s", what, sizes, f"{record.n_parameters:,}", device, where)
     _log.debug("settings of %s: %s; of the training: %s", record.model, record.config, record.training)
     n_ranks = 1
     with Measured() as measured:
         if isinstance(model, ClosedFormModel):
             assert part is not None
-            _fit_closed_form(model, part, options, record)
+            if is_first():
+                _write_config(options.folder, record)
+                for observer in options.observers:
+                    observer.begin(record.only(*IDENTIFYING), options.folder)
+            try:
+                model.to(pick_device(options.device)).fit(part)
+                check_weights(model.state_dict(), f"the fitted {record.model}")
+            finally:
+                for observer in options.observers:
+                    observer.close()
         else:
             assert isinstance(model, TrainableModel)
             trainer = _trainer(model, part, options, record, validate)
@@ -222,19 +224,6 @@ def train_model(
     record.provenance = provenance()
     _log.info("%s is fitted after %s", record.model, duration(cost.seconds))
     model.eval()
-
-
-def _fit_closed_form(model: ClosedFormModel, part: Part, options: FitOptions, record: RunRecord) -> None:
-    if is_first():
-        _write_config(options.folder, record)
-        for observer in options.observers:
-            observer.begin(record.only(*IDENTIFYING), options.folder)
-    try:
-        model.to(pick_device(options.device)).fit(part)
-        check_weights(model.state_dict(), f"the fitted {record.model}")
-    finally:
-        for observer in options.observers:
-            observer.close()
 
 
 def _trainer(
@@ -270,19 +259,3 @@ def _trainer(
             observer.begin(record.only(*IDENTIFYING), folder)
     trainer.observers = observers
     return trainer
-
-
-def _sizes(part: Part | None, options: FitOptions, record: RunRecord) -> str:
-    """What is about to be fitted to what, in a line."""
-    data = record.data
-    if part is None:
-        counts = {f"{name} nodes": count for name, count in (data.nodes or {}).items()}
-    else:
-        counts = {"users": part.n_users, "items": part.n_items, "interactions": part.n_interactions}
-    sizes = [f"{count:,} {name}" for name, count in counts.items()]
-    source = data.dataset or ("a graph" if data.split is None else f"a log, {data.split}")
-    where = "in memory" if options.folder is None else f"in {options.folder}"
-    return (
-        f"fit {record.model}, seed {record.seed}, to {record.fitted_on} of {source}: {', '.join(sizes)}; "
-        f"{record.n_parameters:,} parameters, on {pick_device(options.device)}, {where}"
-    )

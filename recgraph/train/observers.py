@@ -67,11 +67,7 @@ class JsonLines(Observer):
 
 class Tracked(Observer):
     """Settings and the rows of epochs in TensorBoard, MLflow or Weights & Biases, by accelerate's trackers (extra
-    ``track``). The services are set by their own environment variables.
-
-    Args:
-        name: ``"tensorboard"``, ``"mlflow"`` or ``"wandb"``.
-    """
+    ``track``). The services are set by their own environment variables."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -150,9 +146,9 @@ class Interrupt:
         if self._previous is not None:
             signal.signal(signal.SIGINT, self._previous)
 
-    def _handle(self, _signal: int, _frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
-            raise KeyboardInterrupt
+            signal.default_int_handler(number, frame)
         self.requested = True
 
 
@@ -170,10 +166,6 @@ class EpochLines(Observer):
 
     Each is a log record at level INFO, with the epoch's row as ``record.row``. With ``shows`` they also go to the
     standard error stream, for pipes and files: the first, the last, and none within ``every`` seconds of one before.
-
-    Args:
-        config: of the training.
-        history: rows of epochs that a resumed training has made before.
     """
 
     def __init__(

@@ -79,17 +79,9 @@ class InitItems:
 def initial_items(source: Any, split: SealedSplit, scale: Scale = "initial", fit_on: str = "train") -> InitItems:
     """Match vectors with the items of a split by the items' own ids.
 
-    Args:
-        source: a :class:`Run` or :class:`NodeRun`, a :class:`Recommender` or :class:`Embedder`, the folder of one of
-            these, a frame of two columns (ids; vectors as lists or arrays), or a mapping id -> vector.
-        split: whose items are wanted.
-        scale: see :class:`InitItems`.
-        fit_on: what the model will be fitted to; a source that may know the held-out part is logged as a warning.
-
-    Raises:
-        ValueError: no source of vectors, vectors that are not all finite and of one width, an id twice, or none of the
-            ids is that of an item.
-        BundleError: a folder that cannot be read.
+    ``source`` is a :class:`Run` or :class:`NodeRun`, a :class:`Recommender` or :class:`Embedder`, the folder of one of
+    these, a frame of two columns (ids; vectors as lists or arrays), or a mapping id -> vector. One that may know
+    what is held out where a model is fitted to ``fit_on`` is logged as a warning.
     """
     ids, vectors, origin = _read(source)
     if ids.n_unique() != len(ids) or not vectors.isfinite().all():
@@ -103,7 +95,12 @@ def initial_items(source: Any, split: SealedSplit, scale: Scale = "initial", fit
     level = logging.INFO if n_found == n_items else logging.WARNING
     others = n_items - n_found
     _log.log(level, "init_items: vectors of %d of %d items; %d keep their random ones", n_found, n_items, others)
-    _warn_of_leaks(origin, split, fit_on)
+    theirs = origin.get("source_record", {})
+    hash_of_theirs, fitted_on = theirs.get("data", {}).get("split_hash"), theirs.get("fitted_on")
+    if hash_of_theirs not in (None, split.hash):
+        _log.warning("init_items was fitted on another split: it may know what is asked for in validation or test")
+    elif hash_of_theirs and fitted_on != fit_on and (fitted_on == "all" or fit_on == "train"):
+        _log.warning("init_items was fitted on %s: it knows what is asked for in validation", fitted_on)
     state = hashlib.sha256(IdMap(ids).digest())
     state.update(vectors.contiguous().numpy().tobytes())
     record = {**origin, "digest": state.hexdigest(), "scale": scale, "n_found": n_found, "n_items": n_items}
@@ -121,11 +118,8 @@ def _read(source: Any) -> tuple[pl.Series, Tensor, dict[str, Any]]:
     if isinstance(source, Recommender | Embedder):
         return _of_served(source, None)
     if isinstance(source, Mapping):
-        return (
-            as_series(source.keys(), "init_items"),
-            _stack(list(source.values())),
-            {"source": None, "kind": "mapping"},
-        )
+        ids, vectors = as_series(source.keys(), "init_items"), _stack(list(source.values()))
+        return ids, vectors, {"source": None, "kind": "mapping"}
     # cells of a pandas frame may be arrays, a type that narwhals does not know
     if frame_kind(source, "init_items") == "pandas":
         return _of_frame(pl.DataFrame({str(name): source[name].tolist() for name in source}))
@@ -154,18 +148,6 @@ def _of_frame(frame: pl.DataFrame) -> tuple[pl.Series, Tensor, dict[str, Any]]:
 
 def _stack(vectors: list[Any]) -> Tensor:
     return torch.stack([torch.as_tensor(one, dtype=torch.float32).detach().cpu().flatten() for one in vectors])
-
-
-def _warn_of_leaks(origin: Mapping[str, Any], split: SealedSplit, fit_on: str) -> None:
-    record = origin.get("source_record", {})
-    theirs = record.get("data", {}).get("split_hash")
-    if theirs is None:
-        return
-    fitted_on = record.get("fitted_on")
-    if theirs != split.hash:
-        _log.warning("init_items was fitted on another split: it may know what is asked for in validation or test")
-    elif fitted_on != fit_on and (fitted_on == "all" or fit_on == "train"):
-        _log.warning("init_items was fitted on %s: it knows what is asked for in validation", fitted_on)
 
 
 def input_digests(settings: Mapping[str, Any]) -> dict[str, str]:

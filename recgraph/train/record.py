@@ -16,11 +16,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from recgraph.data.errors import CorruptFileError
 from recgraph.data.strategies import EVERYTHING
-from recgraph.files import read_object, write_json, write_text
+from recgraph.files import read_object, reading, write_json, write_text
 from recgraph.models.base import Model
 from recgraph.pages import block, table
 from recgraph.pages.charts import Chart, Figure, Line, Mark, Scale
@@ -157,11 +156,8 @@ class RunRecord(_Entries):
         path = folder / "record.json"
         if not path.is_file():
             raise ValueError(f"{folder} is not a finished run; one that was stopped goes on with --resume")
-        try:
+        with reading(path):
             return cls(**read_object(path))
-        except ValidationError as error:
-            names = ", ".join(".".join(map(str, one["loc"])) for one in error.errors())
-            raise CorruptFileError(f"the record's entries {names} are missing or do not fit", path=path) from None
 
 
 def identity(values: Mapping[str, Any] | RunRecord) -> dict[str, Any]:
@@ -317,14 +313,8 @@ class Plot:
         return notebook_html(self.figures)
 
     def save(self, path: str | Path) -> Path:
-        """Write the charts; the ending of the name decides: ``.svg`` or ``.html``.
-
-        Raises:
-            ValueError: another ending.
-        """
+        """Write the charts: a drawing where the name ends in ``.svg``, else a page of HTML."""
         path = Path(path)
-        if path.suffix not in (".svg", ".html"):
-            raise ValueError(f"path = {str(path)!r} must end in .svg or .html")
         write_text(drawing(self.figures) if path.suffix == ".svg" else html_page(self.title, self.figures), path)
         return path
 

@@ -122,7 +122,11 @@ class NodeRun(BaseRun):
             seed: of the probes, the same for all trainings that are to be compared.
         """
         check_open()
-        task = task if task is not None else self._task()
+        if task is None:
+            data = self.record.data
+            if data.dataset is None or load_graph(data.dataset).hash != data.graph_hash:
+                raise ValueError(f"task: {data.dataset or 'a graph without classes'} is not the run's; give a task")
+            task = load_node_task(data.dataset)
         target, n_nodes = self.embedder.target, self.embeddings().height
         if (task.target, len(task.labels)) != (target, n_nodes):
             raise ValueError(
@@ -136,14 +140,6 @@ class NodeRun(BaseRun):
         results = evaluate_nodes(self.embedder.vectors, task, probe=probe, seed=seed)
         self._add_results("nodes", results)
         return results
-
-    def _task(self) -> NodeTask:
-        data = self.record.data
-        if data.dataset is None:
-            raise ValueError("task: the run was made from a graph without classes; give evaluate(task)")
-        if load_graph(data.dataset).hash != data.graph_hash:
-            raise ValueError(f"dataset {data.dataset!r} is not what the run was fitted on: its graph has another hash")
-        return load_node_task(data.dataset)
 
     def save(self, folder: str | Path) -> None:
         if is_first():

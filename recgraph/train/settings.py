@@ -14,14 +14,13 @@ from pydantic import Field
 
 from recgraph import registry
 from recgraph.config import Config, ConfigError
-from recgraph.data.catalog import default_strategy, get, load_dataset, load_split
+from recgraph.data.catalog import default_strategy, load_dataset, load_split
 from recgraph.data.catalog.cards import FileCard, GraphCard, find_card
 from recgraph.data.read import FEATURES, PARTS, LogFile, Reading, is_data_path
-from recgraph.data.split import Interactions, SealedSplit, Split
+from recgraph.data.split import SealedSplit, Split
 from recgraph.evaluate.nodes import ProbeConfig
 from recgraph.models.base import Model
 from recgraph.models.heterogeneous.base import GraphModel
-from recgraph.ranks import Ranks, local_rank, of_all
 from recgraph.train.record import DataRecord
 
 #: name of a file of features -> its fingerprint, see :meth:`recgraph.data.read.LogFile.fingerprint`; or of a frame
@@ -41,32 +40,11 @@ class ProbeSettings(Config):
 
 
 def check_task(cls: type[Model], dataset: str, of_nodes: bool) -> None:
-    """Refuse a model that recommends where there are classes of nodes, and the other way round.
-
-    Args:
-        dataset: its name.
-        of_nodes: whether it has classes of nodes.
-    """
+    """Refuse a model that recommends where there are classes of nodes, and the other way round."""
     if of_nodes != issubclass(cls, GraphModel):
         what = "classes of nodes" if of_nodes else "interactions"
-        raise ConfigError(
-            f"dataset {dataset!r} has {what}, which {cls.__name__} is not for; use one of "
-            f"{', '.join(models_for(of_nodes))}"
-        )
-
-
-def models_for(of_nodes: bool) -> list[str]:
-    """The names of the models that embed the nodes of a graph, or of those that recommend."""
-    return [name for name, cls in registry.classes("model") if issubclass(cls, GraphModel) == of_nodes]
-
-
-def prepare_once(dataset: str) -> None:
-    """Have the first process of each machine prepare a data set of the catalogue, before all of them read it.
-
-    A file of the user's own is not prepared: each process reads it.
-    """
-    if Ranks.here().count > 1 and not is_data_path(dataset):
-        of_all(lambda: get(dataset) if local_rank() == 0 else None)
+        able = [name for name, each in registry.classes("model") if issubclass(each, GraphModel) == of_nodes]
+        raise ConfigError(f"dataset {dataset!r} has {what}, which {cls.__name__} is not for; use {', '.join(able)}")
 
 
 class DataConfig(Config):
@@ -120,12 +98,8 @@ class DataConfig(Config):
 
 
 def source_of(split: Split | SealedSplit, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Where a split is from, for the record of a run: a file of one's own where that is all of it; else its features.
-
-    Args:
-        split: the data.
-        given: what is said of it; the features are added where it names none.
-    """
+    """Where a split is from, for the record of a run: what is given of it, or a file of one's own where that is all
+    of it; else its features."""
     files = split.interactions.files
     if given is not None or files is None:
         features = None if given is not None and "features" in given else features_of(split)
@@ -142,32 +116,20 @@ def source_of(split: Split | SealedSplit, given: Mapping[str, Any] | None = None
 def split_again(
     data: DataRecord, path: str | Path | Mapping[str, str | Path] | None = None
 ) -> tuple[Split | None, Fingerprints | None]:
-    """The split that a run was fitted on, made again and checked, and the fingerprints of its features now.
-
-    None and None where its record names no data.
-
-    Args:
-        data: the record of the run's data.
-        path: where the file lies now, which the run was made from; where it was made from several a mapping of their
-            names (``train``, which is the log, ``valid``, ``test``, ``item_features``, ``user_features``) to their
-            places, those that have moved.
-
-    Raises:
-        FileNotFoundError: the file is gone.
-        ValueError: its content has changed, or the run was not made from such a file.
+    """The split that a run was fitted on, made again and checked, and the fingerprints of its features now; None and
+    None where its record names no data. ``path``: where files have moved to, as of :meth:`recgraph.train.run.Run.open`.
     """
-    if path is not None and data.file is None:
-        raise ValueError(f"{str(path)!r}: the run was not made from a file; leave --data out")
+    given = path if isinstance(path, Mapping) else {} if path is None else {"train": path}
+    places = {name: str(Path(place).absolute()) for name, place in given.items()}
+    if places and (data.file is None or {*places} - {"train", *PARTS, *FEATURES}):
+        raise ValueError(f"{', '.join(places.values())}: the run was not made from such files ({', '.join(places)})")
     if data.dataset is None:
         return None, None
-    settings = DataConfig.of(data.settings)
-    if isinstance(path, Mapping):
-        places = {name: str(Path(place).absolute()) for name, place in path.items()}
-        path = places.pop("train", None)
-        if unknown := sorted({*places} - {*PARTS, *FEATURES}):
-            raise ValueError(f"{', '.join(unknown)}: the run was made without such a file; leave it out")
-        settings = settings.model_copy(update={"reading": (settings.reading or Reading()).model_copy(update=places)})
-    place = data.dataset if data.file is None else str(Path(path or data.dataset).absolute())
+    settings, place = DataConfig.of(data.settings), data.dataset
+    if data.file is not None:
+        place = places.pop("train", str(Path(place).absolute()))
+        reading = (settings.reading or Reading()).model_copy(update=places)
+        settings = settings.model_copy(update={"reading": reading} if places else {})
     split = settings.split_of(place)
     check_split(split, data)
     in_memory = any(each["path"] is None for each in (data.features or {}).values())
@@ -176,35 +138,26 @@ def split_again(
 
 def check_split(split: Split | SealedSplit, data: DataRecord) -> None:
     """Refuse a split that is not the one that a run was fitted on."""
-    if data.split_hash is None:
-        raise ValueError("data: the run was not fitted to a split; open it without")
     if split.hash != data.split_hash:
-        raise ValueError(f"data: its split hash {split.hash[:12]} is not the run's {data.split_hash[:12]}")
+        raise ValueError(f"data: its split hash {split.hash[:12]} is not the run's, {data.split_hash}")
 
 
 # -- features, which no hash of a split covers
 
 
 def features_of(split: Split | SealedSplit) -> Fingerprints | None:
-    """The fingerprints of the files of features that a split was read from, else of its features in memory.
-
-    None: the files are gone since they were read.
-    """
-    files = split.interactions.files
-    try:
-        return _in_memory(split.interactions) if files is None else files.fingerprints_of_features()
-    except FileNotFoundError:
-        return None
-
-
-def _in_memory(log: Interactions) -> dict[str, dict[str, Any]]:
-    """The fingerprints of the frames of features and of the graph of a log; ``path`` is None."""
-    users, items = (log.user_features, log.columns.user), (log.item_features, log.columns.item)
-    found: dict[str, dict[str, Any]] = {
-        name: {"path": None, "rows": len(frame), "sha256": _digest(frame, key)}
-        for name, (frame, key) in zip(FEATURES, (users, items), strict=True)
-        if frame is not None
-    }
+    """The fingerprints of the files of features that a split was read from (None: they are gone), else of its features
+    in memory."""
+    log = split.interactions
+    if log.files is not None:
+        try:
+            return log.files.fingerprints_of_features()
+        except FileNotFoundError:
+            return None
+    found: dict[str, dict[str, Any]] = {}
+    for name, key in zip(FEATURES, (log.columns.user, log.columns.item), strict=True):
+        if (frame := getattr(log, name)) is not None:
+            found[name] = {"path": None, "rows": len(frame), "sha256": _digest(frame, key)}
     return found if log.graph is None else {**found, _GRAPH: {"path": None, "sha256": log.graph.hash}}
 
 
@@ -221,25 +174,14 @@ def _digest(frame: pl.DataFrame, key: str) -> str:
     return state.hexdigest()
 
 
-def changed_features(then: Fingerprints | None, now: Fingerprints | None) -> list[str]:
-    """The names of the features with another content than they had; of a file beside a frame nothing is said."""
-    both = [(name, file, (now or {}).get(name)) for name, file in (then or {}).items()]
-    return [
-        name
-        for name, was, here in both
-        if here is not None and here["sha256"] != was["sha256"] and (here["path"] is None) == (was["path"] is None)
-    ]
-
-
-def check_features(model: Model, then: Fingerprints | None, now: Fingerprints | None) -> list[str]:
-    """Refuse other features than a run was made with, where its model reads them -> the names of all that are others.
-
-    What a model does not read is only logged: it may be what titles are corrected in.
-    """
-    changed = changed_features(then, now)
+def check_features(model: Model, then: Fingerprints | None, now: Fingerprints | None) -> None:
+    """Refuse other features than a run was made with, where its model reads them; of a file beside a frame nothing is
+    said. What a model does not read is only logged: it may be what titles are corrected in."""
     reads = ("item_features",) if model.wanted_features else (*FEATURES, _GRAPH) if model.reads_graph else ()
-    for name in changed:
+    for name, was in (then or {}).items():
+        here = (now or {}).get(name)
+        if here is None or here["sha256"] == was["sha256"] or (here["path"] is None) != (was["path"] is None):
+            continue
         if name in reads:
             raise ValueError(f"{name}: {type(model).__name__} reads it, and it is not what the run was made with")
         _log.warning("%s is not what the run was made with; %s does not read it", name, type(model).__name__)
-    return changed

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from recgraph.data.batches import Batches
 from recgraph.files import NonFinite, not_finite, sweep, write_tensors
-from recgraph.models.base import Phase, TrainableModel
+from recgraph.models.base import TrainableModel
 from recgraph.ranks import Ranks, all_values, first_value, of_all, stacked
 from recgraph.rng import Generators, derive
 from recgraph.sparse.device import is_accelerated
@@ -29,15 +29,7 @@ from recgraph.sparse.rows import is_sparse
 from recgraph.train import checkpoint as checkpoints
 from recgraph.train.config import TrainConfig, make_accelerator
 from recgraph.train.observers import Interrupt, Observer, TrainingInterrupted
-from recgraph.train.phases import (
-    TABLES,
-    Averaging,
-    freeze_all_but,
-    make_optimisers,
-    rate_factor,
-    step_at,
-    total_loss,
-)
+from recgraph.train.phases import TABLES, Averaging, freeze_all_but, make_optimisers, rate_factor, step_at, total_loss
 
 # batches between two reads of the terms: a read waits for the device
 _READ_EVERY = 20
@@ -166,9 +158,7 @@ class Trainer:
         accelerator: Accelerator | None = None,
     ) -> None:
         if validate is None and config.metric not in ("loss", "last"):
-            raise ValueError(
-                f"metric = {config.metric!r} needs a validation part; leave it out, or use 'loss' or 'last'"
-            )
+            raise ValueError(f"metric = {config.metric!r} needs a validation part; use 'loss' or 'last'")
         self.model, self.batches, self.config = model, batches, config
         self.generators, self.validate, self.folder, self.observers = generators, validate, folder, observers
         self.accelerator = accelerator or make_accelerator(precision=config.precision)
@@ -219,9 +209,7 @@ class Trainer:
                 self._call("close")
         why = f"all {config.max_epochs} epochs are made"
         if stopping.stop:
-            why = (
-                f"stopped after epoch {progress.epoch}: {config.metric} was no better {stopping.waited} times in a row"
-            )
+            why = f"stopped after epoch {progress.epoch}: {stopping.waited} times {config.metric} was no better"
         if self.best is not None:
             self.model.load_state_dict(self.best)
             why += f"; the weights are those of epoch {stopping.best_epoch}, with {config.metric} {stopping.best:.4f}"
@@ -234,8 +222,8 @@ class Trainer:
         self._unread = []
         self._call("start_epoch", progress.epoch, n_batches, progress.batch)
         self.module.train()
-        every = self.batches.epoch(progress.epoch, progress.batch)
-        with prepared_ahead(every, self.prepare, self.generators, device) as batches:
+        made = self.batches.epoch(progress.epoch, progress.batch)
+        with prepared_ahead(made, self.prepare, self.generators, device) as batches:
             for batch in batches:
                 if self.model.diagnostics and progress.batch == 0:
                     self._diagnose(batch)
@@ -250,7 +238,10 @@ class Trainer:
                 if progress.batch % self.config.accumulate and progress.batch < n_batches:
                     continue
                 stops = self._interrupt.requested if self.ranks.count == 1 else self.averaging.stops(may_wait=reads)
-                if stops or self._checkpoint_is_due():
+                every = self.config.checkpoint_every
+                # the first step that ends at or after a multiple of so many batches
+                is_due = every and progress.batch < n_batches and progress.batch % every < self.config.accumulate
+                if stops or is_due:
                     clock.update()
                     saved = self.save()
                     if stops:
@@ -263,42 +254,33 @@ class Trainer:
         return batch.to(self.accelerator.device)
 
     def step(self, batch: Any) -> None:
-        """Make every phase's step on one batch."""
-        batch = batch.to(self.accelerator.device)
-        for phase in self.phases:
-            self._phase_step(phase, batch)
-        self.progress.step += 1
-
-    def _phase_step(self, phase: Phase, batch: Any) -> None:
-        """Forward, backward and, with the last of the accumulated batches, the optimisers of the phase's groups."""
-        config = self.config
-        n_steps, done = divmod(self.progress.batch, config.accumulate)
+        """Every phase: forward, backward and, with the last of accumulated batches, the optimisers of its groups."""
+        config, progress, batch = self.config, self.progress, batch.to(self.accelerator.device)
+        n_steps, done = divmod(progress.batch, config.accumulate)
         size = min(config.accumulate, len(self.batches) - n_steps * config.accumulate)  # fewer at an epoch's end
-        with freeze_all_but(self.groups, phase.groups) as parameters:
-            with self.accelerator.autocast(), torch.set_grad_enabled(bool(parameters)):
-                terms = self.module(batch, tuple(phase.terms))
-                loss = total_loss(terms, phase)
-            if parameters:
-                self.accelerator.backward(loss / size if size > 1 else loss)
-        self._unread.append((self.progress.step, {name: terms[name].detach() for name in phase.terms}))
-        if done + 1 < size or not parameters:
-            return
-        if self.ranks.count > 1:
-            self.averaging.average(parameters, self._interrupt.requested)
-        if config.clip_norm is not None:
-            dense = [parameter for parameter in parameters if not is_sparse(parameter)]
-            self.accelerator.clip_grad_norm_(dense, config.clip_norm)
-        rate = config.learning_rate * rate_factor(self.progress.step, len(self.batches), config)
-        for name, optimiser in self.optimisers.items():
-            if name.removesuffix(TABLES) in phase.groups:
-                step_at(rate, optimiser)
+        for phase in self.phases:
+            with freeze_all_but(self.groups, phase.groups) as parameters:
+                with self.accelerator.autocast(), torch.set_grad_enabled(bool(parameters)):
+                    terms = self.module(batch, tuple(phase.terms))
+                    loss = total_loss(terms, phase)
+                if parameters:
+                    self.accelerator.backward(loss / size if size > 1 else loss)
+            self._unread.append((progress.step, {name: terms[name].detach() for name in phase.terms}))
+            if done + 1 < size or not parameters:
+                continue
+            if self.ranks.count > 1:
+                self.averaging.average(parameters, self._interrupt.requested)
+            if config.clip_norm is not None:
+                dense = [parameter for parameter in parameters if not is_sparse(parameter)]
+                self.accelerator.clip_grad_norm_(dense, config.clip_norm)
+            rate = config.learning_rate * rate_factor(progress.step, len(self.batches), config)
+            for name, optimiser in self.optimisers.items():
+                if name.removesuffix(TABLES) in phase.groups:
+                    step_at(rate, optimiser)
+        progress.step += 1
 
     def _read_terms(self) -> None:
-        """Read the terms of all ranks from the device, and add their means to the progress.
-
-        Raises:
-            NonFiniteLoss: one is NaN or infinite; names the term and the step.
-        """
+        """Read the terms of all ranks from the device, and add their means to the progress."""
         if not self._unread:
             return
         names = [(step, name) for step, terms in self._unread for name in terms]
@@ -362,9 +344,7 @@ class Trainer:
     def _check_finite(self, optimisers: Mapping[str, Tensor]) -> None:
         """Refuse weights and optimisers that are not finite, on all ranks where they are wrong on one.
 
-        A finite term may have a gradient that is not, and after a step that is too large the next term shows it only
-        where there is a next step.
-        """
+        A finite term may have a gradient that is not, and after a last step that is too large no term shows it."""
 
         def check() -> None:
             named = {f"optimiser {name}": value for name, value in optimisers.items()}
@@ -373,11 +353,6 @@ class Trainer:
                 raise NonFinite(f"{names} became NaN or infinite by step {step}; {_WAY_OUT}")
 
         of_all(check)
-
-    def _checkpoint_is_due(self) -> bool:
-        """Whether this is the first step that ends at or after a multiple of ``checkpoint_every`` batches."""
-        batch, every = self.progress.batch, self.config.checkpoint_every
-        return every is not None and batch < len(self.batches) and batch % every < self.config.accumulate
 
     def save(self) -> Path | None:
         """Write a checkpoint now; None where the trainer has no folder. That all is finite is checked first.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -97,12 +97,7 @@ def update(
 ) -> tuple[Recommender, RunRecord]:
     """A recommender that knows a new log, too, and the record of how it was made; see :meth:`Run.update`.
 
-    Args:
-        parent: what there was; it is not changed.
-        new_log: see :func:`read_new_log`.
-        options: how.
-        out: folder of the new run; written when the update is accepted.
-        checkpoint: folder of the parent's checkpoints, with the state of its optimisers, or None.
+    ``checkpoint`` is the folder of the parent's checkpoints, with the state of its optimisers, or None.
     """
     old_model = parent.model
     check_updatable(old_model)
@@ -170,9 +165,10 @@ def update(
             if not options.force:
                 raise UpdateRefused(f"{message}; nothing is written. More epochs or replay may help, or force=True")
             _log.warning("%s; it stays, as force is set", message)
+        everything = joined.part(torch.ones_like(joined.in_slice))
         if training is None and options.fold_in and cases is not None:
-            model = fit_again(joined.whole, replace(fit_options, observers=()))  # observers see one training
-        made = _recommender(model, parent, joined, joined.whole if options.fold_in else joined.trained, record)
+            model = fit_again(everything, replace(fit_options, observers=()))  # observers see one training
+        made = _recommender(model, parent, joined, everything if options.fold_in else joined.trained, record)
         if out is not None:
             _write(made, record, training, out)
     return made, record
@@ -203,8 +199,7 @@ class _Training:
     def _old_samples(self) -> tuple[Tensor, Tensor]:
         """-> [n_users] int64, how many of each user's items are old; [n_users] bool, the users who are left out.
 
-        A user whose vector was never trained, as of one who was in the slice of an earlier update alone, is trained on
-        all that is known of the user, or, where nothing of it is new, still ranked for by the history.
+        A user whose vector was never trained is trained on all that is known, or, where nothing is new, left out.
         """
         old, trained = self.joined.old.lengths, self.old_model.trained_users
         if trained is None:
@@ -357,14 +352,10 @@ class Joined:
     @cached_property
     def trained(self) -> Part:
         """All that an update may be trained on."""
-        return self._part(~self.in_slice)
+        return self.part(~self.in_slice)
 
-    @cached_property
-    def whole(self) -> Part:
-        """Everything."""
-        return self._part(torch.ones_like(self.in_slice))
-
-    def _part(self, mask: Tensor) -> Part:
+    def part(self, mask: Tensor) -> Part:
+        """All that was known, with the new interactions of a mask [T]."""
         times = None
         if self.old_times is not None and self.new_times is not None:
             times = after(self.old_times, self.new_times.filter(mask)).values
@@ -442,16 +433,11 @@ class Before(Scorer):
 
 
 def read_new_log(given: Any, recommender: Recommender, item_features: Any = None) -> Interactions:
-    """New interactions as a log.
+    """New interactions as a log, with features of its items.
 
-    Args:
-        given: a log; a frame with columns that are named like the run's or ``user``, ``item`` and ``timestamp``; or a
-            file, a folder or a pattern of files, see :class:`recgraph.data.read.LogFile` (``.txt``: lines of
-            ``user item item ...``), whose columns are named like the run's or are guessed. Without a time, rows are in
-            order.
-        recommender: of the run.
-        item_features: of the log's items, or of some: a frame, or a file, whose texts become lists where those of the
-            run's file did; None: those that the log has.
+    ``given`` is a log; a frame with columns that are named like the run's or ``user``, ``item`` and ``timestamp``; or
+    files (``.txt``: lines of ``user item item ...``), whose columns are named like the run's or are guessed. Without a
+    time, rows are in order. Texts in a file of features become lists where those of the run's file did.
     """
     columns = recommender.columns
     if isinstance(given, Interactions):
@@ -464,22 +450,16 @@ def read_new_log(given: Any, recommender: Recommender, item_features: Any = None
         time = next((name for name in (columns.timestamp, "timestamp") if name in there), None)
         log = with_times_like(given, Columns(user=user, item=item, timestamp=time), recommender.time_format)
     if isinstance(item_features, str | Path):
-        written = _reading(recommender.record)
-        like = {name: written[name] for name in ("encoding", "quotes", "lists") if name in written}
+        like = _written(recommender.record, ("encoding", "quotes", "lists"))
         file = LogFile("", Reading.of(like, item_features=str(item_features)))
         item_features = log.with_feature_files(file).item_features
     return log.with_features(item_features=item_features)
 
 
-def _reading(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The settings of a run's record that are not the defaults of :class:`recgraph.data.read.Reading`."""
-    return ((record.get("data") or {}).get("settings") or {}).get("reading") or {}
-
-
-def _written(record: Mapping[str, Any]) -> dict[str, Any]:
-    """How the log of a run was written, by its record: what a new log in files may be written like, too."""
-    given = _reading(record)
-    return {name: given[name] for name in _WRITTEN if name in given}
+def _written(record: Mapping[str, Any], names: Sequence[str] = _WRITTEN) -> dict[str, Any]:
+    """How the log of a run was written, by its record, where not by default: a new log may be written like it."""
+    given = ((record.get("data") or {}).get("settings") or {}).get("reading") or {}
+    return {name: given[name] for name in names if name in given}
 
 
 def _read_file(path: Path, recommender: Recommender) -> Interactions:

@@ -177,10 +177,8 @@ class EdgeFile(Config):
 
 
 class NodeLabels(Config):
-    """Classes of the nodes of one type (a .npy file), and published splits and meta-paths.
-
-    ``splits`` has for a number of labels a class the .npy files of train, valid and test.
-    """
+    """Classes of the nodes of one type (a .npy file), published meta-paths, and splits: for a number of labels a class
+    the .npy files of train, valid and test."""
 
     target: str
     file: PlainName
