@@ -74,7 +74,7 @@ def test_models_and_parts() -> None:
     assert {row["model"]: row["update"] for row in found.values()}["ease"] == "fitted again"
     own = {row["setting"]: row for row in rows("models MCLRec")}
     assert len(own) < 25
-    assert [*own][0] == "view_weight"
+    assert next(iter(own)) == "view_weight"
     assert own["dropout"]["allowed"] == ">= 0 and < 1"
     every = {row["setting"]: row for row in rows("models MCLRec --all")}
     assert {"max_epochs", "encoder.n_layers"} < {*every} - {*own}
