@@ -19,6 +19,7 @@ from refusing import refused
 from test_tune import SETTINGS, SPACE, states, synthetic, tune
 
 from recgraph import registry
+from recgraph.config import setting_text
 from recgraph.files import locked
 from recgraph.tuning import trials as workers
 from recgraph.tuning.plan import Plan
@@ -129,8 +130,8 @@ def command(out: Path, storage: str) -> subprocess.Popen[bytes]:
     """``recgraph tune`` of the study that :func:`tune` makes, with two workers, in a session of its own."""
     space = out.parent / "space.toml"
     space.write_text("\n".join(f'"{name}" = {json.dumps(given) if given else "{}"}' for name, given in SPACE.items()))
-    settings = {**LONG["settings"], "patience": "none"}
-    pairs = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    settings = {**LONG["settings"], "patience": None}
+    pairs = [part for name, value in settings.items() for part in ("--set", setting_text(name, value))]
     own = ["--out", str(out), "--study", "s", "--storage", storage, "--space", str(space), *pairs]
     fixed = ["--trials", "4", "--workers", "2", "--pruner", "none", "--test-seeds", "0", "--dataset", "synthetic"]
     return subprocess.Popen(
