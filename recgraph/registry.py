@@ -14,7 +14,6 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib import metadata
@@ -155,7 +154,7 @@ def _written(kind: str, wanted: str) -> str:
 def proposal(name: str, there: Iterable[str], aliases: Iterable[str] = ()) -> str:
     """The nearest names, aliases among them, and all that there are, for the error of a name that does not exist."""
     there = [*there]
-    meant = did_you_mean(nearest_names(name, [*there, *aliases], key))
+    meant = did_you_mean(nearest_names(name, [*there, *aliases], key=key))
     return f"{meant + ' There' if meant else 'there'} are {', '.join(there)}"
 
 
@@ -244,17 +243,28 @@ def part_class(kind: str, name: str) -> type[PartConfig]:
     """
     cls = load(kind, name)
     if (kind, cls) not in _parts:
-        config, parameters, hints = getattr(cls, "Config", None), inspect.signature(cls).parameters, {}
-        with suppress(Exception):  # annotations that type checkers alone know
-            hints = get_type_hints(cls.__init__, include_extras=True)
-        given = {each.name: (hints.get(each.name, Any), each.default) for each in parameters.values()}
-        fields = {name: field for name, field in given.items() if field[1] is not inspect.Parameter.empty}
-        own = {"__base__": _Made, **fields} if config is None else {"__base__": (_Made, config)}
-        found: type[PartConfig] = _create(cls.__name__, __doc__=cls.__doc__, **own)
+        config = getattr(cls, "Config", None)
+        bases = (_Made, config) if config is not None else (_Made,)
+        fields = {} if config is not None else _arguments(cls)
+        found: type[PartConfig] = _create(cls.__name__, __base__=bases, __doc__=cls.__doc__, **fields)
         found.part_kind, found.part_name, found.member = kind, written(kind, key_of(kind, cls))[0], cls
-        found.arguments = None if config is not None else frozenset(parameters)
+        found.arguments = None if config is not None else frozenset(inspect.signature(cls).parameters)
         _parts[kind, cls] = found
     return _parts[kind, cls]
+
+
+def _arguments(cls: type[Any]) -> dict[str, Any]:
+    """The parameters of a constructor that have a default, as fields."""
+    parameters = inspect.signature(cls).parameters
+    try:
+        hints = get_type_hints(cls.__init__, include_extras=True)
+    except Exception:  # annotations that type checkers alone know
+        hints = {}
+    return {
+        name: (hints.get(name, Any), each.default)
+        for name, each in parameters.items()
+        if each.default is not inspect.Parameter.empty
+    }
 
 
 def read_part(kind: str, value: Any) -> Any:
@@ -354,8 +364,9 @@ def import_file(what: str | Path, folder: str | Path = ".") -> ModuleType:
             module = importlib.import_module(text)
     except (Exception, SystemExit) as error:
         raise ImportFailed(f"cannot import {text!r}: {_where(error)}") from error
-    path = Path(module.__file__).resolve() if getattr(module, "__file__", None) else None
-    _imported[module.__name__] = Imported(module.__name__, path, path and sha256(path))
+    file = getattr(module, "__file__", None)
+    path = None if file is None else Path(file).resolve()
+    _imported[module.__name__] = Imported(module.__name__, path, None if path is None else sha256(path))
     return module
 
 
@@ -429,9 +440,10 @@ def _where(error: BaseException) -> str:
     if isinstance(error, SyntaxError) and error.filename is not None:
         return f"{error.filename}, line {error.lineno}: SyntaxError: {error.msg}"
     own = Path(__file__).resolve().parent
-    lines = [
-        f"{frame.filename}, line {frame.lineno}: "
+    frames = [
+        frame
         for frame in traceback.extract_tb(error.__traceback__)
         if not Path(frame.filename).resolve().is_relative_to(own) and not frame.filename.startswith("<")
     ]
-    return f"{lines[-1] if lines else ''}{type(error).__name__}: {error}"
+    where = f"{frames[-1].filename}, line {frames[-1].lineno}: " if frames else ""
+    return f"{where}{type(error).__name__}: {error}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +59,7 @@ class Generators:
     def __getitem__(self, name: str) -> torch.Generator:
         """The stream of that name, e.g. ``"views"``, ``"negatives"``; the same on all ranks."""
         if name not in self._streams:
-            self._streams[name] = torch.Generator(self.device).manual_seed(derive(self.seed, name))
+            self._streams[name] = self._stream(name)
         return self._streams[name]
 
     def of_rank(self, name: str) -> torch.Generator:
@@ -66,14 +67,14 @@ class Generators:
         if self.ranks.count == 1:
             return self[name]
         if name not in self._of_rank:
-            self._of_rank[name] = torch.Generator(self.device).manual_seed(derive(self.seed, name, *self._own))
+            self._of_rank[name] = self._stream(name, *self._own)
         return self._of_rank[name]
 
     def on_host(self, name: str) -> torch.Generator:
         """A stream that draws on the host whatever the device, the same on all ranks, for batches prepared ahead."""
         key = name if self.device.type == "cpu" else f"{name}{_ON_HOST}"
         if key not in self._streams:
-            self._streams[key] = self.fresh(name)
+            self._streams[key] = torch.Generator().manual_seed(derive(self.seed, name))
         self._on_host.add(key)
         return self._streams[key]
 
@@ -97,6 +98,9 @@ class Generators:
     def fresh(self, *names: str | int) -> torch.Generator:
         """A new generator on the host that depends on the seed and the names alone (e.g. the order of an epoch)."""
         return torch.Generator().manual_seed(derive(self.seed, *names))
+
+    def _stream(self, *names: str | int) -> torch.Generator:
+        return torch.Generator(device=self.device).manual_seed(derive(self.seed, *names))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state of the streams that all ranks share."""
@@ -187,15 +191,14 @@ def lent(generator: torch.Generator | None, device: torch.device) -> Iterator[bo
     Fused kernels know the global generator alone. Afterwards that is as it was, and the stream has moved on. States are
     held on the host, so that nothing waits.
     """
-    # whoever calls what is compiled lends the stream to all of it: states cannot be part of a graph
-    if generator is None or torch.compiler.is_compiling() or device.type == "meta":
+    if generator is None or torch.compiler.is_compiling():
+        # whoever calls what is compiled lends the stream to all of it: states cannot be part of a graph
         yield generator is not None
         return
-    module = torch.get_device_module(device)
-    if hasattr(module, "default_generators"):
-        common = module.default_generators[module.current_device() if device.index is None else device.index]
-    else:
-        common = torch.default_generator if device.type == "cpu" else module._get_default_mps_generator()
+    common = _global_generator(device)
+    if common is None:  # meta
+        yield True
+        return
     before = common.get_state()
     common.set_state(generator.get_state())
     try:
@@ -203,3 +206,13 @@ def lent(generator: torch.Generator | None, device: torch.device) -> Iterator[bo
     finally:
         generator.set_state(common.get_state())
         common.set_state(before)
+
+
+def _global_generator(device: torch.device) -> Any:
+    if device.type == "meta":
+        return None
+    module = torch.get_device_module(device)
+    if hasattr(module, "default_generators"):
+        index = module.current_device() if device.index is None else device.index
+        return module.default_generators[index]
+    return torch.default_generator if device.type == "cpu" else module._get_default_mps_generator()
