@@ -42,11 +42,7 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ),
     (
         LOG,
-        (
-            "max_epochs=2",
-            "learning_rate=0.005",
-            "hidden_dim=16",
-        ),
+        ("max_epochs=2", "learning_rate=0.005", "hidden_dim=16"),
         (
             "bprmf",
             "bprmf loss=bce loss.n_negatives=4 loss.popularity_power=0.5",
@@ -81,12 +77,7 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ),
     (
         LOG,
-        (
-            "max_epochs=2",
-            "learning_rate=0.005",
-            "hidden_dim=16",
-            "max_len=20",
-        ),
+        ("max_epochs=2", "learning_rate=0.005", "hidden_dim=16", "max_len=20"),
         (
             "hstu",
             "hstu encoder.n_heads=2 regime=prefix",
@@ -96,13 +87,7 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ),
     (
         LOG,
-        (
-            "encoder.inner_dim=32",
-            "max_epochs=2",
-            "learning_rate=0.005",
-            "hidden_dim=16",
-            "max_len=20",
-        ),
+        ("encoder.inner_dim=32", "max_epochs=2", "learning_rate=0.005", "hidden_dim=16", "max_len=20"),
         (
             "gru4rec",
             "gru4rec regime=prefix",
@@ -180,12 +165,7 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ),
     (
         LOG,
-        (
-            "max_epochs=2",
-            "learning_rate=0.005",
-            "hidden_dim=16",
-            "batch_size=512",
-        ),
+        ("max_epochs=2", "learning_rate=0.005", "hidden_dim=16", "batch_size=512"),
         (
             f"meowrec {_CLUSTERS}",
             "adameowrec",
@@ -193,12 +173,7 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ),
     (
         RECOMMENDATION,
-        (
-            "max_epochs=2",
-            "learning_rate=0.005",
-            "hidden_dim=16",
-            "batch_size=512",
-        ),
+        ("max_epochs=2", "learning_rate=0.005", "hidden_dim=16", "batch_size=512"),
         (
             "bprmf",
             f"meowrec {_CLUSTERS}",
@@ -213,12 +188,8 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     (
         NODES,
         (
-            "max_epochs=2",
-            "learning_rate=0.005",
-            "hidden_dim=16",
+            *("max_epochs=2", "learning_rate=0.005", "hidden_dim=16", "probe.repeats=2", "probe.steps=20"),
             'metapaths=["paper-author-paper","paper-subject-paper"]',
-            "probe.repeats=2",
-            "probe.steps=20",
         ),
         (
             f"meow {_CLUSTERS}",
