@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -116,7 +117,9 @@ class Config(BaseModel):
         for name, field, value in walk(cls):
             if whole or "." not in name:
                 is_part = isinstance(value, PartConfig)
-                kind = value.part_kind if is_part else _type_name(field.annotation)
+                kind = next(
+                    (each.kind for each in field.metadata if hasattr(each, "kind")), _type_name(field.annotation)
+                )
                 default = "required" if field.is_required() else value.part_name if is_part else value
                 found.append(Setting(name, kind, default, _allowed(field), field.description or "", search_of(field)))
         return found
@@ -283,7 +286,8 @@ def _allowed(field: FieldInfo) -> str:
 def _type_name(annotation: Any) -> str:
     if isinstance(annotation, type) and not getattr(annotation, "__args__", None):
         return annotation.__name__
-    return str(annotation).replace("typing.", "").replace("NoneType", "None")
+    text = re.sub(r"Annotated\[[\w.]+PartConfig, part\(kind='(\w+)'\)\]", r"\1", str(annotation))
+    return text.replace("typing.", "").replace("NoneType", "None")
 
 
 def nearest_names(name: str, among: Iterable[str], key: Callable[[str], str] = str) -> list[str]:
