@@ -23,7 +23,7 @@ from typing import Annotated, Any, TypeVar, cast, get_type_hints
 
 from pydantic import BeforeValidator, GetCoreSchemaHandler, SerializeAsAny, ValidationError, create_model
 
-from recgraph.config import ConfigError, PartConfig, checked, did_you_mean, nearest_names
+from recgraph.config import ConfigError, PartConfig, checked, did_you_mean, nearest_names, unknown_key
 from recgraph.files import sha256
 
 #: kind -> module -> the classes in it that can be named
@@ -276,8 +276,10 @@ def read_part(kind: str, value: Any) -> Any:
     if not isinstance(value, Mapping) or "name" not in value:
         example = written(kind)[0]
         raise ValueError(f"must be a name of kind {kind!r} or a table that has one, as {{name = {example!r}}}")
-    settings = {name: each for name, each in value.items() if name != "name"}
-    return part_class(kind, value["name"]).__pydantic_validator__.validate_python(settings)
+    settings, chosen = {name: each for name, each in value.items() if name != "name"}, part_class(kind, value["name"])
+    if unknown_names := [name for name in settings if name not in chosen.model_fields]:
+        raise ValueError(f"{kind} {chosen.part_name}: {unknown_key(unknown_names[0], chosen.model_fields)}")
+    return chosen.__pydantic_validator__.validate_python(settings)
 
 
 @dataclass(frozen=True)
