@@ -146,7 +146,7 @@ def test_a_part_is_given_as_a_value_a_name_or_a_table() -> None:
     ("settings", "names"),
     [
         ({"encoder": "grue"}, ["encoder", "gru"]),
-        ({"encoder": {"n_layer": 2}}, ["encoder.n_layer", "n_layers"]),
+        ({"encoder": {"n_layer": 2}}, ["encoder", "n_layer", "n_layers"]),
         ({"n_layers": 2}, ["encoder.n_layers"]),  # where it is
         ({"weight": {"name": "hardness", "beta": -1}}, ["weight.beta = -1"]),
         ({"augmentations": ["crop", {"name": "mask", "ratio": 3}]}, ["augmentations.1.ratio = 3"]),
