@@ -37,6 +37,8 @@ _LEAST_VOLUME = 1e-6
 
 
 class Similarity(ABC):
+    """What re-rankers compare items by."""
+
     @abstractmethod
     def of(self, items: Tensor) -> Compare:
         """Prepare candidates, [R, P] int64 item indices, to be compared with others: what is given for an item and

@@ -34,6 +34,8 @@ class TooFewPairs(ValueError):
 
 @dataclass(frozen=True)
 class Interval:
+    """A confidence interval."""
+
     low: float
     high: float
     confidence: float

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from fake_rankers import Scores, Vectors, random_cases
-from launched import on_ranks
+from forked import on_ranks
 from parallel_tasks import FirstHit
 from refusing import refused
 from torch import Tensor
