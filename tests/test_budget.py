@@ -45,7 +45,7 @@ OVER = {
     "recgraph/encoders": 2_480,
     "recgraph/contrast": 2_645,
     "recgraph/models": 6_920,
-    "recgraph/evaluate": 3_545,
+    "recgraph/evaluate": 3_550,
     "recgraph/leaderboard": 2_080,
     "recgraph/cli": 1_645,
 }
