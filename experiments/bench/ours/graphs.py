@@ -72,7 +72,7 @@ def node_epoch(options: dict[str, Any]) -> Any:
 def pathsim(options: dict[str, Any]) -> Any:
     """From typed edges to the normalised top-k adjacencies of all meta-paths."""
     graph, paths = read(options["data"])
-    top_k = published(options["model"], Path(options["data"]).name)["top_k"]
+    top_k = published(options["model"], Path(options["data"]).name)["paths"]["top_k"]
 
     def run(steps: int) -> dict[str, float]:
         for _ in range(steps):

@@ -197,7 +197,7 @@ def adjacency(halves: Any, k: int) -> Array:
 def dense_pathsim(options: dict[str, Any]) -> Any:
     """PathSim's top-k: counts by scipy, the rest N x N in numpy."""
     graph, paths = graphs.read(options["data"])
-    top = graphs.published(options["model"], Path(options["data"]).name)["top_k"]
+    top = graphs.published(options["model"], Path(options["data"]).name)["paths"]["top_k"]
     halves: list[Any] = []
     for path in paths:
         names = path.split("-")
