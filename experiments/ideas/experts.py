@@ -15,8 +15,8 @@ from torch import Tensor, nn
 import recgraph as rg
 from recgraph.config import PartConfig
 from recgraph.data.batches import SequenceBatch
-from recgraph.encoders.attention import Layout
-from recgraph.encoders.transformer import Layer, Transformer, draw_weights
+from recgraph.encoders.attention import Layout, attend
+from recgraph.encoders.transformer import Layer, Transformer
 from recgraph.models.base import FeatureSpace, Space
 from recgraph.models.sequence.base import SequenceConfig
 from recgraph.models.sequence.sasrec import SASRec
@@ -31,24 +31,25 @@ class ExpertLayer(Layer):
         """E feed-forward networks ``down_e gelu(up_e x)``, chosen by token, [n_tokens] int64, or by a router."""
         inner_dim, dim = self.up.weight.shape
         del self.up, self.down
-        self.up_e = nn.Parameter(draw_weights(torch.empty(n_experts, inner_dim, dim)))
+        self.up_e = nn.Parameter(nn.init.normal_(torch.empty(n_experts, inner_dim, dim), 0.0, 0.02))
         self.up_bias = nn.Parameter(torch.zeros(n_experts, inner_dim))
-        self.down_e = nn.Parameter(draw_weights(torch.empty(n_experts, dim, inner_dim)))
+        self.down_e = nn.Parameter(nn.init.normal_(torch.empty(n_experts, dim, inner_dim), 0.0, 0.02))
         self.down_bias = nn.Parameter(torch.zeros(n_experts, dim))
         self.router = nn.Linear(dim, n_experts, bias=False) if expert_of is None else None
         self.register_buffer("expert_of", None if expert_of is None else expert_of.clone())
         self.balances: list[Tensor] = []
 
     def forward(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
-        mixed = self._after_attention(x, self._attend(x, layout, generator), generator)
-        return self._mixture(mixed, layout.tokens, generator)
+        attended = attend(self.qkv(x), layout, self.n_heads, self.attention_dropout, generator)
+        return self._mixture(x, attended, layout.tokens, generator)
 
     def last(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
         of_last = x.index_select(0, layout.last)
-        mixed = self._after_attention(of_last, self._attend_last(x, of_last, layout, generator), generator)
-        return self._mixture(mixed, layout.tokens.index_select(0, layout.last), generator)
+        attended = self._attend_last(x, of_last, layout, generator)
+        return self._mixture(of_last, attended, layout.tokens.index_select(0, layout.last), generator)
 
-    def _mixture(self, x: Tensor, tokens: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _mixture(self, x: Tensor, attended: Tensor, tokens: Tensor, generator: torch.Generator | None) -> Tensor:
+        x = self.attention_norm(x + dropout(self.out(attended), self.dropout, generator))
         inner = F.gelu(torch.einsum("nd,eid->eni", x, self.up_e) + self.up_bias[:, None])
         every = torch.einsum("eni,edi->end", inner, self.down_e) + self.down_bias[:, None]
         if self.router is None:

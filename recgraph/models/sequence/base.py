@@ -18,7 +18,6 @@ from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Part
 from recgraph.encoders.base import SequenceEncoder, tokens_of_places
 from recgraph.encoders.items import ItemTower
-from recgraph.encoders.transformer import draw_weights
 from recgraph.losses.base import NextItemLoss
 from recgraph.losses.pairwise import OwnNegatives
 from recgraph.models.base import (
@@ -98,7 +97,7 @@ class SequenceModel(TrainableModel):
         config = self.config
         n_own = space.n_items if config.items.id_embedding else 0
         self.item_embedding = nn.Embedding(n_own + 1, config.hidden_dim)
-        draw_weights(self.item_embedding.weight.detach())
+        nn.init.normal_(self.item_embedding.weight, 0.0, 0.02)
         self.encoder = make_encoder(config, space.n_items + 1)
         self.loss: NextItemLoss = config.loss.build()
         self.item_tower: ItemTower | None = None
