@@ -41,28 +41,27 @@ class ExpertLayer(Layer):
 
     def forward(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
         attended = attend(self.qkv(x), layout, self.n_heads, self.attention_dropout, generator)
-        return self._mixture(x, attended, layout.tokens, generator)
+        x = self.attention_norm(x + dropout(self.out(attended), self.dropout, generator))
+        return self._mixture(x, layout.tokens, generator)
 
     def last(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
         of_last = x.index_select(0, layout.last)
         attended = self._attend_last(x, of_last, layout, generator)
-        return self._mixture(of_last, attended, layout.tokens.index_select(0, layout.last), generator)
+        x = self.attention_norm(of_last + dropout(self.out(attended), self.dropout, generator))
+        return self._mixture(x, layout.tokens.index_select(0, layout.last), generator)
 
-    def _mixture(self, x: Tensor, attended: Tensor, tokens: Tensor, generator: torch.Generator | None) -> Tensor:
-        x = self.attention_norm(x + dropout(self.out(attended), self.dropout, generator))
+    def _mixture(self, x: Tensor, tokens: Tensor, generator: torch.Generator | None) -> Tensor:
         inner = F.gelu(torch.einsum("nd,eid->eni", x, self.up_e) + self.up_bias[:, None])
         every = torch.einsum("eni,edi->end", inner, self.down_e) + self.down_bias[:, None]
         if self.router is None:
             route, gate = self.expert_of[tokens], 1.0  # type: ignore[index]
         else:
             p = self.router(x).softmax(1)
-            gate, route = p.max(1, keepdim=True)  # type: ignore[assignment]
-            route = route[:, 0]
+            gate, route = p.max(1, keepdim=True)[0], p.argmax(1)  # type: ignore[assignment]
             if self.training and torch.is_grad_enabled():
                 self.balances.append(balance(p, route, (tokens != 0).to(p.dtype)))
         out = every.gather(0, route[None, :, None].expand(1, -1, x.shape[1]))[0] * gate
-        normed: Tensor = self.norm(x + dropout(out, self.dropout, generator))
-        return normed
+        return self.norm(x + dropout(out, self.dropout, generator))  # type: ignore[no-any-return]
 
 
 def balance(p: Tensor, route: Tensor, counted: Tensor) -> Tensor:
