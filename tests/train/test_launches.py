@@ -195,7 +195,7 @@ def test_a_compiled_contrast_is_the_one_that_is_not(name: str) -> None:
     for backend in (None, "aot_eager"):
         term = ContrastiveTerm(objective=name, similarity="cosine", temperature=0.5)
         if backend is not None:
-            term.compile_parts(backend)
+            term.objective.compile_parts(backend)
         inputs = [each.clone().requires_grad_() for each in (a, b)]
         value = term(*inputs)
         assert term.outcome is not None

@@ -12,6 +12,7 @@ from torch import Tensor
 from recgraph import augment
 from recgraph.augment.sequence import TwoViews
 from recgraph.config import PartConfig, Search
+from recgraph.contrast.objectives import Objective
 from recgraph.contrast.regularisers import Alignment, Uniformity
 from recgraph.contrast.term import Contrast, ContrastiveTerm
 from recgraph.data.batches import SequenceBatch
@@ -80,7 +81,7 @@ class ContrastiveSequenceModel(SequenceModel):
         """Compile the contrasts besides."""
         super().compile_parts(backend)
         for module in self.modules():
-            if isinstance(module, ContrastiveTerm):
+            if isinstance(module, Objective):
                 module.compile_parts(backend)
 
     def setup(self, train: Part) -> None:
