@@ -113,9 +113,9 @@ def _rank() -> int | None:
 
 
 def _is_of_all(error: BaseException) -> bool:
-    from recgraph.ranks import is_shared
+    from recgraph.ranks import RankFailed
 
-    return is_shared(error) or isinstance(error, KeyboardInterrupt)
+    return isinstance(error, RankFailed | KeyboardInterrupt)
 
 
 def _say_how_settings_are_given(error: Any) -> None:
