@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from recgraph.config import ConfigError
 from recgraph.models.base import Phase, TrainableModel
 from recgraph.ranks import Ranks, all_values, gathered
-from recgraph.sparse.rows import is_sparse, set_sparse
+from recgraph.sparse.rows import SPARSE_GRADIENTS, is_sparse
 from recgraph.train.config import TrainConfig
 
 #: suffix of the name of an optimiser of a group's tables
@@ -49,7 +49,7 @@ def make_optimisers(model: TrainableModel, config: TrainConfig) -> dict[str, tor
         dense: list[nn.Parameter] = []
         sparse: list[nn.Parameter] = []
         for parameter in parameters:
-            set_sparse(parameter, id(parameter) in tables)
+            setattr(parameter, SPARSE_GRADIENTS, id(parameter) in tables)
             (sparse if is_sparse(parameter) else dense).append(parameter)
         if dense:
             decay = config.weight_decay
