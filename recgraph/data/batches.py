@@ -417,13 +417,8 @@ class SequenceBatches(_Samples):
         whole = None
         if not share.is_whole:
             counts = lengths if is_causal else torch.ones_like(lengths)
-<<<<<<< HEAD
-            contrast = self.inputs.window(rows, starts, of_contrast) if self.views else None
-            whole = WholeBatch(counts, int(counts.sum()), contrast)
-=======
             contrast = self.inputs.take(rows, starts, of_contrast) if self.views else None
-            whole = WholeBatch(share, counts, int(counts.sum()), contrast)
->>>>>>> main
+            whole = WholeBatch(counts, int(counts.sum()), contrast)
         is_shorter, own = of_contrast is not lengths, share.rows
         rows, starts, lengths, of_contrast = rows[own], starts[own], lengths[own], of_contrast[own]
         inputs = self.inputs.take(rows, starts, lengths)
