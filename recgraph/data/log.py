@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ from recgraph.data.dataframe import FrameKind, attach, columns_of, frame_kind, n
 from recgraph.data.errors import DataError, EmptyLogError, MissingIdError, MixedIdError, RatingError, TimestampError
 from recgraph.data.ids import IdMap, integers_of, numbered, plain_series, renumbered
 from recgraph.data.part import OrderedLog
-from recgraph.data.read import FEATURES, LogFile, MissingIds, Reading, Source, Table, given_apart
+from recgraph.data.read import FEATURES, NO_COLUMN, LogFile, MissingIds, Reading, Source, Table, given_apart
 from recgraph.files import check_manifest, read_frame, read_object, reading, replacing_folder, write_frame, write_json
 from recgraph.pages import block
 
@@ -107,43 +108,24 @@ class Log:
         Ids that are whole floats, as pandas makes of integers beside a NaN, become integers; texts stay as written.
         A DataError says what is wrong, with the row.
         """
-        columns = Columns(user=user, item=item, timestamp=timestamp, rating=rating, weight=weight)
-        data = cls._encoded(_table_of(frame, columns), frame_kind(frame), time_format, missing_ids)
-        return data.with_features(user_features, item_features)
-
-    @classmethod
-    def read(cls, path: str | Path, **options: Any) -> Self:
-        """From a file, a folder of files, or a pattern such as ``"logs/2026-*.csv"``.
-
-        What is not given is found out, and the columns that were guessed are logged (logger ``recgraph.data.read``).
-        Ids of text files become integers where each is written as one (``1000.0`` is ``1000``), else texts.
-
-        Args:
-            path: CSV, TSV, JSON lines, Parquet, RecBole's atomic files (``.user`` and ``.item`` beside the ``.inter``
-                file become features), lines of ``user item item ...`` (``format="sequences"``); text files also packed
-                by gzip or Zstandard.
-            options: of :class:`recgraph.data.read.Reading`: the columns, how the files are written, files of features.
-
-        A DataError says what is wrong, with file and row.
-        """
-        given = {name: str(each) if isinstance(each, Path) else each for name, each in options.items()}
-        return cls.from_files(LogFile(str(path), Reading.of(given)))
+        columns = {"user": user, "item": item, "weight": weight}
+        columns |= {"timestamp": timestamp or NO_COLUMN, "rating": rating or NO_COLUMN}
+        how = {"time_format": time_format, "missing_ids": missing_ids}
+        return cls.of_parts({"train": frame}, user_features, item_features, **columns, **how)
 
     @classmethod
     def from_files(cls, files: LogFile) -> Self:
         """From the files of a :class:`recgraph.data.read.LogFile`."""
         table = files.read()
-        data = cls._encoded(table, "polars", files.reading.time_format, files.reading.missing_ids)
+        data = cls._encoded(table, "polars", files.reading)
         return replace(data.with_feature_files(files), files=files.found(table.columns))
 
     @classmethod
-    def from_parts(
-        cls, parts: dict[str, Any], user_features: Any = None, item_features: Any = None, **options: Any
+    def of_parts(
+        cls, parts: Mapping[str, Any], user_features: Any = None, item_features: Any = None, **options: Any
     ) -> Self:
-        """One log of the parts ``train``, ``valid`` and ``test``; see :meth:`recgraph.Split.from_parts`."""
+        """One log of ``train``, ``valid`` and ``test``, or of train alone; see :func:`recgraph.load_data`."""
         given = {name: _of_matrix(part) for name, part in parts.items() if part is not None}
-        if "train" not in given or len(given) == 1:
-            raise ValueError(f"{' and '.join(given) or 'nothing'} is given; give train=, and valid= or test= or both")
         are_files = {isinstance(part, str | Path) for part in given.values()}
         if len(are_files) > 1:
             raise ValueError(f"{', '.join(given)} are files and frames; give all as files, or all as frames")
@@ -151,19 +133,20 @@ class Log:
         paths = {name: str(file) for name, file in features.items() if isinstance(file, str | Path)}
         frames = {name: each for name, each in features.items() if name not in paths}
         how = Reading.of({name: value for name, value in options.items() if value is not None}, **paths)
+        train = given["train"]
         if are_files == {True}:
             beside = {name: str(path) for name, path in given.items() if name != "train"}
-            files = LogFile(str(given["train"]), how.model_copy(update=beside))
-            return cls.from_files(files).with_features(**frames)
-        columns = how.columns_of(names_of(given["train"]), "train")
-        table = given_apart([_table_of(given[name], columns) if name in given else None for name in parts])
-        data = cls._encoded(table, frame_kind(given["train"]), how.time_format, how.missing_ids)
+            return cls.from_files(LogFile(str(train), how.model_copy(update=beside))).with_features(**frames)
+        kind = frame_kind(train, "the log")
+        columns = how.columns_of(names_of(train), f"{kind} frame")
+        tables = [_table_of(given[name], columns) if name in given else None for name in parts]
+        data = cls._encoded(given_apart(tables), kind, how)
         return data.with_feature_files(LogFile("", how)).with_features(**frames)
 
     @classmethod
-    def _encoded(cls, table: Table, kind: FrameKind, time_format: str | None, missing_ids: MissingIds) -> Self:
-        log, users, items, unit = encode(table, time_format, missing_ids)
-        form = time_format if table.columns.timestamp is not None else None
+    def _encoded(cls, table: Table, kind: FrameKind, how: Reading) -> Self:
+        log, users, items, unit = encode(table, how.time_format, how.missing_ids)
+        form = how.time_format if table.columns.timestamp is not None else None
         return cls(log, users, items, table.columns, unit, table.source, kind, time_format=form)
 
     @property

@@ -216,8 +216,6 @@ class LogFile:
     def read(self) -> Table:
         """The log, with all columns known."""
         train, paths = self._read_rows(), [getattr(self.reading, name) for name in PARTS]
-        if not any(paths):
-            return train
         likewise = self.found(train.columns).reading.model_copy(update=dict.fromkeys(PARTS))
         return given_apart([train, *(path and LogFile(path, likewise)._read_rows() for path in paths)])
 
@@ -495,8 +493,10 @@ def _together(
 
 
 def given_apart(parts: Sequence[Table | None]) -> Table:
-    """The rows of train, valid and test as one log that knows where each ends; None has no rows."""
+    """The rows of train, valid and test as one log that knows where each ends; None has no rows. Or of train alone."""
     there = [part for part in parts if part is not None]
+    if len(there) == 1:
+        return there[0]
     if empty := [part for part in there if not len(part.frame)]:
         raise empty[0].source.error(EmptyLogError, "a part (train, valid or test) holds no interaction; leave it out")
     first = there[0]

@@ -79,17 +79,17 @@ def test_ids_come_in_as_they_are_written(ids: list[str], wanted: list[Any] | Non
     }
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
-        _check(rg.Interactions.read(tmp_path / name), wanted or ids)
+        _check(rg.load_data(tmp_path / name), wanted or ids)
     (tmp_path / "16.csv").write_bytes(text.encode("utf-16"))
-    _check(rg.Interactions.read(tmp_path / "16.csv", encoding="utf-16"), wanted or ids)
+    _check(rg.load_data(tmp_path / "16.csv", encoding="utf-16"), wanted or ids)
     (tmp_path / "1.csv").write_bytes(text.encode("latin-1"))
-    _check(rg.Interactions.read(tmp_path / "1.csv", encoding="latin-1"), wanted or ids)
+    _check(rg.load_data(tmp_path / "1.csv", encoding="latin-1"), wanted or ids)
     (tmp_path / "names.csv").write_text(_csv(ids, header=False))
     _check(rg.load_data(tmp_path / "names.csv", names=["user_id", "item_id", "timestamp"]), wanted or ids)
 
 
 def test_the_formats_of_a_data_set_are_one_log(shared: Path, tmp_path: Path) -> None:
-    data = rg.Interactions.read(shared / "data" / "ml-100k")
+    data = rg.load_data(shared / "data" / "ml-100k")
     frame = data.to_frame()
     digest = data.split("time").hash
     assert data.item_features is not None

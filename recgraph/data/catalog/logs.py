@@ -79,30 +79,18 @@ def counts_of(log: Interactions) -> dict[str, int]:
 
 def prepare_log(card: LogCard, given: Path | None = None, kind: str | None = None) -> tuple[Interactions, str]:
     """The prepared interactions of a card, and where they came from; with a ``given`` file nothing is downloaded."""
-    sources = [source for source in card.sources if kind in (None, source.kind)]
-    if given is not None:
-        return _checked(card, _tables(card, _source_of(card, sources, given), given)), str(given)
     reasons = []
-    for source in sources:
+    for source in card.sources:
+        if kind not in (None, source.kind) or (given is not None and isinstance(source, Generated)):
+            continue
         try:
-            return _checked(card, _tables(card, source, None)), label_of(source)
+            log = _checked(card, _tables(card, source, given))
+            return log, label_of(source) if given is None else str(given)
         except (SourceError, DataError, CountError) as error:
             _log.info("dataset %s: %s: %s", card.name, label_of(source), error)
             reasons.append(f"  {source.kind}, {label_of(source)}: {error}")
     fix = f"If you have the file, run: recgraph data get {card.name} --from FILE"
     raise UnavailableError("\n".join([f"dataset {card.name!r} cannot be had from any source:", *reasons, fix]))
-
-
-def _source_of(card: LogCard, sources: list[Source], given: Path) -> Url | Wheel | Local:
-    """The source that a user's file belongs to: that whose hash it has, or else a local one without a hash."""
-    candidates = [source for source in sources if not isinstance(source, Generated)]
-    got = sha256(given)
-    fits = [source for source in candidates if source.sha256 == got]
-    fits += [source for source in candidates if isinstance(source, Local) and source.sha256 is None]
-    if fits:
-        return fits[0]
-    known = "; ".join(f"{source.sha256} ({label_of(source)})" for source in candidates) or "none: it is generated"
-    raise SourceError(f"{given} is no file of dataset {card.name!r}: expected sha256 {known}; got {got}")
 
 
 def _tables(card: LogCard, source: Source, given: Path | None) -> Tables:
