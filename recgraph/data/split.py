@@ -1,4 +1,4 @@
-"""Interactions that can be split; their split, whole (``Split``) or without its test part (``SealedSplit``); the seal.
+"""The split of interactions, whole (``Split``) or without its test part (``SealedSplit``); the seal.
 
 A split is a value with a hash. On disk ``open.parquet`` holds the rows of train and valid, ``test/test.parquet`` those
 of test, ``split.json`` the strategy and the hash; ids and features lie beside them. Who may see the test part:
@@ -33,7 +33,8 @@ from torch import Tensor
 
 from recgraph.config import checked
 from recgraph.data.errors import CorruptFileError
-from recgraph.data.log import HEAD_OF_SPLIT, Log
+from recgraph.data.log import HEAD_OF_SPLIT
+from recgraph.data.log import Interactions as Interactions
 from recgraph.data.part import Cases, Part, order
 from recgraph.data.strategies import GIVEN, GROUPS, STRATEGIES, Label, Strategy, sizes_of, strategy_of
 from recgraph.files import (
@@ -80,24 +81,6 @@ def check_open() -> None:
 
 def _refuse_to_unseal() -> NoReturn:
     raise SealedTestError("this copy of the split holds no test part; unseal the split that it was made from")
-
-
-class Interactions(Log):
-    """A log of interactions: :meth:`read` or :meth:`from_frame` it, filter it, split it.
-
-    See :class:`recgraph.data.log.Log` for the attributes and filters.
-    """
-
-    @checked
-    def split(self, strategy: str = "leave-one-out", *, seed: int = 0, **params: Any) -> Split:
-        """Split into train, valid and test.
-
-        Args:
-            strategy: ``"leave-one-out"``, ``"time"``, ``"ratio"``, ``"users"``, or ``"all"``, which holds nothing out.
-            seed: of the strategies that draw; the others ignore it.
-            **params: of the strategy, see :mod:`recgraph.data.strategies`; an unknown one is an error.
-        """
-        return Split.of(self, strategy, seed=seed, **params)
 
 
 @checked
