@@ -19,11 +19,19 @@ from recgraph import registry
 from recgraph.config import checked
 from recgraph.data.columns import Columns, TimeUnit, times_of
 from recgraph.data.dataframe import FrameKind, attach, columns_of, frame_kind, names_of, to_native
-from recgraph.data.errors import DataError, EmptyLogError, MissingIdError, MixedIdError, RatingError, TimestampError
 from recgraph.data.ids import IdMap, integers_of, numbered, plain_series, renumbered
 from recgraph.data.part import OrderedLog
 from recgraph.data.read import FEATURES, NO_COLUMN, LogFile, MissingIds, Reading, Source, Table, given_apart
-from recgraph.files import check_manifest, read_frame, read_object, reading, replacing_folder, write_frame, write_json
+from recgraph.files import (
+    DataError,
+    check_manifest,
+    read_frame,
+    read_object,
+    reading,
+    replacing_folder,
+    write_frame,
+    write_json,
+)
 from recgraph.pages import block
 
 if TYPE_CHECKING:
@@ -249,7 +257,7 @@ class Interactions:
         below = self.log.filter(pl.col("rating") < 0)
         if negative == "error" and len(below):
             message = f"the rating {below['rating'][0]:g} is negative; negative='drop' leaves such rows out"
-            raise self.source.error(RatingError, message, row=int(below["row"][0]))
+            raise self.source.error(message, row=int(below["row"][0]))
         kept = self.log.filter((pl.col("rating") >= float(threshold)) & (pl.col("rating") >= 0))
         return self._filtered(kept, f"min_rating({threshold:g})")
 
@@ -267,7 +275,7 @@ class Interactions:
         if len(log) == len(self.log):
             return self
         if not len(log):
-            raise EmptyLogError(f"{what} leaves none of {len(self.log):,} interactions")
+            raise DataError(f"{what} leaves none of {len(self.log):,} interactions")
         maps: dict[str, Any] = {}
         for name, ids in (("user", self.users), ("item", self.items)):
             codes = log[name].to_numpy()
@@ -426,9 +434,9 @@ def encode(
     else:
         for each, mask in zip(ids, missing, strict=True):
             fix = "fill it in, or leave such rows out with missing_ids='drop' (--reading missing_ids=drop)"
-            _refuse(mask, each, source, MissingIdError, f"which is no id (of {int(mask.sum()):,} such rows): {fix}")
+            _refuse(mask, each, source, f"which is no id (of {int(mask.sum()):,} such rows): {fix}")
     if not len(frame):
-        raise source.error(EmptyLogError, "there is no interaction")
+        raise source.error("there is no interaction")
     rows = frame["__row"].cast(pl.UInt32)
     (user, users), (item, items) = (numbered(_integers(each, table, rows)) for each in ids)
     log = pl.DataFrame([rows.alias("row"), pl.Series("user", user), pl.Series("item", item)])
@@ -438,14 +446,14 @@ def encode(
             texts = texts.str.strip_chars() if texts.dtype == pl.String else texts
             values = texts.cast(pl.Float64, strict=False)
             wrong = ~values.is_finite().fill_null(False) | (values < (0 if role == "weight" else -np.inf))
-            _refuse(wrong.fill_null(True), frame[name], source, RatingError, f"which is no {role}", rows)
+            _refuse(wrong.fill_null(True), frame[name], source, f"which is no {role}", rows)
             log = log.with_columns(values.alias(role))
     unit: TimeUnit = "none"
     if columns.timestamp is not None:
         given = frame[columns.timestamp]
         times, unit = times_of(given if given.dtype.is_decimal() else plain_series(given), time_format)
         how = f"by time_format={time_format!r}" if time_format else "as a number, date or ISO 8601; see time_format="
-        _refuse(times.is_null(), given, source, TimestampError, f"a timestamp that cannot be read {how}", rows)
+        _refuse(times.is_null(), given, source, f"a timestamp that cannot be read {how}", rows)
         log = log.with_columns(times.alias("time"))
     return (with_parts(log, table.ends) if table.ends else log), IdMap(users), IdMap(items), unit
 
@@ -456,21 +464,19 @@ def with_parts(log: pl.DataFrame, ends: tuple[int, ...] | list[int]) -> pl.DataF
     return log.with_columns(pl.Series(PART, parts.astype(np.uint8)))
 
 
-def _refuse(
-    mask: pl.Series, given: pl.Series, source: Source, kind: type[DataError], why: str, rows: pl.Series | None = None
-) -> None:
+def _refuse(mask: pl.Series, given: pl.Series, source: Source, why: str, rows: pl.Series | None = None) -> None:
     """An error that names the first value of a mask [T] with its column, row and file, where there is one."""
     if mask.any():
         place = int(mask.arg_max() or 0)
         row = place if rows is None else int(rows[place])
-        raise source.error(kind, f"column {given.name!r} holds {given[place]!r}, {why}", row=row)
+        raise source.error(f"column {given.name!r} holds {given[place]!r}, {why}", row=row)
 
 
 def _plain_ids(ids: pl.Series, source: Source) -> pl.Series:
     plain = plain_series(ids)
     if plain.dtype.is_nested() or plain.dtype in (pl.Object, pl.Int128, pl.UInt128, pl.Duration, pl.Unknown):
-        raise source.error(MixedIdError, f"the ids in column {ids.name!r} are of type {ids.dtype}")
-    _refuse(plain.is_null() & ids.is_not_null(), ids, source, MixedIdError, "no integer id")
+        raise source.error(f"the ids in column {ids.name!r} are of type {ids.dtype}")
+    _refuse(plain.is_null() & ids.is_not_null(), ids, source, "no integer id")
     return plain
 
 
@@ -489,7 +495,7 @@ def _integers(ids: pl.Series, table: Table, rows: pl.Series) -> pl.Series:
         return integers
     if ids.dtype.is_float() and bool(((ids.round() == ids) & ids.is_finite()).all()):
         why = "a float that may stand for several integers; read it as integers or texts"
-        _refuse(ids.abs() == ids.abs().max(), ids, table.source, MixedIdError, why, rows)
+        _refuse(ids.abs() == ids.abs().max(), ids, table.source, why, rows)
     return ids
 
 

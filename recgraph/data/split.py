@@ -32,12 +32,12 @@ import torch
 from torch import Tensor
 
 from recgraph.config import checked
-from recgraph.data.errors import CorruptFileError
 from recgraph.data.log import HEAD_OF_SPLIT
 from recgraph.data.log import Interactions as Interactions
 from recgraph.data.part import Cases, Part, order
 from recgraph.data.strategies import GIVEN, GROUPS, STRATEGIES, Label, Strategy, sizes_of, strategy_of
 from recgraph.files import (
+    CorruptFileError,
     check_file,
     check_manifest,
     read_frame,

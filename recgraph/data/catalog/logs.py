@@ -36,11 +36,10 @@ from recgraph.data.catalog.cards import (
     label_of,
 )
 from recgraph.data.catalog.synthetic import Synthetic, generate
-from recgraph.data.errors import DataError
 from recgraph.data.log import with_parts
 from recgraph.data.read import PATHS, LogFile, Reading, read_rows
 from recgraph.data.split import Interactions
-from recgraph.files import reading, sha256, within, write_text
+from recgraph.files import DataError, reading, sha256, within, write_text
 
 Tables = Mapping[str, pl.DataFrame]
 _PIP_TIMEOUT = 600
@@ -48,15 +47,11 @@ _log = logging.getLogger(__name__)
 
 
 class SourceError(ValueError):
-    """A source does not give what the card says: a file is missing, or is not the published one."""
+    """A source does not give what the card says: a file is missing, is another one, or holds something else."""
 
 
 class UnavailableError(OSError):
     """None of a card's sources gives the data: not a mistake of the user, so no ``ValueError``."""
-
-
-class CountError(ValueError):
-    """What was prepared is not what the card expects."""
 
 
 def check_hash(path: Path, expected: str | None, what: str) -> None:
@@ -69,7 +64,7 @@ def check_counts(card: Card, counts: Mapping[str, tuple[int | str, int | str]]) 
     """Refuse what is not as the card has it: what -> (expected, got)."""
     wrong = [f"{what}: expected {wanted}, got {got}" for what, (wanted, got) in counts.items() if wanted != got]
     if wrong:
-        raise CountError(f"dataset {card.name!r} is not what its card expects: {'; '.join(wrong)}")
+        raise SourceError(f"dataset {card.name!r} is not what its card expects: {'; '.join(wrong)}")
 
 
 def counts_of(log: Interactions) -> dict[str, int]:
@@ -86,7 +81,7 @@ def prepare_log(card: LogCard, given: Path | None = None, kind: str | None = Non
         try:
             log = _checked(card, _tables(card, source, given))
             return log, label_of(source) if given is None else str(given)
-        except (SourceError, DataError, CountError) as error:
+        except (SourceError, DataError) as error:
             _log.info("dataset %s: %s: %s", card.name, label_of(source), error)
             reasons.append(f"  {source.kind}, {label_of(source)}: {error}")
     fix = f"If you have the file, run: recgraph data get {card.name} --from FILE"
