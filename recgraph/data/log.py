@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -34,9 +34,6 @@ from recgraph.files import (
 )
 from recgraph.pages import block
 
-if TYPE_CHECKING:
-    from recgraph.data.split import Split
-
 Duplicates = Literal["all", "first", "last"]
 #: the column of the part (0 train, 1 valid, 2 test) that an interaction was given in
 PART = "part"
@@ -49,8 +46,8 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Interactions:
-    """A log of interactions: :meth:`from_frame` or :func:`recgraph.load_data` it, filter it, split it.
+class Log:
+    """A log of interactions and its filters; :class:`recgraph.Interactions` can be split, too.
 
     Values are immutable: every method returns a new one. Users and items are numbered from 0 in the order of their
     first appearance in the (filtered) log.
@@ -159,19 +156,6 @@ class Interactions:
         log, users, items, unit = encode(table, how.time_format, how.missing_ids)
         form = how.time_format if table.columns.timestamp is not None else None
         return cls(log, users, items, table.columns, unit, table.source, kind, time_format=form)
-
-    @checked
-    def split(self, strategy: str = "leave-one-out", *, seed: int = 0, **params: Any) -> Split:
-        """Split into train, valid and test.
-
-        Args:
-            strategy: ``"leave-one-out"``, ``"time"``, ``"ratio"``, ``"users"``, or ``"all"``, which holds nothing out.
-            seed: of the strategies that draw; the others ignore it.
-            **params: of the strategy, see :mod:`recgraph.data.strategies`; an unknown one is an error.
-        """
-        from recgraph.data.split import Split
-
-        return Split.of(self, strategy, seed=seed, **params)
 
     @property
     def n_users(self) -> int:
@@ -502,7 +486,7 @@ def _integers(ids: pl.Series, table: Table, rows: pl.Series) -> pl.Series:
 # -- a typed graph beside a log
 
 
-def check_graph(graph: Any, log: Interactions) -> None:
+def check_graph(graph: Any, log: Log) -> None:
     """Refuse a graph that does not speak of a log's users and items, by their ids, or holds interactions of the log,
     which may be of its test part; of ``("user", "interacts", "item")`` a model gets the training part instead."""
     ids = {name: known for name, known in (("user", log.users), ("item", log.items)) if name in graph.node_types}

@@ -32,8 +32,7 @@ import torch
 from torch import Tensor
 
 from recgraph.config import checked
-from recgraph.data.log import HEAD_OF_SPLIT
-from recgraph.data.log import Interactions as Interactions
+from recgraph.data.log import HEAD_OF_SPLIT, Log
 from recgraph.data.part import Cases, Part, order
 from recgraph.data.strategies import GIVEN, GROUPS, STRATEGIES, Label, Strategy, sizes_of, strategy_of
 from recgraph.files import (
@@ -81,6 +80,24 @@ def check_open() -> None:
 
 def _refuse_to_unseal() -> NoReturn:
     raise SealedTestError("this copy of the split holds no test part; unseal the split that it was made from")
+
+
+class Interactions(Log):
+    """A log of interactions: :meth:`from_frame` or :func:`recgraph.load_data` it, filter it, split it.
+
+    See :class:`recgraph.data.log.Log` for the attributes and filters.
+    """
+
+    @checked
+    def split(self, strategy: str = "leave-one-out", *, seed: int = 0, **params: Any) -> Split:
+        """Split into train, valid and test.
+
+        Args:
+            strategy: ``"leave-one-out"``, ``"time"``, ``"ratio"``, ``"users"``, or ``"all"``, which holds nothing out.
+            seed: of the strategies that draw; the others ignore it.
+            **params: of the strategy, see :mod:`recgraph.data.strategies`; an unknown one is an error.
+        """
+        return Split.of(self, strategy, seed=seed, **params)
 
 
 @checked

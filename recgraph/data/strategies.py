@@ -17,7 +17,7 @@ from torch import Tensor
 from recgraph.config import Config
 from recgraph.data.columns import instant
 from recgraph.data.ids import plain_value
-from recgraph.data.log import PART, Interactions
+from recgraph.data.log import PART, Log
 from recgraph.data.part import OrderedLog, order
 from recgraph.files import DataError
 from recgraph.registry import proposal
@@ -86,7 +86,7 @@ class Strategy(Config):
         """The parts that may not be empty."""
         return ("train",)
 
-    def applied(self, log: Interactions, seed: int) -> tuple[Self, Tensor]:
+    def applied(self, log: Log, seed: int) -> tuple[Self, Tensor]:
         """The strategy as it is kept with the split of this log, and the labels."""
         if self.grades is not None and self.grades not in log.log.columns:
             raise ValueError(f"grades = {self.grades!r}: the log has no {self.grades}; name its column when reading")
@@ -98,7 +98,7 @@ class Strategy(Config):
         return self, labels
 
     @abstractmethod
-    def labels(self, log: Interactions, seed: int) -> Tensor:
+    def labels(self, log: Log, seed: int) -> Tensor:
         """[T] uint8: the :class:`Label` of each interaction of ``log.ordered``."""
 
 
@@ -166,7 +166,7 @@ class LeaveOneOut(Folded):
 
     short_users: Literal["error", "train"] | None = None
 
-    def applied(self, log: Interactions, seed: int) -> tuple[Self, Tensor]:
+    def applied(self, log: Log, seed: int) -> tuple[Self, Tensor]:
         lengths = log.ordered.items.lengths
         n_short = int(((lengths < self._least) & (lengths > 0)).sum())
         made = self
@@ -180,7 +180,7 @@ class LeaveOneOut(Folded):
             raise DataError(f"{n_short:,} users have fewer than {self._least} interactions: {fix}")
         return super(LeaveOneOut, made).applied(log, seed)
 
-    def labels(self, log: Interactions, seed: int) -> Tensor:
+    def labels(self, log: Log, seed: int) -> Tensor:
         items = log.ordered.items
         enough, later = items.lengths >= self._least, self.fold or 0
         labels = _all_train(log)
@@ -216,7 +216,7 @@ class Ratio(SharedOut):
     def draws(self) -> bool:
         return self.order == "random"
 
-    def labels(self, log: Interactions, seed: int) -> Tensor:
+    def labels(self, log: Log, seed: int) -> Tensor:
         items = log.ordered.items
         rows, lengths = items.rows, items.lengths
         n_valid, n_test = _share_of(lengths, self.valid), _share_of(lengths, self.test)
@@ -262,7 +262,7 @@ class HeldOutUsers(SharedOut):
     def draws(self) -> bool:
         return True
 
-    def labels(self, log: Interactions, seed: int) -> Tensor:
+    def labels(self, log: Log, seed: int) -> Tensor:
         items = log.ordered.items
         able = torch.nonzero(items.lengths >= 2).flatten()
         mixed = able[torch.from_numpy(numpy_generator(seed, "split", "users").permutation(able.numel()))]
@@ -291,7 +291,7 @@ class HeldOutUsers(SharedOut):
 class Everything(Strategy):
     """All interactions are train: nothing is held out, so that the model serves and is not evaluated."""
 
-    def labels(self, log: Interactions, seed: int) -> Tensor:
+    def labels(self, log: Log, seed: int) -> Tensor:
         return _all_train(log)
 
 
@@ -341,7 +341,7 @@ class TimeCut(Shares):
         is_plain = self.targets == "all" and self.unknown_items == "keep"
         return super().facts | ({} if is_plain else {"targets": self.targets, "unknown_items": self.unknown_items})
 
-    def labels(self, log: Interactions, seed: int) -> Tensor:
+    def labels(self, log: Log, seed: int) -> Tensor:
         times = log.ordered.times
         if times is None:
             raise ValueError("a split by time needs timestamps: name their column when reading (timestamp=..., --time)")
@@ -352,7 +352,7 @@ class TimeCut(Shares):
             labels = _without_unknown(log.ordered, labels)
         return labels if self.targets == "all" else _with_targets(log.ordered, labels, self.targets, seed)
 
-    def _cuts(self, times: Tensor, log: Interactions) -> tuple[int, ...]:
+    def _cuts(self, times: Tensor, log: Log) -> tuple[int, ...]:
         """Where valid and test begin, and of a fold what comes after its test."""
         fold, unit, end = self.fold or 0, log.time_unit, int(times.max()) + 1
         if self.valid_from is not None and self.test_from is not None:
@@ -395,7 +395,7 @@ class Given(Strategy):
         drawn = {} if self.valid is None else {"valid_from_train": self.valid, "order": self.order}
         return {**drawn, "unknown_items": self.unknown_items, **self.found}
 
-    def applied(self, log: Interactions, seed: int) -> tuple[Self, Tensor]:
+    def applied(self, log: Log, seed: int) -> tuple[Self, Tensor]:
         if not log.has_parts:
             raise ValueError("split 'given' needs parts: rg.Split.from_parts(train=..., valid=..., test=...) (--train)")
         has_valid = bool((log.log[PART] == int(Label.VALID)).any())
@@ -407,7 +407,7 @@ class Given(Strategy):
             _log.warning("given split: %s", ", ".join(odd))
         return made.model_copy(update={"found": found}), known if self.unknown_items == "drop" else labels
 
-    def labels(self, log: Interactions, seed: int) -> Tensor:
+    def labels(self, log: Log, seed: int) -> Tensor:
         """The parts, with the validation part that is drawn from train, if one is."""
         labels = torch.from_numpy(order(log.log)[PART].to_numpy(writable=True))
         if not self.valid:
@@ -448,7 +448,7 @@ _HELD_OUT = (
 )
 
 
-def _all_train(log: Interactions) -> Tensor:
+def _all_train(log: Log) -> Tensor:
     return torch.zeros(log.n_interactions, dtype=torch.uint8)
 
 
