@@ -123,7 +123,7 @@ class Model(nn.Module):
     @classmethod
     def key(cls) -> str:
         """The name under which the registry finds the model."""
-        return registry.key_of("model", cls)
+        return registry.key(registry.name_of("model", cls))
 
     @classmethod
     def said_of(cls, settings: Mapping[str, Any]) -> str:

@@ -22,7 +22,6 @@ from recgraph.config import (
     Search,
     assignments,
     distribute,
-    load_toml,
     put,
     search_of,
     shown,
@@ -30,6 +29,7 @@ from recgraph.config import (
     walk,
     with_none,
 )
+from recgraph.files import read_toml
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -185,7 +185,7 @@ class SearchSpace:
         Raises:
             ConfigError: an unknown field, a value out of a field's range, nothing to search.
         """
-        table = with_none(load_toml(given) if isinstance(given, str | Path) else given or {})
+        table = with_none(read_toml(Path(given)) if isinstance(given, str | Path) else given or {})
         rest = table.pop(REST, "searched")
         if rest not in ("fixed", "searched"):
             raise ConfigError(f"space: {REST!r} = {rest!r} must be 'fixed' or 'searched'")

@@ -8,18 +8,20 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
+import optuna
+from optuna import Study
 from pydantic import Field
 
 from recgraph import parallel, registry
-from recgraph.config import checked, load_toml, with_none
+from recgraph.config import checked, with_none
 from recgraph.data.split import SealedSplit, Split, without_test_data
 from recgraph.evaluate.metrics import DEFAULT_METRICS, split_metric
 from recgraph.evaluate.results import Results
 from recgraph.evaluate.significance import over_users
-from recgraph.files import contents, read_object, write_frame, write_json
+from recgraph.files import contents, read_object, read_toml, write_frame, write_json
 from recgraph.models.base import Model
 from recgraph.pages import print_note
 from recgraph.ranks import refuse_launched
@@ -35,9 +37,6 @@ from recgraph.tuning.report import UNSEALED, best_trial
 from recgraph.tuning.space import plain
 from recgraph.tuning.storage import StudyStorage, naming_storage, open_storage, without_password
 from recgraph.tuning.trials import cannot_be_trained, fit, load_study, n_finished, run_trials, save_split
-
-if TYPE_CHECKING:
-    from optuna import Study
 
 #: the file of a study's folder with the last test
 RESULT = "result.json"
@@ -129,7 +128,7 @@ def tune(
         metrics,
         n_trials,
         plain(fixed),
-        with_none(load_toml(space)) if isinstance(space, str | Path) else plain(space or {}),
+        with_none(read_toml(Path(space))) if isinstance(space, str | Path) else plain(space or {}),
         sampler or ("nsga2" if len(metrics) > 1 else "tpe"),
         pruner or "none",
         seed,
@@ -184,8 +183,6 @@ def _open(plan: Plan, storage: StudyStorage, identity: dict[str, Any]) -> Study:
     Raises:
         ValueError: the study, or that of the folder, is another one.
     """
-    import optuna
-
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with storage.exclusive():
         made = optuna.create_study(
@@ -204,7 +201,7 @@ def _open(plan: Plan, storage: StudyStorage, identity: dict[str, Any]) -> Study:
                 "the new study another folder (--out) and name (--study)"
             )
         if own := registry.imported():
-            made.set_user_attr("imports", [each.to_dict() for each in own])
+            made.set_user_attr("imports", own)
         made.set_user_attr("selecting", plan.selecting if plan.is_trained else None)
         made.set_user_attr("asked", {"n_trials": plan.n_trials, "sampler": plan.sampler, "pruner": plan.pruner})
         if plan.folder is not None:

@@ -188,7 +188,7 @@ class Seen(Ranker):
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry._registered, ("ranker", "seen"), Seen)
+    monkeypatch.setitem(registry._registered, ("ranker", "seen"), (Seen, "seen"))
 
 
 @pytest.mark.usefixtures("seen")
