@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from recgraph.contrast.parts import Pairs
 from recgraph.contrast.weights import Weight
 from recgraph.sparse.blocks import (
-    exponent_limit,
+    EXPONENT_LIMIT,
     refuse_second_derivative,
     row_blocks,
     score_blocks,
@@ -56,7 +56,7 @@ class BlockwiseLoss(ABC):
     def __init__(self, inputs: Sequence[Tensor], needs: Sequence[bool]) -> None:
         work = work_type(*inputs[:2])
         self.x, self.y = inputs[0].to(work), inputs[1].to(work)
-        self.limit = exponent_limit(work)
+        self.limit = EXPONENT_LIMIT[work]
         self.gradients: list[Tensor | None] = [None] * len(inputs)
         if needs[0]:
             self.gradients[0] = torch.empty_like(self.x)
@@ -393,7 +393,7 @@ def _exponentials(t: Tensor, peak: Tensor) -> Tensor:
 
     There exp would give slow subnormal numbers, and it takes twenty times as long over ``-inf`` as over a number.
     """
-    limit = exponent_limit(t.dtype)
+    limit = EXPONENT_LIMIT[t.dtype]
     smallest = 2 * math.exp(-limit)
     return torch.threshold_(t.sub_(peak).clamp_(min=-limit).exp_(), smallest, 0)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from recgraph.config import Config, Search
 from recgraph.contrast.clustering import assign, kmeans
 from recgraph.contrast.parts import Component, Pairs
-from recgraph.sparse.blocks import FEWEST_ROWS, exponent_limit, refuse_second_derivative, row_blocks, unit_length
+from recgraph.sparse.blocks import EXPONENT_LIMIT, FEWEST_ROWS, refuse_second_derivative, row_blocks, unit_length
 from recgraph.sparse.device import is_accelerated
 
 # Rows of a tile: it and its hidden unit stay in a core's cache. On an accelerator few and large kernels are better.
@@ -62,7 +62,7 @@ def _way(x: Tensor, y: Tensor, v: Tensor) -> tuple[Callable[..., _Units | _Serie
                 scale = scale.clamp(min=eps)
                 return partial(_Series, n_terms), (torch.tanh(x), torch.tanh(y).div_(scale[:, None]), v, scale)
     # e^-2x + e^2y and the inverse of its square are far from overflow and from subnormal numbers
-    bounded = bool(torch.maximum(most_x, most_y).amax() <= exponent_limit(x.dtype) / 8)
+    bounded = bool(torch.maximum(most_x, most_y).amax() <= EXPONENT_LIMIT[x.dtype] / 8)
     return _Quotients if bounded else _Units, (x, y, v)
 
 

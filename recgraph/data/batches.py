@@ -419,16 +419,16 @@ class SequenceBatches(_Samples):
         whole = None
         if not share.is_whole:
             counts = lengths if is_causal else torch.ones_like(lengths)
-            contrast = self.inputs.window(rows, starts, of_contrast) if self.views else None
+            contrast = self.inputs.take(rows, starts, of_contrast) if self.views else None
             whole = WholeBatch(share, counts, int(counts.sum()), contrast)
         is_shorter, own = of_contrast is not lengths, share.rows
         rows, starts, lengths, of_contrast = rows[own], starts[own], lengths[own], of_contrast[own]
-        inputs = self.inputs.window(rows, starts, lengths)
+        inputs = self.inputs.take(rows, starts, lengths)
         return SequenceBatch(
             rows,
             inputs,
-            self.tokens.window(rows, starts + 1, lengths).values if is_causal else contrast_targets[own],
-            inputs.first(of_contrast) if is_shorter else inputs,
+            self.tokens.take(rows, starts + 1, lengths).values if is_causal else contrast_targets[own],
+            self.inputs.take(rows, starts, of_contrast) if is_shorter else inputs,
             contrast_targets,
             causal=is_causal,
             generators=self.generators,
@@ -466,7 +466,7 @@ class _SameTarget:
         index = first + torch.minimum((part * others).long(), (others - 1).clamp(min=0))
         index = index + (index >= anchors) * (others > 0)
         lengths = self.ends[index].clamp(max=self.max_len)
-        return self.inputs.window(self.rows[index], self.ends[index] - lengths, lengths)
+        return self.inputs.take(self.rows[index], self.ends[index] - lengths, lengths)
 
 
 def draw_masks(lengths: Tensor, ratio: float, last_share: float, drawn: torch.Generator) -> Ragged:
@@ -529,7 +529,7 @@ class ClozeBatches(SequenceBatches):
             masks = masks.take(torch.arange(len(rows))[share.rows])
         own = share.rows
         rows, starts, lengths = rows[own], (ends + 1 - lengths)[own], lengths[own]
-        inputs, masked = self.inputs.window(rows, starts, lengths), masks.values
+        inputs, masked = self.inputs.take(rows, starts, lengths), masks.values
         of_tokens = inputs.values if inputs.values.ndim == 1 else inputs.values[:, 0]
         targets = of_tokens[masked]
         hidden = masked if inputs.values.ndim == 1 else masked[:, None]

@@ -24,6 +24,9 @@ FEWEST_ROWS = 32
 _SUMMED = 2**16
 # F.normalize divides shorter vectors by it
 _SHORTEST = 1e-12
+#: ``exp`` of anything between minus and plus this is far from overflow and from subnormal numbers, which are slow: a
+#: quarter of the exponents is left for the sum over the columns and the products with gradients
+EXPONENT_LIMIT = {dtype: 0.75 * math.log(torch.finfo(dtype).max) for dtype in (torch.float32, torch.float64)}
 
 
 def row_blocks(n_rows: int, n_columns: int, like: Tensor, block_rows: int | None = None) -> Iterator[slice]:
@@ -118,14 +121,6 @@ def unit_length(vectors: Tensor) -> Tensor:
     """
     lengths: Tensor = vectors.norm(dim=-1, keepdim=True)
     return vectors / lengths.masked_fill(lengths <= _SHORTEST, math.inf)
-
-
-def exponent_limit(dtype: torch.dtype) -> float:
-    """``exp`` of anything between minus and plus this is far from overflow and from subnormal numbers, which are slow.
-
-    A quarter of the exponents is left for the sum over the columns and the products with gradients.
-    """
-    return 0.75 * math.log(torch.finfo(dtype).max)
 
 
 def refuse_second_derivative(what: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
@@ -13,20 +12,21 @@ from torch import Tensor
 from recgraph.sparse.device import to_device, to_host
 
 
-@dataclass(frozen=True)
 class Ragged:
     """``values[offsets[r]:offsets[r + 1]]`` is row ``r``.
 
-    Attributes:
-        values: [T], the rows one after the other.
+    Args:
+        values: [T] or [T, ...], the rows one after the other.
         offsets: [R + 1] int64, ``offsets[0] == 0`` and ``offsets[-1] == T``.
         host_values, host_offsets: copies on the host of rows on a device, where they are known (:meth:`mirrored`).
     """
 
-    values: Tensor
-    offsets: Tensor
-    host_values: Tensor | None = None
-    host_offsets: Tensor | None = None
+    def __init__(
+        self, values: Tensor, offsets: Tensor, host_values: Tensor | None = None, host_offsets: Tensor | None = None
+    ) -> None:
+        self.values, self.offsets = values, offsets
+        self.host_values, self.host_offsets = host_values, host_offsets
+        self.n_rows, self.device = offsets.numel() - 1, offsets.device
 
     @classmethod
     def from_lists(cls, rows: Iterable[Sequence[int]], device: torch.device | None = None) -> Ragged:
@@ -41,24 +41,18 @@ class Ragged:
     @classmethod
     def from_padded(cls, padded: Tensor, lengths: Tensor) -> Ragged:
         """Rows of a right-padded [R, L] tensor, of which the first ``lengths[r]`` entries count."""
-        keep_mask = torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
-        return cls.from_lengths(padded[keep_mask], lengths)
+        return cls.from_lengths(padded[torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]], lengths)
 
     @classmethod
     def cat(cls, parts: Sequence[Ragged]) -> Ragged:
-        """The rows of all parts, one part under the other; of mirrored parts on a device, mirrored there."""
-        if all(part._is_mirrored for part in parts):
+        """The rows of all parts, one part under the other; of parts that are mirrored on a device, mirrored there."""
+        if parts[0].host_values is not None:
             return cls.cat([part.on_host for part in parts]).mirrored(parts[0].device)
-        values = torch.cat([part.values for part in parts])
-        return cls.from_lengths(values, torch.cat([part.lengths for part in parts]))
-
-    @property
-    def n_rows(self) -> int:
-        return self.offsets.numel() - 1
-
-    @property
-    def device(self) -> torch.device:
-        return self.offsets.device
+        values, lengths = [], []
+        for part in parts:
+            values.append(part.values)
+            lengths.append(part.lengths)
+        return cls(torch.cat(values), offsets_of(torch.cat(lengths)))
 
     @cached_property
     def lengths(self) -> Tensor:
@@ -75,10 +69,6 @@ class Ragged:
     def positions(self) -> Tensor:
         """[T] int64: the place of each value in its row, from 0."""
         return torch.arange(self.values.shape[0], device=self.device) - self.offsets[:-1][self.rows]
-
-    @property
-    def _is_mirrored(self) -> bool:
-        return not self.values.is_cpu and self.host_values is not None and self.host_offsets is not None
 
     @property
     def on_host(self) -> Ragged:
@@ -109,14 +99,17 @@ class Ragged:
         host = None if self.host_values is None else self.host_values[:, which]
         return Ragged(self.values[:, which], self.offsets, host, self.host_offsets)
 
-    def window(self, rows: Tensor, starts: Tensor, lengths: Tensor) -> Ragged:
-        """For each of ``rows`` [K] its values ``starts[i] : starts[i] + lengths[i]``, which must lie inside it."""
-        index = consecutive(self.offsets[:-1][rows] + starts, lengths)
-        return Ragged(self.values[index.values], index.offsets)
+    def take(self, rows: Tensor | slice, starts: Tensor | None = None, lengths: Tensor | None = None) -> Ragged:
+        """The given rows ([K] int64, repeats allowed, or a slice), or parts of them.
 
-    def take(self, rows: Tensor) -> Ragged:
-        """The given rows ([K] int64, repeats allowed)."""
-        return self.window(rows, torch.zeros_like(rows), self.lengths[rows])
+        Args:
+            starts: [K], the place in each row at which its part begins; None: the first.
+            lengths: [K], of the parts, which must lie inside the rows; None: those of the rows.
+        """
+        first = self.offsets[:-1][rows]
+        first = first if starts is None else first + starts
+        index = consecutive(first, self.lengths[rows] if lengths is None else lengths)
+        return Ragged(self.values[index.values], index.offsets)
 
     def part(self, start: int, end: int) -> Ragged:
         """The rows from ``start`` to ``end``; the values are not copied."""
@@ -128,15 +121,15 @@ class Ragged:
         lengths = self.lengths.clamp(max=n)
         if torch.equal(lengths, self.lengths):
             return self
-        return self.window(torch.arange(self.n_rows, device=self.device), self.lengths - lengths, lengths)
+        return self.take(slice(None), self.lengths - lengths, lengths)
 
     def first(self, lengths: Tensor) -> Ragged:
         """The first ``lengths[r]`` values of each row."""
-        return self.window(torch.arange(self.n_rows, device=self.device), torch.zeros_like(lengths), lengths)
+        return self.take(slice(None), lengths=lengths)
 
     def lengthened(self, which_mask: Tensor | None = None) -> Ragged:
         """The rows with a zero behind each, mirrored where they are; or behind those of ``which_mask`` [R]."""
-        if which_mask is None and self._is_mirrored:
+        if which_mask is None and self.host_values is not None:
             return self.on_host.lengthened().mirrored(self.device)
         n_more, (n_values, *shape) = self.n_rows if which_mask is None else int(which_mask.sum()), self.values.shape
         lengths = self.lengths + (1 if which_mask is None else which_mask)

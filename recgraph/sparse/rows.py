@@ -1,30 +1,26 @@
 """Reads of rows of a table, a parameter [N, D] with a row for each item or user.
 
 The gradient of a table may be *sparse*, as that of ``nn.Embedding(sparse=True)``: a step then costs what it touches.
-The trainer says so of a parameter with :func:`set_sparse`; all other tables have dense gradients.
+The trainer says so by an attribute, :data:`SPARSE_GRADIENTS`; all other tables have dense gradients.
 """
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from recgraph.sparse.device import is_accelerated
 
-_MARK = "_gradient_is_sparse"
+#: the attribute of a table that says whether reads give it sparse gradients
+SPARSE_GRADIENTS = "has_sparse_gradients"
 # marking the rows of an index in a mask of the whole table is the faster way where the table has fewer rows an entry
 _ROWS_AN_ENTRY = 2
 
 
-def set_sparse(parameter: nn.Parameter, sparse: bool = True) -> None:
-    """Say of a table whether reads give it sparse gradients."""
-    setattr(parameter, _MARK, sparse)
-
-
 def is_sparse(table: Tensor) -> bool:
     """Whether reads give the table sparse gradients: False of all that is computed."""
-    return bool(getattr(table, _MARK, False))
+    return bool(getattr(table, SPARSE_GRADIENTS, False))
 
 
 def lookup(table: Tensor, index: Tensor, padding_idx: int | None = None) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from recgraph.config import ConfigError
 from recgraph.models.base import Phase, TrainableModel
 from recgraph.ranks import Ranks, all_values, gathered
-from recgraph.sparse.rows import is_sparse, set_sparse
+from recgraph.sparse.rows import SPARSE_GRADIENTS, is_sparse
 from recgraph.train.config import TrainConfig
 
 #: suffix of the name of an optimiser of a group's tables
@@ -44,7 +44,7 @@ def make_optimisers(model: TrainableModel, config: TrainConfig) -> dict[str, tor
     optimisers: dict[str, torch.optim.Optimizer] = {}
     for name, parameters in groups.items():
         for parameter in parameters:
-            set_sparse(parameter, id(parameter) in tables)
+            setattr(parameter, SPARSE_GRADIENTS, id(parameter) in tables)
         if dense := [parameter for parameter in parameters if not is_sparse(parameter)]:
             decay = config.weight_decay
             optimisers[name] = torch.optim.Adam(dense, lr=rate, betas=betas, weight_decay=decay, fused=True)

@@ -14,7 +14,7 @@ from recgraph.losses.pairwise import BCE, BPR, CCL, PairWeights
 from recgraph.losses.scores import own_scores, pair_scores
 from recgraph.rng import dropout
 from recgraph.sparse.blocks import even_bounds, of_groups
-from recgraph.sparse.rows import set_sparse
+from recgraph.sparse.rows import SPARSE_GRADIENTS
 
 T, K, N_ITEMS, D = 7, 5, 11, 4
 
@@ -143,7 +143,7 @@ def test_own_scores_are_those_of_all_vectors_at_once(
     columns = torch.randint(9, (30, 5), generator=g).to(device)
     work = torch.promote_types(hidden.dtype, table.dtype)
     expected = (F.embedding(columns, table).to(work) * hidden.to(work)[:, None]).sum(2)
-    set_sparse(table, row_sparse)
+    setattr(table, SPARSE_GRADIENTS, row_sparse)
     scores = own_scores(hidden, table, columns, block_rows)
     pull = torch.linspace(-1, 1, scores.numel(), device=device).view_as(scores).to(scores.dtype)
     found = torch.autograd.grad(scores, (hidden, table), pull)

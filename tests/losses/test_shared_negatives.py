@@ -12,7 +12,7 @@ from torch import Tensor
 from recgraph import registry
 from recgraph.losses.pairwise import PairWeights
 from recgraph.sparse import blocks
-from recgraph.sparse.rows import set_sparse
+from recgraph.sparse.rows import SPARSE_GRADIENTS
 
 N_ITEMS, D, T, K = 23, 5, 100, 40
 EXACT = {"rtol": 1e-11, "atol": 1e-12}
@@ -63,7 +63,7 @@ def test_blocks_of_shared_negatives_are_the_dense_loss(
     positive, negative = scores.gather(1, targets[:, None])[:, 0], scores.gather(1, of_each)
     expected = loss.of_scores(positive, negative, keep_mask, N_ITEMS, weights)
     wanted = torch.autograd.grad(expected, (hidden, table))
-    set_sparse(table, row_sparse)
+    setattr(table, SPARSE_GRADIENTS, row_sparse)
     value = loss.against_shared(drawn, bounds, keep_mask, hidden, targets, table, N_ITEMS, weights)
     torch.testing.assert_close(value, expected, **EXACT)
     found = torch.autograd.grad(value, (hidden, table))

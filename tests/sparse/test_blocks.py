@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recgraph.contrast.blockwise import Candidates, contrast, contrast_drawn
-from recgraph.sparse.blocks import exponent_limit, group_sizes, group_sums, row_blocks, unit_length
+from recgraph.sparse.blocks import EXPONENT_LIMIT, group_sizes, group_sums, row_blocks, unit_length
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.device import accelerator_path
 
@@ -26,7 +26,7 @@ def test_blocks_cover_the_rows(block_rows: int | None) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_exponents_within_the_limit_are_normal_numbers(dtype: torch.dtype) -> None:
-    limit = torch.tensor(exponent_limit(dtype), dtype=dtype)
+    limit = torch.tensor(EXPONENT_LIMIT[dtype], dtype=dtype)
     assert (1e9 * limit.exp()).isfinite()
     assert (-limit).exp() * 1e-6 > torch.finfo(dtype).tiny
     assert math.isfinite(1 / float((-limit).exp()))

@@ -16,7 +16,7 @@ from recgraph.data.part import Part
 from recgraph.models.base import Space, TrainableModel
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
-from recgraph.sparse.rows import distinct_rows, lookup, read_once, set_sparse
+from recgraph.sparse.rows import SPARSE_GRADIENTS, distinct_rows, lookup, read_once
 from recgraph.train.config import TrainConfig, make_accelerator
 from recgraph.train.trainer import Trainer
 
@@ -38,7 +38,7 @@ def test_read_once_makes_one_gradient_of_several_readers(sparse: bool) -> None:
         return (lookup(source, of_users).sum(0) * lookup(source, of_items).pow(2).sum((0, 1))).sum()
 
     expected = torch.autograd.grad(value(table, users, items), table)[0]
-    set_sparse(table, sparse)
+    setattr(table, SPARSE_GRADIENTS, sparse)
     part, places = read_once(table, users, items)
     assert part.shape == (5, 2)
     got = torch.autograd.grad(value(part, *places), table)[0]
@@ -75,7 +75,7 @@ def test_sparse_gradients_are_the_dense_ones(name: str, settings: Mapping[str, A
         batch = next(iter(model.batches(_part(), 8, Generators(0)).epoch(0)))
         named = dict(model.named_parameters())
         (table,) = model.row_sparse_tables
-        set_sparse(named[table], sparse)
+        setattr(named[table], SPARSE_GRADIENTS, sparse)
         phase = model.phases[0]
         terms = model.train()(batch, tuple(phase.terms))
         torch.stack([terms[term] * weight for term, weight in phase.terms.items()]).sum().backward()
@@ -144,12 +144,12 @@ def test_ends_and_repeats_of_rows(rows: Rows, n: int) -> None:
 
 
 @given(ROWS.filter(bool), st.data())
-def test_window(rows: Rows, data: st.DataObject) -> None:
+def test_parts_of_rows(rows: Rows, data: st.DataObject) -> None:
     chosen = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=9))
     starts = [data.draw(st.integers(0, len(rows[index]))) for index in chosen]
     lengths = [data.draw(st.integers(0, len(rows[index]) - start)) for index, start in zip(chosen, starts, strict=True)]
     wanted = [rows[index][start : start + length] for index, start, length in zip(chosen, starts, lengths, strict=True)]
-    assert make(rows).window(ints(chosen), ints(starts), ints(lengths)).to_lists() == wanted
+    assert make(rows).take(ints(chosen), ints(starts), ints(lengths)).to_lists() == wanted
 
 
 @given(ROWS, st.data())
