@@ -76,7 +76,7 @@ class Config(BaseModel):
         read = dict(values)
         for name, value in values.items():
             if name not in cls.model_fields:
-                raise ValueError(unknown_key(name, known_settings(cls)))
+                raise ValueError(unknown_key(name, cls))
             if isinstance(value, Mapping):
                 default = cls.model_fields[name].get_default(call_default_factory=True, validated_data={})
                 is_another = isinstance(default, PartConfig) and "name" in value
@@ -146,11 +146,7 @@ def walk(config: Config | type[Config], within: str = "") -> Iterator[tuple[str,
 
 def put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
     """Set one setting of a tree of tables; on its way, a name becomes a table with it, and a table is copied. A name
-    for a table without one is put into it.
-
-    Raises:
-        ValueError: on the way is neither a table nor a name.
-    """
+    for a table without one is put into it."""
     name, *rest = path
     held = tree.get(name)
     if not rest:
@@ -210,28 +206,18 @@ def configure(owner: object, cls: type[C], config: C | None, settings: Mapping[s
 
 
 def distribute(values: Mapping[str, Any], parts: Mapping[str, type[Config]]) -> dict[str, dict[str, Any]]:
-    """Divide one mapping of settings among several configurations, by the names of their fields.
-
-    Raises:
-        ConfigError: no configuration has the field, or several have it.
-    """
+    """Divide one mapping of settings among several configurations, by the names of their fields; ConfigError: none has
+    the field."""
     shared: dict[str, dict[str, Any]] = {part: {} for part in parts}
     for key, value in values.items():
-        owners = [part for part, cls in parts.items() if key in cls.model_fields]
-        if not owners:
-            raise ConfigError(unknown_key(key, (name for cls in parts.values() for name in known_settings(cls))))
-        if len(owners) > 1:
-            raise ConfigError(f"setting {key!r} is of several of {', '.join(owners)}; rename one")
-        shared[owners[0]][key] = value
+        owner = next((part for part, cls in parts.items() if key in cls.model_fields), None)
+        if owner is None:
+            raise ConfigError(unknown_key(key, *parts.values()))
+        shared[owner][key] = value
     return shared
 
 
 # -- what is shown, and messages
-
-
-def known_settings(cls: type[Config]) -> list[str]:
-    """The names of all settings of a configuration, and those of its default parts, dotted."""
-    return [name for name, _, _ in walk(cls)]
 
 
 def search_of(field: FieldInfo) -> Search | None:
@@ -251,9 +237,10 @@ def did_you_mean(name: str, among: Iterable[str]) -> str:
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
-def unknown_key(key: str, known: Iterable[str]) -> str:
-    """The message for a key that no field has, with the nearest names."""
-    names = sorted(known)
+def unknown_key(key: str, *within: Config | type[Config]) -> str:
+    """The message for a key that no configuration has, with the nearest names: those of parts, then of other libraries,
+    then by their letters."""
+    names = sorted(name for config in within for name, _, _ in walk(config))
     inner = [name for name in names if name.rpartition(".")[2] == key]
     if close := inner or [name for name in names if name == _ELSEWHERE.get(key)]:
         return f"unknown setting {key!r} (did you mean {' or '.join(close)}?)"

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
@@ -76,13 +76,9 @@ for _kind, _package, *_words in map(str.split, _OWN.strip().splitlines()):
             _module = f"recgraph.{_package}.{_word[:-1]}"
         else:
             _MEMBERS.setdefault(_kind, {})[key(_word)] = _module, _word
+KINDS = sorted(_MEMBERS)
 #: kind and key -> a class that was registered, and its name
 _registered: dict[tuple[str, str], tuple[type[Any], str]] = {}
-
-
-def kinds() -> list[str]:
-    """The kinds of things that the registry knows."""
-    return sorted(_MEMBERS)
 
 
 @cache
@@ -100,7 +96,7 @@ def _written(kind: str, name: str) -> str:
 def members(kind: str) -> dict[str, str]:
     """Key -> name, as it is written, of all members of a kind: the library's own, entry points, registered classes."""
     if kind not in _MEMBERS:
-        raise ValueError(f"kind {kind!r} is not known; the kinds are {', '.join(kinds())}")
+        raise ValueError(f"kind {kind!r} is not known; the kinds are {', '.join(KINDS)}")
     points = {wanted: point.name.lower() for wanted, point in _entry_points(kind).items()}
     own = {wanted: _written(kind, name) for wanted, (_, name) in _MEMBERS[kind].items()}
     return {**points, **own, **{wanted: name for (of, wanted), (_, name) in _registered.items() if of == kind}}
@@ -111,23 +107,10 @@ def names(kind: str) -> list[str]:
     return sorted(members(kind))
 
 
-def written(kind: str) -> list[str]:
-    """The names of all members of a kind, as settings, lists and documents write them."""
-    return sorted(members(kind).values())
-
-
 def name_of(kind: str, cls: type[Any]) -> str:
     """The name of a member, as it is written: the one that it was registered under, else its own."""
-    for (of, _), (member, name) in _registered.items():
-        if of == kind and member is cls:
-            return name
-    return _written(kind, cls.__name__)
-
-
-def classes(kind: str) -> Iterator[tuple[str, Any]]:
-    """Key and class of all members of a kind."""
-    for name in names(kind):
-        yield name, load(kind, name)
+    given = (name for (of, _), (member, name) in _registered.items() if of == kind and member is cls)
+    return next(given, _written(kind, cls.__name__))
 
 
 def load(kind: str, name: str) -> Any:
@@ -143,10 +126,10 @@ def load(kind: str, name: str) -> Any:
         module, own = _MEMBERS[kind][wanted]
         return getattr(importlib.import_module(module), own)
     if wanted not in members(kind):
+        there = sorted(members(kind).values())
         raise ValueError(
-            f"{kind} {name!r} does not exist{did_you_mean(f'{name}', written(kind))}; there are "
-            f"{', '.join(written(kind))}. One of your own is known once its file is imported (--import FILE, "
-            "rg.import_file)"
+            f"{kind} {name!r} does not exist{did_you_mean(f'{name}', there)}; there are {', '.join(there)}; one of "
+            "your own is known once its file is imported (--import FILE, rg.import_file)"
         )
     point = _entry_points(kind)[wanted]
     return register(kind, point.name)(point.load())
@@ -168,10 +151,7 @@ def register(kind: str, name: str | None = None) -> Callable[[T], T]:
         before, _ = _registered.get((kind, wanted), (cls, ""))
         if wanted in _MEMBERS[kind] or _origin(before) != _origin(cls):
             raise ValueError(f"{kind} {there[wanted]!r} exists already; register {cls.__name__} under another name")
-        _registered[kind, wanted] = (
-            cls,
-            _written(kind, name or cls.__name__),
-        )
+        _registered[kind, wanted] = cls, _written(kind, name or cls.__name__)
         return cls
 
     return add
@@ -194,17 +174,13 @@ class _Made(PartConfig):
 
 
 def part_class(kind: str, name: str) -> type[PartConfig]:
-    """The settings of a member, as a configuration: the fields of its ``Config``, or those parameters of its
-    constructor that have a default.
-
-    Raises:
-        ValueError: there is no such member.
-    """
+    """The settings of a member, as a configuration."""
     return _part_class(kind, load(kind, name))
 
 
 @cache
 def _part_class(kind: str, cls: type[Any]) -> type[PartConfig]:
+    """Its fields are those of the member's ``Config``, or the parameters of its constructor that have a default."""
     create = cast(Any, create_model)
     found: type[PartConfig]
     if hasattr(cls, "Config"):
@@ -231,7 +207,7 @@ def read_part(kind: str, value: Any) -> Any:
         return value
     table = {"name": value} if isinstance(value, str) else value
     if not isinstance(table, Mapping) or "name" not in table:
-        raise ValueError(f"must be a name of kind {kind!r} or a table that has one, as {{name = {written(kind)[0]!r}}}")
+        raise ValueError(f"must be a name of kind {kind!r} or a table that has one, as {{name = {min(members(kind).values())!r}}}")
     return part_class(kind, table["name"]).of({name: each for name, each in table.items() if name != "name"})
 
 
@@ -248,8 +224,7 @@ class part:
 
 def make(kind: str, spec: Any, /, **given: Any) -> Any:
     """A member of a kind from its name, its table, or its :class:`recgraph.config.PartConfig`."""
-    found = spec if isinstance(spec, PartConfig) else read_part(kind, spec)
-    return found.build(**given)
+    return (spec if isinstance(spec, PartConfig) else read_part(kind, spec)).build(**given)
 
 
 def find_part(name: str, *kinds: str) -> type[PartConfig]:

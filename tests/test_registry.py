@@ -32,12 +32,12 @@ def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
             del sys.modules[name]
 
 
-@pytest.mark.parametrize("kind", registry.kinds())
+@pytest.mark.parametrize("kind", registry.KINDS)
 def test_every_member_loads_and_a_written_name_is_read_again(kind: str) -> None:
     for name in registry.names(kind):
         cls = registry.load(kind, name)
         assert registry.key(cls.__name__) == name == registry.key(registry.name_of(kind, cls))
-    for name in registry.written(kind):
+    for name in registry.members(kind).values():
         assert registry.key(name) in registry.names(kind)
         with refused(kind, name):  # it proposes the name that is nearly right
             registry.load(kind, f"{name}y")
@@ -53,7 +53,7 @@ def test_register() -> None:
     assert registry.load("metric", "my_metric") is MyMetric
     assert registry.load("metric", "MyOther") is Whatever
     assert registry.name_of("metric", Whatever) == "my_other"
-    assert {"my_metric", "my_other"} <= {*registry.written("metric")}
+    assert {"my_metric", "my_other"} <= {*registry.members("metric").values()}
     with refused("metric", "ndcg"):
         registry.register("metric", "NDCG")(type("Mine", (), {}))
     with refused("colour"):

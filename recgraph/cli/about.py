@@ -195,7 +195,7 @@ def parts(
         note(_first_line(registry.load(kind, name)))
         show(_settings(kind, registry.part_class(kind, name)), form)
         return
-    kinds = [each for each in registry.kinds() if each not in _NO_PARTS] if kind is None else [kind]
+    kinds = [each for each in registry.KINDS if each not in _NO_PARTS] if kind is None else [kind]
     found = [registry.part_class(each, key) for each in kinds for key in registry.names(each)]
     columns = (
         {"kind": part.part_kind, "part": part.part_name, "what": _first_line(part), "settings": [*part.model_fields]}

@@ -200,7 +200,7 @@ class SearchSpace:
         made = {part: parts[part].of(values) for part, values in distribute(settled, parts).items()}
         tree = {name: (field, value) for config in made.values() for name, field, value in walk(config)}
         if unknown := [name for name in named if name not in tree]:
-            raise ConfigError(f"space of {unknown[0]!r}: {unknown_key(unknown[0], tree)}")
+            raise ConfigError(f"space of {unknown[0]!r}: {unknown_key(unknown[0], *made.values())}")
         dimensions: dict[str, Dimension] = {}
         for name, (field, _) in tree.items():
             if name in named and _is_range(named[name]):
