@@ -207,7 +207,8 @@ def read_part(kind: str, value: Any) -> Any:
         return value
     table = {"name": value} if isinstance(value, str) else value
     if not isinstance(table, Mapping) or "name" not in table:
-        raise ValueError(f"must be a name of kind {kind!r} or a table that has one, as {{name = {min(members(kind).values())!r}}}")
+        example = min(members(kind).values())
+        raise ValueError(f"must be a name of kind {kind!r} or a table that has one, as {{name = {example!r}}}")
     return part_class(kind, table["name"]).of({name: each for name, each in table.items() if name != "name"})
 
 
