@@ -7,6 +7,7 @@ scores yields both before the next one overwrites it.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -54,6 +55,19 @@ def score_blocks(
         if buffer is None:
             buffer = like.new_empty(rows.stop, n_columns)
         yield rows, buffer[: rows.stop - rows.start]
+
+
+def limited(before: Sequence[float], most: float, most_rows: int) -> Iterator[slice]:
+    """Ranges of at most so many rows whose sizes sum to ``most`` at most; a row that exceeds it is a range of its own.
+
+    ``before`` [R + 1] holds for each row the sum of the sizes of all rows before it.
+    """
+    first, end = 0, len(before) - 1
+    while first < end:
+        stop = max(bisect_right(before, before[first] + most) - 1, first + 1)
+        stop = min(stop, first + most_rows)
+        yield slice(first, stop)
+        first = stop
 
 
 def work_type(*tensors: Tensor) -> torch.dtype:

@@ -16,6 +16,7 @@ from recgraph.sparse.products import (
     distinct,
     n_pairs,
     neighbours,
+    presence,
     ridge_rows,
     ridge_rows_cg,
 )
@@ -98,7 +99,7 @@ def _histories(device: torch.device | str = "cpu") -> tuple[Ragged, np.ndarray]:
 
 
 def _whole(rows: Ragged, weights: torch.Tensor | None = None) -> np.ndarray:
-    blocks = list(co_occurrence(rows, N_COLUMNS, weights))
+    blocks = list(co_occurrence(presence(rows, N_COLUMNS, weights)))
     assert [first for first, _ in blocks] == np.cumsum([0, *(len(b) for _, b in blocks)])[:-1].tolist()
     return torch.cat([block for _, block in blocks]).cpu().numpy()
 
@@ -157,7 +158,7 @@ def test_sparse_neighbours_are_those_of_dense_rows_bit_for_bit(
     assert _products._PARTIAL * k < 700
     monkeypatch.setattr(_products, "_MAX_COUNT_CELLS", cells)
     made = neighbours(rows, 700, k, 1.5, weights)
-    block = torch.cat([block for _, block in co_occurrence(rows, 700, weights)])
+    block = torch.cat([block for _, block in co_occurrence(presence(rows, 700, weights))])
     norms = torch.bincount(rows.values, minlength=700).double().sqrt()
     top, where = block.fill_diagonal_(0).div_(norms[:, None] * norms + 1.5).topk(k)
     # many are equal: which of them are kept, and their order, is part of the numbers
