@@ -16,19 +16,17 @@ from recgraph.sparse.ragged import Ragged, consecutive, offsets_of
 
 Counts = Literal["full", "binary"]
 
-# Pairs (an entry of a, an entry of b's row) and cells of a block: some tens of megabytes, cells within a core's cache.
-_MAX_PAIRS = 1 << 20
-_MAX_CELLS = 1 << 19
-# Below so many pairs a cell a block is sorted; above, its cells are counted.
+# below so many pairs (an entry of a, an entry of b's row) a cell these are sorted; above, the cells are counted
 _SPARSE = 1 / 16
-# A block that is sorted may have more cells, as none are made, but no more pairs than a cache holds.
+# pairs and cells of a block: some tens of megabytes, cells within a core's cache
+_MAX_PAIRS, _MAX_CELLS = 1 << 20, 1 << 19
+# pairs of a block that is sorted, which makes no cells: what a cache holds
 _MAX_SORTED = 1 << 16
-# The most pairs, and the most cells, of a dense block (some 100 MB).
-_MAX_COUNT_PAIRS = 1 << 21
-_MAX_COUNT_CELLS = 1 << 21
-# In rows of fewer columns than so many times k torch's topk takes another algorithm, which keeps others among equals.
+# the most pairs, and the most cells, of a dense block (some 100 MB)
+_MAX_COUNT_PAIRS, _MAX_COUNT_CELLS = 1 << 21, 1 << 21
+# in rows of fewer columns than so many times k torch's topk takes another algorithm, which keeps others among equals
 _PARTIAL = 64
-# The most cells of gathered vectors, and of matrices, that ridge regressions hold at a time (16 MB of float32 each).
+# the most cells of gathered vectors, and of matrices, that ridge regressions hold at a time (16 MB of float32 each)
 _MAX_RIDGE_CELLS = 1 << 22
 
 
@@ -77,31 +75,18 @@ def compose_blocks(
         a, b = a.with_weights(None), b.with_weights(None)
     dtype = dtype or count_dtype(a, b)
     before, degrees = offsets_of(n_pairs(a, b)).tolist(), b.degrees
-    for rows in _blocks(before, b.shape[1]):
+    if _is_sorted(before[-1], a.shape[0], b.shape[1]):
+        blocks = limited(before, _MAX_SORTED, a.shape[0])
+    else:
+        blocks = limited(before, _MAX_PAIRS, max(_MAX_CELLS // max(b.shape[1], 1), 1))
+    for rows in blocks:
         part = a.row_block(rows)
         block = _summed(*_pairs(part, b, degrees, before[rows.stop] - before[rows.start]), (part.shape[0], b.shape[1]))
         yield rows, block.with_weights(None if counts == "binary" else block.values(dtype))
 
 
-def _blocks(before: list[int], n_columns: int) -> Iterator[slice]:
-    """Ranges of rows within the limits; a row that alone exceeds them is a range of its own.
-
-    ``before`` [R + 1] holds for each row the pairs of all rows before it.
-    """
-    first, widest = 0, max(_MAX_CELLS // max(n_columns, 1), 1)
-    last = len(before) - 1
-    for row in range(1, last + 1):
-        n, n_more = before[row] - before[first], before[min(row + 1, last)] - before[first]
-        is_wide = row - first >= widest
-        if is_wide and n_more <= _MAX_SORTED:
-            is_wide = not (_is_sorted(n, row - first, n_columns) and _is_sorted(n_more, row + 1 - first, n_columns))
-        if row == last or n_more > _MAX_PAIRS or is_wide:
-            yield slice(first, row)
-            first = row
-
-
 def _is_sorted(n: int, n_rows: int, n_columns: int) -> bool:
-    """Whether a block with n pairs is sorted rather than counted."""
+    """Whether so many pairs are sorted rather than counted."""
     return n < _SPARSE * n_rows * n_columns
 
 
@@ -180,8 +165,8 @@ def neighbours(
     norms: Tensor | None = None,
     with_itself: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The k most similar columns of each, by ``C[i, j] / ((n_i n_j) ** norm_power + shrink)`` with ``n_i`` the rows
-    that hold i.
+    """The k most similar columns of each, by ``C[i, j] / ((n_i n_j) ** norm_power + shrink)`` with C as in
+    :func:`co_occurrence` and ``n_i`` the rows that hold i.
 
     With weights of 1 and no shrinkage this is the cosine of two columns. Costs the sum of squared row lengths and up to
     64 k cells a column.
@@ -192,8 +177,7 @@ def neighbours(
         with_itself: whether a column is among its own neighbours.
 
     Returns:
-        index [n_columns, k] int64 and similarity [n_columns, k] float32, most similar first; fewer where fewer are
-        above 0: unused places hold 0 and 0.
+        index [n_columns, k] int64 and similarity float32, most similar first; where fewer than k are above 0: 0 and 0.
     """
     if norms is None:
         norms = torch.bincount(rows.values, minlength=n_columns).to(torch.float64).pow(norm_power)
@@ -257,19 +241,13 @@ def ridge_rows(rows: Ragged, table: Tensor, weight: float, ridge: Tensor) -> Ten
     which minimises ``sum_{i in r} (1 + weight) (1 - x y_i)^2 + sum_{i not in r} (x y_i)^2 + ridge_r |x|^2``.
 
     Costs a [D, D] matrix for each row, in blocks of rows. A block whose equations cannot be factored in the table's
-    type, as ridge is small beside the vectors, is solved in float64.
+    type, as ridge is small beside the vectors, is solved in float64. The solution of an empty row is 0.
 
     Args:
         rows: R rows of distinct indices of the table.
         table: [C, D] floating point.
         weight: of what a row names, beyond 1; at least 0.
         ridge: [R], above 0.
-
-    Returns:
-        [R, D]; zeros where a row is empty.
-
-    Raises:
-        torch.linalg.LinAlgError: ridge is too small even for float64.
     """
     width = table.shape[1]
     gram, padded, solution = table.T @ table, F.pad(table, (0, 0, 0, 1)), table.new_zeros(len(rows), width)

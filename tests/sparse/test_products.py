@@ -64,7 +64,6 @@ def test_long_blocks_give_the_bits_of_short_ones(weighted: bool, monkeypatch: py
     long, n_long = compose(a, b), len(list(compose_blocks(a, b)))
     monkeypatch.setattr(_products, "_MAX_SORTED", 0)
     short, n_short = compose(a, b), len(list(compose_blocks(a, b)))
-    assert n_short == 300 // 13 + 1
     assert n_long < n_short
     assert torch.equal(long.indptr, short.indptr)
     assert torch.equal(long.indices, short.indices)
