@@ -25,7 +25,6 @@ from experiments.published_weights import load_published
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batches import SequenceBatch
 from recgraph.evaluate import evaluate
-from recgraph.models.sequence.base import Encoded
 from recgraph.models.sequence.mclrec import MCLRec
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
@@ -115,7 +114,7 @@ def mclrec_step(golden: dict[str, Tensor]) -> dict[str, Tensor]:
     table = model.item_embedding.weight
     with torch.no_grad():
         h, h1, h2 = (model.encoder(rows, table) for rows in (sequences, *views))
-        z1, z2 = model.latent_views(batch, Encoded(h1), Encoded(h2))
+        z1, z2 = model.augmenters[0](h1), model.augmenters[1](h2)
         terms = model(batch, ("rec", "cl1", "cl2", "reg"))
         got = {
             "seq_output": h,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
@@ -152,7 +152,6 @@ class ItemTower(nn.Module):
         # tokens of the items that a loss may score, and the place of each token among them; empty: all
         self.register_buffer("candidates", torch.empty(0, dtype=torch.int64), persistent=False)
         self.register_buffer("places", torch.empty(0, dtype=torch.int64), persistent=False)
-        self._made: Kept[Tensor] = Kept()
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -191,16 +190,8 @@ class ItemTower(nn.Module):
             generator: draws the items whose own vector is left out; needed in training mode with ``id_dropout``.
 
         Returns:
-            [1 + n_items, D]. Within :meth:`sharing` all calls get the table of the first; in evaluation mode without
-            gradients a table is kept until a parameter changes.
+            [1 + n_items, D].
         """
-        return self._made.get(
-            self.training,
-            lambda: (own, *self.parameters(), self.known_items),
-            lambda: self._table(own, generator),
-        )
-
-    def _table(self, own: Tensor, generator: torch.Generator | None) -> Tensor:
         items = self.features()
         if len(own) > 1:
             kept_mask = self.known_items
@@ -213,10 +204,6 @@ class ItemTower(nn.Module):
             mean = known @ own[1:] / known.sum().clamp(min=1)
             items = items + torch.where(kept_mask[:, None], own[1:], mean)
         return torch.cat([own[:1], items])
-
-    def sharing(self) -> AbstractContextManager[None]:
-        """The block in which the table is computed once: one step on one batch."""
-        return self._made.sharing()
 
     def of_candidates(self, table: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The rows of the table that a loss may score, those of items in training, and the targets among them.

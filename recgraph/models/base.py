@@ -111,6 +111,10 @@ class Model(nn.Module):
     #: parameter or buffer with a row for each user or item -> what its rows stand for, in their order: ``"users"``,
     #: ``"items"``, ``"padding"`` (one row)
     tables: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    #: the columns of the item features that it is built with, as part of a :class:`FeatureSpace`
+    wanted_features: FeatureWish = ()
+    #: whether a query should say when its histories happened (:attr:`recgraph.data.batches.Query.times`)
+    reads_times: bool = False
 
     def __init__(self, config: ModelConfig | None = None, /, **settings: Any) -> None:
         super().__init__()
@@ -172,17 +176,12 @@ class Model(nn.Module):
         Raises:
             ValueError: the model has none.
         """
+        for name, parts in self.tables.items():
+            if parts[-1] == "items" and self.space is not None:
+                rows = self.get_parameter(name)[-self.space.n_items :]
+                if len(rows) == self.space.n_items:
+                    return rows
         raise ValueError(f"{type(self).__name__} has no table of item vectors, so that init_items has no place in it")
-
-    @property
-    def wanted_features(self) -> FeatureWish:
-        """The columns of the item features that it is built with, as part of a :class:`FeatureSpace`; (): none."""
-        return ()
-
-    @property
-    def reads_times(self) -> bool:
-        """Whether a query should say when its histories happened (:attr:`recgraph.data.batches.Query.times`)."""
-        return False
 
     @property
     def has_vectors(self) -> bool:
@@ -238,19 +237,14 @@ class TrainableModel(Model):
     diagnostics: ClassVar[tuple[str, ...]] = ()
     #: where the defaults of training do not suit these models, setting -> their own default and search range
     training_defaults: ClassVar[Mapping[str, tuple[Any, Search]]] = {}
+    #: the parameters of which a step touches the rows of its batch and of what it draws alone, by name: they are read
+    #: by :mod:`recgraph.sparse.rows`, and with ``sparse_tables`` an optimiser steps these rows alone
+    row_sparse_tables: tuple[str, ...] = ()
 
     @property
     def phases(self) -> tuple[Phase, ...]:
         """The steps made on each batch, in order."""
         raise TypeError(f"{type(self).__name__} must define phases")
-
-    @property
-    def row_sparse_tables(self) -> tuple[str, ...]:
-        """The parameters of which a step touches the rows of its batch and of what it draws alone, by name.
-
-        They are read by :mod:`recgraph.sparse.rows`; with ``sparse_tables`` an optimiser steps these rows alone.
-        """
-        return ()
 
     @property
     def trained_users(self) -> Tensor | None:
@@ -289,12 +283,8 @@ class TrainableModel(Model):
         """
 
     def forward(self, batch: Any, wanted: Iterable[str]) -> dict[str, Tensor]:
-        """:meth:`losses` of these terms; a term that the model has not is an error."""
-        wanted = frozenset(wanted)
-        found = self.losses(batch, wanted)
-        if unknown := sorted(wanted - found.keys()):
-            raise ValueError(f"{type(self).__name__} has no terms {unknown}; it has {sorted(found)}")
-        return found
+        """:meth:`losses` of these terms."""
+        return self.losses(batch, frozenset(wanted))
 
     def losses(self, batch: Any, wanted: frozenset[str]) -> dict[str, Tensor]:
         """Term name -> its value, a scalar, of the terms that are wanted.

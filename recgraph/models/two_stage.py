@@ -564,7 +564,7 @@ class TwoStage(ClosedFormModel):
         made = [member.make() for member in self.members]
         self.reads_graph = any(each.reads_graph for each in made)  # type: ignore[misc]
         self.ranks_in_threads = all(each.ranks_in_threads for each in made)  # type: ignore[misc]
-        self._wish: FeatureWish = next((each.wanted_features for each in made if each.wanted_features), ())
+        self.wanted_features = next((each.wanted_features for each in made if each.wanted_features), ())
 
     @classmethod
     def said_of(cls, settings: Mapping[str, Any]) -> str:
@@ -586,11 +586,7 @@ class TwoStage(ClosedFormModel):
         return made.build(space, self.seed)  # with the seed of the whole: each is what it would be alone
 
     @property
-    def wanted_features(self) -> FeatureWish:
-        return self._wish
-
-    @property
-    def reads_times(self) -> bool:
+    def reads_times(self) -> bool:  # type: ignore[override]
         return self.features.reads_times or any(model.reads_times for model in self._models)
 
     @property

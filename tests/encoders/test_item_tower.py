@@ -1,4 +1,4 @@
-"""The item tower against a slow loop, its gradients, and what it keeps and when."""
+"""The item tower against a slow loop, and its gradients."""
 
 from __future__ import annotations
 
@@ -68,33 +68,6 @@ def test_id_dropout_leaves_out_own_vectors_in_training_alone() -> None:
         assert torch.equal(items[~without], full[~without])
         left_out += int(without.sum())
     assert left_out / (n * N_ITEMS) == pytest.approx(0.5, abs=0.05)
-
-
-def test_one_table_within_a_step_and_a_new_one_in_the_next() -> None:
-    tower, vectors, draw = made(id_dropout=0.5), own(), torch.Generator().manual_seed(0)
-    with tower.sharing():
-        assert tower(vectors, draw) is tower(vectors, draw)
-        first = tower(vectors, draw)
-    with tower.sharing():
-        assert not torch.equal(tower(vectors, draw), first)
-
-
-def test_a_table_is_kept_in_evaluation_until_something_changes() -> None:
-    tower, vectors = made().eval(), own()
-    assert tower(vectors) is not tower(vectors), "with gradients nothing is kept"
-    with torch.no_grad():
-        kept = tower(vectors)
-        assert tower(vectors) is kept
-        tower.values.weight[1] += 1
-        changed = tower(vectors)
-        assert not torch.equal(changed, kept)
-        vectors[1] += 1
-        assert not torch.equal(tower(vectors), changed)
-        tower.setup(torch.tensor([0, 1, 1, 1, 1, 1, 1]))
-        torch.testing.assert_close(tower(vectors)[1], tower.features()[0] + vectors[2:].mean(0))
-        tower.load_state_dict(made().state_dict())
-        torch.testing.assert_close(tower(vectors)[2:], kept[2:])
-        assert tower.float()(vectors.float()).dtype == torch.float32
 
 
 def test_a_loss_scores_items_of_the_training_part_alone(device: torch.device) -> None:

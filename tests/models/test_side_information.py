@@ -71,6 +71,33 @@ def a_step(model: SequenceModel, device: torch.device | str = "cpu") -> dict[str
     return values
 
 
+def test_one_table_a_step_and_in_evaluation_until_something_changes() -> None:
+    model = built("sasrec", items={"id_dropout": 0.5})
+    batch = next(iter(model.batches(TRAIN, 8, Generators(0)).epoch(0)))
+    tables: list[torch.Tensor] = []
+    model.losses = lambda *_: tables.extend(model.token_table(batch) for _ in range(2)) or {}  # type: ignore
+    model.train()(batch, ("rec",)), model(batch, ("rec",))
+    assert tables[0] is tables[1]
+    assert tables[2] is tables[3]
+    assert not torch.equal(tables[0], tables[2])
+    tower = model.eval().item_tower
+    assert tower is not None
+    assert model.token_table() is not model.token_table(), "with gradients nothing is kept"
+    with torch.no_grad():
+        seen = [model.token_table()]
+        assert model.token_table() is seen[0]
+        for change in (
+            lambda: tower.values.weight[1].add_(1),
+            lambda: model.item_embedding.weight[1].add_(1),
+            lambda: tower.setup(torch.ones(N_ITEMS)),
+            lambda: model.load_state_dict(built("sasrec", seed=1).state_dict()),
+        ):
+            change()
+            seen.append(model.token_table())
+            assert not torch.equal(seen[-1], seen[-2])
+        assert model.double().token_table().dtype == torch.float64
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_features_get_gradients_and_cold_items_are_not_scored_in_training(name: str, device: torch.device) -> None:
     model = built(name, device, items={"id_dropout": 0.0})
@@ -93,7 +120,7 @@ def test_the_loss_of_a_step_is_that_of_the_warm_items_alone() -> None:
     model = built("sasrec", **settings).double()
     batch = next(iter(model.batches(TRAIN, 100, Generators(0)).epoch(0)))
     loss = model.train()(batch, ("rec",))["rec"]
-    states, table = model.training_states(batch), model.token_table(batch)
+    states, table = model.encode(batch.sequences, batch, False), model.token_table(batch)
     scored = [0, *(item + 1 for item in range(N_ITEMS) if KNOWN[item])]
     losses = [
         torch.logsumexp(torch.stack([state @ table[token] for token in scored]), 0) - state @ table[target]

@@ -107,10 +107,6 @@ class CollaborativeModel(TrainableModel):
                 rows.uniform_(-bound, bound)
         return table
 
-    def item_table(self) -> Tensor:
-        assert self.space is not None
-        return self.embedding.weight[self.space.n_users :]
-
     @property
     def phases(self) -> tuple[Phase, ...]:
         terms = {"rec": 1.0, "l2": self.config.l2}

@@ -25,9 +25,10 @@ class BPRMF(CollaborativeModel):
     bias; Adam instead of plain SGD; the loss can be another than BPR.
     """
 
-    @property
-    def row_sparse_tables(self) -> tuple[str, ...]:
-        return ("embedding.weight",) if isinstance(self.loss, OwnNegatives) else ()
+    def _build(self, space: Space) -> None:
+        super()._build(space)
+        if isinstance(self.loss, OwnNegatives):
+            self.row_sparse_tables = ("embedding.weight",)
 
     def nodes(self) -> Tensor:
         return self.embedding.weight

@@ -105,7 +105,7 @@ class SimpleX(CollaborativeModel):
         assert self.space is not None
         table, generator = self.embedding.weight, batch.generators.of_rank("dropout")
         users, histories, places = (self._apart if self.config.exclude_target else self._once)(batch)
-        items = self.item_table()
+        items = table[self.space.n_users :]
         vectors = self._vectors(lookup(table, users), histories, self._read(items), generator)[places]
         if self.training:
             vectors = dropout(vectors, self.config.dropout, generator)

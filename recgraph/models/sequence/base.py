@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from contextlib import nullcontext
+from typing import Annotated, Any, ClassVar, Literal
 
-import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
@@ -14,10 +13,9 @@ from torch import Tensor, nn
 from recgraph import encoders, losses
 from recgraph.config import ConfigError, PartConfig, Search
 from recgraph.data.batches import N_GAPS, Query, SequenceBatch, SequenceBatches, with_gaps
-from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Part
 from recgraph.encoders.base import SequenceEncoder, tokens_of_places
-from recgraph.encoders.items import ItemTower
+from recgraph.encoders.items import ItemTower, Kept
 from recgraph.encoders.transformer import draw_weights
 from recgraph.losses.base import NextItemLoss
 from recgraph.losses.pairwise import OwnNegatives
@@ -60,18 +58,6 @@ class SequenceConfig(ModelConfig):
     ] = False
 
 
-class Encoded(NamedTuple):
-    """Encoded sequences.
-
-    Attributes:
-        last: [B, D], the state after each whole row.
-        states: B rows of [D], the state at each place; None where not asked for.
-    """
-
-    last: Tensor
-    states: Ragged | None = None
-
-
 class SequenceModel(TrainableModel):
     """Base of sequence models: an item table, an encoder and a recommendation loss. Term ``rec``: that loss.
 
@@ -87,9 +73,12 @@ class SequenceModel(TrainableModel):
     needs_partners = False
     #: whether views of the samples are drawn
     draws_views = False
+    #: whether the last batch of an epoch is left out where it is not full
+    needs_full_batches = False
 
     def __init__(self, config: ModelConfig | None = None, /, **settings: Any) -> None:
         super().__init__(config, **settings)
+        self.wanted_features = self.config.items.features
         if self.config.items.reads_typed_graph:
             self.reads_graph = True  # type: ignore[misc]
             self.updated_by = None  # type: ignore[misc]  # a new log has no relations of its items
@@ -99,7 +88,18 @@ class SequenceModel(TrainableModel):
         n_own = space.n_items if config.items.id_embedding else 0
         self.item_embedding = nn.Embedding(n_own + 1, config.hidden_dim)
         draw_weights(self.item_embedding.weight.detach())
-        self.encoder = make_encoder(config, space.n_items + 1)
+        encoder, regime = config.encoder, str(config.regime)
+        if not issubclass(encoder.member, SequenceEncoder):
+            raise ConfigError(f"encoder = {encoder.part_name!r} is not one of sequences, but of graphs")
+        if (regime == "cloze") != encoder.member.ends_masked and regime != "prefix":
+            raise ConfigError(f"regime = {regime!r} does not suit encoder = {encoder.part_name!r}, by what places see")
+        self.encoder: SequenceEncoder = encoder.build(
+            hidden_dim=config.hidden_dim,
+            max_len=config.max_len + encoder.member.ends_masked,
+            dropout=config.dropout,
+            causal=regime == "causal",
+            n_tokens=space.n_items + 1,
+        )
         self.loss: NextItemLoss = config.loss.build()
         self.item_tower: ItemTower | None = None
         if config.items.features:
@@ -114,26 +114,11 @@ class SequenceModel(TrainableModel):
         if self.gap_embedding is not None:
             # a gap never seen in training adds nothing, as an unknown one
             nn.init.zeros_(self.gap_embedding.weight)
-
-    @property
-    def wanted_features(self) -> FeatureWish:
-        wish: FeatureWish = self.config.items.features
-        return wish
-
-    @property
-    def reads_times(self) -> bool:
-        return self.gap_embedding is not None or self.encoder.reads_times
-
-    @property
-    def row_sparse_tables(self) -> tuple[str, ...]:
-        # a tower and a graph make the table from all items, and a loss without draws scores all
+        self.reads_times = config.time_gaps or self.encoder.reads_times
         is_made = self.item_tower is not None or self.item_graph is not None
-        return ("item_embedding.weight",) if self.loss.draws and not is_made else ()
-
-    @property
-    def needs_full_batches(self) -> bool:
-        """Whether the last batch of an epoch is left out where it is not full."""
-        return False
+        self._made: Kept[ItemTables] | None = Kept() if is_made else None
+        if self.loss.draws and not is_made:  # a tower and a graph read all items, and a loss without draws scores all
+            self.row_sparse_tables = ("item_embedding.weight",)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -173,11 +158,8 @@ class SequenceModel(TrainableModel):
         self.loss.compile_parts(backend)
 
     def forward(self, batch: Any, wanted: Iterable[str]) -> dict[str, Tensor]:
-        with ExitStack() as stack:  # in it the tables of items are computed once
-            for part in (self.item_tower, self.item_graph):
-                if part is not None:
-                    stack.enter_context(part.sharing())
-            return super().forward(batch, wanted)
+        with nullcontext() if self._made is None else self._made.sharing():  # the table of items is made once
+            return self.losses(batch, frozenset(wanted))
 
     def token_table(self, batch: SequenceBatch | None = None) -> Tensor:
         """[n_items + 1, D]: the vector of each token, for inputs and scores alike.
@@ -185,20 +167,24 @@ class SequenceModel(TrainableModel):
         Args:
             batch: whose generators draw what is drawn for a table; needed in training mode.
         """
-        return self._own_table(batch) if self.item_graph is None else self._item_tables(batch).table
+        return self.item_embedding.weight if self._made is None else self.item_tables(batch).table
 
-    def _own_table(self, batch: SequenceBatch | None) -> Tensor:
-        """[n_items + 1, D]: the table without what a graph adds."""
-        if self.item_tower is None:
-            return self.item_embedding.weight
-        table: Tensor = self.item_tower(
-            self.item_embedding.weight, None if batch is None else batch.generators["item_ids"]
-        )
-        return table
+    def item_tables(self, batch: SequenceBatch | None = None) -> ItemTables:
+        """The same with what a graph adds to it, of a model whose items have features or a graph."""
 
-    def _item_tables(self, batch: SequenceBatch | None) -> ItemTables:
-        assert self.item_graph is not None
-        return self.item_graph.tables(self._own_table(batch), batch)
+        def state() -> list[Tensor]:
+            parts = [part for part in (self.item_tower, self.item_graph) if part is not None]
+            tensors = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
+            return [self.item_embedding.weight, *tensors]
+
+        def make() -> ItemTables:
+            own: Tensor = self.item_embedding.weight
+            if self.item_tower is not None:
+                own = self.item_tower(own, None if batch is None else batch.generators["item_ids"])
+            return ItemTables(own, own, own[1:]) if self.item_graph is None else self.item_graph(own, batch)
+
+        assert self._made is not None
+        return self._made.get(self.training, state, make)
 
     def losses(self, batch: SequenceBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
         """``rec``, and ``items``, the contrast of items with their graph.
@@ -208,22 +194,14 @@ class SequenceModel(TrainableModel):
         """
         found = {}
         if "rec" in wanted:
-            found["rec"] = self.next_item_loss(batch, self.training_states(batch))
-        if "items" in wanted:
-            found["items"] = self._item_loss(batch)
+            last_only = batch.masked is None and not batch.causal
+            found["rec"] = self.next_item_loss(batch, self.encode(batch.sequences, batch, last_only, batch.masked))
+        if "items" in wanted and self.item_graph is not None:
+            found["items"] = self.item_graph.loss(batch, self.item_tables(batch))
         return found
 
-    def _item_loss(self, batch: SequenceBatch) -> Tensor:
-        """The contrast of items with their graph; it reads the tables that were made for the other terms."""
-        assert self.item_graph is not None
-        return self.item_graph.loss(batch, self._item_tables(batch))
-
-    def training_states(self, batch: SequenceBatch) -> Tensor:
-        """[n_targets, D]: the state from which each target is predicted."""
-        return self.encode(batch.sequences, batch, batch.masked is None and not batch.causal, batch.masked)
-
     def next_item_loss(self, batch: SequenceBatch, states: Tensor) -> Tensor:
-        """The recommendation loss of :meth:`training_states`."""
+        """The recommendation loss of the states [n_targets, D] from which the targets are predicted."""
         table, targets = self.token_table(batch), batch.targets
         if self.item_tower is not None:
             table, targets = self.item_tower.of_candidates(table, targets)
@@ -269,17 +247,6 @@ class SequenceModel(TrainableModel):
         own = lookup(table, tokens) + self.gap_embedding(gaps)
         return tokens_of_places(sequences.on_host.columns(columns), own, lookup(table, tokens.new_zeros(1)))
 
-    def encode_together(self, parts: list[Ragged], batch: SequenceBatch, with_states: bool = False) -> list[Encoded]:
-        """Several sets of rows, encoded as one batch."""
-        if not with_states:
-            sizes = [part.n_rows for part in parts]
-            return [Encoded(last) for last in torch.split(self.encode(Ragged.cat(parts), batch), sizes)]
-        parts = [self.encoder.closed(part) for part in parts]
-        sizes = [len(part.values) for part in parts]
-        states = torch.split(self.encode(Ragged.cat(parts), batch, last_only=False), sizes)
-        each = [part.with_values(value) for part, value in zip(parts, states, strict=True)]
-        return [Encoded(rows.values.index_select(0, rows.offsets[1:] - 1), rows) for rows in each]
-
     def encode_users(self, query: Query) -> Tensor:
         # before the cut: the first item that is read has one before it
         return self.encode_tokens(self.tokens_of(query.history, query.times).last(self.config.max_len))
@@ -317,30 +284,8 @@ class SequenceModel(TrainableModel):
         module = PaddedSequences(self.encoder, self.token_table().detach(), self.gap_embedding)
         return PaddedForm(module, "vectors", longest, shortest, reads_gaps=self.gap_embedding is not None)
 
-    def item_table(self) -> Tensor:
-        if not self.config.items.id_embedding:
-            raise ValueError("items.id_embedding = False: items have no vectors of their own that init_items could set")
-        return self.item_embedding.weight[1:]
-
     def encode_items(self) -> Tensor:
         return self.loss.as_scored(self.token_table()[1:])
-
-
-def make_encoder(config: SequenceConfig, n_tokens: int) -> SequenceEncoder:
-    """The configured encoder of sequences."""
-    part, regime = config.encoder, str(config.regime)
-    if not issubclass(part.member, SequenceEncoder):
-        raise ConfigError(f"encoder = {part.part_name!r} is not one of sequences, but of graphs")
-    if (regime == "cloze") != part.member.ends_masked and regime != "prefix":
-        raise ConfigError(f"regime = {regime!r} does not suit encoder = {part.part_name!r}, by what places see")
-    encoder: SequenceEncoder = part.build(
-        hidden_dim=config.hidden_dim,
-        max_len=config.max_len + part.member.ends_masked,
-        dropout=config.dropout,
-        causal=regime == "causal",
-        n_tokens=n_tokens,
-    )
-    return encoder
 
 
 class PaddedSequences(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -17,7 +17,7 @@ from recgraph.contrast.term import Contrast, ContrastiveTerm
 from recgraph.data.batches import SequenceBatch
 from recgraph.data.part import Part
 from recgraph.models.base import ModelConfig, Phase, Space
-from recgraph.models.sequence.base import Encoded, SequenceConfig, SequenceModel
+from recgraph.models.sequence.base import SequenceConfig, SequenceModel
 from recgraph.ranks import Share, gathered
 from recgraph.registry import part
 from recgraph.sparse.device import is_accelerated
@@ -43,6 +43,18 @@ class ContrastiveConfig(SequenceConfig):
     ] = True
 
 
+class Encoded(NamedTuple):
+    """Encoded sequences.
+
+    Attributes:
+        last: [B, D], the state after each whole row.
+        states: B rows of [D], the state at each place; None where not asked for.
+    """
+
+    last: Tensor
+    states: Ragged | None = None
+
+
 class ContrastiveSequenceModel(SequenceModel):
     """Base of contrastive sequence models.
 
@@ -52,23 +64,17 @@ class ContrastiveSequenceModel(SequenceModel):
 
     Config: ClassVar[type[ModelConfig]] = ContrastiveConfig
     diagnostics: ClassVar[tuple[str, ...]] = ("alignment", "uniformity")
+    #: whether the contrast reads the views' states at every place
+    needs_states = False
 
     def _build(self, space: Space) -> None:
         super()._build(space)
         config = self.config
         chosen = config.augmentations
         self._two_views = TwoViews(chosen, distinct=len(chosen) > 1, max_len=config.max_len) if chosen else None
+        self.draws_views = self._two_views is not None
         self.contrast = ContrastiveTerm(config.contrast, dim=config.hidden_dim)
         self._alignment, self._uniformity = Alignment(), Uniformity()
-
-    @property
-    def draws_views(self) -> bool:  # type: ignore[override]
-        return self._two_views is not None
-
-    @property
-    def needs_states(self) -> bool:
-        """Whether the contrast reads the views' states at every place."""
-        return False
 
     def compile_parts(self, backend: str = "inductor") -> None:
         """Compile the contrasts besides."""
@@ -102,9 +108,20 @@ class ContrastiveSequenceModel(SequenceModel):
         return views
 
     def prepare(self, batch: SequenceBatch) -> None:
-        super().prepare(batch)
         if is_accelerated(self.item_embedding.weight):
+            super().prepare(batch)
             self.draw_views(batch)
+
+    def encode_together(self, parts: list[Ragged], batch: SequenceBatch, with_states: bool = False) -> list[Encoded]:
+        """Several sets of rows, encoded as one batch."""
+        if not with_states:
+            sizes = [part.n_rows for part in parts]
+            return [Encoded(last) for last in torch.split(self.encode(Ragged.cat(parts), batch), sizes)]
+        parts = [self.encoder.closed(part) for part in parts]
+        sizes = [len(part.values) for part in parts]
+        states = torch.split(self.encode(Ragged.cat(parts), batch, last_only=False), sizes)
+        each = [part.with_values(value) for part, value in zip(parts, states, strict=True)]
+        return [Encoded(rows.values.index_select(0, rows.offsets[1:] - 1), rows) for rows in each]
 
     def losses(self, batch: SequenceBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
         if wanted <= {"rec", "items"}:
@@ -118,7 +135,8 @@ class ContrastiveSequenceModel(SequenceModel):
         else:
             encoded = self.encode_together(views, batch, self.needs_states)
             if "rec" in wanted:
-                found["rec"] = self.next_item_loss(batch, self.training_states(batch))
+                states = self.encode(batch.sequences, batch, last_only=False)
+                found["rec"] = self.next_item_loss(batch, states)
         share = batch.share
         if share.is_whole:
             found |= self.contrasts(batch, encoded, wanted)
@@ -127,8 +145,8 @@ class ContrastiveSequenceModel(SequenceModel):
         else:  # of this rank's views; the mean over ranks counts
             own = replace(batch, contrast_targets=batch.contrast_targets[share.rows], whole=None)
             found |= {name: value * share.weight for name, value in self.contrasts(own, encoded, wanted).items()}
-        if "items" in wanted:
-            found["items"] = self._item_loss(batch)
+        if "items" in wanted and self.item_graph is not None:
+            found["items"] = self.item_graph.loss(batch, self.item_tables(batch))
         return found
 
     def contrasts(self, batch: SequenceBatch, views: list[Encoded], wanted: frozenset[str]) -> dict[str, Tensor]:

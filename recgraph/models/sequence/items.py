@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
@@ -16,7 +15,6 @@ from recgraph.data.batches import SequenceBatch
 from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Part
 from recgraph.encoders.graph import ItemGraph
-from recgraph.encoders.items import Kept
 from recgraph.models.base import PathKey, Space
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.models.heterogeneous.views import MetaPaths
@@ -70,8 +68,8 @@ class ItemTables(NamedTuple):
     vectors are added; ``related``, these, [n_items, D]."""
 
     own: Tensor
-    related: Tensor
     table: Tensor
+    related: Tensor
 
 
 class RelatedItems(nn.Module):
@@ -105,34 +103,24 @@ class RelatedItems(nn.Module):
         self.augmenter: Augmenter | None = None
         if settings.graph_weight and settings.augmenter is not None:
             self.augmenter = settings.augmenter.build(hidden_dim=hidden_dim)
-        self._made: Kept[ItemTables] = Kept()
 
     def setup(self, train: Part) -> None:
         """Show the training part to the graph."""
         self.graph.connect(train.items)
 
-    def tables(self, own: Tensor, batch: SequenceBatch | None) -> ItemTables:
+    def forward(self, own: Tensor, batch: SequenceBatch | None) -> ItemTables:
         """The tables of tokens.
 
         Args:
             own: [n_items + 1, D].
             batch: whose generators draw dropout; needed in training mode.
         """
-        generator = None if batch is None else batch.generators["item_graph"]
-
-        def make() -> ItemTables:
-            related = self.graph(own[1:], generator)
-            return ItemTables(own, related, torch.cat([own[:1], own[1:] + related]))
-
-        return self._made.get(self.training, lambda: (own, *self.graph.parameters(), *self.graph.buffers()), make)
+        related = self.graph(own[1:], None if batch is None else batch.generators["item_graph"])
+        return ItemTables(own, torch.cat([own[:1], own[1:] + related]), related)
 
     def path_weights(self) -> dict[PathKey, float]:
         """The weight of each meta-path of a graph that has some."""
         return self.graph.path_weights() if isinstance(self.graph, MetaPaths) else {}
-
-    def sharing(self) -> AbstractContextManager[None]:
-        """The block in which the tables are computed once: one step on one batch."""
-        return self._made.sharing()
 
     def prepare(self, batch: SequenceBatch) -> None:
         """Tell the distinct items of a batch on the host: an accelerator would have to say how many they are."""

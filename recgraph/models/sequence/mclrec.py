@@ -13,8 +13,7 @@ from recgraph.contrast.regularisers import Margin
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batches import SequenceBatch
 from recgraph.models.base import Phase, Space
-from recgraph.models.sequence.base import Encoded
-from recgraph.models.sequence.contrastive import ContrastiveConfig, ContrastiveSequenceModel
+from recgraph.models.sequence.contrastive import ContrastiveConfig, ContrastiveSequenceModel, Encoded
 from recgraph.registry import part
 
 
@@ -72,10 +71,11 @@ class MCLRec(ContrastiveSequenceModel):
     def _build(self, space: Space) -> None:
         super()._build(space)
         config = self.config
-        n_augmenters = 1 if config.shared_augmenter else 2
-        self.augmenters = nn.ModuleList(
-            config.augmenter.build(hidden_dim=config.hidden_dim) for _ in range(n_augmenters)
-        )
+        first = config.augmenter.build(hidden_dim=config.hidden_dim)
+        self.augmenters = nn.ModuleList([first])
+        if not config.shared_augmenter:
+            self.augmenters.append(config.augmenter.build(hidden_dim=config.hidden_dim))
+        self.needs_states, self.needs_full_batches = first.needs_states, first.batch_size is not None
         # of three pairs in each of two or three phases a queue would hold the same rows many times
         latent = config.contrast.model_copy(update={"temperature": 1.0, "similarity": "dot", "queue_size": 0})
         self.latent_contrast = ContrastiveTerm(latent, dim=config.hidden_dim)
@@ -87,7 +87,7 @@ class MCLRec(ContrastiveSequenceModel):
         # without a latent contrast there is one phase, the encoder's, which trains the augmenter of items, too
         if self.config.latent_weight and self.item_graph is not None and self.item_graph.augmenter is not None:
             learned += self.item_graph.augmenter.parameters()
-        of_augmenters = {id(parameter) for parameter in learned}
+        of_augmenters = {*map(id, learned)}
         return {
             "encoder": [parameter for parameter in self.parameters() if id(parameter) not in of_augmenters],
             "augmenters": learned,
@@ -96,17 +96,15 @@ class MCLRec(ContrastiveSequenceModel):
     @property
     def phases(self) -> tuple[Phase, ...]:
         config = self.config
-        latent = {"cl2": 1.0, "reg": config.margin_weight}
-        terms = {"rec": 1.0, "cl1": config.view_weight} | {
-            name: config.latent_weight * weight for name, weight in latent.items()
-        }
-        encoder = Phase("encoder", ("encoder",), terms | {"items": config.items.graph_weight})
+        beta, gamma, items = config.latent_weight, config.margin_weight, config.items.graph_weight
+        terms = {"rec": 1.0, "cl1": config.view_weight, "cl2": beta, "reg": beta * gamma, "items": items}
+        encoder, latent = Phase("encoder", ("encoder",), terms), {"cl2": 1.0, "reg": gamma}
         if not config.latent_weight:
             return (encoder,)
         if config.schedule_of_phases == "joint":
             return (Phase("joint", ("encoder", "augmenters"), encoder.terms),)
         if self.item_graph is not None and self.item_graph.augmenter is not None:
-            latent |= {"items": config.items.graph_weight}
+            latent["items"] = items
         steps = (encoder, Phase("augmenters", ("augmenters",), latent))
         return (*steps, encoder) if config.schedule_of_phases == "published" else steps
 
@@ -116,7 +114,11 @@ class MCLRec(ContrastiveSequenceModel):
             return found
         one, two = views[:2]
         h1, h2 = one.last, two.last
-        z1, z2 = self.latent_views(batch, one, two)
+        # of rows that all ranks have they draw the same
+        streams = batch.generators
+        draw = streams["augmenters"] if self.config.gather_negatives else streams.of_rank("augmenters")
+        z1: Tensor = self.augmenters[0](h1, one.states, draw)
+        z2: Tensor = self.augmenters[-1](h2, two.states, draw)
         if "cl2" in wanted:
             term = self.latent_contrast
             found["cl2"] = (
@@ -128,20 +130,3 @@ class MCLRec(ContrastiveSequenceModel):
             pairs = [(z1, z2)] if self.config.margin_form == "paper" else [(z1, z2), (h1, z2), (h2, z1)]
             found["reg"] = self.margin.over(pairs)
         return found
-
-    @property
-    def needs_full_batches(self) -> bool:
-        return self.augmenters[0].batch_size is not None
-
-    @property
-    def needs_states(self) -> bool:
-        return bool(self.augmenters[0].needs_states)
-
-    def latent_views(self, batch: SequenceBatch, one: Encoded, two: Encoded) -> tuple[Tensor, Tensor]:
-        """The latent views [B, D], of unit length, of two encoded views."""
-        # of rows that all ranks have they draw the same
-        streams = batch.generators
-        draw = streams["augmenters"] if self.config.gather_negatives else streams.of_rank("augmenters")
-        first: Tensor = self.augmenters[0](one.last, one.states, draw)
-        second: Tensor = self.augmenters[-1](two.last, two.states, draw)
-        return first, second
