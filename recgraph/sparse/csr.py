@@ -84,11 +84,6 @@ class Csr:
         rows, cols = torch.nonzero(matrix, as_tuple=True)
         return cls.from_coo(rows, cols, matrix[rows, cols], shape=(matrix.shape[0], matrix.shape[1]))
 
-    @classmethod
-    def eye(cls, n: int, device: torch.device | None = None) -> Csr:
-        """The identity, without weights."""
-        return cls(torch.arange(n + 1, device=device), torch.arange(n, device=device), None, (n, n))
-
     @property
     def nnz(self) -> int:
         """The number of entries, each of several at one place counted."""
@@ -282,12 +277,3 @@ def csr_tensor(adj: Csr, dtype: torch.dtype | None = None) -> Tensor:
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
         # the entries were checked when they were made; checking again would wait for the device
         return torch.sparse_csr_tensor(adj.indptr, adj.indices, adj.values(dtype), adj.shape, check_invariants=False)
-
-
-def random_matrix(n_rows: int, n_cols: int, n_entries: int, generator: torch.Generator, weighted: bool = False) -> Csr:
-    """Entries at uniform places, with weights uniform on [0, 1) or without."""
-    where = generator.device
-    rows = torch.randint(n_rows, (n_entries,), generator=generator, device=where)
-    cols = torch.randint(n_cols, (n_entries,), generator=generator, device=where)
-    weights = torch.rand(n_entries, generator=generator, device=where) if weighted else None
-    return Csr.from_coo(rows, cols, weights, shape=(n_rows, n_cols))

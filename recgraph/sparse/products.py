@@ -75,7 +75,7 @@ def compose_blocks(
         a, b = a.with_weights(None), b.with_weights(None)
     dtype = dtype or count_dtype(a, b)
     before, degrees = offsets_of(n_pairs(a, b)).tolist(), b.degrees
-    if _is_sorted(before[-1], a.shape[0], b.shape[1]):
+    if before[-1] < _SPARSE * a.shape[0] * b.shape[1]:
         blocks = limited(before, _MAX_SORTED, a.shape[0])
     else:
         blocks = limited(before, _MAX_PAIRS, max(_MAX_CELLS // max(b.shape[1], 1), 1))
@@ -83,11 +83,6 @@ def compose_blocks(
         part = a.row_block(rows)
         block = _summed(*_pairs(part, b, degrees, before[rows.stop] - before[rows.start]), (part.shape[0], b.shape[1]))
         yield rows, block.with_weights(None if counts == "binary" else block.values(dtype))
-
-
-def _is_sorted(n: int, n_rows: int, n_columns: int) -> bool:
-    """Whether so many pairs are sorted rather than counted."""
-    return n < _SPARSE * n_rows * n_columns
 
 
 def _pairs(a: Csr, b: Csr, degrees: Tensor, n: int) -> tuple[Tensor, Tensor | None]:
@@ -106,7 +101,7 @@ def _pairs(a: Csr, b: Csr, degrees: Tensor, n: int) -> tuple[Tensor, Tensor | No
 def _summed(cells: Tensor, weights: Tensor | None, shape: tuple[int, int]) -> Csr:
     """A block of the product: for each cell that is met its number of pairs, or the sum of their weights, float64."""
     width, n_cells = max(shape[1], 1), shape[0] * shape[1]
-    if _is_sorted(len(cells), *shape):
+    if len(cells) < _SPARSE * n_cells:
         keys, found = torch.unique(cells, return_inverse=weights is not None, return_counts=weights is None)
         values = found if weights is None else torch.bincount(found, weights, minlength=len(keys))
     else:

@@ -13,17 +13,12 @@ from recgraph.sparse.ragged import Ragged, consecutive
 TIE_RULE = "highest column index first"
 
 
-def top_k(adj: Csr, k: int, scores: Tensor | None = None, *among_equals: Tensor) -> Csr:
-    """Each row's k best entries by ``scores`` [E] (default: the weights); shorter rows stay whole.
+def top_k(adj: Csr, k: int, scores: Tensor, *among_equals: Tensor) -> Csr:
+    """Each row's k best entries by ``scores`` [E]; shorter rows stay whole.
 
     Entries of equal score at the cut are compared by ``among_equals`` [E], one after the other, then by
     :data:`TIE_RULE`.
     """
-    return adj.select(top_k_mask(adj, k, adj.values() if scores is None else scores, *among_equals))
-
-
-def top_k_mask(adj: Csr, k: int, scores: Tensor, *among_equals: Tensor) -> Tensor:
-    """[E] bool: True for the entries that :func:`top_k` keeps."""
     long = torch.nonzero(adj.degrees > k).squeeze(1)
     # one place more than entries: where the padding of short rows points
     keep_mask = torch.ones(adj.nnz + 1, dtype=torch.bool, device=adj.device)
@@ -37,7 +32,7 @@ def top_k_mask(adj: Csr, k: int, scores: Tensor, *among_equals: Tensor) -> Tenso
             position = torch.arange(int(adj.degrees[rows[-1]]), device=adj.device)
             places = torch.where(position < adj.degrees[rows, None], adj.indptr[rows, None] + position, adj.nnz)
             keep_mask[places] = _best(k, *(key[places] for key in keys))
-    return keep_mask[:-1]
+    return adj.select(keep_mask[:-1])
 
 
 def _best(k: int, scores: Tensor, *among_equals: Tensor) -> Tensor:

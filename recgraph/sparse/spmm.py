@@ -21,7 +21,6 @@ from recgraph.sparse.ragged import Ragged
 
 #: ``"auto"`` is torch, the fastest on CPU
 Backend = Literal["auto", "torch", "pyg", "dgl"]
-BACKENDS: tuple[Backend, ...] = ("torch", "pyg", "dgl")
 #: what :func:`spmm` accepts: a matrix, or a product or sum of matrices that is never made
 Operator = Csr | Chain | Sum
 
