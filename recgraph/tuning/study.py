@@ -8,11 +8,9 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import optuna
-from optuna import Study
 from pydantic import Field
 
 from recgraph import parallel, registry
@@ -37,6 +35,11 @@ from recgraph.tuning.report import UNSEALED, best_trial
 from recgraph.tuning.space import plain
 from recgraph.tuning.storage import StudyStorage, naming_storage, open_storage, without_password
 from recgraph.tuning.trials import cannot_be_trained, fit, load_study, n_finished, run_trials, save_split
+
+if TYPE_CHECKING:
+    from optuna import Study
+else:
+    Study = Any  # optuna is imported when a study is opened
 
 #: the file of a study's folder with the last test
 RESULT = "result.json"
@@ -183,6 +186,8 @@ def _open(plan: Plan, storage: StudyStorage, identity: dict[str, Any]) -> Study:
     Raises:
         ValueError: the study, or that of the folder, is another one.
     """
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with storage.exclusive():
         made = optuna.create_study(
@@ -200,8 +205,7 @@ def _open(plan: Plan, storage: StudyStorage, identity: dict[str, Any]) -> Study:
                 f"study {plan.study!r} exists with another {', '.join(differing)}; go on with the same ones, or give "
                 "the new study another folder (--out) and name (--study)"
             )
-        if own := registry.imported():
-            made.set_user_attr("imports", own)
+        made.set_user_attr("imports", registry.imported())
         made.set_user_attr("selecting", plan.selecting if plan.is_trained else None)
         made.set_user_attr("asked", {"n_trials": plan.n_trials, "sampler": plan.sampler, "pruner": plan.pruner})
         if plan.folder is not None:
