@@ -315,8 +315,11 @@ def _rank_share(one_pass: _Pass, ranks: Ranks) -> list[list[_Batch]]:
         for own, measurement in zip(kept, measurements, strict=True):
             lists = batch.lists[measurement.scored]
             depth = min(max(measurement.protocol.cutoffs), cases.n_items)
-            if measurement.reranking is not None:
-                lists = _reranked(lists, depth, measurement.reranking)
+            if measurement.reranking is not None:  # lists of at most so many, picked from longer ones
+                places, _ = pick(lists.items, lists.scores.double(), depth, reranking=measurement.reranking)
+                is_none, at = places < 0, places.clamp(min=0)
+                scores = lists.scores.gather(1, at).masked_fill(is_none, float("-inf"))
+                lists = Lists(lists.items.gather(1, at).masked_fill(is_none, -1), scores)
             lists = lists.first(depth)
             hits, gains = truth.find(batch.index, lists.items)
             tables = {"hits": hits} if gains is None else {"hits": hits, "gains": gains}
@@ -326,14 +329,6 @@ def _rank_share(one_pass: _Pass, ranks: Ranks) -> list[list[_Batch]]:
                 tables["scores"] = lists.scores.double()
             own.append(_Batch(batch.index, tables, batch.relevant_ranks.get(measurement.scored)))
     return kept
-
-
-def _reranked(lists: Lists, k: int, reranking: Reranking) -> Lists:
-    """Pick lists of at most ``k`` items from longer ones, best first, on the host."""
-    places, _ = pick(lists.items, lists.scores.double(), k, reranking=reranking)
-    at = places.clamp(min=0)
-    scores = lists.scores.gather(1, at).masked_fill(places < 0, float("-inf"))
-    return Lists(torch.where(places < 0, places, lists.items.gather(1, at)), scores)
 
 
 def known_items(cases: Cases, items: Tensor, fit_part: Part) -> Tensor:
