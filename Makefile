@@ -70,7 +70,7 @@ types: $(STAMP)  ## mypy --strict over the library
 test-slow: $(STAMP)  ## what takes long, and what Hypothesis finds with examples that nobody chose
 	RECGRAPH_EXPLORE=1 $(PYTEST) -m "(slow or hypothesis) and not faults and not peer and not gpu" $(ARGS)
 
-test-faults: $(STAMP)  ## commands that are killed go on to the same result, damaged files are refused: docs/reliability.md
+test-faults: $(STAMP)  ## commands that are killed go on to the same result, damaged files are refused: docs/contract.md
 	$(PYTEST) -m faults tests/faults $(ARGS)
 
 # `make test-order SEED=2` takes another order.
@@ -120,5 +120,5 @@ dist: $(RELEASE_STAMP)  ## wheel and source archive, their bill of materials (Cy
 	cd dist && sha256sum * > SHA256SUMS && cat SHA256SUMS
 
 clean:  ## remove what was built (not .venv)
-	rm -rf build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf build dist docs/_build docs/generated .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find recgraph tests experiments -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import recgraph
+
+sys.path.insert(0, str(Path(__file__).parent))
+import write_reference
 
 project = "recgraph"
 author = "the recgraph authors"
@@ -19,3 +25,5 @@ autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 # the docstrings are Google style
 napoleon_numpy_docstring = False
+# what a build makes of the library itself; it is not kept in git
+write_reference.write(Path(__file__).with_name("generated"))

@@ -1,7 +1,7 @@
 """Draw the pictures of README and docs: ``python docs/make_pictures.py [NAME ...]``.
 
 Boards are drawn from the committed records. The page that explains a recommendation and the curves come from trainings
-that take half a minute of CPU time each, on MovieLens 100K, with the commands that docs/inspect.md and docs/watching.md
+that take half a minute of CPU time each, on MovieLens 100K, with the commands that docs/inspect.md and docs/training.md
 show. It needs Chromium, and `pip install 'recgraph[browser,docs]'`: Playwright, and Pillow, which makes files smaller.
 """
 
@@ -105,7 +105,7 @@ def _top(element: Locator) -> float:
 
 
 def curves(work: Path) -> None:
-    """The charts of a run: the commands of docs/watching.md."""
+    """The charts of a run: the commands of docs/training.md."""
     settings = "--set learning_rate=0.003 --set max_epochs=40 --set patience=5 --seed 0 --device cpu"
     command(f"train sasrec --dataset ml-100k {settings} --out {work / 'sasrec'}")
     command(f"plot {work / 'sasrec'} --out {PICTURES / 'curves.svg'}")

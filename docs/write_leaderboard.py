@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from recgraph.leaderboard.board import Board, load_board
-from recgraph.leaderboard.sheet import Cheapest, Sheet, open_sheet, update_comparisons
+from recgraph.leaderboard.sheet import Sheet, open_sheet, update_comparisons
 from recgraph.leaderboard.tables import markdown, metric_name
 
 PAGE, SUMMARY = (Path(__file__).with_name(name) for name in ("leaderboard.md", "results.md"))
@@ -38,7 +38,7 @@ def boards(experiments: Path = EXPERIMENTS) -> list[Board]:
 def sheets(board: Board) -> list[Sheet]:
     """The data sets of a board of which something was run."""
     found = [open_sheet(board, sheet) for sheet in board.sheets]
-    return [sheet for sheet in found if sheet.tables or sheet.failures]
+    return [sheet for sheet in found if sheet.tables]
 
 
 def pictures(found: dict[str, list[Sheet]]) -> str:
@@ -67,25 +67,26 @@ def summary(experiments: Path = EXPERIMENTS) -> str:
         "| --- | --- | --- | --: | --: | --- | --- |",
     ]
     for board in boards(experiments):
-        found = [(sheet, own) for sheet in sheets(board) if (own := sheet.cheapest) is not None]
-        lines += [f"| {' | '.join(_summarised(board, sheet, own))} |" for sheet, own in found]
+        lines += [f"| {' | '.join(_summarised(board, sheet))} |" for sheet in sheets(board) if sheet.cheapest]
     return "\n".join(lines)
 
 
-def _summarised(board: Board, sheet: Sheet, found: Cheapest) -> list[str]:
-    scores = {each.name: sheet.scores(each.name, found.table)[found.metric] for each in sheet.ranked(sheet.tables[0])}
-    costs = {name: sheet.numbers[name, "", "", "", "training_cpu_seconds"].mean for name in (found.best, found.entry)}
-    alike = _listed(name for name, score in scores.items() if score.mark == "tied" and name != found.best)
-    untested = any(score.mark == "untested" for name, score in scores.items() if name != found.best)
-    cheap = f"{found.entry}: {scores[found.entry].mean:.4f}, {costs[found.entry]:.3g} s"
+def _summarised(board: Board, sheet: Sheet) -> list[str]:
+    assert sheet.cheapest is not None
+    (best, cheapest), table = sheet.cheapest, sheet.tables[0]
+    metric = table.metrics[0]
+    scores = {each.name: sheet.scores(each.name, table.title)[metric] for each in sheet.ranked(table)}
+    costs = {name: sheet.numbers[name, "", "", "", "training_cpu_seconds"].mean for name in (best, cheapest)}
+    alike = _listed(name for name, score in scores.items() if score.mark == "tied" and name != best)
+    untested = any(score.mark == "untested" for name, score in scores.items() if name != best)
     return [
         f"[{board.name}/{sheet.spec.name}](leaderboard.md#{_anchor(sheet)})",
-        f"{metric_name(found.metric)}, {found.table}",
-        found.best,
-        scores[found.best].text(),
-        f"{costs[found.best]:.3g}",
+        f"{metric_name(metric)}, {table.title}",
+        best,
+        scores[best].text(),
+        f"{costs[best]:.3g}",
         alike or ("not tested" if untested else "none"),
-        "itself" if found.entry == found.best else cheap,
+        "itself" if cheapest == best else f"{cheapest}: {scores[cheapest].mean:.4f}, {costs[cheapest]:.3g} s",
     ]
 
 

@@ -1,5 +1,5 @@
 """Published numbers of LightGCN's Gowalla beside ours: ``python -m experiments.published_rows`` writes three tables of
-docs/baselines.md from the records of the boards ``published`` and ``collaborative``, and of
+experiments/published/README.md from the records of the boards ``published`` and ``collaborative``, and of
 ``experiments.gowalla`` (a test says when to)."""
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from recgraph.leaderboard.sheet import Sheet, open_sheet
 from recgraph.models.base import Model, TrainableModel
 from recgraph.train.config import FALLING, share_out, training_config
 
-PAGE = Path(__file__).parents[1] / "docs" / "baselines.md"
+PAGE = Path(__file__).parent / "published" / "README.md"
 NAME, DRAWN_NAME, CURVES_NAME = "gowalla-published", "gowalla-drawn", "gowalla-curves"
-_RESULTS = PAGE.parents[1] / "experiments" / "results"
+_RESULTS = PAGE.parents[1] / "results"
 #: what ``experiments.gowalla`` wrote
 DRAWN, CURVES = _RESULTS / "gowalla-drawn-test.jsonl", _RESULTS / "gowalla-curves.jsonl"
 METRICS = ("recall@20", "ndcg@20")
@@ -168,13 +168,13 @@ ROWS = (
 
 def sheet_of(board: str) -> Sheet:
     """The sheet of Gowalla of a board."""
-    found = load_board(PAGE.parents[1] / "experiments" / board)
+    found = load_board(PAGE.parents[1] / board)
     return next(open_sheet(found, sheet) for sheet in found.sheets if sheet.dataset == "gowalla")
 
 
 def settings_of(entry: str) -> tuple[Model, dict[str, Any]]:
     """The model of an entry of the board ``published``, and its settings of training."""
-    found = load_board(PAGE.parents[1] / "experiments" / "published")
+    found = load_board(PAGE.parent)
     spec = next(each for sheet in found.sheets for each in sheet.models if each.name == entry)
     cls: type[Model] = registry.load("model", spec.model)
     parts: dict[str, type[Config]] = {"model": cls.Config}

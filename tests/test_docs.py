@@ -30,6 +30,8 @@ from recgraph.cli.app import app
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)
+#: written by docs/write_reference.py for each build
+GENERATED = {"commands", "examples", "library", "models", "parts"}
 #: pages that are no part of the built documentation
 OTHERS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "experiments/README.md")]
 NOTEBOOKS = sorted((DOCS / "tutorials").glob("*.ipynb"))
@@ -78,12 +80,9 @@ def run(page: str, scope: dict[str, Any] | None = None, without: str | None = No
         "add/encoder.md",
         "add/metric.md",
         "add/objective.md",
-        "add/weighting.md",
         "concepts.md",
         "graph-recommenders.md",
-        "node-task.md",
-        "views-and-weights.md",
-        "watching.md",
+        "training.md",
     ],
 )
 def test_the_code_of_a_page_runs(page: str) -> None:
@@ -219,7 +218,7 @@ def test_leaderboards() -> None:
 def test_rules_of_serving(tmp_path: Path) -> None:
     from recgraph.serve.rules import Rules
 
-    (tmp_path / "rules.toml").write_text(blocks("serving.md", "toml")[0])
+    (tmp_path / "rules.toml").write_text(blocks("recommending.md", "toml")[0])
     Rules.read(tmp_path / "rules.toml")
 
 
@@ -235,19 +234,13 @@ def test_files_that_pages_name_exist() -> None:
 
 
 def test_modules_and_names_that_pages_name_exist() -> None:
-    import recgraph as rg
-
     names = {
         name
         for page in [*PAGES, ROOT / "README.md"]
         for name in re.findall(r"`(recgraph(?:\.\w+)+)`", page.read_text("utf-8"))
     }
-    documented = re.findall(r"^\.\. auto\w+:: (\S+)$", (DOCS / "api.md").read_text("utf-8"), re.MULTILINE)
     groups = {"recgraph.model"}  # of entry points
-    assert [name for name in sorted({*names, *documented} - groups) if not _exists(name)] == []
-    public = {*rg.__all__, *rg.evaluate.__all__, *rg.leaderboard.__all__, *rg.explain.__all__} - {"__version__"}
-    modules = {name for name, names in rg._NAMES.items() if not names}
-    assert sorted(public - modules - {name.rpartition(".")[2] for name in documented}) == []
+    assert [name for name in sorted(names - groups) if not _exists(name)] == []
 
 
 def _exists(name: str) -> bool:
@@ -272,7 +265,53 @@ def test_pictures_are_small_shown_and_there() -> None:
 def test_every_page_is_in_the_index() -> None:
     index = (DOCS / "index.md").read_text(encoding="utf-8")
     pages = {path.relative_to(DOCS).with_suffix("").as_posix() for path in [*PAGES, *NOTEBOOKS]}
-    assert pages - {"index"} == set(re.findall(r"^([a-z/_-]+)$", index, flags=re.MULTILINE))
+    pages |= {f"generated/{name}" for name in GENERATED}
+    assert pages - {"index"} == set(re.findall(r"^([a-z0-9/_-]+)$", index, flags=re.MULTILINE))
+
+
+def test_links_lead_to_pages_and_headings() -> None:
+    texts = {page: page.read_text("utf-8") for page in [*PAGES, *OTHERS, ROOT / "experiments/ideas/README.md"]}
+    for notebook in NOTEBOOKS:
+        texts[notebook] = "".join(
+            "".join(cell["source"]) + "\n"
+            for cell in json.loads(notebook.read_text("utf-8"))["cells"]
+            if cell["cell_type"] == "markdown"
+        )
+    wrong = []
+    for page, text in texts.items():
+        for link in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)):
+            name, _, anchor = link.partition("#")
+            target = (page.parent / name).resolve() if name else page
+            if "://" in link or target.suffix == ".rst":
+                continue
+            if not target.exists() or (anchor and anchor not in anchors(target)):
+                wrong.append(f"{name_of(page)}: {link}")
+    assert wrong == []
+
+
+def anchors(page: Path) -> set[str]:
+    """Of the headings of a page, as GitHub and MyST make them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    titles = re.findall(r"^#{1,3} (.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_the_reference_is_made_of_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import recgraph as rg
+
+    monkeypatch.syspath_prepend(str(DOCS))
+    import write_reference
+
+    assert set(write_reference.PAGES) == GENERATED
+    write_reference.write(tmp_path / "generated")
+    written = {name: (tmp_path / "generated" / f"{name}.rst").read_text("utf-8") for name in GENERATED}
+    assert [name for name in registry.names("model") if f"\n{name}\n-" not in written["models"]] == []
+    assert "\nrecgraph train\n-" in written["commands"]
+    documented = {
+        name.rpartition(".")[2] for name in re.findall(r"^\.\. auto\w+:: (\S+)$", written["library"], re.MULTILINE)
+    }
+    modules = {name for name, names in rg._NAMES.items() if not names}
+    assert sorted({*rg.__all__} - {"__version__"} - modules - documented) == []
 
 
 def test_pages_that_are_written_by_programs_are_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,8 +369,8 @@ def test_notebooks_have_their_outputs() -> None:
 
 
 ITEM_GRAPHS = {
-    "On MovieLens 100K": "MovieLens 100K, sequences and graphs of films in one model",
-    "On Amazon Beauty": "Amazon Beauty, sequences and a graph of products in one model",
+    "\nOn MovieLens 100K": "MovieLens 100K, sequences and graphs of films in one model",
+    "\nOn Amazon Beauty": "Amazon Beauty, sequences and a graph of products in one model",
 }
 NODES = {
     "MEOW, ACM, ties by cosine": ("ACM: three classes of papers", "MEOW"),
@@ -389,7 +428,7 @@ def short(number: str) -> str:
 @pytest.mark.parametrize("where", ITEM_GRAPHS)
 def test_the_page_of_item_graphs(where: str) -> None:
     board = scores(ITEM_GRAPHS[where])
-    text = (DOCS / "item-graphs.md").read_text("utf-8").partition(where)[2]
+    text = (DOCS / "results.md").read_text("utf-8").partition("### Graphs of items")[2].partition(where)[2]
     head, *table = rows(text.partition("| model")[1] + text.partition("| model")[2].partition("\n\n")[0])
     assert len(table) > 3
     for label, *cells in table[1:]:
@@ -402,7 +441,10 @@ def test_the_page_of_item_graphs(where: str) -> None:
 
 
 def test_the_page_of_nodes() -> None:
-    said = {label: cells for label, *cells in rows((DOCS / "node-task.md").read_text("utf-8"))}
+    said = {
+        label: cells
+        for label, *cells in rows((DOCS / "results.md").read_text("utf-8").partition("### Classes of nodes")[2])
+    }
     for label, (title, entry) in NODES.items():
         for cell, (macro_f1, *_) in zip(said[label], scores(title)[entry][:3], strict=False):
             shown = [f"{float(number) * 100:.2f}" for number in macro_f1.split(" ± ")]
@@ -410,7 +452,8 @@ def test_the_page_of_nodes() -> None:
 
 
 def test_the_page_of_baselines() -> None:
-    text = (DOCS / "baselines.md").read_text("utf-8").partition("## MovieLens-100k, leave-one-out by time")[2]
+    text = (DOCS / "results.md").read_text("utf-8").partition("## MovieLens-100k, leave-one-out by time")[2]
+    text = text.partition("\n## ")[0]
     said = {cells[0]: cells[3] for cells in rows(text)}
     board = scores("MovieLens-100k, the next film")
     for label, entry in FILMS.items():

@@ -2,7 +2,7 @@
 
 A picture for each module of stages, ``docs/pictures/scale-<module>.svg``: the growth of time and of memory for a unit
 of data, against the size; what is linear is level, and n ** 1.1, the most that is allowed, is the grey line. The tables
-go between the markers of ``docs/benchmarks.md``.
+go between the markers of ``experiments/bench/growth.md``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from recgraph.pages.charts import Chart, Figure, Line, Mark, Scale
 from recgraph.pages.plot import drawing
 
 LINES = ROOT / "experiments" / "results" / "bench-scale.jsonl"
-PAGE, PICTURES = ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "pictures"
+PAGE, PICTURES = Path(__file__).with_name("growth.md"), ROOT / "docs" / "pictures"
 _COLOURS = 5
 
 
@@ -80,11 +80,7 @@ def _relative(fit: growth.Fit, value: Callable[[dict[str, Any]], float | None]) 
 
 def sections(fitted: dict[str, list[growth.Fit]]) -> str:
     """The part of the page between its markers."""
-    parts = [
-        f"![Growth of the stages of {name}](pictures/scale-{name}.svg)\n\n{growth.table(fits)}"
-        for name, fits in fitted.items()
-    ]
-    return "\n\n".join(parts)
+    return "\n\n".join(f"## Stages of {name}\n\n{growth.table(fits)}" for name, fits in fitted.items())
 
 
 def main(argv: list[str] | None = None) -> int:

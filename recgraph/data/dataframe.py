@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import narwhals as nw
@@ -92,16 +91,15 @@ def _for_pandas(series: pl.Series) -> Any:
     return series.to_numpy() if plain and not zoned and series.null_count() == 0 else series.to_list()
 
 
-def attach(frame: Any, key: str, ids: IdMap, argument: str, path: Path | None = None) -> pl.DataFrame:
-    """A frame of features, one row an id, whose key has the type of the log's ids; ``path``: of its file, for errors.
+def attach(frame: Any, key: str, ids: IdMap, argument: str) -> pl.DataFrame:
+    """A frame of features, one row an id, whose key has the type of the log's ids; ``argument`` is named in errors.
 
     Texts are read as integers where the log's ids are integers, as the log reads them (``1000.0`` is ``1000``); what is
     no such id cannot be in the log and is left out.
     """
     table = without_categories(from_native(frame, argument))
     if key not in table.columns:
-        message = f"the features have no column {key!r} (the key); they have {listed(table.columns)}"
-        raise MissingColumnError(message, path=path)
+        raise MissingColumnError(f"{argument}: there is no column {key!r} (the key), but {listed(table.columns)}")
     given, dtype = plain_series(table[key]), ids.values.dtype
     have, want = family(given.dtype), family(dtype)
     if have == "texts" and want == "integers":
@@ -113,12 +111,12 @@ def attach(frame: Any, key: str, ids: IdMap, argument: str, path: Path | None = 
     elif have == want or (have == "floats" and want == "integers" and integers_of(given) is not None):
         own = given.cast(dtype, strict=False)
     else:
-        raise MixedIdError(f"column {key!r} of the features holds {have}, the log's ids are {want}", path=path)
+        raise MixedIdError(f"{argument}: column {key!r} holds {have}, the log's ids are {want}")
     table = table.with_columns(own.alias(key)).filter(pl.col(key).is_not_null())
     repeated = table[key].is_duplicated()
     if repeated.any():
         twice = table[key].filter(repeated)[0]
-        raise DataError(f"id {twice!r} occurs several times in column {key!r} of the features", path=path)
+        raise DataError(f"{argument}: id {twice!r} occurs several times in column {key!r}")
     return table
 
 

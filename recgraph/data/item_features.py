@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -327,17 +328,13 @@ class ItemColumns:
         self._items, self._features, self._key = items, features, key
         # threads that read the same column at once make it twice and keep either
         self._values: dict[tuple[str, str | None], tuple[Tensor, pl.Series]] = {}
-        self._numbers: dict[str, Tensor] = {}
-        self._places: pl.Series | None = None
 
     def numbers(self, column: str, setting: str) -> Tensor:
         """[n_items] float64, NaN where an item has none; ``setting`` is named in errors."""
-        if column not in self._numbers:
-            series = self._column(column, setting)
-            if not (series.dtype.is_numeric() or series.dtype == pl.Boolean):
-                raise ValueError(f"{setting}: column {column!r} holds {series.dtype}, no numbers; give value=...")
-            self._numbers[column] = torch.from_numpy(_as_floats(series).copy())
-        return self._numbers[column]
+        series = self._column(column, setting)
+        if not (series.dtype.is_numeric() or series.dtype == pl.Boolean):
+            raise ValueError(f"{setting}: column {column!r} holds {series.dtype}, no numbers; give value=...")
+        return torch.from_numpy(_as_floats(series).copy())
 
     def codes(self, column: str, setting: str, separator: str | None = None) -> Tensor:
         """[n_items, m] int64: a code for each distinct value of an item, -1 behind the last; m is at least 1."""
@@ -370,15 +367,17 @@ class ItemColumns:
         self._values[column, separator] = rows.to_padded(fill=-1, width=max(int(lengths.max()), 1)), values
         return self._values[column, separator]
 
+    @cached_property
+    def _table(self) -> pl.DataFrame:
+        return pl.DataFrame() if self._features is None else _aligned(self._features, self._key, self._items)
+
     def _column(self, column: str, setting: str) -> pl.Series:
         """[n_items], null where an item has no row."""
-        there = [] if self._features is None else [name for name in self._features.columns if name != self._key]
-        if self._features is None or column not in there:
+        there = self._table.columns
+        if column not in there:
             near = nearest_names(column, there) or there or ["none: fit with item_features"]
             raise ValueError(f"{setting}: {column!r} is no column of the item features; there are {', '.join(near)}")
-        if self._places is None:
-            self._places = pl.Series(feature_rows(self._items, self._features[self._key]).numpy()).replace(-1, None)
-        return self._features[column].gather(self._places)
+        return self._table[column]
 
 
 def feature_rows(items: IdMap, ids: pl.Series) -> Tensor:

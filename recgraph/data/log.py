@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -207,7 +206,11 @@ class Log:
     @checked
     def with_features(self, user_features: Any = None, item_features: Any = None, graph: Any = None) -> Self:
         """Add side information (frames of any kind, a typed graph); None keeps what is there."""
-        new = self._attached({"user_features": user_features, "item_features": item_features}, {})
+        new: dict[str, Any] = {}
+        if user_features is not None:
+            new["user_features"] = attach(user_features, self.columns.user, self.users, "user_features")
+        if item_features is not None:
+            new["item_features"] = attach(item_features, self.columns.item, self.items, "item_features")
         if graph is not None:
             check_graph(graph, self)
             new["graph"] = graph
@@ -215,13 +218,7 @@ class Log:
 
     def with_feature_files(self, files: LogFile) -> Self:
         """With the features in the files that a reading names."""
-        new = self._attached(files.features(self.columns), files.feature_files())
-        return replace(self, **new, files=None) if new else self
-
-    def _attached(self, frames: Mapping[str, Any], paths: Mapping[str, Path]) -> dict[str, Any]:
-        keys = {"user_features": (self.columns.user, self.users), "item_features": (self.columns.item, self.items)}
-        given = {name: frame for name, frame in frames.items() if frame is not None}
-        return {name: attach(frame, *keys[name], name, paths.get(name)) for name, frame in given.items()}
+        return self.with_features(**files.features(self.columns))
 
     @checked
     def with_ids(self, users: Any = None, items: Any = None) -> Self:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import torch
 from torch import Tensor
@@ -90,47 +89,7 @@ class Cases:
 def order(log: pl.DataFrame) -> pl.DataFrame:
     """The rows by user, then time (where there is one), then row."""
     keys = ["user", "time", "row"] if "time" in log.columns else ["user", "row"]
-    places = _stable_order([log[key].to_numpy() for key in keys])
-    return log if places is None else log.select(pl.all().gather(pl.Series(places)))
-
-
-def _stable_order(keys: list[npt.NDArray[np.integer]]) -> npt.NDArray[np.int64] | None:
-    """The places of rows, sorted by the first key, then by the second and so on; None: they are in order already.
-
-    A key and the place of its row share a word of 64 bits, so that numpy sorts numbers instead of places by numbers:
-    four times as fast. What does not fit beside a place is sorted digit by digit.
-    """
-    places: npt.NDArray[np.int64] | None = None
-    for key in reversed(keys):
-        own = key if places is None else key[places]
-        if (own[1:] < own[:-1]).any():
-            found = _sorted_places(own)
-            places = found if places is None else places[found]
-    return places
-
-
-def _sorted_places(key: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-    low = int(key.min())
-    # wraps where a value or the lowest does not fit, and back
-    offsets = key.astype(np.uint64) - np.uint64(low % 2**64)
-    place_bits = (len(key) - 1).bit_length()
-    width, bits = 64 - place_bits, (int(key.max()) - low).bit_length()
-    if bits > width:  # times in microseconds are often whole seconds
-        offsets //= np.gcd.reduce(offsets)
-        bits = int(offsets.max()).bit_length()
-    places = _packed_order(offsets, place_bits)
-    for shift in range(width, bits, width):
-        places = places[_packed_order((offsets >> np.uint64(shift))[places], place_bits)]
-    return places
-
-
-def _packed_order(digits: npt.NDArray[np.uint64], place_bits: int) -> npt.NDArray[np.int64]:
-    """The places of digits in their stable order, by as many low bits as a word has beside a place."""
-    packed = digits << np.uint64(place_bits)
-    packed |= np.arange(len(digits), dtype=np.uint64)
-    packed.sort()
-    packed &= np.uint64((1 << place_bits) - 1)
-    return packed.view(np.int64)
+    return log.sort(keys)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from pydantic import Field
 
 from recgraph.config import Config
 from recgraph.data.columns import Columns
+from recgraph.data.dataframe import without_categories
 from recgraph.data.errors import (
     CorruptFileError,
     DataError,
@@ -33,7 +34,7 @@ from recgraph.data.errors import (
     MixedIdError,
     listed,
 )
-from recgraph.data.ids import family, integers_of, plain_series
+from recgraph.data.ids import family, integers_of
 from recgraph.files import reading, sha256
 
 FileFormat = Literal["csv", "tsv", "jsonl", "parquet", "recbole", "sequences"]
@@ -55,6 +56,8 @@ _PACKED = (".gz", ".zst")
 _PATTERN = "*?["
 #: ``"::"`` first, as it separates no text of another form
 _SEPARATORS = ("::", ",", "\t", ";", "|")
+#: in the place of a separator of several characters
+_UNIT = "\x1f"
 #: columns by which a row without any value is a blank line
 _LOOKED_AT = 64
 #: what other programs write in the place of a missing value
@@ -221,7 +224,7 @@ class LogFile:
     def _read_rows(self) -> Table:
         form, files = self.format, self.files
         columns = self._columns(form, files[0])
-        frames = [_read(file, form, columns, self.reading) for file in files]
+        frames = [read_rows(file, form, self.reading, columns) for file in files]
         return _together(frames, columns, files, Path(self.path), form not in ("jsonl", "parquet"))
 
     def found(self, columns: Columns) -> LogFile:
@@ -320,13 +323,12 @@ def _in_folder(folder: Path, form: FileFormat | None) -> list[Path]:
     """The files of a folder and of those within it; names that begin with ``.`` or ``_`` are no part of a log."""
     every = sorted(path for path in folder.rglob("*") if path.is_file())
     every = [path for path in every if not any(part[0] in "._" for part in path.relative_to(folder).parts)]
-    logs = [path for path in every if _suffix(path) == ".inter"]
-    kinds = {path: SUFFIXES[_suffix(path)] for path in every if _suffix(path) in SUFFIXES}
-    found = [path for path, kind in kinds.items() if form in (None, kind)]
     if form == "sequences":
         return every
-    if form == "recbole" or (form is None and logs):
-        found = logs
+    kinds = {path: SUFFIXES[_suffix(path)] for path in every if _suffix(path) in SUFFIXES}
+    logs = [path for path in kinds if _suffix(path) == ".inter"]
+    is_recbole = form == "recbole" or (form is None and bool(logs))
+    found = logs if is_recbole else [path for path, kind in kinds.items() if form in (None, kind)]
     if not found:
         raise FileNotFoundError(f"folder {str(folder)!r} holds no file of a log ({', '.join(SUFFIXES)})")
     if len({kinds[path] for path in found}) > 1 or (found == logs and len(logs) > 1):
@@ -395,15 +397,16 @@ def _scan(path: Path, form: FileFormat, given: Reading, names_only: bool = False
         return pl.scan_parquet(path, glob=False)
     if form == "jsonl":
         plain = _plain(path, given.encoding)  # polars takes a path for a pattern
-        source = glob.escape(str(plain)) if isinstance(plain, Path) else plain
-        return pl.scan_ndjson(source, infer_schema_length=1000 if names_only else None)
-    separator = _separator(path, form, given)
-    if len(separator) > 1:
-        return _split_lines(path, separator, given)
+        plain = Path(glob.escape(str(plain))) if isinstance(plain, Path) else plain
+        return pl.scan_ndjson(plain, infer_schema_length=1000 if names_only else None)
+    separator, source = _separator(path, form, given), _plain(path, given.encoding)
+    if is_wide := len(separator) > 1:  # polars separates by one character
+        fields = _lines(path, given.encoding).select(pl.col("line").str.replace_all(separator, _UNIT, literal=True))
+        source = io.BytesIO("\n".join(fields.collect()["line"]).encode())
     lazy = pl.scan_csv(
-        _plain(path, given.encoding),
-        separator=separator,
-        quote_char='"' if given.quotes else None,
+        source,
+        separator=_UNIT if is_wide else separator,
+        quote_char='"' if given.quotes and not is_wide else None,
         has_header=not given.names,
         infer_schema=False,
         glob=False,
@@ -416,55 +419,34 @@ def _scan(path: Path, form: FileFormat, given: Reading, names_only: bool = False
     return lazy.filter(~pl.all_horizontal(pl.col(name).is_null() for name in names[:_LOOKED_AT]))
 
 
-def _split_lines(path: Path, separator: str, given: Reading) -> pl.LazyFrame:
-    """The fields of lines that are separated by several characters; nothing is quoted."""
-    lines = _lines(path, given.encoding).filter(pl.col("line").str.strip_chars() != "").collect()
-    names = list(given.names)
-    if not names:
-        names, lines = [name.strip() for name in lines["line"][0].split(separator)], lines.slice(1)
-    fields = lines["line"].str.count_matches(separator, literal=True) + 1
-    if (fields != len(names)).any():
-        row = int((fields != len(names)).arg_max() or 0)
-        raise DataError(f"{fields[row]} fields separated by {separator!r}, and {len(names)} names", path=path, row=row)
-    parts = pl.col("line").str.split_exact(separator, len(names) - 1).struct.rename_fields(names)
-    return lines.lazy().select(parts).unnest("line").with_columns(pl.all().replace("", None))
-
-
-def _read(path: Path, form: FileFormat, columns: Columns, given: Reading) -> pl.DataFrame:
-    """The named columns of one file: of a text file as texts."""
+def read_rows(path: Path, form: FileFormat, given: Reading, columns: Columns | None = None) -> pl.DataFrame:
+    """The named columns of one file, or all: of a text file as texts."""
     with _explained(path):
         if form == "sequences":
-            return read_sequences(path, columns.user, columns.item, given.encoding, given.missing_ids)
-        return _scan(path, form, given).select(columns.named()).collect(engine="streaming")
+            return _read_sequences(path, given, columns or Columns(user="user_id", item="item_id"))
+        rows = _scan(path, form, given)
+        return (rows if columns is None else rows.select(columns.named())).collect(engine="streaming")
 
 
-def read_sequences(
-    path: Path, user: str = "user_id", item: str = "item_id", encoding: str = "utf-8", missing_ids: str = "error"
-) -> pl.DataFrame:
+def _read_sequences(path: Path, given: Reading, columns: Columns) -> pl.DataFrame:
     """A file of one user a line, ``user item item ...`` between white space, as pairs; blank lines are skipped."""
-    fields = _lines(path, encoding).select(pl.col("line").str.extract_all(r"\S+").alias("fields")).collect()
-    fields = fields.with_row_index("row").filter(pl.col("fields").list.len() > 0)
-    short = fields.filter(pl.col("fields").list.len() == 1)
-    if len(short) and missing_ids == "error":
-        message = f"the line {short['fields'][0][0][:60]!r} has no item (column {item!r}); it is not `user item ...`"
+    fields = _lines(path, given.encoding).select(pl.col("line").str.extract_all(r"\S+")).collect().with_row_index("row")
+    fields = fields.filter(pl.col("line").list.len() > 0)
+    short = fields.filter(pl.col("line").list.len() == 1)
+    if len(short) and given.missing_ids == "error":
+        message = f"the line {short['line'][0][0][:60]!r} has no item (column {columns.item!r})"
         raise MissingIdError(message, path=path, row=int(short["row"][0]))
-    pairs = fields.select(pl.col("fields").list.first().alias(user), pl.col("fields").list.slice(1).alias(item))
-    return pairs.filter(pl.col(item).list.len() > 0).explode(item)
-
-
-def read_delimited(path: Path, given: Reading) -> pl.DataFrame:
-    """All columns of a csv file, as texts."""
-    with _explained(path):
-        return _scan(path, "csv", given).collect(engine="streaming")
+    user, item = pl.col("line").list.first().alias(columns.user), pl.col("line").list.slice(1).alias(columns.item)
+    return fields.filter(pl.col("line").list.len() > 1).select(user, item).explode(columns.item)
 
 
 def _read_features(path: Path, key: str, role: str, given: Reading) -> pl.DataFrame:
     """A frame of features with the key column of the log: one row an id."""
     form = format_of(path)
     how = given if form == "recbole" else Reading(encoding=given.encoding, quotes=given.quotes)
-    with _explained(path):
-        frame = _scan(path, form, how).collect()
-        if form == "recbole":
+    frame = read_rows(path, form, how)
+    if form == "recbole":
+        with _explained(path):
             header = _lines(path, given.encoding).head(1).collect()["line"][0].split("\t")
             floats = [name.removesuffix(":float") for name in header if name.endswith(":float")]
             texts = pl.col(name for name in floats if name != key).str.strip_chars()
@@ -501,7 +483,7 @@ def _together(
     """The rows of several files or frames, one after another."""
     if len(frames) == 1:
         return Table(frames[0], columns, Source(files[0]), as_text)
-    frames = [_plain_columns(frame, columns) for frame in frames]
+    frames = [without_categories(frame) for frame in frames]  # which are of a frame's own
     for name in (columns.user, columns.item, columns.timestamp):
         kinds = {family(frame.schema[name]) for frame in frames if name is not None}
         if len(kinds) > 1 and kinds != {"integers", "floats"}:
@@ -510,17 +492,6 @@ def _together(
         whole = pl.concat(frames, how="vertical_relaxed")
     source = Source(path, tuple((file, len(each)) for file, each in zip(files, frames, strict=True) if file))
     return Table(whole, columns, source, as_text)
-
-
-def _plain_columns(frame: pl.DataFrame, columns: Columns) -> pl.DataFrame:
-    """Categories, which are of a frame's own, as texts, and times of different zones in UTC, without a zone."""
-    kinds = frame.schema.items()
-    frame = frame.cast({name: pl.String for name, dtype in kinds if isinstance(dtype, pl.Categorical | pl.Enum)})
-    frame = frame.with_columns(plain_series(frame[name]) for name in (columns.user, columns.item))
-    time = columns.timestamp
-    if time is None or getattr(frame.schema[time], "time_zone", None) is None:
-        return frame
-    return frame.with_columns(pl.col(time).dt.convert_time_zone("UTC").dt.replace_time_zone(None))
 
 
 def given_apart(parts: Sequence[Table | None]) -> Table:

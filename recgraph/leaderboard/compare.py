@@ -11,15 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from recgraph.evaluate.metrics import best_first, higher_is_better
-from recgraph.evaluate.results import ProtocolMismatch, Result
+from recgraph.evaluate.metrics import best_first
+from recgraph.evaluate.results import Result
 from recgraph.evaluate.significance import TooFewPairs, holm, over_users, welch
 from recgraph.files import write_json
-from recgraph.leaderboard.plan import TITLES, Record, Records, digest, load_values, read_json
+from recgraph.leaderboard.plan import TITLES, Records, digest, load_values, read_json
 
 #: an adjusted p-value below it counts as a difference
 ALPHA = 0.05
@@ -33,6 +33,11 @@ MARKS: dict[Mark, tuple[str, str]] = {
     "worse": ("", f"no sign: significantly worse than the entry with the highest mean (adjusted p < {ALPHA:g})"),
     "untested": ("?", "not tested: fewer than two seeds, or no values of users at hand"),
 }
+TESTED = (
+    "Each entry against the best of its column: Fisher's randomisation test over users, each with the mean over an "
+    "entry's seeds, with intervals by the bootstrap; where a metric has no values of users, Welch's t-test over seeds; "
+    "p adjusted over a table by Holm's correction."
+)
 
 
 @dataclass
@@ -65,7 +70,7 @@ class Column:
 
     def mark(self, address: str) -> Mark:
         """The mark of an entry; the first of its comparisons decides."""
-        differs = {other: tests[0].p_adjusted < ALPHA for other, tests in self.versus.items() if tests}
+        differs = {other: tests[0].p_adjusted < ALPHA for other, tests in self.versus.items()}
         if address in differs:
             return "worse" if differs[address] else "tied"
         if address == self.best and differs:
@@ -78,96 +83,42 @@ Comparisons = dict[str, dict[str, Column]]
 _FILE = TypeAdapter(Comparisons)
 
 
-def compare(records: Records, metrics: Metrics, folder: Path, before: Comparisons) -> tuple[Comparisons, bool]:
-    """Compare the entries; and whether none is left untested because values of users are not at hand.
+def compare(records: Records, metrics: Metrics, folder: Path) -> Comparisons | None:
+    """Compare the entries; None where values of users of some are not at hand.
 
     Entries are compared over users, each with the mean over an entry's seeds, where a metric has values of users; and
-    over seeds where both entries have at least two. The first of these tests decides the mark. p-values of either kind
-    are corrected over a table. Where values of users are not at hand, comparisons of ``before`` stay.
+    over seeds where both entries have at least two. p-values of either kind are corrected over a table.
     """
-    found, is_whole = {}, True
+    found = Comparisons()
     for title, names in metrics.items():
-        users = _users(records, title, folder) if title in TITLES.values() else None
-        columns = found[title] = {metric: _compare_metric(records, title, metric, users) for metric in names}
-        if users is None or users.keys() == {*_scored(records, title)}:
-            _adjust(columns)
-            continue
-        is_whole = False
-        for metric, column in columns.items():
-            earlier = before.get(title, {}).get(metric)
-            if earlier is not None and earlier.best == column.best:
-                column.versus.update(one for one in earlier.versus.items() if one[0] not in column.versus)
-        _adjust(columns, _n_untested(records, title, names, columns))
-    return found, is_whole
-
-
-def check_protocols(dataset: str, title: str, records: Sequence[Record]) -> None:
-    """Refuse records of one table that were made in different ways; the message names what differs.
-
-    Lists of cut-offs may differ: a metric at a cut-off of both is the same number.
-    """
-    one = records[0]["protocols"][title]
-    for other in (record["protocols"][title] for record in records):
-        fields = {**one["protocol"], **other["protocol"]}
-        differing = [name for name in fields if one["protocol"].get(name) != other["protocol"].get(name)]
-        if one["protocol_hash"] != other["protocol_hash"] and differing != ["cutoffs"]:
-            raise ProtocolMismatch(
-                f"records of {dataset!r} under {title!r} have protocols {one['protocol_hash']} and "
-                f"{other['protocol_hash']}, which differ in {', '.join(differing)}; remove those of one and run the "
-                "board again"
-            )
-
-
-def values_over_seeds(records: Records, title: str, metric: str) -> dict[str, dict[int, float]]:
-    """Address (or name) of an entry -> its values of a metric, one for each seed; entries without it are left out."""
-    found = {}
-    for entry, own in records.items():
-        scores = {seed: record["scores"].get(title, {}) for seed, record in own.items()}
-        if values := {seed: float(each[metric]) for seed, each in scores.items() if metric in each}:
-            found[entry] = values
+        users: dict[str, list[Result]] = {}
+        for address, own in records.items() if title in TITLES.values() else ():
+            scored = [record for record in own.values() if title in record["scores"]]
+            results = [load_values(folder, address, title, record) for record in scored]
+            users[address] = [result for result in results if result is not None]
+            if len(users[address]) < len(scored):
+                return None
+        found[title] = {metric: _compare_metric(records, title, metric, users) for metric in names}
+        _adjust(found[title])
     return found
 
 
-def _scored(records: Records, title: str) -> list[str]:
-    return [address for address, own in records.items() if any(title in record["scores"] for record in own.values())]
-
-
-def _users(records: Records, title: str, folder: Path) -> dict[str, list[Result]]:
-    """Address of an entry -> its values of users; without those of which a file is missing, or is not its record's."""
-    found = {}
-    for address in _scored(records, title):
-        own = [
-            load_values(folder, f"{record['model']}-{address}-seed{seed}", title, record)
-            for seed, record in records[address].items()
-        ]
-        if None not in own:
-            found[address] = [result for result in own if result is not None]
-    return found
-
-
-def _compare_metric(records: Records, title: str, metric: str, users: Mapping[str, list[Result]] | None) -> Column:
+def _compare_metric(records: Records, title: str, metric: str, users: Mapping[str, list[Result]]) -> Column:
     """The best entry of a metric against each other one; p-values are not adjusted yet."""
-    found = values_over_seeds(records, title, metric)
-    best, scores = _best_of(found, metric), {address: [*own.values()] for address, own in found.items()}
-    column = Column(best)
-    for address, values in scores.items():
-        if address == best or not all(map(math.isfinite, (*values, *scores[best]))):
-            continue
-        if users is not None and not {address, best} <= users.keys():
-            continue
-        # records from before the metric was asked for have no values of users of it
-        own, other = ([one for one in (users or {}).get(of, ()) if metric in one.per_user] for of in (address, best))
-        if tests := tuple(_tests(values, scores[best], own, other, metric)):
-            column.versus[address] = tests
+    scores = _over_seeds(records, title, metric)
+    column = Column(_best_of(scores, metric))
+    # a metric of lists together has no values of users
+    of_users = {address: [each for each in own if metric in each.per_user] for address, own in users.items()}
+    best, best_users = scores[column.best], of_users.get(column.best)
+    for address, own in scores.items():
+        if address != column.best and all(map(math.isfinite, (*own, *best))):
+            tests = tuple(_tests(own, best, of_users.get(address), best_users, metric))
+            column.versus.update({address: tests} if tests else {})
     return column
 
 
-def _best_of(scores: Mapping[str, Mapping[int, float]], metric: str) -> str:
-    return best_first({address: fmean(values.values()) for address, values in scores.items()}, metric)[0]
-
-
 def _tests(
-    own: list[float], best: list[float], own_users: list[Result], best_users: list[Result], metric: str
+    own: list[float], best: list[float], own_users: list[Result] | None, best_users: list[Result] | None, metric: str
 ) -> Iterator[Comparison]:
     if own_users and best_users:
         try:
@@ -187,9 +138,19 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _n_untested(records: Records, title: str, metrics: Sequence[str], columns: Mapping[str, Column]) -> int:
-    pairs = sum(max(len(values_over_seeds(records, title, metric)) - 1, 0) for metric in metrics)
-    return pairs - sum(len(column.versus) for column in columns.values())
+def _over_seeds(records: Records, title: str, metric: str) -> dict[str, list[float]]:
+    """Address of an entry -> its values of a metric over seeds; entries without it are left out."""
+    values = {
+        address: [
+            float(scores[metric]) for record in own.values() if metric in (scores := record["scores"].get(title, {}))
+        ]
+        for address, own in records.items()
+    }
+    return {address: own for address, own in values.items() if own}
+
+
+def _best_of(scores: Mapping[str, list[float]], metric: str) -> str:
+    return best_first({address: fmean(values) for address, values in scores.items()}, metric)[0]
 
 
 def _adjust(columns: Mapping[str, Column], n_untested: int = 0) -> None:
@@ -202,32 +163,7 @@ def _adjust(columns: Mapping[str, Column], n_untested: int = 0) -> None:
             test.p_adjusted = p
 
 
-def describe_tests(comparisons: Comparisons) -> str:
-    """A sentence on how the entries were tested; says so where nothing was tested."""
-    columns = [(metric, column) for metrics in comparisons.values() for metric, column in metrics.items()]
-    decisive = {(metric, tests[0].over) for metric, column in columns for tests in column.versus.values() if tests}
-    if not decisive:
-        return "Nothing was tested: it takes two entries with values of users at hand, or with two seeds each."
-    of_users = (
-        "Fisher's randomisation test over users, each with the mean over an entry's seeds; intervals by the bootstrap"
-    )
-    of_seeds = "Welch's t-test over seeds; intervals are Welch's"
-    names = {over: [metric for metric, _ in columns if (metric, over) in decisive] for over in ("users", "seeds")}
-    how = of_users if names["users"] else of_seeds
-    if names["users"] and names["seeds"]:
-        how += f"; where values of users are lacking ({', '.join(dict.fromkeys(names['seeds']))}), {of_seeds}"
-    lower = ", ".join(dict.fromkeys(metric for metric, _ in columns if not higher_is_better(metric)))
-    best = f"highest mean of its column{f' (the lowest of {lower})' if lower else ''}"
-    return f"Each entry against the {best}: {how}; p adjusted over a table by Holm's correction."
-
-
 # -- the file
-
-
-def inputs_of(records: Records, metrics: Metrics) -> str:
-    """The digest of the scores that are compared: comparisons on file fit the records where it is the same."""
-    scores = {f"{address}-{seed}": each["scores"] for address, own in records.items() for seed, each in own.items()}
-    return digest({"scores": scores, "metrics": {title: [*names] for title, names in metrics.items()}})
 
 
 def _digests(records: Records) -> dict[str, str]:
@@ -235,6 +171,12 @@ def _digests(records: Records) -> dict[str, str]:
         address: digest({"scores": {str(seed): record["scores"] for seed, record in own.items()}})
         for address, own in records.items()
     }
+
+
+def _inputs(records: Records, metrics: Metrics) -> str:
+    """The digest of the scores that are compared: comparisons on file are all there are where it is the same."""
+    scores = {f"{address}-{seed}": each["scores"] for address, own in records.items() for seed, each in own.items()}
+    return digest({"scores": scores, "metrics": {title: [*names] for title, names in metrics.items()}})
 
 
 def load_comparisons(path: Path, records: Records, metrics: Metrics) -> tuple[Comparisons, bool]:
@@ -246,26 +188,25 @@ def load_comparisons(path: Path, records: Records, metrics: Metrics) -> tuple[Co
     file = read_json(path)
     if file is None:
         return {}, False
-    is_whole = file["inputs"] == inputs_of(records, metrics)
+    is_whole = file["inputs"] == _inputs(records, metrics)
     same = {address for address, own in _digests(records).items() if file["entries"].get(address) == own}
     before, found = _FILE.validate_python(file["columns"]), Comparisons()
     for title, names in metrics.items():
-        columns = {}
-        for metric, column in before.get(title, {}).items():
-            scores = values_over_seeds(records, title, metric)
-            if metric in names and column.best in same and _best_of(scores, metric) == column.best:
+        columns, n_pairs = dict[str, Column](), 0
+        for metric in names:
+            scores = _over_seeds(records, title, metric)
+            n_pairs += max(len(scores) - 1, 0)
+            column = before.get(title, {}).get(metric)
+            if column is not None and column.best in same and _best_of(scores, metric) == column.best:
                 versus = {address: tests for address, tests in column.versus.items() if address in same}
                 columns[metric] = Column(column.best, versus)
-        _adjust(columns, 0 if is_whole else _n_untested(records, title, names, columns))
-        if columns:
-            found[title] = columns
+        n_untested = n_pairs - sum(len(column.versus) for column in columns.values())
+        _adjust(columns, 0 if is_whole else n_untested)
+        found[title] = columns
     return found, is_whole
 
 
-def save_comparisons(
-    comparisons: Comparisons, records: Records, metrics: Metrics, path: Path, *, is_whole: bool = True
-) -> None:
-    """Write the comparisons of some records; ``is_whole``: none is left to make."""
+def save_comparisons(comparisons: Comparisons, records: Records, metrics: Metrics, path: Path) -> None:
     columns = _FILE.dump_python(comparisons, mode="json")
-    inputs = inputs_of(records, metrics) if is_whole else ""
-    write_json({"inputs": inputs, "entries": _digests(records), "columns": columns}, path, allow_nan=False)
+    file: dict[str, Any] = {"inputs": _inputs(records, metrics), "entries": _digests(records), "columns": columns}
+    write_json(file, path, allow_nan=False)

@@ -15,8 +15,8 @@ from recgraph.evaluate.metrics import higher_is_better
 from recgraph.files import write_text
 from recgraph.leaderboard.board import Board, load_board
 from recgraph.leaderboard.compare import MARKS
-from recgraph.leaderboard.sheet import COSTS, Number, ScoreTable, Sheet, open_sheet, update_comparisons
-from recgraph.leaderboard.tables import GROUPS, cheapest_text, cost_text, markdown, metric_name, short_hash, to_csv
+from recgraph.leaderboard.sheet import COSTS, NEAR, Number, ScoreTable, Sheet, open_sheet, text_of, update_comparisons
+from recgraph.leaderboard.tables import cost_text, markdown, metric_name, short_hash, to_csv
 from recgraph.pages import charts, environment
 from recgraph.pages.charts import Chart, Figure, Line, Scale
 
@@ -28,10 +28,17 @@ _SPOKEN = {"best": "significantly best", "tied": "not significantly worse than t
 _VISIBLE = 3
 #: number of entries whose curves have a colour of their own (``c1``, ... of the style sheet)
 _N_COLOURS = 6
+#: costs of the main table
+_COSTS = {
+    "training_seconds": "Training, s",
+    "inference_seconds": "Inference, s",
+    "n_parameters": "Parameters",
+    "peak_memory_mb": "Memory, MiB",
+}
+#: kind of groups of users -> heading
+_GROUPS = {"history": "Interactions known of a user", "popularity": "Popularity of what is looked for"}
 #: an axis is logarithmic where its largest value is more than this many times its smallest
 _LOG_RATIO = 8.0
-#: maximum number of points of a drawn curve
-_POINTS = 100
 
 
 @checked
@@ -86,7 +93,7 @@ def page(sheets: Sequence[Sheet], board: Board) -> str:
         most_seeds=max((len(entry.jobs) for entry in entries), default=1),
         marks=MARKS,
         spoken=_SPOKEN,
-        cheapest_text=cheapest_text,
+        near=NEAR,
         cost_figures=cost_figures,
         costs=COSTS,
         curve_figures=curve_figures,
@@ -94,7 +101,7 @@ def page(sheets: Sequence[Sheet], board: Board) -> str:
         is_best=is_best,
         score_groups=score_groups,
         short_hash=short_hash,
-        shown_scores=_shown_scores,
+        text_of=text_of,
     )
 
 
@@ -139,12 +146,6 @@ def _of_metric(metric: str, label: str, numbers: Mapping[str, Number | None]) ->
     return PageColumn(label, {name: number for name, number in numbers.items() if number}, order=order)
 
 
-def _shown_scores(sheet: Sheet, entry: str, table: ScoreTable) -> dict[str, Number]:
-    """The scores of an entry, compared metrics first."""
-    scores = sheet.scores(entry, table.title)
-    return {name: scores[name] for name in dict.fromkeys((*table.metrics, *scores)) if name in scores}
-
-
 def score_groups(sheet: Sheet) -> list[ColumnGroup]:
     """The main table: a group of columns for each protocol, then the cost of a seed."""
     names, groups = [entry.name for entry in sheet.entries], []
@@ -154,33 +155,30 @@ def score_groups(sheet: Sheet) -> list[ColumnGroup]:
             for each in metrics
         ]
         groups.append(ColumnGroup(title, "" if n_users is None else f"{n_users:,} users", columns, place < _VISIBLE))
-    costs = {
-        "Training, s": "training_seconds",
-        "Inference, s": "inference_seconds",
-        "Parameters": "n_parameters",
-        "Memory, MiB": "peak_memory_mb",
-    }
-    spent = [
-        PageColumn(
-            label,
-            {name: own for name in names if (own := sheet.cost(name, cost))},
-            partial(cost_text, name=cost),
-            "ascending",
-        )
-        for label, cost in costs.items()
-    ]
+    spent = []
+    for cost, label in _COSTS.items():
+        numbers = {name: own for name in names if (own := sheet.cost(name, cost))}
+        spent.append(PageColumn(label, numbers, partial(cost_text, name=cost), "ascending"))
     return [*groups, ColumnGroup("cost of a seed", "mean", spent, is_of_scores=False)]
 
 
 def group_tables(sheet: Sheet) -> dict[str, list[ColumnGroup]]:
-    """Kind of groups of users -> the scores by group, a group of columns for each protocol."""
+    """Kind of groups of users -> the first metric by group, a group of columns for each protocol."""
+    metric, sizes = sheet.spec.metrics[0], dict[tuple[str, str, str], float]()
+    numbers: dict[tuple[str, str], dict[str, dict[str, Number | None]]] = {}
+    for (entry, title, kind, group, name), number in sheet.numbers.items():
+        if kind and name == "n_users":
+            sizes.setdefault((kind, title, group), number.mean)
+        elif kind and name == metric:  # of lists together, as gini, groups have no values
+            numbers.setdefault((kind, title), {}).setdefault(group, {})[entry] = number
     found: dict[str, list[ColumnGroup]] = {}
-    for kind, title, metric, sizes, rows in sheet.groups:
-        columns = [
-            _of_metric(metric, f"{group} ({size:,})", {name: own.get(group) for name, own in rows.items()})
-            for group, size in sizes.items()
-        ]
-        found.setdefault(GROUPS[kind], []).append(ColumnGroup(title, metric_name(metric), columns))
+    for kind, heading in _GROUPS.items():
+        for title in (table.title for table in sheet.tables if (kind, table.title) in numbers):
+            columns = [
+                _of_metric(metric, f"{group} ({sizes[kind, title, group]:,.0f})", own)
+                for group, own in numbers[kind, title].items()
+            ]
+            found.setdefault(heading, []).append(ColumnGroup(title, metric_name(metric), columns))
     return found
 
 
@@ -188,48 +186,40 @@ def group_tables(sheet: Sheet) -> dict[str, list[ColumnGroup]]:
 
 
 def cost_figures(sheet: Sheet) -> list[Figure]:
-    """The first protocol's first metric against training time, and against inference time."""
-    return [_cost_figure(sheet, name) for name in ("training", "inference") if sheet.tables]
+    """The first protocol's first metric against training time, and against inference time.
 
-
-def cost_marks(sheet: Sheet, cost: str) -> list[charts.Mark]:
-    """One mark for each entry: its cost, and the first protocol's first metric.
-
-    An entry is on the Pareto front (kind ``front``) where no other entry dominates it. The front comes first, so that
-    its names are placed first.
+    An entry is on the Pareto front where no other dominates it. The front comes first, so that its names are placed
+    first.
     """
-    title, metric = sheet.tables[0].title, sheet.tables[0].metrics[0]
-    sign = 1 if higher_is_better(metric) else -1
+    return [_cost_figure(sheet, sheet.tables[0], name) for name in ("training", "inference") if sheet.tables]
+
+
+def _cost_figure(sheet: Sheet, table: ScoreTable, name: str) -> Figure:
+    metric, sign = metric_name(table.metrics[0]), 1 if higher_is_better(table.metrics[0]) else -1
     found = {
         entry.name: (spent.mean, score)
         for entry in sheet.entries
-        if (score := sheet.score(entry.name, title, metric))
+        if (score := sheet.score(entry.name, table.title, table.metrics[0]))
         and math.isfinite(score.mean)
-        and (spent := sheet.cost(entry.name, cost))
+        and (spent := sheet.cost(entry.name, f"{name}_seconds"))
     }
     places = [(x, sign * score.mean) for x, score in found.values()]
-    marks = []
-    for name, (x, score) in found.items():
-        y = sign * score.mean
+    marks, front = [], []
+    for own, (x, score) in found.items():
+        y, sd = sign * score.mean, score.sd or 0.0
         is_dominated = any(a <= x and b >= y and (a, b) != (x, y) for a, b in places)
-        sd = score.sd or 0.0
-        text = f"{name}: {score.mean:.4f} ± {sd:.4f}, {x:,.1f} s"
         kind = "complete" if is_dominated else "front"
-        marks.append(charts.Mark(x, score.mean, kind, text, name=name, spread=sd))
-    return sorted(marks, key=lambda mark: (mark.kind != "front", -mark.y))
-
-
-def _cost_figure(sheet: Sheet, name: str) -> Figure:
-    marks, table = cost_marks(sheet, f"{name}_seconds"), sheet.tables[0]
-    metric = metric_name(table.metrics[0])
-    costs = [float(str(mark.x)) for mark in marks]
-    front = sorted((cost, mark.y) for cost, mark in zip(costs, marks, strict=True) if mark.kind == "front")
+        front += [] if is_dominated else [(x, score.mean)]
+        text = f"{own}: {score.mean:.4f} ± {sd:.4f}, {x:,.1f} s"
+        marks.append(charts.Mark(x, score.mean, kind, text, name=own, spread=sd))
+    marks.sort(key=lambda mark: (mark.kind != "front", -mark.y))
+    front.sort()
     steps = front[:1]
     for cost, quality in front[1:]:
         steps += [(cost, steps[-1][1]), (cost, quality)]
     chart = Chart(
         f"{metric} against seconds of {name}",
-        Scale.of(costs, log=_needs_log(costs)),
+        _scale([x for x, _ in places]),
         Scale.of([mark.y + sign * mark.spread for mark in marks for sign in (-1, 1)]),
         f"seconds of {name}, a seed",
         f"{metric}, {table.title}",
@@ -253,24 +243,19 @@ def curve_figures(sheet: Sheet) -> list[Figure]:
 def _curve_figure(metric: str, curves: Sequence[tuple[str, int, list[tuple[int, float]]]]) -> Figure:
     names = list(dict.fromkeys(name for name, _, _ in curves))
     kinds = {name: f"c{i + 1}" if i < _N_COLOURS else "other" for i, name in enumerate(names)}
-    lines = [Line(f"curve {kinds[name]}", _thinned(points), f"{name}, seed {seed}") for name, seed, points in curves]
+    lines = [Line(f"curve {kinds[name]}", points, f"{name}, seed {seed}") for name, seed, points in curves]
     key = [(kind, name) for name, kind in kinds.items() if kind != "other"]
     if len(names) > _N_COLOURS:
         key.append(("other", "others"))
     axis = "loss" if metric == "loss" else f"{metric_name(metric)} on the valid part"
     first, last = ([points[place][0] for _, _, points in curves] for place in (0, -1))
-    x = Scale.of([*first, *last], log=_needs_log(last), whole=True)
     y = Scale.of([value for line in lines for _, value in line.points])
     # the best entries are drawn last, on top
-    chart = Chart(f"{axis} by epoch, a line a seed", x, y, "epoch", axis, [], lines[::-1])
+    chart = Chart(f"{axis} by epoch, a line a seed", _scale(last, first, whole=True), y, "epoch", axis, [], lines[::-1])
     return Figure("Course of training" if metric != "loss" else "Loss of training", str(chart), "", tuple(key))
 
 
-def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
-    step = max(1, math.ceil(len(points) / _POINTS))
-    finite = [(float(epoch), value) for epoch, value in points if math.isfinite(value)]
-    return [point for i, point in enumerate(finite) if i % step == 0 or i == len(finite) - 1]
-
-
-def _needs_log(values: Sequence[float]) -> bool:
-    return bool(values) and min(values) > 0 and max(values) / min(values) > _LOG_RATIO
+def _scale(values: Sequence[float], more: Sequence[float] = (), whole: bool = False) -> Scale:
+    """An axis, logarithmic where ``values`` are far apart."""
+    log = bool(values) and min(values) > 0 and max(values) / min(values) > _LOG_RATIO
+    return Scale.of([*more, *values], log=log, whole=whole)

@@ -39,25 +39,12 @@ def digest(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-# -- addresses: what identifies the configuration of an entry
-
-
 def identity_of(sheet: SheetSpec, cls: type[Model], settings: Mapping[str, Any]) -> dict[str, Any]:
     """What decides the numbers of a job beside its seed: an entry's address is its digest.
 
     The resolved configuration, the card and the protocol; the hash of the data is compared separately.
     """
-    of_nodes = is_of_nodes(sheet.dataset)
-    return {
-        "model": cls.key(),
-        "dataset": data_name(sheet.dataset),
-        "card": find_card(sheet.dataset).hash,
-        **_parts(cls, of_nodes, settings),
-        "protocols": _protocol_hashes(sheet, of_nodes),
-    }
-
-
-def _parts(cls: type[Model], of_nodes: bool, settings: Mapping[str, Any]) -> dict[str, Any]:
+    of_nodes, protocol = is_of_nodes(sheet.dataset), sheet.protocol
     parts: dict[str, type[Config]] = {"config": cls.Config, "data": ProbeSettings if of_nodes else DataConfig}
     if of_nodes and issubclass(cls, TrainableModel):
         parts |= {"training": GraphTrainConfig}
@@ -67,18 +54,18 @@ def _parts(cls: type[Model], of_nodes: bool, settings: Mapping[str, Any]) -> dic
     made = {name: part.of(shared[name]) for name, part in parts.items()}
     if made.get("items") == InitItemsConfig():  # entries that read none keep their address
         del made["items"]
-    return {name: part.model_dump(mode="json") for name, part in made.items()}
-
-
-def _protocol_hashes(sheet: SheetSpec, of_nodes: bool) -> list[str]:
-    protocol = sheet.protocol
     if of_nodes:
-        return [NodeProtocol(task_hash="", probe=ProbeConfig.of(protocol.probe)).hash]
-    fields = {"part": "test", "fitted_on": protocol.fit_on, "history": "train+valid", "cutoffs": protocol.cutoffs}
-    return [Protocol.of(fields, seen=seen).hash for seen in ("keep", "exclude")]
-
-
-# -- jobs
+        hashes = [NodeProtocol(task_hash="", probe=ProbeConfig.of(protocol.probe)).hash]
+    else:
+        fields = {"part": "test", "fitted_on": protocol.fit_on, "history": "train+valid", "cutoffs": protocol.cutoffs}
+        hashes = [Protocol.of(fields, seen=seen).hash for seen in TITLES]
+    return {
+        "model": cls.key(),
+        "dataset": data_name(sheet.dataset),
+        "card": find_card(sheet.dataset).hash,
+        **{name: part.model_dump(mode="json") for name, part in made.items()},
+        "protocols": hashes,
+    }
 
 
 @dataclass(frozen=True)
@@ -123,19 +110,23 @@ class Job:
         chooses = self.fit_on != "train" and self.settings.get("metric") != "last"
         return chooses and issubclass(registry.load("model", self.model), TrainableModel)
 
-    def command(self, seed: int | str, threads: int = 1, device: str = "cpu") -> str:
-        """The two commands that reproduce its numbers with a seed, which may be a shell's variable."""
-        sets = [f"--set {shlex.quote(setting_text(*each))}" for each in assignments(self.settings)]
-        model, data = shlex.quote(self.model), shlex.quote(self.dataset)
-        folder = f"runs/{model}-{self.address}-seed{seed}"
+    def command(self, threads: int = 1, device: str = "cpu") -> str:
+        """The two commands that reproduce its numbers."""
+        folder, model = shlex.quote(f"runs/{self.stem}"), shlex.quote(self.model)
         own = "".join(f" --import {shlex.quote(each)}" for each in self.imports)
         part = "" if self.fit_on == "train" else f" --fit-on {self.fit_on}{' --refit' if self.refit else ''}"
-        first = f"recgraph train {model} --dataset {data} --seed {seed} --device {device}{part}{own}"
-        train = " \\\n    ".join([first, *sets, f"--out {folder}"])
+        train = f"recgraph train {model} --dataset {shlex.quote(self.dataset)} --seed {self.seed}"
+        sets = [f"--set {shlex.quote(setting_text(*each))}" for each in assignments(self.settings)]
+        lines = " \\\n    ".join([f"{train} --device {device}{part}{own}", *sets, f"--out {folder}"])
         cutoffs = "" if is_of_nodes(self.dataset) else "".join(f" --cutoff {each}" for each in self.cutoffs)
         metrics = "".join(f" --metric {shlex.quote(name)}" for name in self.metric_names) if self.metrics else ""
         evaluate = f"recgraph evaluate {folder}{cutoffs}{metrics}{own} --format json"
-        return f"export OMP_NUM_THREADS={threads}\n{train}\n{evaluate}"
+        return f"export OMP_NUM_THREADS={threads}\n{lines}\n{evaluate}"
+
+    @property
+    def described(self) -> Record:
+        """What its record says of it."""
+        return {name: getattr(self, name) for name in ("model", "dataset", "seed", "identity", "settings")}
 
     @property
     def stem(self) -> str:
@@ -162,7 +153,7 @@ class Job:
         if any(metric not in scores for scores in record["scores"].values() for metric in self.metrics):
             return False
         titles = [title for title in TITLES.values() if values and title in record["scores"]]
-        return all(load_values(self.folder, self.stem, title, record) is not None for title in titles)
+        return all(load_values(self.folder, self.address, title, record) is not None for title in titles)
 
     def save(self, record: Record) -> None:
         """Write a record in one step, and remove an earlier failure and the training's files."""
@@ -182,11 +173,11 @@ def users_file(folder: Path, stem: str, seen: str) -> Path:
     return folder / f"{stem}-{seen}.parquet"
 
 
-def load_values(folder: Path, stem: str, title: str, record: Record) -> Result | None:
+def load_values(folder: Path, address: str, title: str, record: Record) -> Result | None:
     """The values of users of one table of a record; None where the file is missing or does not fit the record."""
     (seen,) = (seen for seen, name in TITLES.items() if name == title)
     try:
-        result = load_users(users_file(folder, stem, seen))
+        result = load_users(users_file(folder, f"{record['model']}-{address}-seed{record['seed']}", seen))
     except (PolarsError, ValueError, OSError):  # it is not there, or an incomplete copy
         return None
     protocol, scores = record["protocols"][title]["protocol_hash"], record["scores"][title]
@@ -230,9 +221,6 @@ def _jobs_of(sheet: SheetSpec, entry: EntrySpec, folder: Path) -> list[Job]:
         Job(sheet.dataset, cls.key(), found, seed, protocol.cutoffs, identity, *more)
         for seed in dict.fromkeys(entry.seeds or sheet.seeds)
     ]
-
-
-# -- data
 
 
 class DataHashes(NamedTuple):

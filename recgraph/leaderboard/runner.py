@@ -18,11 +18,10 @@ import torch
 
 from recgraph import parallel, registry
 from recgraph.config import checked
-from recgraph.data.catalog.cards import data_name
 from recgraph.evaluate.nodes import NodeResults
-from recgraph.evaluate.results import Result, Results, by_group, history_groups, popularity_groups, save_users
+from recgraph.evaluate.results import Results, by_group, history_groups, popularity_groups, save_users
 from recgraph.files import locked, remove_folder
-from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec, load_board
+from recgraph.leaderboard.board import Board, EntrySpec, load_board
 from recgraph.leaderboard.plan import TITLES, DataHashes, Job, Record, load_data_hashes, plan_of, users_file
 from recgraph.leaderboard.sheet import open_sheet, update_comparisons
 from recgraph.ranks import refuse_launched
@@ -35,7 +34,9 @@ from recgraph.train.run import NodeRun, Run
 __all__ = ["Summary", "run"]
 
 #: maximum number of points of a learning curve in a record
-_POINTS = 300
+_POINTS = 100
+#: loggers that warn of the reading of test data
+_UNSEALING = ("recgraph.data.split", "recgraph.train.run")
 _BY_POPULARITY = ("head", "mixed", "tail", "cold")
 #: kept: it was done by now; busy: another run of the board works on it
 Status = Literal["done", "kept", "failed", "busy"]
@@ -83,31 +84,29 @@ def run(
 ) -> Summary:
     """Run every job of a board that has no record, and compare the entries.
 
-    A run may be killed at any time and started again: finished jobs are kept, and an interrupted training resumes from
-    its last checkpoint. Jobs that failed are tried again. Several runs of one board at a time, on machines that share
-    the folder of records, divide its jobs: each takes those that no other works on. What happens is logged.
+    A run may be killed at any time: the same call keeps what is done, resumes an interrupted training from its last
+    checkpoint and tries again what failed. Several runs of one board, on machines that share the folder of records,
+    divide its jobs. What happens is logged.
 
     Args:
         board: a name, a folder, a TOML file, or a board.
         results: the folder of records; by default ``results`` beside the board's folder.
         workers: jobs at a time, each in a process; by default 1, in this process, or as many as an engine has.
         only: names of models or entries to run; by default all.
-        values: also repeat jobs with a record but without values of users on this machine (as those from git), which
-            the comparison of entries needs.
+        values: also repeat jobs without values of users here (as those from git), which comparisons need.
         device: e.g. ``"cpu"``; None: CUDA where available, else the CPU.
-        engine: where jobs run; machines of a cluster share the folder of records and the data. None: this machine.
+        engine: where jobs run; machines of a cluster share records and data. None: this machine.
 
     Raises:
         ValueError: there is no such board, model or device.
-        TaskFailed: a worker died again and again; names its job. The same call goes on.
+        TaskFailed: a worker died again and again; names its job.
         ProtocolMismatch: records of one table were made in different ways.
-        KeyboardInterrupt: running jobs have been saved.
     """
     refuse_launched("leaderboard.run", "start it without a launcher; workers=N starts processes of its own")
     found = board if isinstance(board, Board) else load_board(board)
     entries = [entry for sheet in found.sheets for entry in sheet.models]
     for name in only:
-        if not any(_matches(entry, (name,)) for entry in entries):
+        if not any(_matches(entry, [name]) for entry in entries):
             names = ", ".join(dict.fromkeys(entry.name for entry in entries))
             raise ValueError(f"only = {name} names no model of board {found.name!r}; there are {names}")
     place_of_work = engine or parallel.Engine()
@@ -122,61 +121,61 @@ def run(
         try:
             hashes = load_data_hashes(sheet) if planned else DataHashes("", "")
         except OSError as error:
-            summary.missing.append(f"{_shown(found, sheet)}: {error}")
+            summary.missing.append(f"{sheet.name}: {error}")
             continue
         # the first seed of every model before the second of any, so that an interrupted board still compares all models
         for place in range(max((len(jobs) for _, jobs in planned), default=0)):
             for entry, job in ((entry, jobs[place]) for entry, jobs in planned if place < len(jobs)):
-                name = f"{_shown(found, sheet)} / {entry.name} / seed {job.seed}"
+                name = f"{sheet.name} / {entry.name} / seed {job.seed}"
                 # a job that two sheets ask for is done once, with the metrics of both
                 first, same, own = todo.setdefault(job.work, (name, job, hashes))
                 todo[job.work] = first, replace(same, metrics=tuple(dict.fromkeys((*same.metrics, *job.metrics)))), own
     summary.kept = [name for name, job, hashes in todo.values() if job.is_done(hashes.data, values)]
     pieces = [parallel.Piece(each[0], each) for each in todo.values() if each[0] not in summary.kept]
     _log.info("board %s: %d to do, %d done before", found.name, len(pieces), len(summary.kept))
+    if pieces:
+        _log.info("unsealed: each job reads its test part, once it is trained")
     places = {"done": summary.made, "kept": summary.kept, "busy": summary.busy}
-    with _one_thread():
-        ended = parallel.map(run_job, pieces, (device, values), place_of_work, ordered=False)
-        for n_ended, (name, status, why) in enumerate(ended, 1):
-            if status == "failed":
-                summary.failed[name] = why
-            else:
-                places[status].append(name)
-            _log.info("[%d/%d] %s: %s%s", n_ended, len(pieces), status, name, f": {why}" if why else "")
+    ended = parallel.map(run_job, pieces, (device, values), place_of_work, ordered=False)
+    for n_ended, (name, status, why) in enumerate(ended, 1):
+        if status == "failed":
+            summary.failed[name] = why
+        else:
+            places[status].append(name)
+        _log.info("[%d/%d] %s: %s%s", n_ended, len(pieces), status, name, f": {why}" if why else "")
     for sheet in found.sheets:
         if not update_comparisons(open_sheet(found, sheet, results)).is_compared:
             text = "%s: not compared, as values of users of some records are not here; --values makes them"
-            _log.info(text, _shown(found, sheet))
+            _log.info(text, sheet.name)
     return summary
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """As workers have it: the number of threads may change last digits."""
-    before = torch.get_num_threads()
+def _alike() -> Iterator[None]:
+    """One thread, as their number may change last digits, and no warning that test data is read: the board says so."""
+    threads, loggers = torch.get_num_threads(), [logging.getLogger(name) for name in _UNSEALING]
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _matches(entry: EntrySpec, only: Sequence[str]) -> bool:
     return entry.name in only or registry.key(entry.model) in map(registry.key, only)
 
 
-def _shown(board: Board, sheet: SheetSpec) -> str:
-    """A sheet's data set in the names of its jobs, with the sheet's name where several have the data set."""
-    names = [data_name(each.dataset) for each in board.sheets]
-    return sheet.dataset if names.count(data_name(sheet.dataset)) == 1 else f"{sheet.dataset} ({sheet.name})"
-
-
 def run_job(shared: tuple[str | None, bool], piece: tuple[str, Job, DataHashes]) -> tuple[str, Status, str]:
     """Run a job, under the lock of its record, unless it is done by now: its name, how it ended, and why it failed."""
     (device, values), (name, job, hashes) = shared, piece
     try:
-        with locked(job.folder / ".work" / f"{job.stem}.lock", wait=False):
+        with locked(job.folder / ".work" / f"{job.stem}.lock", wait=False), _alike():
             if job.is_done(hashes.data, values):
                 return name, "kept", ""
             why = _run_locked(job, hashes, device)
@@ -238,7 +237,7 @@ def _test(run: Run | NodeRun, job: Job, hashes: DataHashes, device: str | None) 
     # another process than that of the test may have trained
     peaks = [cost.to_dict()["peak_memory_mb"], *(float(each.get("peak_memory_mb") or 0.0) for each in costs)]
     record = {
-        **_described(job),
+        **job.described,
         "data_hash": hashes.data,
         **(_node_scores(found) if isinstance(found, NodeResults) else _user_scores(found)),
         "training": {
@@ -264,10 +263,7 @@ def _test(run: Run | NodeRun, job: Job, hashes: DataHashes, device: str | None) 
         split = run.split.unseal("group the users of the test part")
         counts = split.fit_part(job.fit_on).item_counts()
         groups = {"history": history_groups(split.test), "popularity": popularity_groups(split.test, counts)}
-        record["groups"] = {
-            kind: {TITLES[each.protocol.seen]: _group_metrics(each, labels) for each in found}
-            for kind, labels in groups.items()
-        }
+        record["groups"] = {kind: _group_metrics(found, labels) for kind, labels in groups.items()}
         record["data"] = {name: data[name] for name in ("split", "split_hash", "n_users", "n_items")}
         for result in found:
             save_users(result, users_file(job.folder, job.stem, result.protocol.seen))
@@ -282,23 +278,27 @@ def _user_scores(found: Results) -> dict[str, Any]:
 
 def _node_scores(found: NodeResults) -> dict[str, Any]:
     titles = {"linear": "{} labels a class", "logistic": "{} labels, logistic regression"}
-    scores: dict[str, dict[str, float]] = {}
-    for row in found.rows():
-        title = titles.get(row["probe"], "k-means").format(row["labels"])
-        values = {name: row[name] for name in row if name not in ("probe", "labels") and row[name] is not None}
-        scores[title] = values
+    scores = {
+        titles.get(row["probe"], "k-means").format(row["labels"]): {
+            name: row[name] for name in row if name not in ("probe", "labels") and row[name] is not None
+        }
+        for row in found.rows()
+    }
     protocol = {"protocol": found.protocol.model_dump(mode="json"), "protocol_hash": found.hash}
     return {"scores": scores, "protocols": dict.fromkeys(scores, protocol)}
 
 
-def _group_metrics(result: Result, labels: list[str]) -> dict[str, dict[str, float]]:
-    """The metrics of each group: ``"1-4"`` before ``"20+"``, the head before the tail."""
+def _group_metrics(found: Results, labels: list[str]) -> dict[str, dict[str, dict[str, float]]]:
+    """Title -> group -> its metrics: ``"1-4"`` before ``"20+"``, the head before the tail."""
 
     def order(group: str) -> int:
         return _BY_POPULARITY.index(group) if group in _BY_POPULARITY else int(re.split("[-+]", group)[0])
 
-    rows = {row.pop("group"): row for row in by_group(result, labels).iter_rows(named=True)}
-    return {group: rows[group] for group in sorted(rows, key=order)}
+    groups = {}
+    for result in found:
+        rows = {row.pop("group"): row for row in by_group(result, labels).iter_rows(named=True)}
+        groups[TITLES[result.protocol.seen]] = {group: rows[group] for group in sorted(rows, key=order)}
+    return groups
 
 
 def curve(history: list[dict[str, Any]], best: int | None) -> dict[str, list[float | None]]:
@@ -310,21 +310,14 @@ def curve(history: list[dict[str, Any]], best: int | None) -> dict[str, list[flo
     return {name: [row.get(name) for row in rows] for name in names}
 
 
-#: paths of packages on this machine, which are removed from tracebacks in records
-_PATHS = re.compile(rf'(?<=")(?:[^"\n]*/site-packages|{re.escape(str(Path(__file__).resolve().parents[2]))})/')
-
-
 def failure_record(job: Job, error: Exception) -> Record:
-    """The record of a failure, without paths of this machine."""
+    """The record of a failure; in the traceback, paths of packages begin with the package."""
+    own, lines = str(Path(__file__).resolve().parents[2]), "".join(traceback.format_exception(error))
     return {
-        **_described(job),
+        **job.described,
         "error": type(error).__name__,
         "message": str(error),
-        "traceback": _PATHS.sub("", "".join(traceback.format_exception(error))),
+        "traceback": re.sub(rf'(?<=")([^"\n]*/site-packages|{re.escape(own)})/', "", lines),
         "provenance": provenance(),
         "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     }
-
-
-def _described(job: Job) -> Record:
-    return {name: getattr(job, name) for name in ("model", "dataset", "seed", "identity", "settings")}

@@ -16,20 +16,11 @@ import polars as pl
 
 from recgraph import pages, registry
 from recgraph.config import checked, setting_text
-from recgraph.evaluate.metrics import best_first, higher_is_better
+from recgraph.evaluate.metrics import best_first
+from recgraph.evaluate.results import ProtocolMismatch
+from recgraph.leaderboard import compare
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec
-from recgraph.leaderboard.compare import (
-    MARKS,
-    Column,
-    Comparison,
-    Comparisons,
-    Mark,
-    check_protocols,
-    compare,
-    describe_tests,
-    load_comparisons,
-    save_comparisons,
-)
+from recgraph.leaderboard.compare import MARKS, Column, Comparison, Comparisons, Mark
 from recgraph.leaderboard.plan import TITLES, Job, Record, plan_of
 from recgraph.models.base import Model
 
@@ -168,10 +159,6 @@ class Entry:
         return found
 
     @property
-    def text(self) -> dict[str, str]:
-        return text_of(self.cls)
-
-    @property
     def note(self) -> str:
         """Of the board, and what the model is made of."""
         return " ".join(filter(None, (self.spec.note, self.cls.said_of(self.jobs[0].identity["config"]))))
@@ -203,11 +190,11 @@ class Entry:
                 found.append((seed, metric, points))
         return found
 
-    def command(self, job: Job | None = None) -> str:
-        """The commands that reproduce a job's numbers, or those of all seeds with ``$seed`` in its place."""
-        record = self.records.get(job.seed) if job else next(iter(self.records.values()), None)
+    def command(self, job: Job) -> str:
+        """The commands that reproduce a job's numbers, on the device and with the threads of its record."""
+        record = self.records.get(job.seed)
         where = {} if record is None else {"threads": record["provenance"]["threads"], "device": device_of(record)}
-        return (job or self.jobs[0]).command(job.seed if job else "$seed", **where)
+        return job.command(**where)
 
     @property
     def provenance(self) -> dict[str, list[str]]:
@@ -239,26 +226,6 @@ class ScoreTable(NamedTuple):
     protocol_hash: str
     n_users: int | None
     n_unreachable_users: int
-
-
-class GroupTable(NamedTuple):
-    """One metric under one protocol (``table``) by groups of users of one kind: the size of each group, and name of an
-    entry -> group -> the metric, without groups in which the entry has no users."""
-
-    kind: str
-    table: str
-    metric: str
-    sizes: dict[str, int]
-    rows: dict[str, dict[str, Number]]
-
-
-class Cheapest(NamedTuple):
-    """Of the first column the best entry, and of those nearly as good the one that trains in the fewest CPU seconds."""
-
-    best: str
-    entry: str
-    table: str
-    metric: str
 
 
 @dataclass(frozen=True)
@@ -295,7 +262,10 @@ class Sheet:
 
     @property
     def tested(self) -> str:
-        return describe_tests(self.comparisons)
+        """How the entries were compared."""
+        if any(column.versus for columns in self.comparisons.values() for column in columns.values()):
+            return compare.TESTED
+        return "Nothing was tested: it takes two entries with values of users at hand, or with two seeds each."
 
     @property
     def n_done(self) -> int:
@@ -306,25 +276,10 @@ class Sheet:
         return sum(len(entry.jobs) for entry in self.entries)
 
     @property
-    def failures(self) -> list[tuple[Entry, Job, Record]]:
-        """The jobs that failed when they were last tried."""
-        pairs = [(entry, job) for entry in self._as_written for job in entry.jobs]
-        return [(entry, job, entry.failures[job.seed]) for entry, job in pairs if job.seed in entry.failures]
-
-    @property
-    def missing(self) -> list[tuple[Entry, list[int], str]]:
-        """The seeds that have neither a record nor a failure, with the reason."""
-        found = []
-        for entry in self._as_written:
-            if seeds := [job.seed for job in entry.jobs if job.seed not in {**entry.records, **entry.failures}]:
-                why = "made with other data, to be run again" if entry.n_stale else "not run"
-                found.append((entry, seeds, why))
-        return found
-
-    @property
-    def _as_written(self) -> list[Entry]:
-        """The entries as the board's file orders them."""
-        return sorted(self.entries, key=lambda entry: self.spec.models.index(entry.spec))
+    def lacking(self) -> list[tuple[Entry, Job, Record | None]]:
+        """The jobs without a record; with that of the failure, where they failed when they were last tried."""
+        jobs = [(entry, job) for entry in self.entries for job in entry.jobs if job.seed not in entry.records]
+        return [(entry, job, entry.failures.get(job.seed)) for entry, job in jobs]
 
     @cached_property
     def numbers(self) -> dict[Key, Number]:
@@ -359,11 +314,10 @@ class Sheet:
     def _repr_html_(self) -> str:
         shown = []
         for table in self.tables:
-            scores = {one.name: self.scores(one.name, table.title) for one in self.ranked(table)}
-            rows = [
-                {"model": name} | {metric: own[metric].mean if metric in own else None for metric in table.metrics}
-                for name, own in scores.items()
-            ]
+            rows = []
+            for entry in self.ranked(table):
+                scores = {metric: self.score(entry.name, table.title, metric) for metric in table.metrics}
+                rows.append({"model": entry.name} | {name: score and score.mean for name, score in scores.items()})
             shown.append(pages.table(rows, table.title))
         return pages.block(repr(self), {}, shown, self.tested)
 
@@ -386,42 +340,23 @@ class Sheet:
         return [entries[name] for name in order]
 
     @property
-    def cheapest(self) -> Cheapest | None:
-        """None where fewer than two entries have a score and a cost."""
-        if not self.tables:
-            return None
-        title, metric = self.tables[0].title, self.tables[0].metrics[0]
-        scores = {one.name: self.numbers[one.name, title, "", "", metric].mean for one in self.ranked(self.tables[0])}
-        found = {
-            name: (score, cost.mean)
-            for name, score in scores.items()
-            if math.isfinite(score) and (cost := self.cost(name, "training_cpu_seconds"))
-        }
+    def cheapest(self) -> tuple[str, str] | None:
+        """Of the first column the best entry, and the one nearly as good that trains in the fewest CPU seconds.
+
+        None where fewer than two entries have a score and a cost.
+        """
+        found: dict[str, tuple[float, float]] = {}
+        for table in self.tables[:1]:
+            for entry in self.ranked(table):
+                score = self.score(entry.name, table.title, table.metrics[0])
+                cost = self.cost(entry.name, "training_cpu_seconds")
+                if score and cost and math.isfinite(score.mean):
+                    found[entry.name] = score.mean, cost.mean
         if len(found) < 2:
             return None
-        best, (best_score, _) = next(iter(found.items()))
-        sign = 1 if higher_is_better(metric) else -1
-        edge = sign * best_score - NEAR * abs(best_score)
-        entry = min((name for name in found if sign * found[name][0] >= edge), key=lambda name: found[name][1])
-        return Cheapest(best, entry, title, metric)
-
-    @cached_property
-    def groups(self) -> list[GroupTable]:
-        """The first metric by groups of users, where it has values of users: a table for each kind and protocol."""
-        metric, sizes = self.spec.metrics[0], dict[tuple[str, str], dict[str, int]]()
-        for (_, title, kind, group, name), number in self.numbers.items():
-            if kind and name == "n_users":
-                sizes.setdefault((kind, title), {}).setdefault(group, int(next(iter(number.by_seed.values()))))
-        found = []
-        for kind in dict.fromkeys(kind for kind, _ in sizes):
-            for title in (table.title for table in self.tables):
-                rows: dict[str, dict[str, Number]] = {}
-                for (entry, *where, group, name), number in self.numbers.items():
-                    if where == [title, kind] and name == metric:
-                        rows.setdefault(entry, {})[group] = number
-                if rows:  # of lists together, as gini, groups have no values
-                    found.append(GroupTable(kind, title, metric, sizes[kind, title], rows))
-        return found
+        best, (highest, _) = next(iter(found.items()))
+        near = [name for name, (score, _) in found.items() if abs(score - highest) <= NEAR * abs(highest)]
+        return best, min(near, key=lambda name: found[name][1])
 
 
 def text(value: Any) -> str:
@@ -442,39 +377,34 @@ def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None
     """
     folder = board.folder_of(sheet, results)
     planned = plan_of(board, sheet, results)
-    read = [[(job.seed, record) for job in jobs if (record := job.record)] for _, jobs in planned]
-    newest = max((record for own in read for _, record in own), key=lambda record: str(record["at"]), default=None)
+    read = [{job.seed: record for job in jobs if (record := job.record)} for _, jobs in planned]
+    newest = max((record for own in read for record in own.values()), key=lambda record: str(record["at"]), default={})
     entries = []
     for (spec, jobs), own in zip(planned, read, strict=True):
-        records = {seed: record for seed, record in own if newest and record["data_hash"] == newest["data_hash"]}
-        failures = {job.seed: job.failure for job in jobs if job.seed not in records}
-        failed = {seed: record for seed, record in failures.items() if record is not None}
-        entries.append(Entry(spec, jobs, records, failed, len(own) - len(records)))
+        records = {seed: record for seed, record in own.items() if record["data_hash"] == newest["data_hash"]}
+        failures = {job.seed: record for job in jobs if job.seed not in records and (record := job.failure)}
+        entries.append(Entry(spec, jobs, records, failures, len(own) - len(records)))
     tables = _score_tables(sheet, [record for entry in entries for record in entry.records.values()])
     metrics = {table.title: table.metrics for table in tables}
     by_address = {entry.address: entry.records for entry in entries}
-    comparisons, is_whole = load_comparisons(folder / sheet.comparisons, by_address, metrics)
+    comparisons, is_whole = compare.load_comparisons(folder / sheet.comparisons, by_address, metrics)
     made = Sheet(board.name, sheet, folder, tables, tuple(entries), comparisons, not tables or is_whole)
-    order = [entry.name for entry in made.ranked(tables[0])] if tables else []
-    entries.sort(key=lambda entry: order.index(entry.name) if entry.name in order else len(order))
-    return replace(made, entries=tuple(entries))
+    ranked = made.ranked(tables[0]) if tables else []
+    return replace(made, entries=(*ranked, *(entry for entry in entries if entry not in ranked)))
 
 
 def update_comparisons(sheet: Sheet) -> Sheet:
     """The sheet with comparisons of its current scores, which are kept beside the records.
 
-    Where values of users, which are not in git, are not at hand, the marks of the entries that need them are
-    ``untested``.
+    Where values of users, which are not in git, are not at hand, those on file stay, and what they lack is untested.
     """
-    if sheet.is_compared:
-        return sheet
     records = {one.address: one.records for one in sheet.entries}
     metrics = {table.title: table.metrics for table in sheet.tables}
-    found, is_whole = compare(records, metrics, sheet.folder, sheet.comparisons)
-    if found == sheet.comparisons and not is_whole:
+    found = None if sheet.is_compared else compare.compare(records, metrics, sheet.folder)
+    if found is None:
         return sheet
-    save_comparisons(found, records, metrics, sheet.folder / sheet.spec.comparisons, is_whole=is_whole)
-    return replace(sheet, comparisons=found, is_compared=is_whole)
+    compare.save_comparisons(found, records, metrics, sheet.folder / sheet.spec.comparisons)
+    return replace(sheet, comparisons=found, is_compared=True)
 
 
 def _score_tables(sheet: SheetSpec, records: Sequence[Record]) -> tuple[ScoreTable, ...]:
@@ -484,8 +414,17 @@ def _score_tables(sheet: SheetSpec, records: Sequence[Record]) -> tuple[ScoreTab
     tables = []
     for title in titles:
         own = [record for record in records if title in record["scores"]]
-        check_protocols(sheet.dataset, title, own)
         first = own[0]["protocols"][title]
+        for other in (record["protocols"][title] for record in own):
+            fields = {**first["protocol"], **other["protocol"]}
+            differing = [name for name in fields if first["protocol"].get(name) != other["protocol"].get(name)]
+            # a metric at a cut-off of both is the same number
+            if first["protocol_hash"] != other["protocol_hash"] and differing != ["cutoffs"]:
+                raise ProtocolMismatch(
+                    f"records of {sheet.dataset!r} under {title!r} have protocols {first['protocol_hash']} and "
+                    f"{other['protocol_hash']}, which differ in {', '.join(differing)}; remove those of one and run "
+                    "the board again"
+                )
         available = dict.fromkeys(metric for record in own for metric in record["scores"][title])
         metrics = [metric for metric in sheet.metrics if metric in available]
         if not metrics and title not in TITLES.values():  # of nodes' clusters other ones than of classes

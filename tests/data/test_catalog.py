@@ -246,8 +246,6 @@ def test_own_cards_state_what_a_user_must_know(name: str) -> None:
         ("users = 2", "users = 0", "expected.users = 0"),
         ("users = 2", "users = 2\nuser = 1", "unknown setting 'expected.user'"),
         ('kind = "local"', 'kind = "ftp"', "sources.0"),
-        ('format = "sequences"', 'format = "parquet"', "layout.interactions is missing"),
-        ("[sources.files.interactions]", "[sources.files.items]", "files.interactions"),
         ('file = "log.txt"', 'file = "log.txt"\nsha256 = "abc"', "sha256"),
         ('name = "mine"', 'name = "yours"', "must be 'mine'"),
         ('kind = "local"\nfile = "log.txt"', 'kind = "url"\nurl = "https://example.org/a.zip"', "sha256"),

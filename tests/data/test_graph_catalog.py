@@ -11,7 +11,6 @@ import scipy.sparse as sp
 import torch
 from refusing import refused
 
-from recgraph.config import ConfigError
 from recgraph.data import catalog
 from recgraph.data.catalog import load_graph, load_node_task, load_split
 from recgraph.data.catalog.cards import Card, GraphCard, find_card
@@ -184,12 +183,3 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with refused("ab.txt", by=SourceError):
         catalog.get(str(card), folder)
     assert not list((catalog.home() / "prepared").glob("*/*"))
-    for old, new, named in (
-        ('"labels.npy" = ', '"other.npy" = ', "labels.npy"),
-        ('task = "nodes"', "", "task"),
-        ("[nodes.b]", "[nodes.c]", "nodes.b"),
-    ):
-        assert old in text
-        card.write_text(text.replace(old, new))
-        with refused(named, by=ConfigError):
-            Card.load(card)

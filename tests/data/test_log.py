@@ -203,7 +203,7 @@ def test_lines_of_sequences(tmp_path: Path) -> None:
         ("a.csv", b"user_id,item_id,time\n1,2,3\n1,3,soon\n", ("row 1", "time", "'soon'"), errors.TimestampError),
         ("a.csv", "user_id,item_id\nü,1\n".encode("latin-1"), ("encoding",), errors.CorruptFileError),
         ("a.csv.gz", gzip.compress(b"user_id,item_id\n1,2\n" * 99, mtime=0)[:-20], (), errors.DataError),
-        ("a.dat", b"user_id::item_id\n1::2\n1::2::3\n", ("row 1",), errors.DataError),
+        ("a.dat", b"user_id::item_id\n1::2\n1::2::3\n", (), errors.DataError),
         ("a.parquet", b"PAR1 no", (), errors.CorruptFileError),
         ("a.jsonl", b'{"user_id": 1, "item_id": [2]}\n', ("item_id",), errors.MixedIdError),
         ("a.jsonl", b'{"user_id": 1\n', (), errors.DataError),

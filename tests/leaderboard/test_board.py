@@ -101,8 +101,8 @@ def test_metrics_beside_the_default_ones_change_no_address(tmp_path: Path) -> No
     board = write_board(tmp_path, BOARD.replace('"recall@10"]', '"coverage@10", "auc"]'))
     asking = jobs(board)["LightGCN"][0]
     assert (asking.stem, asking.metrics) == (plain.stem, ("catalogue_coverage@10", "auc"))
-    assert "--metric" not in plain.command(0)
-    assert " --cutoff 10 --metric recall " in asking.command(0)
+    assert "--metric" not in plain.command()
+    assert " --cutoff 10 --metric recall " in asking.command()
     # a record without them is made again
     protocols = {"seen kept": {"protocol": {}, "protocol_hash": ""}}
     made = record(plain, {"seen kept": {"ndcg@10": 0.1}}, protocols)
@@ -139,8 +139,8 @@ def test_a_last_fit_to_more_has_addresses_and_commands_of_its_own(tmp_path: Path
     again, at_once = more["LightGCN"][0], more["Popularity"][0]
     assert again.identity == plain.identity | {"protocols": again.identity["protocols"]}
     assert again.address != plain.address
-    assert " --fit-on train+valid --refit \\\n" in again.command(0)
-    assert " --fit-on train+valid \\\n" in at_once.command(0)
+    assert " --fit-on train+valid --refit \\\n" in again.command()
+    assert " --fit-on train+valid \\\n" in at_once.command()
 
 
 def test_a_folder_that_is_moved_keeps_its_addresses(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_folder_that_is_moved_keeps_its_addresses(tmp_path: Path) -> None:
     job = jobs(board)["LightGCN"][0]
     assert job.settings["reading"]["test"] == str(here / "test.csv")
     assert job.dataset == str(here / "log.csv")
-    assert job.command(0).count(f" --import {here / 'nothing_new.py'}") == 2
+    assert job.command().count(f" --import {here / 'nothing_new.py'}") == 2
     shutil.copytree(tmp_path / "before", tmp_path / "after")
     moved = load_board(tmp_path / "after" / "shop")
     assert jobs(moved)["LightGCN"][0].address == job.address

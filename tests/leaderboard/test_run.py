@@ -23,6 +23,7 @@ from recgraph.evaluate.results import popularity_groups
 from recgraph.files import locked
 from recgraph.leaderboard import runner as jobs
 from recgraph.leaderboard.board import load_board
+from recgraph.leaderboard.page import group_tables
 from recgraph.leaderboard.plan import Job, plan_of
 from recgraph.leaderboard.runner import Summary
 from recgraph.leaderboard.sheet import Sheet, open_sheet
@@ -125,10 +126,11 @@ def test_from_nothing(ran: tuple[Path, Summary]) -> None:
         assert cost.mean > least
     ((_, _, points),) = bpr.curves
     assert len(points) == 40
-    assert sheet.groups[0].rows["BPRMF"]
+    assert group_tables(sheet)
     assert not [path for path in (sheet.folder / ".work").iterdir() if path.is_dir()], "trainings that are done leave"
     # a failure is recorded and shown, without paths of this machine
-    ((entry, job, failure),) = sheet.failures
+    ((entry, job, failure),) = sheet.lacking
+    assert failure is not None
     assert (entry.name, job.seed, failure["error"]) == ("MEOWRec", 3, "UnknownTypeError")
     assert "Traceback" in failure["traceback"]
     assert str(Path(rg.__file__).parents[1]) not in failure["traceback"]

@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
 from recgraph.config import Config, ConfigError, did_you_mean, load_toml, nearest_names
 from recgraph.data.read import PATHS, LogFile, Reading, is_data_path
@@ -267,22 +267,10 @@ class LogCard(Card):
     layout: dict[TableName, Layout] = Field({})
     sources: tuple[Annotated[Source, Field(discriminator="kind")], ...] = Field(min_length=1)
 
-    @model_validator(mode="after")
-    def _every_file_has_a_layout(self) -> Self:
-        for source in self.sources:
-            files = {} if isinstance(source, Generated) else source.files
-            missing = [
-                f"layout.{name}" for name in files if not (self.layout_of(name) or files[name].format == "sequences")
-            ]
-            if not isinstance(source, Generated) and "interactions" not in files:
-                missing.append("files.interactions")
-            if missing:
-                raise ValueError(f"{missing[0]} is missing: a {source.kind} source needs it")
-        return self
-
-    def layout_of(self, table: TableName) -> Layout | None:
+    def layout_of(self, table: TableName) -> Layout:
         """The layout of a table; that of the interactions is also that of the other parts."""
-        return self.layout.get(table) or (self.layout.get("interactions") if table in PART_TABLES else None)
+        shared = self.layout.get("interactions", SEQUENCES) if table in PART_TABLES else SEQUENCES
+        return self.layout.get(table, shared)
 
     def _content(self) -> dict[str, Any]:
         return self.model_dump(mode="json", exclude=_TEXTS) | {"prepare": self.prepare.model_dump(mode="json")}
@@ -355,20 +343,6 @@ class GraphCard(Card):
     files: dict[PlainName, Sha256]
     permutation: int | None = Field(None, ge=0)
     sources: tuple[Folder, ...] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _is_whole(self) -> Self:
-        ends = {end for edge in self.edges for end in (edge.type[0], edge.type[2])}
-        ends |= set() if self.task == "nodes" else {"user", "item"}
-        used = [edge.file for edge in self.edges] + [n.features for n in self.nodes.values() if n.features]
-        used.append(self._table.file)
-        if self.labels is not None:
-            used += [name for parts in self.labels.splits.values() for name in parts]
-        missing = [f"nodes.{name}" for name in sorted(ends - {*self.nodes})]
-        missing += [f"files.{name!r} (its sha256)" for name in used if name not in self.files]
-        if missing:
-            raise ValueError(f"{missing[0]} is missing")
-        return self
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -23,7 +23,6 @@ import polars as pl
 from recgraph.config import toml_text
 from recgraph.data.catalog.cards import (
     PART_TABLES,
-    SEQUENCES,
     Card,
     File,
     FileCard,
@@ -39,9 +38,9 @@ from recgraph.data.catalog.cards import (
 from recgraph.data.catalog.synthetic import Synthetic, generate
 from recgraph.data.errors import DataError
 from recgraph.data.log import with_parts
-from recgraph.data.read import PATHS, LogFile, Reading, read_delimited, read_sequences
+from recgraph.data.read import PATHS, LogFile, Reading, read_rows
 from recgraph.data.split import Interactions
-from recgraph.files import read_frame, reading, sha256, within, write_text
+from recgraph.files import reading, sha256, within, write_text
 
 Tables = Mapping[str, pl.DataFrame]
 _PIP_TIMEOUT = 600
@@ -154,41 +153,28 @@ def _prepared(card: LogCard | FileCard, data: Interactions) -> Interactions:
     return data
 
 
-def read_card_table(path: Path, file: File, layout: Layout | None) -> pl.DataFrame:
-    """A table in the order of the file; errors name the file, the row and the value."""
-    layout = layout or SEQUENCES
-    if file.format == "parquet":
-        raw = read_frame(path)
-    elif file.format == "sequences":
-        raw = read_sequences(path, encoding=file.encoding)
-    else:
-        is_csv = file.format == "csv"
-        names = () if is_csv else tuple(layout.columns)
-        how = Reading(format="csv", separator=file.separator, encoding=file.encoding, names=names, quotes=is_csv)
-        raw = read_delimited(path, how)
+def read_card_table(path: Path, file: File, layout: Layout) -> pl.DataFrame:
+    """A table in the order of the file."""
+    names = tuple(layout.columns) if file.format == "delimited" else ()
+    how = Reading(separator=file.separator, encoding=file.encoding, names=names, quotes=file.format == "csv")
+    raw = read_rows(path, "csv" if file.format == "delimited" else file.format, how)
     with reading(path):
-        table = raw.select(_typed(raw[name], kind, path) for name, kind in layout.columns.items()).rename(layout.rename)
+        table = raw.select(_typed(raw[name], kind) for name, kind in layout.columns.items()).rename(layout.rename)
         for name, flags in layout.flags.items():
             parts = [pl.when(pl.col(flag) == 1).then(pl.lit(flag)) for flag in flags]
             table = table.with_columns(pl.concat_list(parts).list.drop_nulls().alias(name))
         table = table.with_columns(pl.col(name).str.split(separator) for name, separator in layout.split.items())
         for name, (source, pattern) in layout.extract.items():
-            found = table[source].str.extract(pattern, 1).alias(name)
-            table = table.with_columns(_typed(found, "int", path))
+            table = table.with_columns(_typed(table[source].str.extract(pattern, 1).alias(name), "int"))
         return table.select(layout.keep) if layout.keep else table
 
 
-def _typed(values: pl.Series, kind: str, path: Path) -> pl.Series:
+def _typed(values: pl.Series, kind: str) -> pl.Series:
     if kind == "text":
         return values.cast(pl.String).str.strip_chars()
     if values.dtype == pl.String:
         values = values.str.strip_chars().replace("", None)
-    typed = values.cast(pl.Int64 if kind == "int" else pl.Float64, strict=False)
-    lost = typed.is_null() & values.is_not_null()
-    if lost.any():
-        row = int(lost.arg_max() or 0)
-        raise DataError(f"column {values.name!r}: {values[row]!r} is not of type {kind}", path=path, row=row)
-    return typed
+    return values.cast(pl.Int64 if kind == "int" else pl.Float64)
 
 
 _CARD = """\
