@@ -30,6 +30,7 @@ from recgraph.explain.nodes import Items, index_of, nearest, node_of, recommende
 from recgraph.explain.paths import Walks, evidence_for_user
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphSpace
+from recgraph.models.heterogeneous.recommender import MetaPathRecommender
 from recgraph.serve.recommender import NoHistoryError, Recommender
 from recgraph.sparse.products import distinct
 
@@ -177,6 +178,8 @@ class _User:
 
     def parts(self, items: Sequence[int]) -> list[tuple[ScorePart, ...]]:
         """The parts of the score of each item."""
+        if not isinstance(self.model, MetaPathRecommender):
+            return [()] * len(items)
         device = device_of(self.model)
         with evaluating(self.model):
             found = self.model.score_parts(self.query.to(device), torch.tensor([items], device=device).long())
