@@ -64,7 +64,7 @@ class AutoTCL(Augmenter):
         nn.init.constant_(self.informs.bias, 1.0)  # most is kept at first
         self.last: tuple[Tensor, Tensor, Tensor] | None = None
 
-    def _vary(self, hidden: Tensor, states: Ragged | None, generator: torch.Generator | None) -> Tensor:
+    def forward(self, hidden: Tensor, states: Ragged | None = None, generator: torch.Generator | None = None) -> Tensor:
         inner = F.gelu(self.reads(hidden))
         logits, scale = self.informs(inner), 2 * torch.sigmoid(self.scales(inner))
         # half precision would round one draw in 512 to 1, which keeps whatever p is
@@ -80,7 +80,7 @@ class AutoTCL(Augmenter):
         mask = (mask > 0.5).to(mask.dtype) + mask - mask.detach()
         view = scale * mask * hidden + (1 - mask) * noise
         self.last = hidden, view, torch.sigmoid(logits)
-        return view
+        return unit_length(view)
 
     def loss(self) -> Tensor:
         """``mean |h / |h| - v / |v||^2 + share_weight relu(mean p - share)`` of the last view; h has no gradient."""

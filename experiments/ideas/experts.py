@@ -15,8 +15,8 @@ from torch import Tensor, nn
 import recgraph as rg
 from recgraph.config import PartConfig
 from recgraph.data.batches import SequenceBatch
-from recgraph.encoders.attention import Layout
-from recgraph.encoders.transformer import Layer, Transformer, draw_weights
+from recgraph.encoders.attention import Layout, attend
+from recgraph.encoders.transformer import Layer, Transformer
 from recgraph.models.base import FeatureSpace, Space
 from recgraph.models.sequence.base import SequenceConfig
 from recgraph.models.sequence.sasrec import SASRec
@@ -31,22 +31,24 @@ class ExpertLayer(Layer):
         """E feed-forward networks ``down_e gelu(up_e x)``, chosen by token, [n_tokens] int64, or by a router."""
         inner_dim, dim = self.up.weight.shape
         del self.up, self.down
-        self.up_e = nn.Parameter(draw_weights(torch.empty(n_experts, inner_dim, dim)))
+        self.up_e = nn.Parameter(nn.init.normal_(torch.empty(n_experts, inner_dim, dim), 0.0, 0.02))
         self.up_bias = nn.Parameter(torch.zeros(n_experts, inner_dim))
-        self.down_e = nn.Parameter(draw_weights(torch.empty(n_experts, dim, inner_dim)))
+        self.down_e = nn.Parameter(nn.init.normal_(torch.empty(n_experts, dim, inner_dim), 0.0, 0.02))
         self.down_bias = nn.Parameter(torch.zeros(n_experts, dim))
         self.router = nn.Linear(dim, n_experts, bias=False) if expert_of is None else None
         self.register_buffer("expert_of", None if expert_of is None else expert_of.clone())
         self.balances: list[Tensor] = []
 
     def forward(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
-        mixed = self._after_attention(x, self._attend(x, layout, generator), generator)
-        return self._mixture(mixed, layout.tokens, generator)
+        attended = attend(self.qkv(x), layout, self.n_heads, self.attention_dropout, generator)
+        x = self.attention_norm(x + dropout(self.out(attended), self.dropout, generator))
+        return self._mixture(x, layout.tokens, generator)
 
     def last(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
         of_last = x.index_select(0, layout.last)
-        mixed = self._after_attention(of_last, self._attend_last(x, of_last, layout, generator), generator)
-        return self._mixture(mixed, layout.tokens.index_select(0, layout.last), generator)
+        attended = self._attend_last(x, of_last, layout, generator)
+        x = self.attention_norm(of_last + dropout(self.out(attended), self.dropout, generator))
+        return self._mixture(x, layout.tokens.index_select(0, layout.last), generator)
 
     def _mixture(self, x: Tensor, tokens: Tensor, generator: torch.Generator | None) -> Tensor:
         inner = F.gelu(torch.einsum("nd,eid->eni", x, self.up_e) + self.up_bias[:, None])
@@ -55,13 +57,11 @@ class ExpertLayer(Layer):
             route, gate = self.expert_of[tokens], 1.0  # type: ignore[index]
         else:
             p = self.router(x).softmax(1)
-            gate, route = p.max(1, keepdim=True)  # type: ignore[assignment]
-            route = route[:, 0]
+            gate, route = p.max(1, keepdim=True)[0], p.argmax(1)  # type: ignore[assignment]
             if self.training and torch.is_grad_enabled():
                 self.balances.append(balance(p, route, (tokens != 0).to(p.dtype)))
         out = every.gather(0, route[None, :, None].expand(1, -1, x.shape[1]))[0] * gate
-        normed: Tensor = self.norm(x + dropout(out, self.dropout, generator))
-        return normed
+        return self.norm(x + dropout(out, self.dropout, generator))  # type: ignore[no-any-return]
 
 
 def balance(p: Tensor, route: Tensor, counted: Tensor) -> Tensor:

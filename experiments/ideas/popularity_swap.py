@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 import recgraph as rg
-from recgraph.augment.sequence import first_within, share
+from recgraph.augment.sequence import share
 from recgraph.augment.similar import SimilarityAugmentation, SimilarityConfig, nearest_tokens
 from recgraph.config import Search
 from recgraph.data.part import Part
@@ -27,9 +27,7 @@ class PopularitySwapConfig(SimilarityConfig):
         Search(choices=(2, 3, 5, 10)),
     ] = 5
     swap: Annotated[
-        Literal["other", "rarer"],
-        Field(description="for an item of any other group, or of a less popular one"),
-        Search(choices=("other", "rarer")),
+        Literal["other", "rarer"], Field(description="for an item of any other group, or of a less popular one")
     ] = "other"
     popularity_power: Annotated[
         float,
@@ -97,4 +95,6 @@ def choose_by_weight(sequences: Ragged, weights: Tensor, counts: Tensor, generat
     # a race of exponential clocks: the order in which they ring is that of the draws
     uniform = torch.rand(weights.shape, generator=generator, device=weights.device, dtype=torch.float64)
     order = torch.argsort(-uniform.log() / weights)
-    return first_within(sequences, order[torch.argsort(sequences.rows[order], stable=True)], counts)
+    order = order[torch.argsort(sequences.rows[order], stable=True)]
+    first_mask = sequences.positions < counts[sequences.rows]
+    return torch.zeros_like(first_mask).index_fill_(0, order[first_mask], True)

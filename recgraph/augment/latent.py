@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recgraph.config import ConfigError
 from recgraph.sparse.blocks import unit_length, work_type
 from recgraph.sparse.device import full_precision
 from recgraph.sparse.ragged import Ragged, row_softmax
@@ -21,8 +20,7 @@ class Augmenter(nn.Module):
     """Base of all latent augmenters: ``z = augmenter(h)``, rows of unit length.
 
     Source: Qin et al., Meta-optimized Contrastive Learning for Sequential Recommendation (SIGIR 2023).
-    A subclass makes its layers (torch's default initialisation, as the published code) and fills
-    :meth:`_augment`.
+    A subclass makes its layers (torch's default initialisation, as the published code) and fills :meth:`forward`.
 
     Args:
         hidden_dim: D.
@@ -30,19 +28,14 @@ class Augmenter(nn.Module):
             code does, where that differs.
     """
 
+    #: whether ``states`` must be given; an encoder can leave them out otherwise
+    needs_states: bool = False
+    #: the one batch size that the augmenter can take, or None for any
+    batch_size: int | None = None
+
     def __init__(self, hidden_dim: int, variant: Variant = "row") -> None:
         super().__init__()
         self.hidden_dim, self.variant = hidden_dim, variant
-
-    @property
-    def needs_states(self) -> bool:
-        """Whether ``states`` must be given; an encoder can leave them out otherwise."""
-        return False
-
-    @property
-    def batch_size(self) -> int | None:
-        """The one batch size that the augmenter can take, or None for any."""
-        return None
 
     def forward(self, hidden: Tensor, states: Ragged | None = None, generator: torch.Generator | None = None) -> Tensor:
         """Another view of each row.
@@ -55,16 +48,6 @@ class Augmenter(nn.Module):
         Returns:
             [B, D], rows of unit L2 norm.
         """
-        if self.batch_size not in (None, hidden.shape[0]):
-            raise ConfigError(f"batch_size = {hidden.shape[0]}: variant = 'published' takes {self.batch_size} alone")
-        return unit_length(self._vary(hidden, states, generator))
-
-    def _vary(self, hidden: Tensor, states: Ragged | None, generator: torch.Generator | None) -> Tensor:
-        """[B, D], before the normalisation; for a subclass that draws."""
-        return self._augment(hidden, states)
-
-    def _augment(self, hidden: Tensor, states: Ragged | None) -> Tensor:
-        """[B, D], before the normalisation."""
         raise NotImplementedError
 
 
@@ -82,10 +65,9 @@ class MLP(Augmenter):
         self.dense_2 = nn.Linear(half, quarter)
         self.dense_3 = nn.Linear(quarter, hidden_dim)
 
-    def _augment(self, hidden: Tensor, states: Ragged | None) -> Tensor:
-        inner: Tensor = F.gelu(self.dense_2(F.gelu(self.dense_1(hidden))))
-        out: Tensor = self.dense_3(inner)
-        return out
+    def forward(self, hidden: Tensor, states: Ragged | None = None, generator: torch.Generator | None = None) -> Tensor:
+        inner = F.gelu(self.dense_2(F.gelu(self.dense_1(hidden))))
+        return unit_length(self.dense_3(inner))
 
 
 class Attention(Augmenter):
@@ -102,19 +84,16 @@ class Attention(Augmenter):
         self.query = nn.Linear(hidden_dim, hidden_dim)
         self.key = nn.Linear(hidden_dim, hidden_dim)
         self.value = nn.Linear(hidden_dim, hidden_dim)
+        self.needs_states = variant == "row"
 
-    @property
-    def needs_states(self) -> bool:
-        return self.variant == "row"
-
-    def _augment(self, hidden: Tensor, states: Ragged | None) -> Tensor:
+    def forward(self, hidden: Tensor, states: Ragged | None = None, generator: torch.Generator | None = None) -> Tensor:
         query = self.query(hidden)
         if self.variant == "published":
             attended = F.scaled_dot_product_attention(query[None], self.key(hidden)[None], self.value(hidden)[None])[0]
         else:
             assert states is not None
             attended = attend_rows(query, states.with_values(self.key(states.values)), self.value(states.values))
-        return F.gelu(attended)
+        return unit_length(F.gelu(attended))
 
 
 def attend_rows(query: Tensor, keys: Ragged, values: Tensor) -> Tensor:
@@ -154,17 +133,13 @@ class Conv(Augmenter):
     def __init__(self, hidden_dim: int, variant: Variant = "row") -> None:
         super().__init__(hidden_dim, variant)
         if variant == "published":
+            self.batch_size = hidden_dim
             self.conv = nn.Conv1d(hidden_dim, hidden_dim, _KERNEL, padding="same")
         else:
             self.up = nn.Conv1d(1, _CHANNELS, _KERNEL, padding="same")
             self.down = nn.Conv1d(_CHANNELS, 1, _KERNEL, padding="same")
 
-    @property
-    def batch_size(self) -> int | None:
-        return self.hidden_dim if self.variant == "published" else None
-
-    def _augment(self, hidden: Tensor, states: Ragged | None) -> Tensor:
+    def forward(self, hidden: Tensor, states: Ragged | None = None, generator: torch.Generator | None = None) -> Tensor:
         if self.variant == "published":
-            return F.gelu(self.conv(hidden[None])[0])
-        out: Tensor = self.down(F.gelu(self.up(hidden[:, None])))
-        return out[:, 0]
+            return unit_length(F.gelu(self.conv(hidden[None])[0]))
+        return unit_length(self.down(F.gelu(self.up(hidden[:, None])))[:, 0])

@@ -181,7 +181,12 @@ class TwoViews:
     ) -> None:
         if len(augmentations) < 1 + distinct:
             raise ValueError(f"augmentations = {list(augmentations)!r}: give at least {1 + distinct}")
-        self.augmentations = [_of_sequences(augmentation) for augmentation in augmentations]
+        self.augmentations: list[SequenceAugmentation] = []
+        for given in augmentations:
+            made = given if isinstance(given, SequenceAugmentation) else registry.make("augmentation", given)
+            if not isinstance(made, SequenceAugmentation):
+                raise ConfigError(f"augmentations: {given!r} is not an augmentation of sequences")
+            self.augmentations.append(made)
         self.per, self.distinct, self.max_len = per, distinct, max_len
 
     def setup(self, train: Part) -> None:
@@ -191,31 +196,19 @@ class TwoViews:
 
     def __call__(self, sequences: Ragged, generator: torch.Generator) -> tuple[Ragged, Ragged]:
         """Two views of every row (see :meth:`SequenceAugmentation.__call__`)."""
-        first, second = self._draw_pairs(sequences.n_rows if self.per == "row" else 1, generator)
-        return self._apply(sequences, first, generator), self._apply(sequences, second, generator)
-
-    def _apply(self, sequences: Ragged, drawn: Tensor, generator: torch.Generator) -> Ragged:
-        if self.per == "batch":
-            view = self.augmentations[int(drawn)](sequences, generator)
-        else:
-            operations = [partial(augmentation, generator=generator) for augmentation in self.augmentations]
-            view = assign(sequences, drawn.masked_fill(sequences.lengths < 2, -1), operations)
-        return view if self.max_len is None else view.last(self.max_len)
-
-    def _draw_pairs(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         n, where = len(self.augmentations), generator.device
+        count = sequences.n_rows if self.per == "row" else 1
         first = torch.randint(n, (count,), generator=generator, device=where)
         step = torch.randint(int(self.distinct), n, (count,), generator=generator, device=where)
-        return first, (first + step) % n
-
-
-def _of_sequences(augmentation: str | Mapping[str, Any] | SequenceAugmentation) -> SequenceAugmentation:
-    if isinstance(augmentation, SequenceAugmentation):
-        return augmentation
-    made = registry.make("augmentation", augmentation)
-    if not isinstance(made, SequenceAugmentation):
-        raise ConfigError(f"augmentations: {augmentation!r} is not an augmentation of sequences")
-    return made
+        operations = [partial(augmentation, generator=generator) for augmentation in self.augmentations]
+        views = []
+        for drawn in (first, (first + step) % n):
+            if self.per == "batch":
+                view = operations[int(drawn)](sequences)
+            else:
+                view = assign(sequences, drawn.masked_fill(sequences.lengths < 2, -1), operations)
+            views.append(view if self.max_len is None else view.last(self.max_len))
+        return views[0], views[1]
 
 
 def share(lengths: Tensor, ratio: float, at_least: int = 0) -> Tensor:
@@ -269,19 +262,7 @@ def choose_within(sequences: Ragged, counts: Tensor, generator: torch.Generator)
     Returns:
         [T] bool: True where a place is chosen.
     """
-    return first_within(sequences, shuffle_within(sequences.rows, generator), counts)
-
-
-def first_within(sequences: Ragged, order: Tensor, counts: Tensor) -> Tensor:
-    """Choose the first ``counts[r]`` places of each row in an order.
-
-    Args:
-        order: [T] int64, the place that comes to each place; the two are always in one row.
-        counts: [B] int64, at most the rows' lengths.
-
-    Returns:
-        [T] bool: True where a place is chosen.
-    """
+    order = shuffle_within(sequences.rows, generator)
     chosen = torch.zeros_like(order, dtype=torch.bool)
     chosen[order[sequences.positions < counts[sequences.rows]]] = True
     return chosen
@@ -293,9 +274,10 @@ def assign(sequences: Ragged, choice: Tensor, operations: Sequence[Callable[[Rag
     Args:
         choice: [B] int64, an index into ``operations``, or -1 for a row that stays as it is.
     """
-    rows = [torch.nonzero(choice == index - 1).squeeze(1) for index in range(len(operations) + 1)]
+    rows = [torch.nonzero(choice == -1).squeeze(1)]
     parts = [sequences.take(rows[0])]
-    for operation, chosen in zip(operations, rows[1:], strict=True):
-        part = sequences.take(chosen)
-        parts.append(operation(part) if chosen.numel() else part)
+    for index, operation in enumerate(operations):
+        rows.append(torch.nonzero(choice == index).squeeze(1))
+        part = sequences.take(rows[-1])
+        parts.append(operation(part) if part.n_rows else part)
     return Ragged.cat(parts).take(torch.argsort(torch.cat(rows)))

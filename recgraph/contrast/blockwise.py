@@ -71,12 +71,6 @@ class BlockwiseLoss(ABC):
         if grad_y is not None:
             grad_y.addmm_(p.t(), self.x[rows])
 
-    def add_rows(self, *of_rows: tuple[Tensor, Tensor]) -> None:
-        """Add the gradients of rows of y, pairs of indices [n] and values [n, D]."""
-        assert self.gradients[1] is not None
-        for index, values in of_rows:
-            self.gradients[1].index_add_(0, index, values)
-
     @abstractmethod
     def evaluate(self, block_rows: int | None) -> tuple[Tensor, Tensor]:
         """The mean loss, and by what the gradients are to be divided; fills the gradients."""
@@ -108,8 +102,7 @@ class _OnePass(torch.autograd.Function):
             evaluation = loss(inputs, ctx.needs_input_grad[3:], **settings)
             value, divisor = evaluation.evaluate(block_rows)
         ctx.save_for_backward(divisor, *evaluation.gradients)
-        ctx.types, ctx.name = [tensor.dtype for tensor in inputs], loss.name
-        ctx.may_be_empty = evaluation.may_be_empty
+        ctx.name, ctx.may_be_empty = loss.name, evaluation.may_be_empty
         ctx.mark_non_differentiable(divisor)
         return value, divisor
 
@@ -120,11 +113,8 @@ class _OnePass(torch.autograd.Function):
         scale = grad_output / divisor
         if ctx.may_be_empty:  # a mean over nothing passes no gradient
             scale = torch.where(divisor == 0, 0, scale)
-        scaled = [
-            None if gradient is None else (gradient * scale).to(dtype)
-            for gradient, dtype in zip(gradients, ctx.types, strict=True)
-        ]
-        return None, None, None, *scaled
+        # torch brings each to the type of its input
+        return None, None, None, *(None if gradient is None else gradient * scale for gradient in gradients)
 
 
 @dataclass(frozen=True)
@@ -242,13 +232,6 @@ class WeightBlocks:
         return through_similarities
 
 
-def _inputs(x: Tensor, y: Tensor, weight: Weight | None, pairs: Pairs | None) -> list[Tensor]:
-    """What a sum over candidates is differentiated by."""
-    if weight is None or pairs is None:
-        return [x, y]
-    return [x, y, pairs.anchors, pairs.candidates, *(each for each in weight.parameters() if each.requires_grad)]
-
-
 def contrast(
     x: Tensor,
     y: Tensor,
@@ -272,8 +255,11 @@ def contrast(
     Returns:
         The scalar loss, differentiable once, and how many anchors were left out (int64 scalar).
     """
+    inputs = [x, y]
+    if weight is not None and pairs is not None:
+        inputs += [pairs.anchors, pairs.candidates, *(each for each in weight.parameters() if each.requires_grad)]
     settings = {"candidates": candidates, "weight": weight, "pairs": pairs}
-    loss, counted = one_pass(_Contrast, settings, block_rows, _inputs(x, y, weight, pairs))
+    loss, counted = one_pass(_Contrast, settings, block_rows, inputs)
     return loss, len(x) - counted
 
 
@@ -316,25 +302,39 @@ class _Contrast(BlockwiseLoss):
 
     def _block(self, rows: slice, t: Tensor, bounded: bool) -> tuple[Tensor, Tensor | None]:
         """The losses of the rows (0 where there is no candidate) and which of them count; None: all."""
-        x, positives = self.x[rows], self.candidates.positives[rows, None]
-        torch.mm(x, self.y.t(), out=t)
-        if self._all_count:
-            losses = self._softmax(rows, t, positives)
+        candidates, positives = self.candidates, self.candidates.positives[rows, None]
+        excluded = None if candidates.excluded is None else candidates.excluded[rows, None]
+        torch.mm(self.x[rows], self.y.t(), out=t)
+        if self._all_count:  # in few kernels
+            if excluded is not None:
+                t.scatter_(1, excluded, -math.inf)
+            torch.log_softmax(t, 1, out=t)
+            losses = -t.gather(1, positives)
+            t.exp_().scatter_add_(1, positives, t.new_full((), -1).expand(positives.shape))
             self.add_gradients(rows, t)
             return losses, None
         s_pos = t.gather(1, positives)
         weights = None if self.weights is None else self.weights.block(rows, t, bounded)
+        # logarithms, or where the weights themselves are at hand what they are the logarithms of
+        of_positive, of_none, is_raised = s_pos, -math.inf, weights is not None and weights.is_factor
+        if is_raised:
+            of_positive, of_none = s_pos.exp(), 0.0
+            t.exp_()
+        if weights is not None:
+            t = t.mul_(weights.w.detach()) if is_raised else t.add_(weights.w.detach())
+        if not candidates.count_positive:
+            t.scatter_(1, positives, of_none)
+        elif weights is not None and not candidates.weigh_positive:
+            t.scatter_(1, positives, of_positive)
+        if excluded is not None:
+            t.scatter_(1, excluded, of_none)
         peak = torch.zeros_like(s_pos)
-        if weights is not None and weights.is_factor:
-            self._weigh(rows, t.exp_(), positives, s_pos, weights.w.detach())
-        else:
-            self._select(rows, t, positives, s_pos, None if weights is None else weights.w.detach())
-            if bounded and weights is None:
-                t.exp_()
-            else:
-                peak = t.amax(1, keepdim=True)
-                peak.masked_fill_(peak == -math.inf, 0)
-                _exponentials(t, peak)
+        if bounded and weights is None:
+            t.exp_()
+        elif not is_raised:
+            peak = t.amax(1, keepdim=True)
+            peak.masked_fill_(peak == -math.inf, 0)
+            _exponentials(t, peak)
         total = t.sum(1, keepdim=True)
         keep_mask = total != 0
         losses = torch.where(keep_mask, total.log() + peak - s_pos, 0)
@@ -354,38 +354,6 @@ class _Contrast(BlockwiseLoss):
             p += through_weight
         self.add_gradients(rows, p)
         return losses, keep_mask
-
-    def _softmax(self, rows: slice, t: Tensor, positives: Tensor) -> Tensor:
-        """The losses [n, 1] where every anchor has a candidate, in few kernels; ``t`` becomes the derivative."""
-        if self.candidates.excluded is not None:
-            t.scatter_(1, self.candidates.excluded[rows, None], -math.inf)
-        torch.log_softmax(t, 1, out=t)
-        losses = -t.gather(1, positives)
-        t.exp_().scatter_add_(1, positives, t.new_full((), -1).expand(positives.shape))
-        return losses
-
-    def _weigh(self, rows: slice, t: Tensor, positives: Tensor, s_pos: Tensor, factor: Tensor) -> None:
-        """Multiply exponentials [n, M] by the weights; 0 where a column is no candidate."""
-        candidates = self.candidates
-        t.mul_(factor)
-        if not candidates.count_positive:
-            t.scatter_(1, positives, 0)
-        elif not candidates.weigh_positive:
-            t.scatter_(1, positives, s_pos.exp())
-        if candidates.excluded is not None:
-            t.scatter_(1, candidates.excluded[rows, None], 0)
-
-    def _select(self, rows: slice, t: Tensor, positives: Tensor, s_pos: Tensor, log_w: Tensor | None) -> None:
-        """Add log-weights to similarities [n, M]; ``-inf`` where a column is no candidate."""
-        candidates = self.candidates
-        if log_w is not None:
-            t.add_(log_w)
-        if not candidates.count_positive:
-            t.scatter_(1, positives, -math.inf)
-        elif log_w is not None and not candidates.weigh_positive:
-            t.scatter_(1, positives, s_pos)
-        if candidates.excluded is not None:
-            t.scatter_(1, candidates.excluded[rows, None], -math.inf)
 
 
 def _exponentials(t: Tensor, peak: Tensor) -> Tensor:
@@ -420,7 +388,9 @@ def log_sums(
         [N], ``-inf`` where an anchor has no candidate (it passes no gradient); at least float32. It can be
         differentiated once, by x, y, the embeddings of ``pairs`` and the parameters of the weight.
     """
-    inputs = _inputs(x, y, weight, pairs)
+    inputs = [x, y]
+    if weight is not None and pairs is not None:
+        inputs += [pairs.anchors, pairs.candidates, *(each for each in weight.parameters() if each.requires_grad)]
     if not torch.is_grad_enabled():
         inputs = [tensor.detach() for tensor in inputs]
     return _LogSums.apply(barred, weight, pairs, block_rows, *inputs)  # type: ignore[no-untyped-call, no-any-return]
@@ -439,7 +409,9 @@ class _LogSums(torch.autograd.Function):
         work = work_type(*inputs[:2])
         with full_precision(inputs[0]):
             x, y = (tensor.to(work) for tensor in inputs[:2])
-            weights = _weights(weight, pairs, inputs[2:], [False] * len(inputs[2:]), work)
+            weights = None
+            if weight is not None and pairs is not None:
+                weights = WeightBlocks(weight, pairs, inputs[2:], [False] * len(inputs[2:]), work)
             sums = x.new_empty(len(x))
             for rows, t in score_blocks(len(x), len(y), x, block_rows):
                 _logits(x, y, rows, t, barred, weights)
@@ -462,7 +434,9 @@ class _LogSums(torch.autograd.Function):
         peaks = torch.where(sums == -math.inf, 0, sums)
         with full_precision(inputs[0]):
             x, y = (tensor.to(work) for tensor in inputs[:2])
-            weights = _weights(weight, pairs, inputs[2:], needs[2:], work)
+            weights = None
+            if weight is not None and pairs is not None:
+                weights = WeightBlocks(weight, pairs, inputs[2:], needs[2:], work)
             of_x = torch.empty_like(x) if needs[0] else None
             of_y = torch.zeros_like(y) if needs[1] else None
             for rows, t in score_blocks(len(x), len(y), x, block_rows):
@@ -476,15 +450,8 @@ class _LogSums(torch.autograd.Function):
                     torch.mm(p, y, out=of_x[rows])
                 if of_y is not None:
                     of_y.addmm_(p.t(), x[rows])
-        found = [of_x, of_y, *(() if weights is None else weights.gradients)]
-        typed = [None if one is None else one.to(like.dtype) for one, like in zip(found, inputs, strict=True)]
-        return None, None, None, None, *typed
-
-
-def _weights(
-    weight: Weight | None, pairs: Pairs | None, inputs: Sequence[Tensor], needs: Sequence[bool], work: torch.dtype
-) -> WeightBlocks | None:
-    return None if weight is None or pairs is None else WeightBlocks(weight, pairs, inputs, needs, work)
+        # torch brings each to the type of its input
+        return None, None, None, None, of_x, of_y, *(() if weights is None else weights.gradients)
 
 
 def _logits(

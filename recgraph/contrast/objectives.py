@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -63,10 +63,7 @@ class Objective(Component):
     of_both_sides: bool = False
     #: whether it draws whatever its settings are, so that it is given a generator
     draws: ClassVar[bool] = False
-
-    def __init__(self, config: ObjectiveBaseConfig | None = None, /, **settings: Any) -> None:
-        super().__init__(config, **settings)
-        self._compiled: Callable[..., Tensor] | None = None
+    _compiled: Callable[..., Tensor] | None = None
 
     def compile_parts(self, backend: str = "inductor") -> None:
         """Compile the loss without weights whose positive counts, as one graph, which holds all N x M similarities;
@@ -106,10 +103,9 @@ class Objective(Component):
             a, ids_a, positives = a.index_select(0, own), ids_a[own], positives[own]
             excluded = None if excluded is None else excluded[own]
         config = self.config
-        candidates = Candidates(positives, excluded, config.count_positive, config.weigh_positive, kept=kept)
         # a batch of one sample has nothing else to contrast it with
-        required = config.if_none == "error" and len(views.b) > candidates.barred.shape[1]
-        candidates = replace(candidates, required=required)
+        required = config.if_none == "error" and len(views.b) > (1 if excluded is None else 2)
+        candidates = Candidates(positives, excluded, config.count_positive, config.weigh_positive, required, kept)
         pairs: Pairs | None = None
         if weight is not None:
             pairs = Pairs(ids_a, views.ids_b, a, views.b, similarity.over_cosines(views.temperatures))

@@ -80,10 +80,6 @@ class PrototypeSet:
     directions: Tensor
     temperatures: Tensor
 
-    def of_first_rank(self) -> PrototypeSet:
-        """Those of rank 0, where several train together."""
-        return PrototypeSet(*(stacked(x)[0] for x in (self.assignments, self.directions, self.temperatures)))
-
 
 def prototypes_of(clusterings: Sequence[Clustering], members: Tensor, temperature: float) -> list[PrototypeSet]:
     """The prototypes of each clustering of ``members`` [N, D]; ``temperature`` is the mean of phi."""
@@ -167,37 +163,23 @@ class PrototypeMemory(nn.Module):
         super()._load_from_state_dict(*args)
         self._epoch = None
 
-    def is_of(self, epoch: int) -> bool:
-        """Whether the prototypes were made in that epoch."""
-        if self._epoch is None:
-            self._epoch = int(self.epoch)
-        return self._epoch == epoch
-
     def forget(self) -> None:
         """Hold the prototypes of no epoch, before a training begins."""
-        self._hold(-1)
-
-    def _hold(self, epoch: int) -> None:
-        self.epoch.fill_(epoch)
-        self._epoch = epoch
+        self.epoch.fill_(-1)
+        self._epoch = -1
 
     def of_epoch(self, epoch: int, make: Callable[[], Sequence[PrototypeSet]]) -> list[PrototypeSet]:
         """The prototypes of an epoch, made in its first step."""
-        if not self.is_of(epoch):
-            # equal on all ranks, also where sums on a device are not the same each time
-            self.store(epoch, [one.of_first_rank() for one in make()])
-        return self.prototypes()
-
-    def store(self, epoch: int, prototypes: Sequence[PrototypeSet]) -> None:
-        """Keep the prototypes of each clustering, made in that epoch."""
-        for t, one in enumerate(prototypes):
-            self.assignments[t] = one.assignments
-            getattr(self, f"directions_{t}").copy_(one.directions)
-            getattr(self, f"temperatures_{t}").copy_(one.temperatures)
-        self._hold(epoch)
-
-    def prototypes(self) -> list[PrototypeSet]:
-        """The stored prototypes of each clustering."""
+        if self._epoch is None:
+            self._epoch = int(self.epoch)
+        if self._epoch != epoch:
+            for t, one in enumerate(make()):
+                # those of the first rank, also where sums on a device are not the same each time
+                self.assignments[t] = stacked(one.assignments)[0]
+                getattr(self, f"directions_{t}").copy_(stacked(one.directions)[0])
+                getattr(self, f"temperatures_{t}").copy_(stacked(one.temperatures)[0])
+            self.epoch.fill_(epoch)
+            self._epoch = epoch
         return [
             PrototypeSet(of_all, getattr(self, f"directions_{t}"), getattr(self, f"temperatures_{t}"))
             for t, of_all in enumerate(self.assignments)

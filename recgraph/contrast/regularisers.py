@@ -42,13 +42,6 @@ class Regulariser(Component):
         with full_precision(a):
             return self._value(a.to(work), b.to(work))
 
-    def over(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        """The sum over several pairs of views."""
-        total: Tensor = self(*pairs[0])
-        for a, b in pairs[1:]:
-            total = total + self(a, b)
-        return total
-
     def _value(self, a: Tensor, b: Tensor) -> Tensor:
         raise NotImplementedError
 
@@ -90,9 +83,9 @@ class Uniformity(Regulariser):
     def _value(self, a: Tensor, b: Tensor) -> Tensor:
         if len(a) == 1:
             return (a * 0).sum() + (b * 0).sum()
-        units = [unit_length(x) for x in (a, b)]
-        both = [_Potential.apply(x, self.config.t) for x in units]  # type: ignore[no-untyped-call]
-        mean: Tensor = (both[0] + both[1]) / 2
+        of_a = _Potential.apply(unit_length(a), self.config.t)  # type: ignore[no-untyped-call]
+        of_b = _Potential.apply(unit_length(b), self.config.t)  # type: ignore[no-untyped-call]
+        mean: Tensor = (of_a + of_b) / 2
         return mean
 
 
@@ -176,15 +169,15 @@ class Margin(Regulariser):
     Config = MarginConfig
 
     def over(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        """The sum over several pairs of views; of rows' margins on an accelerator, all pairs in the same kernels."""
-        views = [view for pair in pairs for view in pair]
-        alike = len({view.shape for view in views}) == 1
-        if self.config.scope == "batch" or not alike or not is_accelerated(views[0]):
-            return super().over(pairs)
-        work = work_type(*views)
-        with full_precision(views[0]):
-            a, b = (torch.stack([pair[side].to(work) for pair in pairs]) for side in range(2))
-            total: Tensor = self._value(a, b) * len(pairs)
+        """The sum over pairs of views, all of one shape; of rows' margins on an accelerator in the same kernels."""
+        total: Tensor
+        if self.config.scope == "batch" or not is_accelerated(pairs[0][0]):
+            total = self(*pairs[0])
+            for a, b in pairs[1:]:
+                total = total + self(a, b)
+            return total
+        first, second = (torch.stack(side) for side in zip(*pairs, strict=True))
+        total = self(first, second) * len(pairs)
         return total
 
     def _value(self, a: Tensor, b: Tensor) -> Tensor:
@@ -195,7 +188,16 @@ class Margin(Regulariser):
             return (z * 0).sum()
         scaled = z / self.config.temperature
         positive = (scaled * partner).sum(-1)
-        greatest = (scaled * _nearest_negatives(z)).sum(-1)
+        # of each row the other one, not its partner, with the greatest inner product
+        *pairs, n, _ = z.shape
+        places, fixed, nearest = torch.arange(n, device=z.device), z.detach(), []
+        barred = torch.stack([places, places.roll(n // 2)], 1).expand(*pairs, n, 2)
+        for rows in row_blocks(n, n * math.prod(pairs), z):
+            products = fixed[..., rows, :] @ fixed.mT
+            nearest.append(products.scatter_(-1, barred[..., rows, :], -math.inf).argmax(-1))
+        index = torch.cat(nearest, -1)
+        negatives = z.index_select(0, index) if z.ndim == 2 else z.gather(-2, index[..., None].expand(z.shape))
+        greatest = (scaled * negatives).sum(-1)
         own = (scaled * z).sum(-1)
         mean = ((scaled * z.sum(-2, keepdim=True)).sum(-1) - own - positive) / others
         if self.config.scope == "row":
@@ -205,16 +207,3 @@ class Margin(Regulariser):
         least, top = positive.min(), greatest.max()
         value = positive.mean() - torch.minimum(least, top) + torch.maximum(least, top) - mean.mean()
         return value
-
-
-def _nearest_negatives(z: Tensor) -> Tensor:
-    """For each of the rows [..., 2B, D] the other row, not its partner, with the greatest inner product."""
-    *pairs, n, _ = z.shape
-    own = torch.arange(n, device=z.device)
-    barred = torch.stack([own, own.roll(n // 2)], 1).expand(*pairs, n, 2)
-    blocks, fixed = row_blocks(n, n * math.prod(pairs), z), z.detach()
-    nearest = [
-        (fixed[..., rows, :] @ fixed.mT).scatter_(-1, barred[..., rows, :], -math.inf).argmax(-1) for rows in blocks
-    ]
-    index = torch.cat(nearest, -1)
-    return z.index_select(0, index) if z.ndim == 2 else z.gather(-2, index[..., None].expand(z.shape))

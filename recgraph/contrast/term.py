@@ -62,7 +62,11 @@ class Queue(nn.Module):
             [M, D] and [M], M between B and B + Q.
         """
         others = torch.nonzero((self.ids >= 0) & ~torch.isin(self.ids, ids)).squeeze(1)
-        queued = _aligned(self.rows[others].to(rows.dtype), rows)
+        queued = self.rows[others].to(rows.dtype)
+        if len(queued) > 1 and len(rows) > 1:  # one row has no deviation
+            (var, mean), (var_old, mean_old) = torch.var_mean(rows, 0), torch.var_mean(queued, 0)
+            scale = ((var + _SMALLEST) / (var_old + _SMALLEST)).sqrt()
+            queued = unit_length((queued - mean_old) * scale + mean)
         return torch.cat([rows, queued]), torch.cat([ids, self.ids[others]])
 
     @torch.no_grad()
@@ -86,15 +90,6 @@ class Queue(nn.Module):
         self.rows[places] = rows.detach().to(self.rows.dtype)
         self.ids[places] = ids
         self.place.copy_((first + len(ids)) % size)
-
-
-def _aligned(old: Tensor, new: Tensor) -> Tensor:
-    """``old`` [n, D] with the mean and the deviation of ``new`` in each component, of unit length."""
-    if len(old) < 2 or len(new) < 2:  # one row has no deviation
-        return old
-    (var, mean), (var_old, mean_old) = torch.var_mean(new, 0), torch.var_mean(old, 0)
-    scale = ((var + _SMALLEST) / (var_old + _SMALLEST)).sqrt()
-    return unit_length((old - mean_old) * scale + mean)
 
 
 class Contrast(Similarity):
@@ -154,18 +149,17 @@ class ContrastiveTerm(nn.Module):
         self.objective: Objective = config.objective.build(**given)
         self.weight: Weight | None = made or (None if config.weight is None else config.weight.build(**given))
         self.transform: Transform | None = None if config.transform is None else config.transform.build(**given)
-        self.regularisers = nn.ModuleList(each.build(**given) for each in config.regularisers)
+        self.regularisers = nn.ModuleList()
+        for each in config.regularisers:
+            self.regularisers.append(each.build(**given))
+        #: whether it needs a generator
+        self.draws = self.transform is not None or self.objective.draws
+        self.draws |= getattr(config.objective, "n_candidates", None) is not None
         self.queue: Queue | None = None
         if config.queue_size:
             assert dim is not None, "queue_size needs dim"
             self.queue = Queue(config.queue_size, dim)
         self.outcome: Outcome | None = None
-
-    @property
-    def draws(self) -> bool:
-        """Whether it needs a generator."""
-        draws_candidates = getattr(self.objective.config, "n_candidates", None) is not None
-        return self.transform is not None or self.objective.draws or draws_candidates
 
     def stream(self, generators: Generators, of_rank: bool = False) -> torch.Generator | None:
         """What it draws with, where one of its parts draws.
@@ -214,13 +208,13 @@ class ContrastiveTerm(nn.Module):
             ids_b = ids_a if paired else torch.arange(len(b), device=b.device)
         if share is not None and (share.is_whole or isinstance(positives, Ragged) or not self._splits()):
             share = None
-        views = given = Views(a, b, ids_a, ids_b, positives, temperatures, generator, share)
+        views = Views(a, b, ids_a, ids_b, positives, temperatures, generator, share)
         if self.queue is not None:
             # queued rows are of length 1: weights and transforms see both sides so
             anchors = a if self.weight is None and self.transform is None else unit_length(a)
             rows, ids = self.queue.join(unit_length(b), ids_b)
             own = torch.arange(len(a), device=rows.device)
-            views = replace(given, a=anchors, b=rows, ids_b=ids, positives=own)
+            views = replace(views, a=anchors, b=rows, ids_b=ids, positives=own)
         if self.transform is None:
             outcome: Outcome = self.objective(views, self.config, self.weight)
         else:
@@ -232,15 +226,12 @@ class ContrastiveTerm(nn.Module):
         if self.queue is not None and self.training and torch.is_grad_enabled():
             self.queue.push(unit_length(b), ids_b)
         self.outcome = Outcome(outcome.loss.detach(), outcome.n_anchors, outcome.left_out)
-        return outcome.loss if not self.regularisers else outcome.loss + self._regularised(given)
-
-    def _regularised(self, views: Views) -> Tensor:
-        """The sum of the regularisers of each anchor and its positive, times their coefficients; of several positives
-        it is the row of the same number."""
-        positives = None if isinstance(views.positives, Ragged) else views.positives
-        b = views.b if positives is None else views.b.index_select(0, positives)
+        if not self.regularisers:
+            return outcome.loss
+        # of each anchor and its positive; of several positives it is the row of the same number
+        partners = b if positives is None or isinstance(positives, Ragged) else b.index_select(0, positives)
         parts = cast("list[Regulariser]", list(self.regularisers))
-        return torch.stack([each(views.a, b) * each.config.coefficient for each in parts]).sum()
+        return outcome.loss + torch.stack([each(a, partners) * each.config.coefficient for each in parts]).sum()
 
     def _splits(self) -> bool:
         """Whether each rank can compute its own anchors: its mean is then over as many as its share says."""

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from recgraph.config import Config
 from recgraph.data.columns import instant
-from recgraph.data.errors import ShortUserError
 from recgraph.data.ids import plain_value
 from recgraph.data.log import PART, Log
 from recgraph.data.part import OrderedLog, order
+from recgraph.files import DataError
 from recgraph.registry import proposal
 from recgraph.rng import numpy_generator
 
@@ -177,7 +177,7 @@ class LeaveOneOut(Folded):
                 _log.warning("leave-one-out: %s; they are not evaluated", told)
         elif self.short_users == "error" and n_short:
             fix = f"filter with .k_core(users={self._least}, items=0), or leave short_users out"
-            raise ShortUserError(f"{n_short:,} users have fewer than {self._least} interactions: {fix}")
+            raise DataError(f"{n_short:,} users have fewer than {self._least} interactions: {fix}")
         return super(LeaveOneOut, made).applied(log, seed)
 
     def labels(self, log: Log, seed: int) -> Tensor:

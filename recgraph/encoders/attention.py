@@ -1,4 +1,4 @@
-"""Multi-head attention over a batch of sequences, laid out for the host or for an accelerator: :func:`lay_out`.
+"""Multi-head attention over a batch of sequences, laid out for the host or for an accelerator.
 
 On the host the batch is packed (:class:`Packed`): tokens one after the other, rows sorted by length. Rows of about one
 length form a bucket; only inside a bucket are they padded, for their attention, which is one autograd node. It can be
@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from recgraph.rng import dropout_scale, lent
 from recgraph.sparse.blocks import refuse_second_derivative
-from recgraph.sparse.device import is_accelerated, to_device
+from recgraph.sparse.device import to_device
 from recgraph.sparse.ragged import Ragged
 
 # A bucket holds lengths up to this factor of its shortest: at most a quarter of its attention is padding.
@@ -45,6 +45,7 @@ class Bucket:
             are all of one length and the padded layout is a view.
         lengths: [n_rows] int64.
         valid_mask: [n_rows, length], False at masked items (token 0) and padding; None where no item is masked.
+        times: [n_rows, length] int64, 0 where unknown; None: there are none.
     """
 
     first_row: int
@@ -55,6 +56,7 @@ class Bucket:
     slots: Tensor | None
     lengths: Tensor
     valid_mask: Tensor | None
+    times: Tensor | None = None
 
     def pad(self, tokens: Tensor) -> Tensor:
         """[n_tokens, ...] -> [n_rows, length, ...]; a view where the rows are of one length."""
@@ -67,6 +69,53 @@ class Bucket:
         """[n_rows, length, ...] -> [n_tokens, ...]."""
         flat = padded.reshape(self.n_rows * self.length, *padded.shape[2:])
         return flat if self.slots is None else flat.index_select(0, self.slots)
+
+    @cached_property
+    def causal_mask(self) -> Tensor:
+        """Which keys a query sees, [length, length] or, with masked items, [n_rows, 1, length, length].
+
+        The valid keys up to its own place; a query that would see none sees itself, so that no row of the softmax is
+        empty. (The published code adds -10000 to what is hidden, which differs for queries that are never read.)
+        """
+        places = torch.arange(self.length, device=self.lengths.device)
+        mask = places[:, None] >= places
+        if self.valid_mask is None:
+            return mask
+        mask = mask & self.valid_mask[:, None, :]
+        alone_mask = ~mask.any(-1, keepdim=True) & torch.eye(self.length, device=places.device).bool()
+        return (mask | alone_mask)[:, None]
+
+    @cached_property
+    def last_mask(self) -> Tensor | None:
+        """The same of the last places, [n_rows, 1, 1, length]; None where they see every key."""
+        if self.slots is None and self.valid_mask is None:
+            return None
+        places = torch.arange(self.length, device=self.lengths.device)
+        mask = places < self.lengths[:, None]
+        if self.valid_mask is not None:
+            mask = mask & self.valid_mask
+            mask = mask | (~mask.any(-1, keepdim=True) & (places == self.lengths[:, None] - 1))
+        return mask[:, None, None]
+
+    @cached_property
+    def causal_bias(self) -> Tensor:
+        """What is added to attention scores: 0 at the keys that a query sees, else ``-inf``."""
+        return torch.where(self.causal_mask, 0.0, -torch.inf)
+
+    @cached_property
+    def last_bias(self) -> Tensor | None:
+        """The same of the last places; None where they see every key."""
+        return None if self.last_mask is None else torch.where(self.last_mask, 0.0, -torch.inf)
+
+    @cached_property
+    def causal_spans(self) -> Tensor | None:
+        """[n_rows, length, length]: the :func:`spans` of places and those before; None: there are no times."""
+        return None if self.times is None else spans(self.times, self.times)
+
+    @cached_property
+    def last_spans(self) -> Tensor | None:
+        """The same of the last places, [n_rows, 1, length]."""
+        return None if self.times is None else spans(self.times.gather(1, self.lengths[:, None] - 1), self.times)
 
 
 @dataclass(frozen=True)
@@ -99,7 +148,6 @@ class Packed:
         row_order: [B] int64: the original row of each packed row; None where the order is unchanged.
         token_order: [T] int64: the original index of each packed token; None where unchanged.
         buckets: cover all rows.
-        times: [T] int64, of the packed tokens, 0 where unknown; None: there are none.
         sees_all: whether every place sees all of its row, masked items too; else the items up to itself.
     """
 
@@ -109,78 +157,7 @@ class Packed:
     row_order: Tensor | None
     token_order: Tensor | None
     buckets: tuple[Bucket, ...]
-    times: Tensor | None = None
     sees_all: bool = False
-
-    def with_times(self, times: Tensor) -> Packed:
-        """The same with the times [T] of the tokens in the order of the rows that were packed."""
-        return replace(self, times=times if self.token_order is None else times.index_select(0, self.token_order))
-
-    @cached_property
-    def causal_spans(self) -> list[Tensor | None]:
-        """Of each bucket the :func:`spans` [n_rows, L, L] of its places and those before; None: there are no times."""
-        return [spans(times, times) if times is not None else None for times in self._times_of_buckets]
-
-    @cached_property
-    def last_spans(self) -> list[Tensor | None]:
-        """The same of its last places, [n_rows, 1, L]."""
-        return [
-            None if times is None else spans(times.gather(1, bucket.lengths[:, None] - 1), times)
-            for bucket, times in zip(self.buckets, self._times_of_buckets, strict=True)
-        ]
-
-    @cached_property
-    def causal_masks(self) -> list[Tensor]:
-        """Of each bucket which keys a query sees, [L, L] or, with masked items, [n_rows, 1, L, L].
-
-        The valid keys up to its own place; a query that would see none sees itself, so that no row of the softmax is
-        empty. (The published code adds -10000 to what is hidden, which differs for queries that are never read.)
-        """
-        masks = []
-        for bucket in self.buckets:
-            places = torch.arange(bucket.length, device=self.tokens.device)
-            mask = places[:, None] >= places
-            if bucket.valid_mask is not None:
-                mask = mask & bucket.valid_mask[:, None, :]
-                alone_mask = ~mask.any(-1, keepdim=True) & torch.eye(bucket.length, device=places.device).bool()
-                mask = (mask | alone_mask)[:, None]
-            masks.append(mask)
-        return masks
-
-    @cached_property
-    def last_masks(self) -> list[Tensor | None]:
-        """The same of its last places, [n_rows, 1, 1, L]; None where they see every key."""
-        masks: list[Tensor | None] = []
-        for bucket in self.buckets:
-            if bucket.slots is None and bucket.valid_mask is None:
-                masks.append(None)
-                continue
-            places = torch.arange(bucket.length, device=self.tokens.device)
-            mask = places < bucket.lengths[:, None]
-            if bucket.valid_mask is not None:
-                mask = mask & bucket.valid_mask
-                mask = mask | (~mask.any(-1, keepdim=True) & (places == bucket.lengths[:, None] - 1))
-            masks.append(mask[:, None, None])
-        return masks
-
-    @cached_property
-    def causal_biases(self) -> list[Tensor | None]:
-        """:attr:`causal_masks` as what is added to scores."""
-        return score_biases(self.causal_masks)
-
-    @cached_property
-    def last_biases(self) -> list[Tensor | None]:
-        """:attr:`last_masks` as what is added to scores."""
-        return score_biases(self.last_masks)
-
-    @cached_property
-    def last_buckets(self) -> tuple[Bucket, ...]:
-        """The buckets with the last places in the place of all tokens."""
-        last = []
-        for each in self.buckets:
-            rows = slice(each.first_row, each.first_row + each.n_rows)
-            last.append(replace(each, tokens=rows, n_tokens=each.n_rows, length=1, slots=None, valid_mask=None))
-        return tuple(last)
 
     def asked(self, places: Ragged) -> Asked:
         """Some places [M] among the values of the rows that were packed, row by row."""
@@ -192,15 +169,6 @@ class Packed:
             tokens = torch.argsort(self.token_order)[tokens]
         ends = [each.first_row + each.n_rows for each in self.buckets]
         return Asked(tokens, torch.argsort(order.values), _buckets(order, ends, order.n_rows))
-
-    @property
-    def _times_of_buckets(self) -> list[Tensor | None]:
-        times = self.times
-        return [None if times is None else bucket.pad(times[bucket.tokens]) for bucket in self.buckets]
-
-    def restore_rows(self, rows: Tensor) -> Tensor:
-        """[B, ...] in packed row order -> the order of the rows that were packed."""
-        return rows if self.row_order is None else rows.index_select(0, torch.argsort(self.row_order))
 
     def restore_tokens(self, tokens: Tensor) -> Tensor:
         """[T, ...] in packed order -> the order of the tokens that were packed."""
@@ -232,11 +200,17 @@ def pack(sequences: Ragged, last_only: bool, sees_all: bool = False) -> Packed:
     """Plan the layout.
 
     Args:
-        sequences: B rows of tokens (0 is a masked item), none empty.
+        sequences: B rows of tokens (0 is a masked item), none empty; or of pairs of a token and its time, where all
+            places are read.
         last_only: only the last place of each row will be read. Masked items before it are then dropped: they are no
             keys, and nothing reads their queries.
         sees_all: every place sees all of its row, masked items too.
     """
+    times = None
+    if sequences.values.ndim > 1:
+        assert not last_only
+        tokens, times = sequences.values.unbind(1)
+        sequences = sequences.with_values(tokens)
     masked = sequences.values == 0
     any_masked = not sees_all and bool(masked.any())
     positions = sequences.positions
@@ -249,26 +223,27 @@ def pack(sequences: Ragged, last_only: bool, sees_all: bool = False) -> Packed:
     if any_masked:
         row_masked = torch.zeros_like(by_length).index_add_(0, sequences.rows, (sequences.values == 0).long()) > 0
         by_length = by_length + row_masked * (int(by_length.max()) + 1)
-    if bool((by_length[1:] >= by_length[:-1]).all()):
-        row_order = token_order = None
-        tokens = sequences
-    else:
+    row_order = token_order = None
+    packed = sequences
+    if not bool((by_length[1:] >= by_length[:-1]).all()):
         row_order = torch.argsort(by_length, stable=True)
-        order = sequences.with_values(torch.arange(sequences.values.numel(), device=sequences.device)).take(row_order)
-        token_order = order.values
-        tokens = order.with_values(sequences.values[token_order])
+        packed = sequences.with_values(torch.arange(sequences.values.numel(), device=sequences.device)).take(row_order)
+        token_order = packed.values
+        packed = packed.with_values(sequences.values[token_order])
         positions = positions[token_order]
+        times = times if times is None else times[token_order]
         row_masked = row_masked[row_order] if row_masked is not None else None
     # of rows that are sorted by length, those with masked items last
-    n_plain = tokens.n_rows - (int(row_masked.sum()) if row_masked is not None else 0)
-    lengths, ends, first = tokens.lengths.tolist(), [], 0
+    n_plain = packed.n_rows - (int(row_masked.sum()) if row_masked is not None else 0)
+    lengths, ends, first = packed.lengths.tolist(), [], 0
     for row in range(1, len(lengths)):
         if row == n_plain or lengths[row] > lengths[first] * _SPREAD:
             ends.append(row)
             first = row
-    buckets = _buckets(tokens, [*ends, len(lengths)], n_plain)
-    last = tokens.offsets[1:] - 1
-    return Packed(tokens.values, positions, last, row_order, token_order, buckets, sees_all=sees_all)
+    buckets = _buckets(packed, [*ends, len(lengths)], n_plain)
+    if times is not None:
+        buckets = tuple(replace(each, times=each.pad(times[each.tokens])) for each in buckets)
+    return Packed(packed.values, positions, packed.offsets[1:] - 1, row_order, token_order, buckets, sees_all)
 
 
 def _buckets(tokens: Ragged, ends: list[int], n_plain: int) -> tuple[Bucket, ...]:
@@ -305,14 +280,6 @@ def spans(queries: Tensor, keys: Tensor) -> Tensor:
     return buckets.masked_fill((queries == 0)[:, :, None] | (keys == 0)[:, None, :], 0)
 
 
-def score_biases(visible_masks: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """What is added to attention scores, of each mask's shape: 0 at the keys that a query sees, else ``-inf``."""
-    return [
-        None if mask is None else torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, -torch.inf)
-        for mask in visible_masks
-    ]
-
-
 @dataclass(frozen=True)
 class Padded:
     """B sequences in their order, each padded on the right to the length L: B * L tokens.
@@ -340,13 +307,16 @@ class Padded:
     alone: Tensor | None
     times: Tensor | None = None
     sees_all: bool = False
+    #: the layout keeps the order of the rows
+    row_order: ClassVar[None] = None
 
     @classmethod
     def of(cls, sequences: Ragged, device: torch.device, max_len: int, sees_all: bool = False) -> Padded:
         """Plan the layout on the host.
 
         Args:
-            sequences, max_len, sees_all: see :func:`lay_out`; rows that are not mirrored are read from the device.
+            sequences, sees_all: see :func:`pack`; rows that are not mirrored are read from the device.
+            max_len: the longest row that may come.
         """
         host = sequences.on_host
         lengths, n_rows = host.lengths, host.n_rows
@@ -380,7 +350,7 @@ class Padded:
     @cached_property
     def causal_bias(self) -> Tensor | None:
         """Additive mask of the attention scores, [B, 1, L, L]; None: a causal mask says all."""
-        return None if self.alone is None else score_biases([self.causal_mask])[0]
+        return None if self.alone is None else torch.where(self.causal_mask, 0.0, -torch.inf)
 
     @property
     def every_bias(self) -> Tensor | None:
@@ -397,9 +367,9 @@ class Padded:
         return visible_mask[:, None, None]
 
     @cached_property
-    def last_bias(self) -> Tensor | None:
+    def last_bias(self) -> Tensor:
         """Additive mask of the attention scores."""
-        return score_biases([self.last_mask])[0]
+        return torch.where(self.last_mask, 0.0, -torch.inf)
 
     @cached_property
     def causal_spans(self) -> Tensor | None:
@@ -422,10 +392,6 @@ class Padded:
     def with_positions(self, x: Tensor, embedding: nn.Embedding) -> Tensor:
         """``x`` [B * L, D] plus the embedding of each place."""
         return (x.view(self.n_rows, self.length, -1) + embedding.weight[: self.length]).flatten(0, 1)
-
-    def restore_rows(self, rows: Tensor) -> Tensor:
-        """[B, ...] as it is: the layout keeps the order of the rows."""
-        return rows
 
     def restore_tokens(self, x: Tensor) -> Tensor:
         """[B * L, ...] -> [T, ...], without the padding."""
@@ -477,28 +443,8 @@ class Padded:
         return out.transpose(1, 2).reshape(-1, n_heads * out.shape[-1])
 
 
-#: what layers read: both have ``tokens``, ``last``, and the methods for positions, filters and the order of rows
+#: what layers read: both have ``tokens``, ``last``, ``row_order``, and the methods for positions, filters and tokens
 Layout = Packed | Padded
-
-
-def lay_out(sequences: Ragged, where: torch.device, last_only: bool, max_len: int, sees_all: bool = False) -> Layout:
-    """The layout for a device.
-
-    Args:
-        sequences: B rows of tokens (0 is a masked item), none empty; or of pairs of a token and its time, where all
-            places are read.
-        where: the device that computes.
-        last_only: only the last place of each row will be read, and no layer mixes places but by attention.
-        max_len: the longest row that may come.
-        sees_all: every place sees all of its row, masked items too; else the items up to itself.
-    """
-    if is_accelerated(where):
-        return Padded.of(sequences, where, max_len, sees_all)
-    if sequences.values.ndim == 1:
-        return pack(sequences, last_only, sees_all)
-    assert not last_only
-    tokens, times = sequences.values.unbind(1)
-    return pack(sequences.with_values(tokens), last_only, sees_all).with_times(times)
 
 
 def attend(
@@ -527,13 +473,19 @@ def attend(
     """
     if isinstance(layout, Padded):
         return layout.attend(parts, n_heads, p, generator, queries)
+    buckets, is_causal = layout.buckets, False
     if queries is None:
         width = parts.shape[1] // 3
         queries, parts = torch.split(parts, [width, 2 * width], 1)
-        own = layout.buckets
-    else:
-        own = layout.last_buckets if asked is None else asked.buckets
-    attended: Tensor = _Attention.apply(queries, parts, layout, own, n_heads, p, generator)  # type: ignore[no-untyped-call]
+        own, is_causal = buckets, not layout.sees_all
+    elif asked is not None:
+        own = asked.buckets
+    else:  # the last places in the place of all tokens
+        own = ()
+        for each in buckets:
+            rows = slice(each.first_row, each.first_row + each.n_rows)
+            own += (Bucket(each.first_row, each.n_rows, rows, each.n_rows, 1, None, each.lengths, None),)
+    attended: Tensor = _Attention.apply(queries, parts, buckets, own, is_causal, n_heads, p, generator)  # type: ignore[no-untyped-call]
     return attended
 
 
@@ -567,18 +519,19 @@ class _Attention(torch.autograd.Function):
         ctx: Any,
         queries: Tensor,
         kv: Tensor,
-        packed: Packed,
+        buckets: tuple[Bucket, ...],
         own: tuple[Bucket, ...],
+        is_causal: bool,
         n_heads: int,
         p: float,
         generator: Any,
     ) -> Tensor:
         scale = 1 / math.sqrt(queries.shape[1] // n_heads)
-        biases = packed.causal_biases if own is packed.buckets and not packed.sees_all else packed.last_biases
-        of_queries, of_keys = _split_heads(queries, own, 1, n_heads), _split_heads(kv, packed.buckets, 2, n_heads)
+        of_queries, of_keys = _split_heads(queries, own, 1, n_heads), _split_heads(kv, buckets, 2, n_heads)
         saved: list[Tensor | None] = []
         attended = []
-        for (query,), (keys, values), bias in zip(of_queries, of_keys, biases, strict=True):
+        for (query,), (keys, values), bucket in zip(of_queries, of_keys, buckets, strict=True):
+            bias = bucket.causal_bias if is_causal else bucket.last_bias
             if bias is None:
                 scores = torch.bmm(query, keys.transpose(1, 2)).mul_(scale)
             else:
@@ -592,7 +545,7 @@ class _Attention(torch.autograd.Function):
             attended.append([torch.bmm(probabilities if keep is None else probabilities * keep, values)])
             saved += [query, keys, values, probabilities, keep]
         ctx.save_for_backward(*saved)
-        ctx.buckets, ctx.own, ctx.n_heads, ctx.scale = packed.buckets, own, n_heads, scale
+        ctx.buckets, ctx.own, ctx.n_heads, ctx.scale = buckets, own, n_heads, scale
         ctx.kv_shape = kv.shape
         out = torch.empty(queries.shape, dtype=queries.dtype, device=queries.device)
         return _join_heads(out, attended, own, n_heads)
@@ -615,9 +568,5 @@ class _Attention(torch.autograd.Function):
         return (
             _join_heads(torch.empty_like(grad_out), of_queries, own, n_heads),
             _join_heads(grad_out.new_empty(ctx.kv_shape), of_keys, buckets, n_heads),
-            None,
-            None,
-            None,
-            None,
-            None,
+            *[None] * 6,
         )

@@ -10,9 +10,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph.config import ConfigError, Search
-from recgraph.encoders.attention import Asked, Layout, Padded, lay_out
+from recgraph.encoders.attention import Asked, Layout, Padded, pack
 from recgraph.rng import dropout, lent
-from recgraph.sparse.device import compiled
+from recgraph.sparse.device import compiled, is_accelerated
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.rows import lookup
 
@@ -66,6 +66,8 @@ class SequenceEncoder(nn.Module):
     pads_to_any_length: ClassVar[bool] = True
     #: whether a history is read by a masked item that stands behind it: token 0 is then a token as any other
     ends_masked: ClassVar[bool] = False
+    #: whether it reads when each item was, beside its embedding
+    reads_times: bool = False
 
     def __init__(self, hidden_dim: int, max_len: int, dropout: float) -> None:
         super().__init__()
@@ -100,11 +102,6 @@ class SequenceEncoder(nn.Module):
         if places is not None:
             return self._encode_some(sequences, table, generator, places)
         return self._encode(sequences, table, generator, last_only)
-
-    @property
-    def reads_times(self) -> bool:
-        """Whether it reads when each item was, beside its embedding."""
-        return False
 
     def closed(self, sequences: Ragged) -> Ragged:
         """Rows as it reads them: with a masked item behind each where it ``ends_masked``."""
@@ -198,11 +195,9 @@ class LayeredEncoder(SequenceEncoder):
             raise ConfigError(f"n_heads = {n_heads} must divide hidden_dim = {hidden_dim}")
         #: probability of the dropout of the first layer's input
         self.embedding_dropout = dropout
+        #: what the tokens' embeddings are multiplied by, before positions are added
+        self.embedding_scale = 1.0
         self._compiled: Callable[..., Tensor] | None = None
-
-    def scaled(self, vectors: Tensor) -> Tensor:
-        """What positions are added to, of the tokens' embeddings."""
-        return vectors
 
     def enter(self, x: Tensor) -> Tensor:
         """The input of the first layer, of embeddings with their positions."""
@@ -216,28 +211,30 @@ class LayeredEncoder(SequenceEncoder):
         """Make what layers will read of the layout now: in a compiled graph nothing can be kept."""
         layout.make_biases(last_only)
 
-    def laid_out(self, sequences: Ragged, where: torch.device, last_only: bool) -> Layout:
-        """See :func:`recgraph.encoders.attention.lay_out`."""
-        return lay_out(sequences, where, last_only and self.drops_masked, self.max_len, self.sees_all)
-
-    def _encode(self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool) -> Tensor:
-        return self._computed(self.laid_out(sequences, table.device, last_only), table, generator, last_only, None)
-
-    def _encode_some(
-        self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, places: Ragged
+    def _encode(
+        self,
+        sequences: Ragged,
+        table: Tensor,
+        generator: torch.Generator | None,
+        last_only: bool,
+        places: Ragged | None = None,
     ) -> Tensor:
-        layout = self.laid_out(sequences, table.device, last_only=False)
-        return self._computed(layout, table, generator, False, layout.asked(places))
-
-    def _computed(
-        self, layout: Layout, table: Tensor, generator: torch.Generator | None, last_only: bool, asked: Asked | None
-    ) -> Tensor:
+        if is_accelerated(table):
+            layout: Layout = Padded.of(sequences, table.device, self.max_len, self.sees_all)
+        else:
+            layout = pack(sequences, last_only and self.drops_masked, self.sees_all)
+        asked = None if places is None else layout.asked(places)
         if self._compiled is None or not isinstance(layout, Padded):
             return self._states(layout, table, generator, last_only, asked)
         self.make_masks(layout, last_only)
         with lent(generator, table.device):
             states: Tensor = self._compiled(self, layout, table, generator, last_only, asked)
         return states
+
+    def _encode_some(
+        self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, places: Ragged
+    ) -> Tensor:
+        return self._encode(sequences, table, generator, False, places)
 
     def compile_parts(self, backend: str = "inductor") -> None:
         """Compile all that follows the layout, as one graph; it is used on accelerators alone."""
@@ -246,14 +243,17 @@ class LayeredEncoder(SequenceEncoder):
     def _states(
         self, layout: Layout, table: Tensor, generator: torch.Generator | None, last_only: bool, asked: Asked | None
     ) -> Tensor:
-        vectors = self.scaled(lookup(table, layout.tokens, padding_idx=None if self.sees_all else 0))
+        vectors = lookup(table, layout.tokens, padding_idx=None if self.sees_all else 0)
+        if self.embedding_scale != 1:
+            vectors = vectors * self.embedding_scale
         x = self.enter(layout.with_positions(vectors, self.position_embedding))
         x = dropout(x, self.embedding_dropout, generator)
         *inner, final = cast("list[EncoderLayer]", list(self.layers))
         for layer in inner:
             x = layer(x, layout, generator)
         if last_only:
-            return layout.restore_rows(self.leave(final.last(x, layout, generator)))
+            states = self.leave(final.last(x, layout, generator))
+            return states if layout.row_order is None else states.index_select(0, torch.argsort(layout.row_order))
         if asked is not None:
             return asked.restore(self.leave(final.some(x, layout, asked, generator)))
         return layout.restore_tokens(self.leave(final(x, layout, generator)))
@@ -276,4 +276,4 @@ class LayeredEncoder(SequenceEncoder):
     def _embedded(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """[B, L, D] the input of the first layer, and [L] the places."""
         places = torch.arange(inputs.shape[1], device=inputs.device)
-        return self.enter(self.scaled(inputs) + self.position_embedding(places)), places
+        return self.enter(inputs * self.embedding_scale + self.position_embedding(places)), places

@@ -28,14 +28,7 @@ Norm = Literal["none", "joint"]
 Operators = Operator | Layered | Sequence[Operator | Layered]
 
 
-class GraphEncoder(nn.Module):
-    """Base of convolutions over any sparse operator: ``encoder(adj, x, generator)`` gives [N, D] of x [N, F].
-
-    ``adj`` is one operator [N, N], normalised, or several, of which the mean is used; see :meth:`GCN.forward`.
-    """
-
-
-class GCN(GraphEncoder):
+class GCN(nn.Module):
     """``H <- PReLU(A drop(H W))`` in every layer but the last, ``A drop(H W)`` there.
 
     Source: Kipf and Welling, ICLR 2017, in the form of MEOW (SDM 2023): one dropout a layer, after the product with
@@ -102,7 +95,7 @@ class GCN(GraphEncoder):
         return total if len(adjacencies) == 1 else total / len(adjacencies)
 
 
-class Propagation(GraphEncoder):
+class Propagation(nn.Module):
     """``A x``, of several operators their mean: LightGCN's convolution (SIGIR 2020), to be called as a GCN is."""
 
     def forward(self, adj: Operators, x: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -16,7 +16,6 @@ from recgraph.config import Search
 from recgraph.encoders.attention import N_SPANS, Layout, Padded
 from recgraph.encoders.base import EncoderLayer, Heads, LayeredEncoder, Layers, TimeBias, Width
 from recgraph.rng import dropout
-from recgraph.sparse.ragged import Ragged
 
 _EPS = 1e-6
 
@@ -54,11 +53,9 @@ class PointwiseLayer(EncoderLayer):
         parts = []
         sizes = [bucket.n_tokens for bucket in layout.buckets]
         # a split, as the gradient of each slice would be a tensor of all tokens
-        of_keys, of_queries = torch.split(kv, sizes), torch.split(q, sizes)
-        split = zip(layout.buckets, of_keys, of_queries, layout.causal_masks, layout.causal_spans, strict=True)
-        for bucket, keys, queries, mask, spans in split:
-            padded = bucket.pad(keys), bucket.pad(queries)
-            parts.append(bucket.unpad(self._weighed(*padded, mask, None, spans)))
+        for bucket, keys, queries in zip(layout.buckets, torch.split(kv, sizes), torch.split(q, sizes), strict=True):
+            seen = bucket.causal_mask, None, bucket.causal_spans
+            parts.append(bucket.unpad(self._weighed(bucket.pad(keys), bucket.pad(queries), *seen)))
         return self._finish(x, u, torch.cat(parts), generator)
 
     def last(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
@@ -75,9 +72,9 @@ class PointwiseLayer(EncoderLayer):
         parts = []
         of_tokens = torch.split(kv, [bucket.n_tokens for bucket in layout.buckets])
         of_rows = torch.split(q[:, None], [bucket.n_rows for bucket in layout.buckets])
-        split = zip(layout.buckets, of_tokens, of_rows, layout.last_masks, layout.last_spans, strict=True)
-        for bucket, keys, queries, mask, spans in split:
-            parts.append(self._weighed(bucket.pad(keys), queries, mask, bucket.lengths, spans))
+        for bucket, keys, queries in zip(layout.buckets, of_tokens, of_rows, strict=True):
+            of_bucket = bucket.last_mask, bucket.lengths, bucket.last_spans
+            parts.append(self._weighed(bucket.pad(keys), queries, *of_bucket))
         return self._finish(of_last, u, torch.cat(parts)[:, 0], generator)
 
     def padded(self, x: Tensor, keep_mask: Tensor) -> Tensor:
@@ -101,7 +98,7 @@ class PointwiseLayer(EncoderLayer):
         Args:
             kv, q: [n, L, 2 D] and [n, Q, D].
             mask: True where a query sees a key, [L, L] or [n, 1, Q, L]; None: everywhere.
-            spans: [n, Q, L] int64, the bucket of the time between a query and a key; None: it is not read.
+            spans: [n, Q, L] int64, the bucket of the time between a query and a key; None: no time is known.
         """
         n_rows, length, _ = kv.shape
         places = torch.arange(length, device=kv.device)
@@ -114,7 +111,8 @@ class PointwiseLayer(EncoderLayer):
         shown = None if mask is None else mask.to(kv.dtype)
         biases = [bias if lengths is None else bias[:, None]]
         if self.time_bias is not None:
-            assert spans is not None  # the encoder has seen to it
+            if spans is None:
+                spans = places.new_zeros(n_rows, q.shape[1], length)
             of_time = self.time_bias.index_select(0, spans.flatten()).view(spans.shape)
             biases.append(of_time[:, None].to(kv.dtype))
         channels = self._channels(heads, keys, values, biases, shown)
@@ -213,29 +211,17 @@ class PointwiseEncoder(LayeredEncoder):
 
     def __init__(self, hidden_dim: int, max_len: int, dropout: float, n_heads: int, time_bias: bool) -> None:
         super().__init__(hidden_dim, max_len, dropout, n_heads)
-        self.time_bias = time_bias
+        self.time_bias = self.reads_times = time_bias
+        self.embedding_scale = math.sqrt(hidden_dim)
         self.position_embedding = nn.Embedding(max_len, hidden_dim)
         spread = hidden_dim**-0.5
         nn.init.trunc_normal_(self.position_embedding.weight, std=spread, a=-2 * spread, b=2 * spread)
         self.norm = nn.LayerNorm(hidden_dim)
 
-    @property
-    def reads_times(self) -> bool:
-        return self.time_bias
-
-    def laid_out(self, sequences: Ragged, where: torch.device, last_only: bool) -> Layout:
-        if self.time_bias and sequences.values.ndim == 1:  # no time is known
-            host = sequences.on_host
-            sequences = host.with_values(F.pad(host.values[:, None], (0, 1))).mirrored(where)
-        return super().laid_out(sequences, where, last_only)
-
     def padded(self, inputs: Tensor, lengths: Tensor) -> Tensor:
         if self.time_bias:
             raise ValueError("time_bias = True reads times, which a padded form has not; use time_bias=False")
         return super().padded(inputs, lengths)
-
-    def scaled(self, vectors: Tensor) -> Tensor:
-        return vectors * math.sqrt(self.hidden_dim)
 
     def leave(self, x: Tensor) -> Tensor:
         out: Tensor = self.norm(x)

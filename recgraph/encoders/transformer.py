@@ -20,21 +20,19 @@ from recgraph.rng import dropout
 from recgraph.sparse.device import is_accelerated
 
 
-def draw_weights(weight: Tensor) -> Tensor:
-    """~ N(0, 0.02), in place."""
-    return nn.init.normal_(weight, 0.0, 0.02)
-
-
 def initialise(module: nn.Module) -> None:
     """Weights ~ N(0, 0.02), biases 0, LayerNorm 1 and 0 (as RecBole)."""
     if isinstance(module, nn.Linear | nn.Embedding):
-        draw_weights(module.weight)
+        nn.init.normal_(module.weight, 0.0, 0.02)
     if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
 
 
 class Layer(EncoderLayer):
     """Post-norm layer: attention and feed-forward, each with dropout, residual and LayerNorm."""
+
+    #: sets the initial weights of each module of the layers
+    initialise = staticmethod(initialise)
 
     def __init__(self, hidden_dim: int, inner_dim: int, n_heads: int, dropout: float, attention_dropout: float) -> None:
         super().__init__()
@@ -47,14 +45,11 @@ class Layer(EncoderLayer):
         self.norm = nn.LayerNorm(hidden_dim, eps=1e-12)
 
     def forward(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
-        return self._finish(x, self._attend(x, layout, generator), generator)
+        return self._finish(x, attend(self.qkv(x), layout, self.n_heads, self.attention_dropout, generator), generator)
 
     def last(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
         of_last = x.index_select(0, layout.last)
         return self._finish(of_last, self._attend_last(x, of_last, layout, generator), generator)
-
-    def _attend(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
-        return attend(self.qkv(x), layout, self.n_heads, self.attention_dropout, generator)
 
     def _attend_last(
         self, x: Tensor, of_last: Tensor, layout: Layout, generator: torch.Generator | None, asked: Asked | None = None
@@ -90,13 +85,7 @@ class Layer(EncoderLayer):
         return places > places[:, None]
 
     def _finish(self, x: Tensor, attended: Tensor, generator: torch.Generator | None) -> Tensor:
-        return self._feed_forward(self._after_attention(x, attended, generator), generator)
-
-    def _after_attention(self, x: Tensor, attended: Tensor, generator: torch.Generator | None) -> Tensor:
-        out: Tensor = self.attention_norm(x + dropout(self.out(attended), self.dropout, generator))
-        return out
-
-    def _feed_forward(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        x = self.attention_norm(x + dropout(self.out(attended), self.dropout, generator))
         out: Tensor = self.norm(x + dropout(self.down(F.gelu(self.up(x))), self.dropout, generator))
         return out
 
@@ -137,16 +126,12 @@ class Transformer(LayeredEncoder):
         if self.positions_first:
             initialise(self.position_embedding)
         self.norm: nn.Module = nn.LayerNorm(hidden_dim, eps=1e-12) if self.norms_embeddings else nn.Identity()
-        self.layers = nn.ModuleList(
-            self.layer_class(hidden_dim, inner_dim, n_heads, dropout, attention_dropout) for _ in range(n_layers)
-        )
+        self.layers = nn.ModuleList()
+        for _ in range(n_layers):
+            self.layers.append(self.layer_class(hidden_dim, inner_dim, n_heads, dropout, attention_dropout))
         if not self.positions_first:
             initialise(self.position_embedding)
-        self.initialise_layers()
-
-    def initialise_layers(self) -> None:
-        """Set the initial weights of the layers."""
-        self.layers.apply(initialise)
+        self.layers.apply(self.layer_class.initialise)
 
     def enter(self, x: Tensor) -> Tensor:
         out: Tensor = self.norm(x)
@@ -192,7 +177,8 @@ class FilteredLayer(Layer):
 
     def forward(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
         low = layout.mix(x, self._low_pass(x))
-        return self._mix(x, low, self._attend(x, layout, generator), generator)
+        attended = attend(self.qkv(x), layout, self.n_heads, self.attention_dropout, generator)
+        return self._mix(x, low, attended, generator)
 
     def last(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
         low = layout.mix_last(x, self._low_pass(x))
@@ -220,8 +206,10 @@ class FilteredLayer(Layer):
     def _mix(self, x: Tensor, low: Tensor, attended: Tensor, generator: torch.Generator | None) -> Tensor:
         rescaled = low + self.sqrt_beta**2 * (x - low)
         filtered = self.filter_norm(x + dropout(rescaled, self.dropout, generator))
-        mixed = self.alpha * filtered + (1 - self.alpha) * self._after_attention(x, attended, generator)
-        return self._feed_forward(mixed, generator)
+        attended = self.attention_norm(x + dropout(self.out(attended), self.dropout, generator))
+        x = self.alpha * filtered + (1 - self.alpha) * attended
+        out: Tensor = self.norm(x + dropout(self.down(F.gelu(self.up(x))), self.dropout, generator))
+        return out
 
 
 class BSA(Transformer):
@@ -281,8 +269,16 @@ class GatedLayer(Layer):
         self.up = nn.Linear(hidden_dim, 2 * inner_dim, bias=False)
         self.down = nn.Linear(inner_dim, hidden_dim, bias=False)
 
+    @staticmethod
+    def initialise(module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_normal_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
     def forward(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
-        return self._finish(x, self._attend(self.attention_norm(x), layout, generator), generator)
+        qkv = self.qkv(self.attention_norm(x))
+        return self._finish(x, attend(qkv, layout, self.n_heads, self.attention_dropout, generator), generator)
 
     def last(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
         normed = self.attention_norm(x)
@@ -295,11 +291,8 @@ class GatedLayer(Layer):
     def attention(self, x: Tensor) -> Tensor:
         return super().attention(self.attention_norm(x))
 
-    def _after_attention(self, x: Tensor, attended: Tensor, generator: torch.Generator | None) -> Tensor:
-        gate = torch.sigmoid(self.attention_gate(x))
-        return x + gate * dropout(self.out(attended), self.dropout, generator)
-
-    def _feed_forward(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _finish(self, x: Tensor, attended: Tensor, generator: torch.Generator | None) -> Tensor:
+        x = x + torch.sigmoid(self.attention_gate(x)) * dropout(self.out(attended), self.dropout, generator)
         opened, given = self.up(self.norm(x)).chunk(2, -1)
         inner = dropout(F.silu(opened) * given, self.dropout, generator)
         return x + torch.sigmoid(self.gate(x)) * dropout(self.down(inner), self.dropout, generator)
@@ -335,13 +328,6 @@ class GatedTransformer(Transformer):
         super().__init__(hidden_dim, max_len, dropout, n_layers, n_heads, inner_dim, attention_dropout)
         if not drops_embeddings:
             self.embedding_dropout = 0.0
-
-    def initialise_layers(self) -> None:
-        for name, parameter in self.layers.named_parameters():
-            if parameter.ndim > 1:
-                nn.init.xavier_normal_(parameter)
-            elif name.endswith("bias"):
-                nn.init.zeros_(parameter)
 
 
 class BidirectionalLayer(Layer):

@@ -18,7 +18,7 @@ class LossConfig(Config):
 class NextItemLoss(nn.Module):
     """Base of all next-item losses. ``FullSoftmax()(hidden, targets, table, generator)`` gives the mean loss.
 
-    A subclass sets ``Config`` and fills :meth:`_loss`; one that needs the items' popularity fills
+    A subclass sets ``Config`` and fills :meth:`forward`; one that needs the items' popularity fills
     :meth:`setup`.
 
     Args:
@@ -57,14 +57,11 @@ class NextItemLoss(nn.Module):
         Returns:
             A scalar in the wider type of ``hidden`` and ``table``, at least float32.
         """
-        return self._loss(hidden, targets, table, generator)
+        raise NotImplementedError
 
     def as_scored(self, items: Tensor) -> Tensor:
         """Vectors of items [..., D] as a model multiplies them into scores: of length 1 with a loss of cosines."""
         return unit_length(items) if self.cosine else items
-
-    def _loss(self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None) -> Tensor:
-        raise TypeError(f"{type(self).__name__} must define _loss(hidden, targets, table, generator)")
 
 
 class Sampler(nn.Module):

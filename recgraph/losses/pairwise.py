@@ -73,7 +73,9 @@ class OwnNegatives(NextItemLoss):
     def setup(self, item_counts: Tensor) -> None:
         self.sampler.setup(item_counts)
 
-    def _loss(self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None) -> Tensor:
+    def forward(
+        self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
         negatives = self.draw(targets.numel(), table.shape[0] - 1, generator, table.device)
         return self.against(negatives, hidden, targets, table, generator=generator)
 
@@ -215,8 +217,10 @@ class SharedNegatives(BlockwiseLoss):
         if by_hidden is not None:
             by_hidden.addcmul_(self.w_pos, pull[:, None])
         if self.by_drawn is not None:
-            by_drawn = self.by_drawn.flatten(0, 1)
-            self.add_rows((self.drawn.flatten(), by_drawn), (self.targets, self.x * pull[:, None]))
+            of_table = self.gradients[1]
+            assert of_table is not None
+            of_table.index_add_(0, self.drawn.flatten(), self.by_drawn.flatten(0, 1))
+            of_table.index_add_(0, self.targets, self.x * pull[:, None])
         return total_of(sums, self.x).to(self.x.dtype), self.x.new_ones(())
 
     def _block(self, group: int, rows: slice, positive: Tensor, negative: Tensor, pull: Tensor) -> Tensor:

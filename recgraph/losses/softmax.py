@@ -38,16 +38,15 @@ class FullSoftmax(NextItemLoss):
     """
 
     Config = FullSoftmaxConfig
-
-    def __init__(self, config: FullSoftmaxConfig | None = None, /, **settings: object) -> None:
-        super().__init__(config, **settings)
-        self._compiled: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    _compiled: Callable[..., Tensor] | None = None
 
     def compile_parts(self, backend: str = "inductor") -> None:
         """Compile the loss as one graph, which holds all T x n_items scores; it is used on accelerators alone."""
         self._compiled = compiled(_cross_entropy, backend)
 
-    def _loss(self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None) -> Tensor:
+    def forward(
+        self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
         if self._compiled is not None and is_accelerated(table):
             work, first = work_type(hidden, table), 0 if self.config.pad_candidate else 1
             with full_precision(table):
@@ -96,11 +95,11 @@ class SampledSoftmax(NextItemLoss):
 
     Config = SampledSoftmaxConfig
     draws = True
+    _compiled: Callable[..., Tensor] | None = None
 
     def __init__(self, config: SampledSoftmaxConfig | None = None, /, **settings: object) -> None:
         super().__init__(config, **settings)
         self.sampler = Sampler(self.config.popularity_power)
-        self._compiled: Callable[..., Tensor] | None = None
 
     def setup(self, item_counts: Tensor) -> None:
         self.sampler.setup(item_counts)
@@ -109,7 +108,9 @@ class SampledSoftmax(NextItemLoss):
         """Compile the loss as one graph, which holds all T x n_negatives scores; it is used on accelerators alone."""
         self._compiled = compiled(_sampled_cross_entropy, backend)
 
-    def _loss(self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None) -> Tensor:
+    def forward(
+        self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
         n_items, count = table.shape[0] - 1, self.config.n_negatives
         drawn = self.sampler.draw((count,), n_items, generator, table.device)
         shift = -self.sampler.log_q(drawn, n_items) - math.log(count) if self.config.log_q else None
@@ -162,7 +163,14 @@ class _Softmax(BlockwiseLoss):
             self.grad_rows = torch.zeros_like(self.rows)
 
     def evaluate(self, block_rows: int | None) -> tuple[Tensor, Tensor]:
-        bounded = self._bounded()
+        bounded = False
+        if not is_accelerated(self.x):  # which would have to be read
+            # no score can leave the range of exp, so that no maximum need be taken out first
+            longest = torch.maximum(self.rows.norm(dim=1).amax(), self.w_pos.norm(dim=1).amax())
+            bound = self.x.norm(dim=1).amax() * longest
+            if self.shift is not None:
+                bound = bound + self.shift.abs().amax()
+            bounded = bool(bound <= self.limit)
         losses = torch.empty_like(self.s_pos)
         # the derivative by the target's own score, without its part among the candidates
         pull = torch.full_like(self.s_pos, -self.scale)
@@ -172,21 +180,12 @@ class _Softmax(BlockwiseLoss):
         if grad_hidden is not None:
             grad_hidden.addcmul_(self.w_pos, pull[:, None])
         if self.grad_rows is not None:
-            of_targets = self.targets, self.x * pull[:, None]
-            self.add_rows(*([] if self.drawn is None else [(self.drawn, self.grad_rows)]), of_targets)
+            of_table = self.gradients[1]
+            assert of_table is not None
+            if self.drawn is not None:
+                of_table.index_add_(0, self.drawn, self.grad_rows)
+            of_table.index_add_(0, self.targets, self.x * pull[:, None])
         return losses.mean(), losses.new_ones(())
-
-    def _bounded(self) -> bool:
-        """Whether no score can leave the range of ``exp``, so that no maximum need be taken out first.
-
-        An accelerator takes it out always: the answer would have to be read.
-        """
-        if is_accelerated(self.x):
-            return False
-        bound = self.x.norm(dim=1).amax() * torch.maximum(self.rows.norm(dim=1).amax(), self.w_pos.norm(dim=1).amax())
-        if self.shift is not None:
-            bound = bound + self.shift.abs().amax()
-        return bool(bound <= self.limit)
 
     def _block(self, rows: slice, p: Tensor, bounded: bool, losses: Tensor, pull: Tensor) -> None:
         x, s_pos = self.x[rows], self.s_pos[rows]

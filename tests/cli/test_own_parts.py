@@ -59,7 +59,7 @@ class Alike(Weight):
 class Squared(NextItemLoss):
     """The mean squared distance of the states from their targets."""
 
-    def _loss(self, hidden, targets, table, generator):
+    def forward(self, hidden, targets, table, generator=None):
         return (hidden - table[targets]).square().mean()
 '''
 PARTS = (

@@ -16,7 +16,6 @@ from recgraph.data.batches import N_GAPS, Query, SequenceBatch, SequenceBatches
 from recgraph.data.part import Part
 from recgraph.encoders.base import SequenceEncoder, tokens_of_places
 from recgraph.encoders.items import ItemTower, Kept
-from recgraph.encoders.transformer import draw_weights
 from recgraph.losses.base import NextItemLoss
 from recgraph.losses.pairwise import OwnNegatives
 from recgraph.models.base import (
@@ -87,7 +86,7 @@ class SequenceModel(TrainableModel):
         config = self.config
         n_own = space.n_items if config.items.id_embedding else 0
         self.item_embedding = nn.Embedding(n_own + 1, config.hidden_dim)
-        draw_weights(self.item_embedding.weight.detach())
+        nn.init.normal_(self.item_embedding.weight, 0.0, 0.02)
         encoder, regime = config.encoder, str(config.regime)
         if not issubclass(encoder.member, SequenceEncoder):
             raise ConfigError(f"encoder = {encoder.part_name!r} is not one of sequences, but of graphs")
