@@ -161,7 +161,7 @@ class SLIM(NeighbourModel):
 
         # scikit-learn runs on the host
         config, rows = self.config, fit_rows(self, train, torch.device("cpu"))
-        ones = (np.ones(len(rows.values)), rows.values.numpy(), rows.offsets.numpy())
+        ones = (np.ones(len(rows.values)), np.asarray(rows.values), np.asarray(rows.offsets))
         matrix = scipy.sparse.csr_matrix(ones, shape=(rows.n_rows, train.n_items))
         columns = matrix.tocsc()
         index = np.zeros(self.neighbours.shape, dtype=np.int64)
