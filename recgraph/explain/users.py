@@ -141,8 +141,7 @@ class _User:
 
     def __init__(self, recommender: Recommender, user: int) -> None:
         self.recommender, self.model, self.user = recommender, recommender.model, user
-        self.items = Items(recommender)
-        self.seen = recommender.seen.row(user)
+        self.items, self.seen = Items(recommender), recommender.seen.row(user)
         self.unseen_mask = torch.ones(len(recommender.items), dtype=torch.bool)
         self.unseen_mask[self.seen] = False
         self.weights = self.model.path_weights()
