@@ -1,4 +1,4 @@
-"""What computations on blocks of rows share: block sizes, the type they compute in, sums of many, the range of ``exp``."""
+"""What computations on blocks of rows share: block sizes, the type they compute in, sums of many, the range of exp."""
 
 from __future__ import annotations
 
