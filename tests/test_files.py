@@ -17,7 +17,7 @@ import torch
 from refusing import refused
 
 from recgraph import files
-from recgraph.data.errors import CorruptFileError
+from recgraph.files import CorruptFileError
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recgraph.data.errors import CorruptFileError
 from recgraph.data.ids import IdMap
 from recgraph.data.part import Part
 from recgraph.data.split import Interactions
 from recgraph.files import (
+    CorruptFileError,
     check_manifest,
     read_frame,
     read_object,

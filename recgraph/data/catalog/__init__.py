@@ -90,8 +90,6 @@ def get(name: str, from_path: str | Path | None = None, source: str | None = Non
 
     Raises:
         UnavailableError: no source gives the data; lists each with its reason.
-        SourceError: a file is missing, or is not the published one.
-        CountError: what comes out is not what the card expects.
     """
     from recgraph.data.catalog.logs import counts_of, prepare_files, prepare_log
 
