@@ -21,7 +21,7 @@ from recgraph.sparse.blocks import row_blocks, unit_length, work_type
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import Chain, Normalisation, compress_rows, normalise, power
 from recgraph.sparse.products import Counts, compose, compose_blocks, count_dtype, stack_rows
-from recgraph.sparse.select import split_hubs, top_k_mask
+from recgraph.sparse.select import split_hubs, top_k
 from recgraph.sparse.spmm import Operator
 
 #: MiB that a path or context may take, a setting of paths and of models of paths
@@ -274,7 +274,7 @@ def pathsim_top_k(
     for rows, block in blocks:
         keys = [] if cosine is None else [cosine(block, rows.start, k)]
         keys += [] if order is None else [order[block.indices]]
-        kept.append(block.select(top_k_mask(block, k, ranking(block, diagonal[rows], diagonal), *keys)))
+        kept.append(top_k(block, k, ranking(block, diagonal[rows], diagonal), *keys))
     return stack_rows(kept, parts[-1].shape[1], parts[0])
 
 
