@@ -292,8 +292,8 @@ class HeteroGraph:
         return cls(*exchange.parts_of(stores, labels=True)), exchange.task_of(stores, target)
 
     def save(self, folder: str | Path) -> None:
-        """Write all together; an earlier graph there is replaced. Files are numbered: names of types may hold what a file
-        name cannot."""
+        """Write all together; an earlier graph there is replaced. Files are numbered: names of types may hold what the
+        name of a file cannot."""
         tensors: dict[str, Tensor] = {}
         with replacing_folder(Path(folder)) as new:
             for number, held in enumerate(self.edges.values()):
