@@ -1,8 +1,4 @@
-"""What computations on blocks of rows share: block sizes, the type they compute in, sums of many, the range of ``exp``.
-
-Losses make loss and gradients in one pass, in an autograd function of their own: each block of an N x M matrix of
-scores yields both before the next one overwrites it.
-"""
+"""What computations on blocks of rows share: block sizes, the type they compute in, sums of many, the range of exp."""
 
 from __future__ import annotations
 
@@ -81,11 +77,8 @@ def total_of(sums: Sequence[Tensor], like: Tensor) -> Tensor:
 
 
 def group_sizes(groups: Tensor, n: int) -> Tensor:
-    """[n] int64: how many of ``groups`` [N], in [0, n), are each; float32 would stop counting at 2^24."""
-    if is_accelerated(groups):  # bincount would wait for the device
-        one = groups.new_ones(()).expand(groups.shape)
-        return groups.new_zeros(n).index_add_(0, groups, one)
-    return torch.bincount(groups, minlength=n)
+    """[n] int64: how many of ``groups`` [N], in [0, n), are each; ``bincount`` would wait for an accelerator."""
+    return groups.new_zeros(n).index_add_(0, groups, groups.new_ones(()).expand(groups.shape))
 
 
 def group_sums(values: Tensor, groups: Tensor, n: int) -> Tensor:

@@ -37,13 +37,9 @@ def n_pairs(a: Csr, b: Csr) -> Tensor:
 
 
 def compose(a: Csr, b: Csr, counts: Counts = "full", dtype: torch.dtype | None = None) -> Csr:
-    """``A B`` [R, C] of ``a`` [R, K] and ``b`` [K, C], with one entry a place.
-
-    Args:
-        counts: ``"full"`` sums the products of weights (numbers of paths, where there are no weights);
-            ``"binary"`` has an entry without weight where such a path exists (weights are not looked at).
-        dtype: of the weights; default: the widest of both. Sums are made in float64.
-    """
+    """``A B`` [R, C] of ``a`` [R, K] and ``b`` [K, C], with one entry a place: ``"full"`` counts sum the products of
+    weights (numbers of paths, where there are none), in float64, and have the widest type of both unless it is given;
+    ``"binary"`` ones are entries without weight where such a path exists."""
     return stack_rows([block for _, block in compose_blocks(a, b, counts, dtype)], b.shape[1], a)
 
 
@@ -128,16 +124,11 @@ def presence(rows: Ragged, n_columns: int, row_weights: Tensor | None = None) ->
 
 
 def co_occurrence(rows: Csr, columns: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
-    """The matrix ``C[i, j] = sum of w_r over the rows r that hold both i and j``, in blocks of its rows.
+    """The matrix ``C[i, j] = sum of w_r over the rows r that hold both i and j``, in blocks of its rows, or of those of
+    ``columns``: the first one's place and the block [b, n_columns] float64.
 
-    Costs the sum of squared row lengths and the cells of C; memory is bounded by the blocks.
-
-    Args:
-        rows: :func:`presence`; the weights w are in float64 where there are any.
-        columns: the rows of ``C`` that are wanted; None: all.
-
-    Yields:
-        (first, block): ``block`` [b, n_columns] float64 holds ``first ... first + b - 1`` of these.
+    Costs the sum of squared row lengths and the cells of C; memory is bounded by the blocks. ``rows`` are of
+    :func:`presence`, with weights w in float64 or none.
     """
     left, right = rows.t(), rows.with_weights(None)
     left = left if columns is None else left.take_rows(columns)
@@ -169,7 +160,6 @@ def neighbours(
     Args:
         rows, row_weights: see :func:`presence`; weights are not negative.
         norms: [n_columns] float64, in the place of the powers of numbers of rows.
-        with_itself: whether a column is among its own neighbours.
 
     Returns:
         index [n_columns, k] int64 and similarity float32, most similar first; where fewer than k are above 0: 0 and 0.
@@ -236,13 +226,7 @@ def ridge_rows(rows: Ragged, table: Tensor, weight: float, ridge: Tensor) -> Ten
     which minimises ``sum_{i in r} (1 + weight) (1 - x y_i)^2 + sum_{i not in r} (x y_i)^2 + ridge_r |x|^2``.
 
     Costs a [D, D] matrix for each row, in blocks of rows. A block whose equations cannot be factored in the table's
-    type, as ridge is small beside the vectors, is solved in float64. The solution of an empty row is 0.
-
-    Args:
-        rows: R rows of distinct indices of the table.
-        table: [C, D] floating point.
-        weight: of what a row names, beyond 1; at least 0.
-        ridge: [R], above 0.
+    type, as ridge [R] is small beside the vectors, is solved in float64. The solution of an empty row is 0.
     """
     width = table.shape[1]
     gram, padded, solution = table.T @ table, F.pad(table, (0, 0, 0, 1)), table.new_zeros(len(rows), width)

@@ -62,9 +62,8 @@ def sample_rows(
     any other all subsets are equally likely (Floyd's algorithm, Communications of the ACM 30, 1987, for all rows at
     once). With replacement each row with entries gives ``fan_out`` independent ones.
 
-    Returns:
-        K rows of places in the matrix's ``indices``, ascending; and [K] float64, entries a row has for each that was
-        drawn: sums over the drawn entries times this are unbiased estimates of sums over the row.
+    Returns K rows of places in the matrix's ``indices``, ascending; and [K] float64, entries a row has for each that
+    was drawn: sums over the drawn entries times this are unbiased estimates of sums over the row.
     """
     starts = adj.indptr[rows]
     degrees = adj.indptr[rows + 1] - starts

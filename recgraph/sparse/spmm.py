@@ -99,7 +99,7 @@ def multiply(adj: Csr, x: Tensor, backend: Backend) -> Tensor:
 
 
 def load_dgl() -> Any:
-    """The package ``dgl``, imported so that it works beside torch 2.13; an ImportError says how to get it.
+    """The package ``dgl``; an ImportError says how to get it.
 
     DGL 2.1.0, the newest wheel for Linux, needs on import a GraphBolt library built for the very torch version and
     ``torchdata.datapipes``, which no longer exists. An empty module in the place of ``dgl.graphbolt`` passes both by;
@@ -147,10 +147,7 @@ def pair_products(x: Tensor, y: Tensor, pairs: Ragged, block_rows: int | None = 
     On the host the products are sampled from ``x y^T``, and their gradients are sparse products. Where the pairs are
     many and a good part of all, all products of a block of rows are made instead; the result can then be differentiated
     once. On an accelerator, where counting the pairs of a column would make the host wait, the rows are looked up.
-
-    Args:
-        x, y: [N, D] and [M, D]; the result has the wider type, at least float32.
-        block_rows: rows of x in memory at once; None picks by the size of the cache.
+    The result has the wider type of x [N, D] and y [M, D], at least float32.
     """
     x, y = (one.to(work_type(x, y)) for one in (x, y))
     if is_accelerated(x):
