@@ -21,7 +21,7 @@ from torch import Tensor
 from experiments.bench import environments
 from recgraph.data.batches import PairBatch, Query
 from recgraph.data.part import Part
-from recgraph.data.split import Interactions
+from recgraph.data.split import load_data
 from recgraph.models.base import Space
 from recgraph.models.closed_form.ials import IALS
 from recgraph.models.closed_form.linear import EASE
@@ -119,7 +119,7 @@ def closed_form_parity(log: Path) -> Iterator[dict[str, Any]]:
     Raises:
         EnvironmentMissing: the peers cannot be installed.
     """
-    train = Interactions.read(log).split("ratio").train
+    train = load_data(log).split("ratio").train
     # the peers do not know items that no user has
     kept = train.item_counts() > 0
     train = Part(train.items.with_values((kept.cumsum(0) - 1)[train.items.values]), int(kept.sum()))

@@ -167,7 +167,7 @@ def beauty_weights() -> Iterator[dict[str, Any]]:
     if not weights.is_file() or not log.is_file():
         yield {"name": "mclrec_beauty_weights", "ok": False, "reason": f"no {weights} or {log}; set RECGRAPH_SHARED"}
         return
-    split = rg.Interactions.read(log, format="sequences").split("leave-one-out")
+    split = rg.load_data(log, format="sequences").split("leave-one-out")
     model = beauty_model(split, weights)
     options: dict[str, Any] = {"cutoffs": (5, 10, 20, 50), "metrics": ("recall", "ndcg", "mrr")}
     test = evaluate(
@@ -192,7 +192,7 @@ def lightgcn() -> Iterator[dict[str, Any]]:
     if not log.is_dir():
         yield {"name": "lightgcn_pyg", "ok": False, "reason": f"no {log}; set RECGRAPH_SHARED"}
         return
-    found = lightgcn_parity(rg.Interactions.read(log).split("ratio").train)
+    found = lightgcn_parity(rg.load_data(log).split("ratio").train)
     close = found["worst_difference_of_losses"] <= 1e-5 and found["worst_difference_of_vectors"] <= 1e-3
     yield {"name": "lightgcn_pyg", "ok": close, **found}
 

@@ -61,7 +61,7 @@ TRAINING = {"batch_size": 64, "metric": "ndcg@10", "max_epochs": 80, "patience":
 def read(dataset: str) -> Interactions:
     """The whole log."""
     if dataset == "ml-1m":
-        return Interactions.read(SHARED / "data" / "sequences" / "ml-1m.txt", format="sequences")
+        return rg.load_data(SHARED / "data" / "sequences" / "ml-1m.txt", format="sequences")
     return rg.load_dataset(dataset)
 
 

@@ -6,7 +6,6 @@ what all pieces share. Ray is imported here alone.
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import pickle
@@ -15,10 +14,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import cloudpickle
 import torch
@@ -30,8 +30,6 @@ from recgraph.config import Config
 T = TypeVar("T")
 R = TypeVar("R")
 _log = logging.getLogger(__name__)
-#: seconds that pieces have to end when they are cancelled
-_END_SECONDS = 60
 
 
 class TaskFailed(RuntimeError):
@@ -69,7 +67,7 @@ class Engine(Config):
         """How many pieces it works on at a time."""
         if self.workers is not None or self.name == "local":
             return self.workers or 1
-        return max(1, int(connected(self).cluster_resources().get("CPU", 1)) // self.threads)
+        return max(1, int(_connected(self).cluster_resources().get("CPU", 1)) // self.threads)
 
 
 def map(
@@ -81,11 +79,10 @@ def map(
 ) -> Iterator[R]:
     """``function(shared, piece.value)`` of each piece.
 
-    A piece may be begun several times, where workers die, and its result is given once: a function returns what it
-    has found, or writes files that take their place whole.
+    A piece may be begun several times, where workers die, and its result is given once: a function, of a module that
+    other processes can import, returns what it has found, or writes files that take their place whole.
 
     Args:
-        function: of a module, so that other processes can import it.
         pieces: read as they are needed.
         shared: what all pieces read; do not change it.
         engine: None: this process.
@@ -100,47 +97,40 @@ def map(
             yield _do(function, shared, piece)
         return
     settings = {name: value for name, value in os.environ.items() if name.startswith("RECGRAPH_")}
-    common = _dumps((engine.threads, os.getcwd(), settings, registry.to_import(), _dumps((function, shared))))
+    work = cloudpickle.dumps((function, shared))
+    common = cloudpickle.dumps((engine.threads, os.getcwd(), settings, registry.to_import(), work))
     # Ray does a piece again by itself
     begin, retries = (_processes, engine.retries) if engine.name == "local" else (_cluster, 0)
-    with begin(engine, common) as submit:
-        for answer in _answers(submit, iter(pieces), engine.size, retries, ordered):
-            result, failure = pickle.loads(answer)
-            if failure is not None:
-                raise failure
-            yield result
-
-
-def _answers(submit: Submit, pieces: Iterator[Piece[Any]], size: int, retries: int, ordered: bool) -> Iterator[bytes]:
-    """What :func:`_run` gives of each piece. A worker that dies takes others with it: their pieces begin anew."""
-    numbered = enumerate(pieces)
-    running: dict[Future[bytes], tuple[int, Piece[Any], int]] = {}
+    numbered, size, given = enumerate(pieces), engine.size, 0
+    running: dict[Future[bytes], tuple[int, Piece[T], int]] = {}
     done: dict[int, bytes] = {}
-    given = 0
-    while True:
-        for number, piece in islice(numbered, max(0, min(size, 2 * size - len(done)) - len(running))):
-            running[submit(piece)] = number, piece, 0
-        if not running:
-            return
-        dead = []
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
-            number, piece, deaths = running.pop(future)
-            try:
-                done[number] = future.result()
-            except Exception as error:  # loky's and Ray's: the function's own are answers
-                dead.append((number, piece, deaths, error))
-        names = " or ".join(piece.name for _, piece, _, _ in dead)
-        for number, piece, deaths, death in dead:
-            if deaths >= retries:
-                raise TaskFailed(
-                    f"task {names}: the worker died ({type(death).__name__}); the machine may have run out of memory: "
-                    "take smaller pieces or fewer workers"
-                ) from death
-            _log.warning("task %s: a worker died (%s); done again", piece.name, type(death).__name__)
-            running[submit(piece)] = number, piece, deaths + 1
-        while done and (given in done or not ordered):
-            yield done.pop(given if ordered else next(iter(done)))
-            given += 1
+    with begin(engine, common) as submit:
+        while True:
+            for number, piece in islice(numbered, max(0, min(size, 2 * size - len(done)) - len(running))):
+                running[submit(piece)] = number, piece, 0
+            if not running:
+                return
+            dead = []  # a worker that dies takes others with it: their pieces begin anew
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                number, piece, deaths = running.pop(future)
+                try:
+                    done[number] = future.result()
+                except Exception as error:  # loky's and Ray's: the function's own are results
+                    dead.append((number, piece, deaths, error))
+            for number, piece, deaths, death in dead:
+                if deaths >= retries:
+                    raise TaskFailed(
+                        f"task {' or '.join(each[1].name for each in dead)}: the worker died ({type(death).__name__}); "
+                        "the machine may have run out of memory: take smaller pieces or fewer workers"
+                    ) from death
+                _log.warning("task %s: a worker died (%s); done again", piece.name, type(death).__name__)
+                running[submit(piece)] = number, piece, deaths + 1
+            while done and (given in done or not ordered):
+                result, failure = pickle.loads(done.pop(given if ordered else next(iter(done))))
+                if failure is not None:
+                    raise failure
+                yield result
+                given += 1
 
 
 @contextmanager
@@ -148,14 +138,13 @@ def _processes(engine: Engine, common: bytes) -> Iterator[Submit]:
     """Processes of this machine; they are killed where this ends early."""
     from joblib.externals.loky import get_reusable_executor
 
-    def pool() -> Any:  # another one after a worker died
-        return get_reusable_executor(engine.size, env={"OMP_NUM_THREADS": str(engine.threads)})
-
+    # asked for each time: there is another one after a worker died
+    pool = partial(get_reusable_executor, engine.size, env={"OMP_NUM_THREADS": str(engine.threads)})
     with TemporaryDirectory(prefix="recgraph-") as folder:
         file = Path(folder, uuid.uuid4().hex)
         file.write_bytes(common)
         try:
-            yield lambda piece: pool().submit(_run, file.name, file, _dumps(piece))
+            yield lambda piece: pool().submit(_run, file.name, file, cloudpickle.dumps(piece))
         except BaseException:
             pool().shutdown(kill_workers=True)
             raise
@@ -164,13 +153,13 @@ def _processes(engine: Engine, common: bytes) -> Iterator[Submit]:
 @contextmanager
 def _cluster(engine: Engine, common: bytes) -> Iterator[Submit]:
     """Tasks of Ray; they are cancelled where this ends early."""
-    ray = connected(engine)
+    ray = _connected(engine)
     task = ray.remote(_run).options(num_cpus=engine.threads, max_retries=engine.retries)
     token, there = uuid.uuid4().hex, ray.put(common)
     references: dict[Future[bytes], Any] = {}
 
     def submit(piece: Piece[Any]) -> Future[bytes]:
-        reference = task.remote(token, there, _dumps(piece))
+        reference = task.remote(token, there, cloudpickle.dumps(piece))
         future: Future[bytes] = reference.future()
         references[future] = reference
         future.add_done_callback(lambda ended: references.pop(ended, None))
@@ -183,11 +172,11 @@ def _cluster(engine: Engine, common: bytes) -> Iterator[Submit]:
         for reference in left:
             ray.cancel(reference, force=True)
         if left:  # none still writes when the caller clears up
-            ray.wait(left, num_returns=len(left), timeout=_END_SECONDS)
+            ray.wait(left, num_returns=len(left), timeout=60)
         raise
 
 
-def connected(engine: Engine) -> Any:
+def _connected(engine: Engine) -> Any:
     """The package ``ray``, connected to the engine's cluster."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing that is started from here reports to anybody
     try:
@@ -219,9 +208,10 @@ def _run(token: str, common: bytes | Path, piece: bytes) -> bytes:
             os.environ.update(settings)
             registry.import_all(own)
             _shared[token] = pickle.loads(body)
-        return _dumps((_do(*_shared[token], pickle.loads(piece)), None))
+        answer: tuple[Any, Exception | None] = (_do(*_shared[token], pickle.loads(piece)), None)
     except Exception as error:
-        return _dumps((None, error))
+        answer = (None, error)
+    return cast(bytes, cloudpickle.dumps(answer))
 
 
 def _do(function: Callable[[Any, T], R], shared: Any, piece: Piece[T]) -> R:
@@ -233,19 +223,3 @@ def _do(function: Callable[[Any, T], R], shared: Any, piece: Piece[T]) -> R:
         raise
     except Exception as error:
         raise TaskFailed(f"task {piece.name}: {type(error).__name__}: {error}") from error
-
-
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """A slice of a tensor goes without the rest of it."""
-
-    def reducer_override(self, value: Any) -> Any:
-        is_plain = type(value) is torch.Tensor and value.layout == torch.strided
-        if is_plain and value.untyped_storage().nbytes() > value.numel() * value.element_size():
-            return value.clone().__reduce_ex__(pickle.HIGHEST_PROTOCOL)
-        return super().reducer_override(value)
-
-
-def _dumps(value: Any) -> bytes:
-    file = io.BytesIO()
-    _Pickler(file, pickle.HIGHEST_PROTOCOL).dump(value)
-    return file.getvalue()

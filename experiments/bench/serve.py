@@ -193,7 +193,7 @@ def train(folder: Path) -> Path:
     file = Path(os.environ.get("RECGRAPH_SHARED", "../shared")) / BEAUTY
     if not file.exists():
         raise SystemExit(f"no data at {file}; set RECGRAPH_SHARED, or give --bundle")
-    split = rg.Interactions.read(file, format="sequences").split("leave-one-out")
+    split = rg.load_data(file, format="sequences").split("leave-one-out")
     run = rg.fit(rg.models.SASRec(hidden_dim=64), split, max_epochs=1, patience=None, seed=0)
     run.save(folder / "bundle")
     return folder / "bundle"

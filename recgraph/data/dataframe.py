@@ -7,8 +7,18 @@ from typing import Any, Literal, cast
 import narwhals as nw
 import polars as pl
 
-from recgraph.data.errors import DataError, MissingColumnError, MixedIdError, listed
-from recgraph.data.ids import DATES, IdMap, family, integers_of, is_missing, plain_series, same_moments, series_of
+from recgraph.data.ids import (
+    DATES,
+    IdMap,
+    family,
+    integers_of,
+    is_missing,
+    listed,
+    plain_series,
+    same_moments,
+    series_of,
+)
+from recgraph.files import DataError
 
 FrameKind = Literal["pandas", "polars", "pyarrow"]
 _KINDS = ("pandas", "polars", "pyarrow")
@@ -40,7 +50,7 @@ def columns_of(frame: Any, names: list[str], ids: tuple[str, ...] = ()) -> pl.Da
     """Named columns of a frame as polars, in memory of their own; of a lazy frame they are collected."""
     own = {str(name): name for name in nw.from_native(frame).collect_schema().names()}
     if missing := [name for name in names if name not in own]:
-        raise MissingColumnError(f"there is no column {missing[0]!r}; the columns are {listed(own)}")
+        raise DataError(f"there is no column {missing[0]!r}; the columns are {listed(own)}")
     if isinstance(frame, pl.LazyFrame):
         return frame.select(names).collect()
     table = nw.from_native(frame, eager_only=True)
@@ -99,7 +109,7 @@ def attach(frame: Any, key: str, ids: IdMap, argument: str) -> pl.DataFrame:
     """
     table = without_categories(from_native(frame, argument))
     if key not in table.columns:
-        raise MissingColumnError(f"{argument}: there is no column {key!r} (the key), but {listed(table.columns)}")
+        raise DataError(f"{argument}: there is no column {key!r} (the key), but {listed(table.columns)}")
     given, dtype = plain_series(table[key]), ids.values.dtype
     have, want = family(given.dtype), family(dtype)
     if have == "texts" and want == "integers":
@@ -111,7 +121,7 @@ def attach(frame: Any, key: str, ids: IdMap, argument: str) -> pl.DataFrame:
     elif have == want or (have == "floats" and want == "integers" and integers_of(given) is not None):
         own = given.cast(dtype, strict=False)
     else:
-        raise MixedIdError(f"{argument}: column {key!r} holds {have}, the log's ids are {want}")
+        raise DataError(f"{argument}: column {key!r} holds {have}, the log's ids are {want}")
     table = table.with_columns(own.alias(key)).filter(pl.col(key).is_not_null())
     repeated = table[key].is_duplicated()
     if repeated.any():
@@ -124,9 +134,7 @@ def relation(features: pl.DataFrame | None, key: str, column: str, separator: st
     """A column as pairs ``(id, value)``; null, NaN and empty values give no pair."""
     there = [] if features is None else [name for name in features.columns if name != key]
     if features is None or column not in there:
-        raise MissingColumnError(
-            f"there is no column {column!r} of {role}_features; there are {listed(there) or 'none'}"
-        )
+        raise DataError(f"there is no column {column!r} of {role}_features; there are {listed(there) or 'none'}")
     return pairs_of(features, key, column, separator)
 
 
@@ -135,9 +143,14 @@ def pairs_of(features: pl.DataFrame, key: str, column: str, separator: str) -> p
     pairs = features.select(key, column)
     if pairs[column].dtype == pl.String:
         pairs = pairs.with_columns(pl.col(column).str.split(separator))
-    if isinstance(pairs[column].dtype, pl.List):
-        pairs = pairs.explode(column)
-    value = pl.col(column)
-    if pairs[column].dtype == pl.String:
-        return pairs.filter(value != "")  # nor is it null
-    return pairs.filter(value.is_not_nan() if pairs[column].dtype.is_float() else value.is_not_null())
+    return exploded(pairs, column)
+
+
+def exploded(frame: pl.DataFrame, column: str) -> pl.DataFrame:
+    """A row for each plain value of a column, alone or in lists; null, NaN and empty texts are none."""
+    if isinstance(frame[column].dtype, pl.List | pl.Array):
+        frame = frame.explode(column)
+    dtype, value = frame[column].dtype, pl.col(column)
+    if dtype == pl.String:
+        return frame.filter(value != "")  # nor is it null
+    return frame.filter(value.is_not_nan() if dtype.is_float() else value.is_not_null())

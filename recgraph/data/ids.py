@@ -6,7 +6,7 @@ import datetime as dt
 import hashlib
 import numbers
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,7 @@ import numpy.typing as npt
 import polars as pl
 
 from recgraph.config import is_list, shown
-from recgraph.data.errors import DataError, MixedIdError
-from recgraph.files import read_frame, write_frame
+from recgraph.files import DataError, read_frame, write_frame
 
 #: the family of ids that are dates, or dates with times
 DATES = "dates and times"
@@ -85,6 +84,12 @@ def renumbered(codes: npt.NDArray[np.integer], size: int) -> tuple[npt.NDArray[n
     new = np.empty(size, dtype=np.int32)
     new[codes[rows]] = np.arange(len(rows), dtype=np.int32)
     return new[codes], rows
+
+
+def listed(names: Iterable[Any], most: int = 20) -> str:
+    """Names in a message, quoted; of many the first ones and how many more there are."""
+    every = [repr(str(name)[:60]) for name in names]
+    return f"{', '.join(every[:most])} and {len(every) - most:,} more" if len(every) > most else ", ".join(every)
 
 
 class IdMap:
@@ -209,7 +214,7 @@ def series_of(values: Sequence[Any], name: str, are_ids: bool = True) -> pl.Seri
         first = type(there[0]) if isinstance(there[0], _PLAIN) else None
         row = next(row for row, each in enumerate(values) if each is not None and type(each) is not first)
         like = f"{shown(there[0])} and {shown(values[row])}"
-        raise MixedIdError(f"{name} holds {like}; make all ids integers, or all of them texts", row=row)
+        raise DataError(f"{name} holds {like}; make all ids integers, or all of them texts", row=row)
     try:
         return plain_series(pl.Series(name, values)) if are_ids else pl.Series(name, values)
     except (TypeError, OverflowError, UnicodeEncodeError, pl.exceptions.PolarsError) as error:

@@ -22,8 +22,9 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from recgraph.config import Config, nearest_names
-from recgraph.data.errors import DataError, MissingColumnError, listed
-from recgraph.data.ids import IdMap
+from recgraph.data.dataframe import exploded
+from recgraph.data.ids import IdMap, listed
+from recgraph.files import DataError
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.ragged import Ragged
 
@@ -187,7 +188,7 @@ def _aligned(features: pl.DataFrame, key: str, items: IdMap) -> pl.DataFrame:
 def _column(table: pl.DataFrame, name: str) -> pl.Series:
     if name not in table.columns:
         there = listed(table.columns) or "none"
-        raise MissingColumnError(f"item_features: there is no column {name!r}; the columns are {there}")
+        raise DataError(f"item_features: there is no column {name!r}; the columns are {there}")
     return table[name]
 
 
@@ -255,15 +256,8 @@ def _check_any(n: int) -> None:
 
 
 def _exploded(series: pl.Series) -> pl.DataFrame:
-    """Columns ``row`` and ``value``: each plain value of each row; nulls, NaN and empty texts are none."""
-    pairs = pl.DataFrame({"row": pl.Series(range(len(series)), dtype=pl.Int64), "value": series})
-    if isinstance(series.dtype, pl.List | pl.Array):
-        pairs = pairs.explode("value")
-    dtype, value = pairs["value"].dtype, pl.col("value")
-    pairs = pairs.filter(value.is_not_null())
-    if dtype == pl.String:
-        return pairs.filter(value != "")
-    return pairs.filter(value.is_not_nan()) if dtype.is_float() else pairs
+    """Columns ``row`` and ``value``: each plain value of each row."""
+    return exploded(pl.DataFrame({"row": np.arange(len(series)), "value": series}), "value")
 
 
 def _pairs(series: pl.Series, kind: Kind) -> pl.DataFrame:

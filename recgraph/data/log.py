@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +19,19 @@ from recgraph import registry
 from recgraph.config import checked
 from recgraph.data.columns import Columns, TimeUnit, times_of
 from recgraph.data.dataframe import FrameKind, attach, columns_of, frame_kind, names_of, to_native
-from recgraph.data.errors import DataError, EmptyLogError, MissingIdError, MixedIdError, RatingError, TimestampError
 from recgraph.data.ids import IdMap, integers_of, numbered, plain_series, renumbered
 from recgraph.data.part import OrderedLog
-from recgraph.data.read import FEATURES, LogFile, MissingIds, Reading, Source, Table, given_apart
-from recgraph.files import check_manifest, read_frame, read_object, reading, replacing_folder, write_frame, write_json
+from recgraph.data.read import FEATURES, NO_COLUMN, LogFile, MissingIds, Reading, Source, Table, given_apart
+from recgraph.files import (
+    DataError,
+    check_manifest,
+    read_frame,
+    read_object,
+    reading,
+    replacing_folder,
+    write_frame,
+    write_json,
+)
 from recgraph.pages import block
 
 Duplicates = Literal["all", "first", "last"]
@@ -38,7 +47,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Log:
-    """A log of interactions; :class:`recgraph.Interactions` can be split, too.
+    """A log of interactions and its filters; :class:`recgraph.Interactions` can be split, too.
 
     Values are immutable: every method returns a new one. Users and items are numbered from 0 in the order of their
     first appearance in the (filtered) log.
@@ -107,43 +116,24 @@ class Log:
         Ids that are whole floats, as pandas makes of integers beside a NaN, become integers; texts stay as written.
         A DataError says what is wrong, with the row.
         """
-        columns = Columns(user=user, item=item, timestamp=timestamp, rating=rating, weight=weight)
-        data = cls._encoded(_table_of(frame, columns), frame_kind(frame), time_format, missing_ids)
-        return data.with_features(user_features, item_features)
-
-    @classmethod
-    def read(cls, path: str | Path, **options: Any) -> Self:
-        """From a file, a folder of files, or a pattern such as ``"logs/2026-*.csv"``.
-
-        What is not given is found out, and the columns that were guessed are logged (logger ``recgraph.data.read``).
-        Ids of text files become integers where each is written as one (``1000.0`` is ``1000``), else texts.
-
-        Args:
-            path: CSV, TSV, JSON lines, Parquet, RecBole's atomic files (``.user`` and ``.item`` beside the ``.inter``
-                file become features), lines of ``user item item ...`` (``format="sequences"``); text files also packed
-                by gzip or Zstandard.
-            options: of :class:`recgraph.data.read.Reading`: the columns, how the files are written, files of features.
-
-        A DataError says what is wrong, with file and row.
-        """
-        given = {name: str(each) if isinstance(each, Path) else each for name, each in options.items()}
-        return cls.from_files(LogFile(str(path), Reading.of(given)))
+        columns = {"user": user, "item": item, "weight": weight}
+        columns |= {"timestamp": timestamp or NO_COLUMN, "rating": rating or NO_COLUMN}
+        how = {"time_format": time_format, "missing_ids": missing_ids}
+        return cls.of_parts({"train": frame}, user_features, item_features, **columns, **how)
 
     @classmethod
     def from_files(cls, files: LogFile) -> Self:
         """From the files of a :class:`recgraph.data.read.LogFile`."""
         table = files.read()
-        data = cls._encoded(table, "polars", files.reading.time_format, files.reading.missing_ids)
+        data = cls._encoded(table, "polars", files.reading)
         return replace(data.with_feature_files(files), files=files.found(table.columns))
 
     @classmethod
-    def from_parts(
-        cls, parts: dict[str, Any], user_features: Any = None, item_features: Any = None, **options: Any
+    def of_parts(
+        cls, parts: Mapping[str, Any], user_features: Any = None, item_features: Any = None, **options: Any
     ) -> Self:
-        """One log of the parts ``train``, ``valid`` and ``test``; see :meth:`recgraph.Split.from_parts`."""
+        """One log of ``train``, ``valid`` and ``test``, or of train alone; see :func:`recgraph.load_data`."""
         given = {name: _of_matrix(part) for name, part in parts.items() if part is not None}
-        if "train" not in given or len(given) == 1:
-            raise ValueError(f"{' and '.join(given) or 'nothing'} is given; give train=, and valid= or test= or both")
         are_files = {isinstance(part, str | Path) for part in given.values()}
         if len(are_files) > 1:
             raise ValueError(f"{', '.join(given)} are files and frames; give all as files, or all as frames")
@@ -151,19 +141,20 @@ class Log:
         paths = {name: str(file) for name, file in features.items() if isinstance(file, str | Path)}
         frames = {name: each for name, each in features.items() if name not in paths}
         how = Reading.of({name: value for name, value in options.items() if value is not None}, **paths)
+        train = given["train"]
         if are_files == {True}:
             beside = {name: str(path) for name, path in given.items() if name != "train"}
-            files = LogFile(str(given["train"]), how.model_copy(update=beside))
-            return cls.from_files(files).with_features(**frames)
-        columns = how.columns_of(names_of(given["train"]), "train")
-        table = given_apart([_table_of(given[name], columns) if name in given else None for name in parts])
-        data = cls._encoded(table, frame_kind(given["train"]), how.time_format, how.missing_ids)
+            return cls.from_files(LogFile(str(train), how.model_copy(update=beside))).with_features(**frames)
+        kind = frame_kind(train, "the log")
+        columns = how.columns_of(names_of(train), f"{kind} frame")
+        tables = [_table_of(given[name], columns) if name in given else None for name in parts]
+        data = cls._encoded(given_apart(tables), kind, how)
         return data.with_feature_files(LogFile("", how)).with_features(**frames)
 
     @classmethod
-    def _encoded(cls, table: Table, kind: FrameKind, time_format: str | None, missing_ids: MissingIds) -> Self:
-        log, users, items, unit = encode(table, time_format, missing_ids)
-        form = time_format if table.columns.timestamp is not None else None
+    def _encoded(cls, table: Table, kind: FrameKind, how: Reading) -> Self:
+        log, users, items, unit = encode(table, how.time_format, how.missing_ids)
+        form = how.time_format if table.columns.timestamp is not None else None
         return cls(log, users, items, table.columns, unit, table.source, kind, time_format=form)
 
     @property
@@ -250,7 +241,7 @@ class Log:
         below = self.log.filter(pl.col("rating") < 0)
         if negative == "error" and len(below):
             message = f"the rating {below['rating'][0]:g} is negative; negative='drop' leaves such rows out"
-            raise self.source.error(RatingError, message, row=int(below["row"][0]))
+            raise self.source.error(message, row=int(below["row"][0]))
         kept = self.log.filter((pl.col("rating") >= float(threshold)) & (pl.col("rating") >= 0))
         return self._filtered(kept, f"min_rating({threshold:g})")
 
@@ -268,7 +259,7 @@ class Log:
         if len(log) == len(self.log):
             return self
         if not len(log):
-            raise EmptyLogError(f"{what} leaves none of {len(self.log):,} interactions")
+            raise DataError(f"{what} leaves none of {len(self.log):,} interactions")
         maps: dict[str, Any] = {}
         for name, ids in (("user", self.users), ("item", self.items)):
             codes = log[name].to_numpy()
@@ -412,7 +403,7 @@ def _of_matrix(part: Any) -> Any:
 def encode(
     table: Table, time_format: str | None = None, missing_ids: MissingIds = "error"
 ) -> tuple[pl.DataFrame, IdMap, IdMap, TimeUnit]:
-    """Encode a log: -> the log, with the columns of :class:`Log`, the ids of users and of items, the unit of times."""
+    """Encode a log: -> its columns as of :class:`Interactions`, the ids of users and of items, the unit of times."""
     columns, source = table.columns, table.source
     if columns.user == columns.item:
         raise DataError(f"user = {columns.user!r} and item = {columns.item!r} must be two columns")
@@ -427,9 +418,9 @@ def encode(
     else:
         for each, mask in zip(ids, missing, strict=True):
             fix = "fill it in, or leave such rows out with missing_ids='drop' (--reading missing_ids=drop)"
-            _refuse(mask, each, source, MissingIdError, f"which is no id (of {int(mask.sum()):,} such rows): {fix}")
+            _refuse(mask, each, source, f"which is no id (of {int(mask.sum()):,} such rows): {fix}")
     if not len(frame):
-        raise source.error(EmptyLogError, "there is no interaction")
+        raise source.error("there is no interaction")
     rows = frame["__row"].cast(pl.UInt32)
     (user, users), (item, items) = (numbered(_integers(each, table, rows)) for each in ids)
     log = pl.DataFrame([rows.alias("row"), pl.Series("user", user), pl.Series("item", item)])
@@ -439,14 +430,14 @@ def encode(
             texts = texts.str.strip_chars() if texts.dtype == pl.String else texts
             values = texts.cast(pl.Float64, strict=False)
             wrong = ~values.is_finite().fill_null(False) | (values < (0 if role == "weight" else -np.inf))
-            _refuse(wrong.fill_null(True), frame[name], source, RatingError, f"which is no {role}", rows)
+            _refuse(wrong.fill_null(True), frame[name], source, f"which is no {role}", rows)
             log = log.with_columns(values.alias(role))
     unit: TimeUnit = "none"
     if columns.timestamp is not None:
         given = frame[columns.timestamp]
         times, unit = times_of(given if given.dtype.is_decimal() else plain_series(given), time_format)
         how = f"by time_format={time_format!r}" if time_format else "as a number, date or ISO 8601; see time_format="
-        _refuse(times.is_null(), given, source, TimestampError, f"a timestamp that cannot be read {how}", rows)
+        _refuse(times.is_null(), given, source, f"a timestamp that cannot be read {how}", rows)
         log = log.with_columns(times.alias("time"))
     return (with_parts(log, table.ends) if table.ends else log), IdMap(users), IdMap(items), unit
 
@@ -457,21 +448,19 @@ def with_parts(log: pl.DataFrame, ends: tuple[int, ...] | list[int]) -> pl.DataF
     return log.with_columns(pl.Series(PART, parts.astype(np.uint8)))
 
 
-def _refuse(
-    mask: pl.Series, given: pl.Series, source: Source, kind: type[DataError], why: str, rows: pl.Series | None = None
-) -> None:
+def _refuse(mask: pl.Series, given: pl.Series, source: Source, why: str, rows: pl.Series | None = None) -> None:
     """An error that names the first value of a mask [T] with its column, row and file, where there is one."""
     if mask.any():
         place = int(mask.arg_max() or 0)
         row = place if rows is None else int(rows[place])
-        raise source.error(kind, f"column {given.name!r} holds {given[place]!r}, {why}", row=row)
+        raise source.error(f"column {given.name!r} holds {given[place]!r}, {why}", row=row)
 
 
 def _plain_ids(ids: pl.Series, source: Source) -> pl.Series:
     plain = plain_series(ids)
     if plain.dtype.is_nested() or plain.dtype in (pl.Object, pl.Int128, pl.UInt128, pl.Duration, pl.Unknown):
-        raise source.error(MixedIdError, f"the ids in column {ids.name!r} are of type {ids.dtype}")
-    _refuse(plain.is_null() & ids.is_not_null(), ids, source, MixedIdError, "no integer id")
+        raise source.error(f"the ids in column {ids.name!r} are of type {ids.dtype}")
+    _refuse(plain.is_null() & ids.is_not_null(), ids, source, "no integer id")
     return plain
 
 
@@ -490,7 +479,7 @@ def _integers(ids: pl.Series, table: Table, rows: pl.Series) -> pl.Series:
         return integers
     if ids.dtype.is_float() and bool(((ids.round() == ids) & ids.is_finite()).all()):
         why = "a float that may stand for several integers; read it as integers or texts"
-        _refuse(ids.abs() == ids.abs().max(), ids, table.source, MixedIdError, why, rows)
+        _refuse(ids.abs() == ids.abs().max(), ids, table.source, why, rows)
     return ids
 
 

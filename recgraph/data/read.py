@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Any, Literal, Self, get_args
 
 import polars as pl
 from pydantic import Field
@@ -25,17 +25,8 @@ from pydantic import Field
 from recgraph.config import Config
 from recgraph.data.columns import Columns
 from recgraph.data.dataframe import without_categories
-from recgraph.data.errors import (
-    CorruptFileError,
-    DataError,
-    EmptyLogError,
-    MissingColumnError,
-    MissingIdError,
-    MixedIdError,
-    listed,
-)
-from recgraph.data.ids import family, integers_of
-from recgraph.files import reading, sha256
+from recgraph.data.ids import family, integers_of, listed
+from recgraph.files import CorruptFileError, DataError, reading, sha256
 
 FileFormat = Literal["csv", "tsv", "jsonl", "parquet", "recbole", "sequences"]
 MissingIds = Literal["error", "drop"]
@@ -63,7 +54,6 @@ _LOOKED_AT = 64
 #: what other programs write in the place of a missing value
 _FOR_MISSING = ("", "nan", "NaN", "NULL", "null", "None", "NA", "N/A", "<NA>", "\\N")
 _log = logging.getLogger(__name__)
-E = TypeVar("E", bound=DataError)
 
 # Role -> usual names without case, spaces and underscores. The first is the library's own and wins over all others.
 _NAMES: dict[str, str] = {
@@ -125,7 +115,7 @@ class Reading(Config):
             if name is None:
                 continue
             if name not in names and (name != NO_COLUMN or role in ("user", "item")):
-                raise MissingColumnError(f"there is no column {name!r}; the columns are {listed(names)}", path=path)
+                raise DataError(f"there is no column {name!r}; the columns are {listed(names)}", path=path)
             chosen[role] = name if name in names else None
         free = [name for name in names if name not in chosen.values()]
         guessed: dict[str, str | None] = {}
@@ -135,7 +125,7 @@ class Reading(Config):
                 option = "time" if role == "timestamp" else role
                 found = f"{listed(candidates)} may each be" if candidates else f"none of {listed(free)} looks like"
                 fix = f"say which: {role}=... (--{option} NAME), or give separator=, or names= without a header line"
-                raise MissingColumnError(f"{found} the {role}; {fix}", path=path)
+                raise DataError(f"{found} the {role}; {fix}", path=path)
             guessed[role] = candidates[0] if candidates else None
         columns = Columns(**chosen, **guessed)
         if any(guessed.values()):
@@ -167,13 +157,13 @@ class Source:
     path: Path | None = None
     parts: tuple[tuple[Path, int], ...] = ()
 
-    def error(self, kind: type[E], message: str, *, row: int | None = None) -> E:
+    def error(self, message: str, *, row: int | None = None) -> DataError:
         """An error that names the file and the row in it."""
         for path, count in self.parts if row is not None else ():
             if row is not None and row < count:
-                return kind(message, path=path, row=row)
+                return DataError(message, path=path, row=row)
             row = (row or 0) - count
-        return kind(message, path=self.path, row=row)
+        return DataError(message, path=self.path, row=row)
 
 
 @dataclass(frozen=True)
@@ -216,8 +206,6 @@ class LogFile:
     def read(self) -> Table:
         """The log, with all columns known."""
         train, paths = self._read_rows(), [getattr(self.reading, name) for name in PARTS]
-        if not any(paths):
-            return train
         likewise = self.found(train.columns).reading.model_copy(update=dict.fromkeys(PARTS))
         return given_apart([train, *(path and LogFile(path, likewise)._read_rows() for path in paths)])
 
@@ -270,7 +258,7 @@ class LogFile:
             found[name] = _read_features(path, getattr(columns, role), role, self.reading)
         there = {column for frame in found.values() for column in frame.columns}
         if found and (unknown := {*self.reading.lists} - there):
-            raise MissingColumnError(f"lists: the features have no column {listed(unknown)}; they have {listed(there)}")
+            raise DataError(f"lists: the features have no column {listed(unknown)}; they have {listed(there)}")
         return {name: with_lists(frame, self.reading.lists) for name, frame in found.items()}
 
     def _columns(self, form: FileFormat, first: Path) -> Columns:
@@ -356,7 +344,7 @@ def _side_files(inter: Path) -> dict[str, Path]:
 def _explained(path: Path) -> Iterator[None]:
     """What a library says of a file inside the block is an error that names the file."""
     if not path.stat().st_size:
-        raise EmptyLogError("the file is empty", path=path)
+        raise DataError("the file is empty", path=path)
     try:
         with reading(path):
             yield
@@ -435,7 +423,7 @@ def _read_sequences(path: Path, given: Reading, columns: Columns) -> pl.DataFram
     short = fields.filter(pl.col("line").list.len() == 1)
     if len(short) and given.missing_ids == "error":
         message = f"the line {short['line'][0][0][:60]!r} has no item (column {columns.item!r})"
-        raise MissingIdError(message, path=path, row=int(short["row"][0]))
+        raise DataError(message, path=path, row=int(short["row"][0]))
     user, item = pl.col("line").list.first().alias(columns.user), pl.col("line").list.slice(1).alias(columns.item)
     return fields.filter(pl.col("line").list.len() > 1).select(user, item).explode(columns.item)
 
@@ -453,9 +441,7 @@ def _read_features(path: Path, key: str, role: str, given: Reading) -> pl.DataFr
             frame = frame.with_columns(texts.replace(_FOR_MISSING, None).cast(pl.Float64))
     own = [key] if key in frame.columns else candidates_of(role, frame.columns)
     if len(own) != 1:
-        raise MissingColumnError(
-            f"{role} features need the column {key!r}; there are {listed(frame.columns)}", path=path
-        )
+        raise DataError(f"{role} features need the column {key!r}; there are {listed(frame.columns)}", path=path)
     if form in ("csv", "tsv"):
         frame = frame.with_columns(_typed(frame[name]) for name in frame.columns if name != own[0])
     return frame.rename({own[0]: key})
@@ -487,7 +473,7 @@ def _together(
     for name in (columns.user, columns.item, columns.timestamp):
         kinds = {family(frame.schema[name]) for frame in frames if name is not None}
         if len(kinds) > 1 and kinds != {"integers", "floats"}:
-            raise MixedIdError(f"column {name!r} holds {' and '.join(sorted(kinds))}; write one type", path=path)
+            raise DataError(f"column {name!r} holds {' and '.join(sorted(kinds))}; write one type", path=path)
     with reading(path or Path("frame")):
         whole = pl.concat(frames, how="vertical_relaxed")
     source = Source(path, tuple((file, len(each)) for file, each in zip(files, frames, strict=True) if file))
@@ -495,10 +481,12 @@ def _together(
 
 
 def given_apart(parts: Sequence[Table | None]) -> Table:
-    """The rows of train, valid and test as one log that knows where each ends; None has no rows."""
+    """The rows of train, valid and test as one log that knows where each ends; None has no rows. Or of train alone."""
     there = [part for part in parts if part is not None]
+    if len(there) == 1:
+        return there[0]
     if empty := [part for part in there if not len(part.frame)]:
-        raise empty[0].source.error(EmptyLogError, "a part (train, valid or test) holds no interaction; leave it out")
+        raise empty[0].source.error("a part (train, valid or test) holds no interaction; leave it out")
     first = there[0]
     paths = [part.source.path for part in there]
     whole = _together([part.frame for part in there], first.columns, paths, first.source.path, first.as_text)

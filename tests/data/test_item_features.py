@@ -10,7 +10,6 @@ import polars as pl
 import torch
 from refusing import refused
 
-from recgraph.data.errors import DataError
 from recgraph.data.ids import IdMap
 from recgraph.data.item_features import (
     FeatureSchema,
@@ -19,6 +18,7 @@ from recgraph.data.item_features import (
     ItemColumns,
     ItemFeatures,
 )
+from recgraph.files import DataError
 
 ITEMS = IdMap(pl.Series(["a", "b", "c", "d", "cold"]))
 KNOWN = torch.tensor([True, True, True, True, False])

@@ -23,11 +23,11 @@ from refusing import refused
 
 import recgraph as rg
 from recgraph import Interactions
-from recgraph.data import errors
 from recgraph.data.ids import numbered
 from recgraph.data.log import k_core
 from recgraph.data.row_files import Form, replace_parts
 from recgraph.data.split import SealedSplit
+from recgraph.files import CorruptFileError, DataError
 
 #: ids as a text file holds them -> as they come in, where they do not stay texts
 IDS: list[tuple[list[str], list[Any] | None]] = [
@@ -79,17 +79,17 @@ def test_ids_come_in_as_they_are_written(ids: list[str], wanted: list[Any] | Non
     }
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
-        _check(rg.Interactions.read(tmp_path / name), wanted or ids)
+        _check(rg.load_data(tmp_path / name), wanted or ids)
     (tmp_path / "16.csv").write_bytes(text.encode("utf-16"))
-    _check(rg.Interactions.read(tmp_path / "16.csv", encoding="utf-16"), wanted or ids)
+    _check(rg.load_data(tmp_path / "16.csv", encoding="utf-16"), wanted or ids)
     (tmp_path / "1.csv").write_bytes(text.encode("latin-1"))
-    _check(rg.Interactions.read(tmp_path / "1.csv", encoding="latin-1"), wanted or ids)
+    _check(rg.load_data(tmp_path / "1.csv", encoding="latin-1"), wanted or ids)
     (tmp_path / "names.csv").write_text(_csv(ids, header=False))
     _check(rg.load_data(tmp_path / "names.csv", names=["user_id", "item_id", "timestamp"]), wanted or ids)
 
 
 def test_the_formats_of_a_data_set_are_one_log(shared: Path, tmp_path: Path) -> None:
-    data = rg.Interactions.read(shared / "data" / "ml-100k")
+    data = rg.load_data(shared / "data" / "ml-100k")
     frame = data.to_frame()
     digest = data.split("time").hash
     assert data.item_features is not None
@@ -160,7 +160,7 @@ def test_times_as_values_and_by_a_format(tmp_path: Path) -> None:
         (["2024-05-01"], {"time_format": "%d/%m/%Y"}),
         (["x"], {}),
     ):
-        with refused("timestamp", "row 0", by=errors.TimestampError):
+        with refused("timestamp", "row 0", by=DataError):
             read(given, **options)
 
 
@@ -175,11 +175,11 @@ def test_columns_are_guessed_or_named(tmp_path: Path) -> None:
         "weight": "n",
     }
     assert rg.load_data(frame, timestamp="none", rating="none").columns.timestamp is None
-    with refused("user", "sku", by=errors.MissingColumnError):
+    with refused("user", "sku", by=DataError):
         rg.load_data(frame.drop("Customer ID"))
-    with refused("'nobody'", "sku", by=errors.MissingColumnError):
+    with refused("'nobody'", "sku", by=DataError):
         rg.load_data(frame, user="nobody")
-    with refused("'movie_id'", "'sku'", by=errors.MissingColumnError):
+    with refused("'movie_id'", "'sku'", by=DataError):
         rg.load_data(frame.with_columns(movie_id=1))
 
 
@@ -188,7 +188,7 @@ def test_lines_of_sequences(tmp_path: Path) -> None:
     path.write_text("7 3 1\t3\n\n8  2\n")
     assert rg.load_data(path, format="sequences").to_frame().rows() == [(7, 3), (7, 1), (7, 3), (8, 2)]
     path.write_text("7 3\n9\n")
-    with refused("a.txt", "row 1", "9", by=errors.MissingIdError):
+    with refused("a.txt", "row 1", "9", by=DataError):
         rg.load_data(path, format="sequences")
     assert len(rg.load_data(path, format="sequences", missing_ids="drop")) == 1
 
@@ -196,17 +196,17 @@ def test_lines_of_sequences(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "named", "kind"),
     [
-        ("a.csv", b"", (), errors.EmptyLogError),
-        ("a.csv", b"user_id,item_id\n", (), errors.EmptyLogError),
-        ("a.csv", b"user_id,item_id\n1,2\n,3\n", ("row 1", "user_id"), errors.MissingIdError),
-        ("a.csv", b"user_id,item_id,rating\n1,2,3\n1,3,good\n", ("row 1", "rating", "'good'"), errors.RatingError),
-        ("a.csv", b"user_id,item_id,time\n1,2,3\n1,3,soon\n", ("row 1", "time", "'soon'"), errors.TimestampError),
-        ("a.csv", "user_id,item_id\nü,1\n".encode("latin-1"), ("encoding",), errors.CorruptFileError),
-        ("a.csv.gz", gzip.compress(b"user_id,item_id\n1,2\n" * 99, mtime=0)[:-20], (), errors.DataError),
-        ("a.dat", b"user_id::item_id\n1::2\n1::2::3\n", (), errors.DataError),
-        ("a.parquet", b"PAR1 no", (), errors.CorruptFileError),
-        ("a.jsonl", b'{"user_id": 1, "item_id": [2]}\n', ("item_id",), errors.MixedIdError),
-        ("a.jsonl", b'{"user_id": 1\n', (), errors.DataError),
+        ("a.csv", b"", (), DataError),
+        ("a.csv", b"user_id,item_id\n", (), DataError),
+        ("a.csv", b"user_id,item_id\n1,2\n,3\n", ("row 1", "user_id"), DataError),
+        ("a.csv", b"user_id,item_id,rating\n1,2,3\n1,3,good\n", ("row 1", "rating", "'good'"), DataError),
+        ("a.csv", b"user_id,item_id,time\n1,2,3\n1,3,soon\n", ("row 1", "time", "'soon'"), DataError),
+        ("a.csv", "user_id,item_id\nü,1\n".encode("latin-1"), ("encoding",), CorruptFileError),
+        ("a.csv.gz", gzip.compress(b"user_id,item_id\n1,2\n" * 99, mtime=0)[:-20], (), DataError),
+        ("a.dat", b"user_id::item_id\n1::2\n1::2::3\n", (), DataError),
+        ("a.parquet", b"PAR1 no", (), CorruptFileError),
+        ("a.jsonl", b'{"user_id": 1, "item_id": [2]}\n', ("item_id",), DataError),
+        ("a.jsonl", b'{"user_id": 1\n', (), DataError),
     ],
 )
 def test_errors_name_the_file_and_the_place(
@@ -224,14 +224,14 @@ def test_errors_name_the_file_and_the_place(
 
 def test_rows_without_ids_are_dropped_when_asked(caplog: pytest.LogCaptureFixture) -> None:
     frame = pd.DataFrame({"user_id": [1.0, np.nan, 2.0], "item_id": ["a", "b", None]})
-    with refused("user_id", "row 1", by=errors.MissingIdError):
+    with refused("user_id", "row 1", by=DataError):
         rg.load_data(frame)
     data = rg.load_data(frame, missing_ids="drop")
     assert data.to_frame().values.tolist() == [[1, "a"]]
     assert "2 rows" in caplog.text
-    with refused("user_id", "'a'", by=errors.MixedIdError):
+    with refused("user_id", "'a'", by=DataError):
         rg.load_data(pd.DataFrame({"user_id": [1, "a"], "item_id": [1, 2]}))
-    with refused("user_id", by=errors.MixedIdError):  # which may stand for several integers
+    with refused("user_id", by=DataError):  # which may stand for several integers
         rg.load_data(pl.DataFrame({"user_id": [2.0**53], "item_id": [1]}))
 
 
@@ -268,7 +268,7 @@ def test_a_saved_log_is_the_same_and_damage_is_named(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[20] ^= 1
     path.write_bytes(content)
-    with refused("users.parquet", by=errors.CorruptFileError):
+    with refused("users.parquet", by=CorruptFileError):
         rg.Interactions.load(tmp_path / "log")
     with pytest.raises(FileNotFoundError):
         rg.Interactions.load(tmp_path)

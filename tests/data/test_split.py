@@ -14,9 +14,9 @@ import torch
 from refusing import refused
 
 from recgraph import Interactions, Split
-from recgraph.data.errors import CorruptFileError
 from recgraph.data.part import Cases
 from recgraph.data.split import SealedSplit, SealedTestError, without_test_data
+from recgraph.files import CorruptFileError
 
 STRATEGIES = ("leave-one-out", "time", "ratio", "users")
 

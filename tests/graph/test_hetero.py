@@ -12,9 +12,9 @@ import scipy.sparse as sp
 import torch
 from refusing import refused
 
-from recgraph.data.errors import CorruptFileError, DataError
 from recgraph.data.ids import IdMap
 from recgraph.data.split import Interactions
+from recgraph.files import CorruptFileError, DataError
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.node_task import NodeSplit, NodeTask
 from recgraph.graph.schema import Edges, EdgeType, GraphError, LeftOutWarning, Nodes

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from recgraph.data.split import Interactions
-
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+import recgraph as rg  # noqa: E402
 from experiments.parity import TOLERANCES, closed_form_parity, lightgcn_parity  # noqa: E402
 
 
@@ -23,7 +22,7 @@ def test_rectools_ease_and_implicit_als_agree(shared: Path) -> None:
 
 
 def test_losses_and_vectors_of_lightgcn_agree_with_pyg_step_by_step(shared: Path) -> None:
-    found = lightgcn_parity(Interactions.read(shared / "data" / "ml-100k").split("ratio").train)
+    found = lightgcn_parity(rg.load_data(shared / "data" / "ml-100k").split("ratio").train)
     assert found["n_steps"] == 20
     assert found["last_loss_over_first"] < 0.9
     assert found["worst_difference_of_losses"] <= 1e-5

@@ -20,9 +20,9 @@ from refusing import refused
 from small_serving import ServedTowers, log, recommender, serve
 
 from recgraph.data.batches import Query
-from recgraph.data.errors import TimestampError
 from recgraph.data.split import Interactions
 from recgraph.evaluate.ranking import catalogue_for, evaluating
+from recgraph.files import DataError
 from recgraph.models.base import Model, Space
 from recgraph.models.closed_form.linear import EASE
 from recgraph.models.collaborative.lightgcn import LightGCN
@@ -129,7 +129,7 @@ def test_times_of_histories_are_read_as_those_of_the_training_data(tmp_path: Pat
 
     for frame in (rows, rows[::-1].to_pandas(), rows.with_columns(when=pl.Series(days)), data):
         assert order(frame) == [0, 1, 2]
-    with pytest.raises(TimestampError):
+    with pytest.raises(DataError):
         order(rows.with_columns(when=pl.Series([1706400000, 1706900000, 1709200000])))
 
 

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from experiments.bench.work import mean_step
-from recgraph import Interactions, Split, registry
+from recgraph import Split, load_data, registry
 from recgraph.data.batches import Batches
 from recgraph.models.base import Space
 from recgraph.rng import Generators
@@ -54,12 +54,12 @@ class NextBatches:
 
 def beauty(path: str) -> Split:
     """Leave-one-out on the sequence file of Amazon Beauty."""
-    return Interactions.read(path, format="sequences").split("leave-one-out")
+    return load_data(path, format="sequences").split("leave-one-out")
 
 
 def movielens(path: str) -> Split:
     """The random 80 / 10 / 10 split of the ``.inter`` file, as RecBole's default."""
-    return Interactions.read(path).split("ratio")
+    return load_data(path).split("ratio")
 
 
 def train(options: dict[str, Any]) -> Any:

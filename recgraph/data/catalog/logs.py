@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import itertools
+import json
 import logging
 import os
 import shutil
@@ -20,7 +21,6 @@ from typing import Any
 
 import polars as pl
 
-from recgraph.config import toml_text
 from recgraph.data.catalog.cards import (
     PART_TABLES,
     Card,
@@ -36,11 +36,10 @@ from recgraph.data.catalog.cards import (
     label_of,
 )
 from recgraph.data.catalog.synthetic import Synthetic, generate
-from recgraph.data.errors import DataError
 from recgraph.data.log import with_parts
 from recgraph.data.read import PATHS, LogFile, Reading, read_rows
 from recgraph.data.split import Interactions
-from recgraph.files import reading, sha256, within, write_text
+from recgraph.files import DataError, reading, sha256, within, write_text
 
 Tables = Mapping[str, pl.DataFrame]
 _PIP_TIMEOUT = 600
@@ -48,15 +47,11 @@ _log = logging.getLogger(__name__)
 
 
 class SourceError(ValueError):
-    """A source does not give what the card says: a file is missing, or is not the published one."""
+    """A source does not give what the card says: a file is missing, is another one, or holds something else."""
 
 
 class UnavailableError(OSError):
     """None of a card's sources gives the data: not a mistake of the user, so no ``ValueError``."""
-
-
-class CountError(ValueError):
-    """What was prepared is not what the card expects."""
 
 
 def check_hash(path: Path, expected: str | None, what: str) -> None:
@@ -69,7 +64,7 @@ def check_counts(card: Card, counts: Mapping[str, tuple[int | str, int | str]]) 
     """Refuse what is not as the card has it: what -> (expected, got)."""
     wrong = [f"{what}: expected {wanted}, got {got}" for what, (wanted, got) in counts.items() if wanted != got]
     if wrong:
-        raise CountError(f"dataset {card.name!r} is not what its card expects: {'; '.join(wrong)}")
+        raise SourceError(f"dataset {card.name!r} is not what its card expects: {'; '.join(wrong)}")
 
 
 def counts_of(log: Interactions) -> dict[str, int]:
@@ -79,30 +74,18 @@ def counts_of(log: Interactions) -> dict[str, int]:
 
 def prepare_log(card: LogCard, given: Path | None = None, kind: str | None = None) -> tuple[Interactions, str]:
     """The prepared interactions of a card, and where they came from; with a ``given`` file nothing is downloaded."""
-    sources = [source for source in card.sources if kind in (None, source.kind)]
-    if given is not None:
-        return _checked(card, _tables(card, _source_of(card, sources, given), given)), str(given)
     reasons = []
-    for source in sources:
+    for source in card.sources:
+        if kind not in (None, source.kind) or (given is not None and isinstance(source, Generated)):
+            continue
         try:
-            return _checked(card, _tables(card, source, None)), label_of(source)
-        except (SourceError, DataError, CountError) as error:
+            log = _checked(card, _tables(card, source, given))
+            return log, label_of(source) if given is None else str(given)
+        except (SourceError, DataError) as error:
             _log.info("dataset %s: %s: %s", card.name, label_of(source), error)
             reasons.append(f"  {source.kind}, {label_of(source)}: {error}")
     fix = f"If you have the file, run: recgraph data get {card.name} --from FILE"
     raise UnavailableError("\n".join([f"dataset {card.name!r} cannot be had from any source:", *reasons, fix]))
-
-
-def _source_of(card: LogCard, sources: list[Source], given: Path) -> Url | Wheel | Local:
-    """The source that a user's file belongs to: that whose hash it has, or else a local one without a hash."""
-    candidates = [source for source in sources if not isinstance(source, Generated)]
-    got = sha256(given)
-    fits = [source for source in candidates if source.sha256 == got]
-    fits += [source for source in candidates if isinstance(source, Local) and source.sha256 is None]
-    if fits:
-        return fits[0]
-    known = "; ".join(f"{source.sha256} ({label_of(source)})" for source in candidates) or "none: it is generated"
-    raise SourceError(f"{given} is no file of dataset {card.name!r}: expected sha256 {known}; got {got}")
 
 
 def _tables(card: LogCard, source: Source, given: Path | None) -> Tables:
@@ -215,13 +198,19 @@ def write_card(path: str, out: Path | None = None, how: Reading | None = None) -
     values |= {
         name: os.path.relpath(values[name], card.absolute().parent) for name in ("file", *PATHS) if name in values
     }
-    lines = "\n".join(f"{name} = {toml_text(value)}" for name, value in values.items())
-    texts = {"name": toml_text(card.stem), "title": toml_text(Path(path).name), "data": lines}
+    lines = "\n".join(f"{name} = {_toml_text(value)}" for name, value in values.items())
+    texts = {"name": _toml_text(card.stem), "title": _toml_text(Path(path).name), "data": lines}
     write_text(_CARD.format(out=card, today=dt.date.today(), **texts, **counts_of(data)), card)
     return card, data
 
 
 # -- getting files: nothing is used before its hash has been checked, and nothing is installed, imported or run
+
+
+def _toml_text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(name)} = {_toml_text(each)}" for name, each in value.items()) + "}"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def fetch(source: Url | Wheel | Local, folder: Path, given: Path | None = None) -> Path:
