@@ -88,9 +88,9 @@ class Commands(TyperGroup):
                 raise
             code, message = describe(error)
             if rank:
-                from recgraph.ranks import is_shared
+                from recgraph.ranks import RankFailed
 
-                if is_shared(error) or isinstance(error, KeyboardInterrupt):
+                if isinstance(error, RankFailed | KeyboardInterrupt):
                     raise typer.Exit(getattr(error, "exit_code", code)) from None
             # typer reports usage and exits itself, and the reader of a pipe may have gone
             if (

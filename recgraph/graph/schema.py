@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recgraph.config import did_you_mean, nearest_names
+from recgraph.config import did_you_mean
 from recgraph.data.ids import IdMap
 from recgraph.sparse.csr import Csr, as_floating, sort_entries
 from recgraph.sparse.device import to_host
@@ -71,11 +71,8 @@ def check_type(what: str, name: object, there: Iterable[object]) -> None:
     """Refuse a type that is not among those of the graph: an UnknownTypeError that names the nearest types."""
     names = list(there)
     if name not in names:
-        meant = did_you_mean(nearest_names(str(name), map(str, names)))
-        hint = f"; {meant}" if meant else "."
-        raise UnknownTypeError(
-            f"there is no {what} {name!r}{hint} The graph has {', '.join(map(str, names)) or 'none'}"
-        )
+        meant = did_you_mean(str(name), map(str, names))
+        raise UnknownTypeError(f"there is no {what} {name!r}{meant}; there are {', '.join(map(str, names)) or 'none'}")
 
 
 def check_parts(nodes: Mapping[str, Nodes], edges: Mapping[EdgeType, Edges]) -> None:
@@ -113,12 +110,7 @@ def make_edges(
     weights: Tensor | None = None,
     times: Tensor | None = None,
 ) -> Edges:
-    """Edges of one type from lists [E] of indices, weights and times in any order; times keep their type.
-
-    Raises:
-        UnknownTypeError: an end that is no type of nodes.
-        GraphError: lists of other lengths, or an index out of range (names the edge type, the row and the value).
-    """
+    """Edges of one type from lists [E] of indices, weights and times in any order; times keep their type."""
     for end in edge_type[::2]:
         check_type("node type", end, nodes)
     shapes = {tuple(part.shape) for part in (source, target, weights, times) if part is not None}

@@ -146,11 +146,6 @@ class Entry:
         return found
 
     @property
-    def note(self) -> str:
-        """Of the board, and what the model is made of."""
-        return " ".join(filter(None, (self.spec.note, self.cls.said_of(self.jobs[0].identity["config"]))))
-
-    @property
     def settings(self) -> list[str]:
         """``key=value`` of all that are not defaults."""
         return [setting_text(*each) for each in self.jobs[0].settings.items()]

@@ -43,7 +43,9 @@ def check_task(cls: type[Model], dataset: str, of_nodes: bool) -> None:
     """Refuse a model that recommends where there are classes of nodes, and the other way round."""
     if of_nodes != issubclass(cls, GraphModel):
         what = "classes of nodes" if of_nodes else "interactions"
-        able = [name for name, each in registry.classes("model") if issubclass(each, GraphModel) == of_nodes]
+        able = [
+            name for name in registry.names("model") if issubclass(registry.load("model", name), GraphModel) == of_nodes
+        ]
         raise ConfigError(f"dataset {dataset!r} has {what}, which {cls.__name__} is not for; use {', '.join(able)}")
 
 
@@ -164,9 +166,10 @@ def features_of(split: Split | SealedSplit) -> Fingerprints | None:
 def _digest(frame: pl.DataFrame, key: str) -> str:
     """64 hex digits of the names of the columns and all values, whatever the order of the rows; columns of objects and
     bytes, which no model reads, count by name."""
-    texts = [
-        name for name, dtype in frame.schema.items() if not any(word in str(dtype) for word in ("Object", "Binary"))
-    ]
+    texts = frame.columns
+    for name, dtype in frame.schema.items():
+        if "Object" in str(dtype) or "Binary" in str(dtype):
+            texts.remove(name)
     state, given = hashlib.sha256(json.dumps(frame.columns).encode()), frame.select(texts)
     order = frame[key].arg_sort()
     for first in range(0, len(order), _ROWS):

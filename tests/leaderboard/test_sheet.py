@@ -68,7 +68,7 @@ def test_tables_have_a_protocol_each(board: Board) -> None:
 def test_cards(board: Board) -> None:
     sheet = opened(board)
     own = entry(sheet, "LightGCN")
-    assert own.note == "Two layers."
+    assert own.spec.note == "Two layers."
     assert own.settings == ["max_epochs=3", "n_layers=2"]
     assert own.configuration["config"]["n_layers"] == 2
     assert sheet.cost("Popularity", "epochs") is None
