@@ -40,6 +40,19 @@ def names_of(frame: Any) -> list[str]:
     return [str(name) for name in nw.from_native(frame).collect_schema().names()]
 
 
+def head_of(frame: Any, n_rows: int) -> pl.DataFrame:
+    """The first rows of a frame; a column whose values polars cannot hold is one of nulls."""
+    head = nw.from_native(frame).head(n_rows)
+    head = head.collect() if isinstance(head, nw.LazyFrame) else head
+    made = {}
+    for name in head.columns:
+        try:
+            made[str(name)] = _column(head.get_column(name), str(name), is_id=False)
+        except DataError:
+            made[str(name)] = pl.Series([None] * len(head))
+    return pl.DataFrame(made)
+
+
 def from_native(frame: Any, argument: str = "frame") -> pl.DataFrame:
     """All columns of a frame as polars."""
     frame_kind(frame, argument)
