@@ -33,7 +33,7 @@ help:  ## show this
 $(STAMP): setup.cfg pyproject.toml
 	@[ -n "$(PYTHON)" ] || { echo "recgraph needs Python >= 3.11 with venv; name one with make PYTHON=..." >&2; exit 1; }
 	@[ -x $(PY) ] || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev,serve,api,export,explain,track,notebooks,dgl,postgres,ray,browser]'
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev,serve,api,export,explain,track,notebooks,dgl,postgres,ray,browser,integrations]'
 	@touch $@
 
 $(DOCS_STAMP): $(STAMP)

@@ -67,15 +67,15 @@ class InUse(BlockingIOError, ValueError):
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write a new file to, which ends as ``path`` does; it takes its place at the end of the block, unless an
-    error ends it. A pipe or a device is written to."""
+    """A path to write a new file to, which ends as ``path`` does; it takes its place, with its mode, at the end of the
+    block, unless an error ends it. A pipe or a device is written to."""
     if path.exists() and not path.is_file():
         yield path
         return
     with _temporary(path) as temporary:
         new = temporary / f"new{path.suffix}"
         yield new
-        _finish(new, temporary)
+        _finish(new, path if path.exists() else temporary)
         os.replace(new, path)
         _flush(path.parent)
 
@@ -168,10 +168,10 @@ def _lock(folder: Path) -> int | None:
     return None
 
 
-def _finish(path: Path, made: Path) -> None:
-    """Flush a file or a folder to the disk; a file gets the mode that the user's mask leaves, as ``made`` shows it."""
+def _finish(path: Path, like: Path) -> None:
+    """Flush a file or a folder to the disk; a file gets the mode of ``like``: a new folder shows the user's mask."""
     if path.is_file():
-        path.chmod(made.stat().st_mode & 0o666)
+        path.chmod(like.stat().st_mode & (0o777 if like.is_file() else 0o666))
     _flush(path)
 
 
@@ -295,26 +295,22 @@ def _files(folder: Path) -> list[str]:
     return sorted(names - {MANIFEST})
 
 
+def check_manifest(folder: Path, *, but: Collection[str] = (), only: Collection[str] = ()) -> None:
+    """Compare the files of a folder with its manifest, without some that are not read, or some alone; a
+    CorruptFileError names the first that is missing or was changed."""
+    listed = read_manifest(folder)
+    for name in only or {*listed} - {*but}:
+        path = folder / name
+        if not path.is_file() or sha256(path) != listed.get(name):
+            raise CorruptFileError("the file is missing or damaged: its checksum differs; restore it", path=path)
+
+
 def read_manifest(folder: Path) -> dict[str, str]:
     """File -> SHA-256, as the manifest of a folder says; a CorruptFileError where it is damaged."""
     lines = read_bytes(folder / MANIFEST)
     with reading(folder / MANIFEST):
         found = [_SUM.fullmatch(line) for line in lines.decode().splitlines()]
         return {check_plain(each and each[2]): str(each and each[1]) for each in found}
-
-
-def check_manifest(folder: Path, *, but: Collection[str] = ()) -> None:
-    """Compare the files of a folder with its manifest, but for some that are not read; a CorruptFileError names the
-    first that is missing or was changed."""
-    for name, digest in read_manifest(folder).items():
-        if name not in but:
-            check_file(folder / name, digest)
-
-
-def check_file(path: Path, digest: str) -> None:
-    """Compare a file with its SHA-256; a CorruptFileError where it is missing or was changed."""
-    if not path.is_file() or sha256(path) != digest:
-        raise CorruptFileError("the file is missing or damaged: its checksum differs; restore it", path=path)
 
 
 # -- locks

@@ -30,8 +30,6 @@ from recgraph.config import Config
 T = TypeVar("T")
 R = TypeVar("R")
 _log = logging.getLogger(__name__)
-#: seconds that pieces have to end when they are cancelled
-_END_SECONDS = 60
 
 
 class TaskFailed(RuntimeError):
@@ -69,7 +67,7 @@ class Engine(Config):
         """How many pieces it works on at a time."""
         if self.workers is not None or self.name == "local":
             return self.workers or 1
-        return max(1, int(connected(self).cluster_resources().get("CPU", 1)) // self.threads)
+        return max(1, int(_connected(self).cluster_resources().get("CPU", 1)) // self.threads)
 
 
 def map(
@@ -81,11 +79,10 @@ def map(
 ) -> Iterator[R]:
     """``function(shared, piece.value)`` of each piece.
 
-    A piece may be begun several times, where workers die, and its result is given once: a function returns what it
-    has found, or writes files that take their place whole.
+    A piece may be begun several times, where workers die, and its result is given once: a function, of a module that
+    other processes can import, returns what it has found, or writes files that take their place whole.
 
     Args:
-        function: of a module, so that other processes can import it.
         pieces: read as they are needed.
         shared: what all pieces read; do not change it.
         engine: None: this process.
@@ -129,12 +126,11 @@ def _answers(submit: Submit, pieces: Iterator[Piece[Any]], size: int, retries: i
                 done[number] = future.result()
             except Exception as error:  # loky's and Ray's: the function's own are answers
                 dead.append((number, piece, deaths, error))
-        names = " or ".join(piece.name for _, piece, _, _ in dead)
         for number, piece, deaths, death in dead:
             if deaths >= retries:
                 raise TaskFailed(
-                    f"task {names}: the worker died ({type(death).__name__}); the machine may have run out of memory: "
-                    "take smaller pieces or fewer workers"
+                    f"task {' or '.join(each[1].name for each in dead)}: the worker died ({type(death).__name__}); the "
+                    "machine may have run out of memory: take smaller pieces or fewer workers"
                 ) from death
             _log.warning("task %s: a worker died (%s); done again", piece.name, type(death).__name__)
             running[submit(piece)] = number, piece, deaths + 1
@@ -164,7 +160,7 @@ def _processes(engine: Engine, common: bytes) -> Iterator[Submit]:
 @contextmanager
 def _cluster(engine: Engine, common: bytes) -> Iterator[Submit]:
     """Tasks of Ray; they are cancelled where this ends early."""
-    ray = connected(engine)
+    ray = _connected(engine)
     task = ray.remote(_run).options(num_cpus=engine.threads, max_retries=engine.retries)
     token, there = uuid.uuid4().hex, ray.put(common)
     references: dict[Future[bytes], Any] = {}
@@ -183,11 +179,11 @@ def _cluster(engine: Engine, common: bytes) -> Iterator[Submit]:
         for reference in left:
             ray.cancel(reference, force=True)
         if left:  # none still writes when the caller clears up
-            ray.wait(left, num_returns=len(left), timeout=_END_SECONDS)
+            ray.wait(left, num_returns=len(left), timeout=60)
         raise
 
 
-def connected(engine: Engine) -> Any:
+def _connected(engine: Engine) -> Any:
     """The package ``ray``, connected to the engine's cluster."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing that is started from here reports to anybody
     try:

@@ -12,10 +12,9 @@ same on all. The value of a term is the mean over ranks likewise.
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -28,6 +27,14 @@ from recgraph.sparse.blocks import refuse_second_derivative
 T = TypeVar("T")
 #: words of torch's errors that mean that another rank does not answer
 _OF_NETWORK = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "tcpstore")
+
+
+class RankLost(ConnectionError):
+    """Another of the processes that train together was killed, or does not answer."""
+
+
+class RankFailed(RankLost):
+    """Another of the processes that train together has failed, and raises its error itself."""
 
 
 def launched_rank() -> int | None:
@@ -47,34 +54,29 @@ def refuse_launched(what: str, instead: str) -> None:
         raise ValueError(f"{what} runs in one process, not in {os.environ['WORLD_SIZE']} (WORLD_SIZE): {instead}")
 
 
-def connect() -> None:
-    """Connect this process with the others that its launcher started, if it started any and they are not connected.
-
-    They exchange values through gloo, and on GPUs gradients through NCCL. The connection ends with the process. A rank
-    waits for the others for ``RECGRAPH_RANKS_TIMEOUT`` seconds, by default 600.
-    """
-    if launched_rank() is None or dist.is_initialized():
-        return
-    backend = "gloo"
-    if torch.cuda.is_available() and dist.is_nccl_available():
-        torch.cuda.set_device(local_rank() % torch.cuda.device_count())
-        backend = "cpu:gloo,cuda:nccl"
-    seconds = float(os.environ.get("RECGRAPH_RANKS_TIMEOUT", "600"))
-    dist.init_process_group(backend, timeout=timedelta(seconds=seconds))
-
-
-class RankLost(ConnectionError):
-    """Another of the processes that train together has failed, was killed, or does not answer."""
+def is_first() -> bool:
+    """Whether this process is the one that writes."""
+    return not launched_rank()
 
 
 @contextmanager
 def together() -> Iterator[Ranks]:
-    """The block that all ranks enter; connects them first. Alone it does nothing.
+    """The block that all ranks enter: those that a launcher started are connected until the process ends. Alone it does
+    nothing.
+
+    They exchange values through gloo, and on GPUs gradients through NCCL. A rank waits for the others for
+    ``RECGRAPH_RANKS_TIMEOUT`` seconds, by default 600.
 
     Raises:
         RankLost: the connection broke: another rank failed and says why itself, or was killed.
     """
-    connect()
+    if launched_rank() is not None and not dist.is_initialized():
+        backend = "gloo"
+        if torch.cuda.is_available() and dist.is_nccl_available():
+            torch.cuda.set_device(local_rank() % torch.cuda.device_count())
+            backend = "cpu:gloo,cuda:nccl"
+        seconds = float(os.environ.get("RECGRAPH_RANKS_TIMEOUT", "600"))
+        dist.init_process_group(backend, timeout=timedelta(seconds=seconds))
     ranks = Ranks.here()
     try:
         yield ranks
@@ -86,46 +88,33 @@ def together() -> Iterator[Ranks]:
         ) from error
 
 
-def is_first() -> bool:
-    """Whether this process is the one that writes; processes that are not connected yet know it from the launcher."""
-    return (dist.get_rank() if _is_connected() else launched_rank() or 0) == 0
-
-
-def _is_connected() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
 @dataclass(frozen=True)
 class Share:
     """The part of a batch that one rank, ``index``, computes; ``sizes`` says how many samples each rank has.
 
     Samples that are ``dealt`` go one by one, sample i to rank i modulo the number of ranks, so that ranks have similar
     samples of an ordered batch; else each rank has consecutive ones.
+
+    Attributes:
+        is_whole: whether this rank computes the whole batch.
+        rows: the samples of this rank, in the order of the whole batch.
+        weight: what the mean over this rank's samples is multiplied by, so that the mean over ranks is the batch's.
     """
 
     sizes: tuple[int, ...]
     index: int
     dealt: bool = False
+    is_whole: bool = field(init=False)
+    rows: slice = field(init=False, compare=False)
+    weight: float = field(init=False)
 
-    @property
-    def rows(self) -> slice:
-        """The samples of this rank, in the order of the whole batch."""
-        if self.is_whole:
-            return slice(None)
-        if self.dealt:
-            return slice(self.index, sum(self.sizes), len(self.sizes))
+    def __post_init__(self) -> None:
+        count, n_samples = len(self.sizes), sum(self.sizes)
         start = sum(self.sizes[: self.index])
-        return slice(start, start + self.sizes[self.index])
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether this rank computes the whole batch."""
-        return len(self.sizes) == 1
-
-    @property
-    def weight(self) -> float:
-        """What the mean over this rank's samples is multiplied by, so that the mean over ranks is the batch's mean."""
-        return 1.0 if self.is_whole else len(self.sizes) * self.sizes[self.index] / sum(self.sizes)
+        rows = slice(self.index, n_samples, count) if self.dealt else slice(start, start + self.sizes[self.index])
+        object.__setattr__(self, "is_whole", count == 1)
+        object.__setattr__(self, "rows", slice(None) if count == 1 else rows)
+        object.__setattr__(self, "weight", 1.0 if count == 1 else count * self.sizes[self.index] / n_samples)
 
     def gathered(self, x: Tensor) -> Tensor:
         """The rows of the whole batch, in its order, of this rank's rows; see :func:`gathered`."""
@@ -160,35 +149,27 @@ class Ranks:
     @classmethod
     def here(cls) -> Ranks:
         """The place of this process in the group that is connected; alone where there is none."""
-        return cls(dist.get_rank(), dist.get_world_size()) if _is_connected() else cls()
+        connected = dist.is_available() and dist.is_initialized()
+        return cls(dist.get_rank(), dist.get_world_size()) if connected else cls()
 
-    @property
-    def is_first(self) -> bool:
-        return self.index == 0
-
-    def share(self, n_samples: int) -> Share:
-        """Consecutive parts of ``n_samples`` samples whose sizes differ by one at most."""
+    def share(self, n_samples: int, dealt: bool = False) -> Share:
+        """Parts of ``n_samples`` samples whose sizes differ by one at most."""
         least, more = divmod(n_samples, self.count)
-        return Share(tuple(least + (rank < more) for rank in range(self.count)), self.index)
+        return Share(tuple(least + (rank < more) for rank in range(self.count)), self.index, dealt)
 
     def share_of_batch(self, n_samples: int, dealt: bool = False) -> Share:
         """The share of a training batch: :meth:`share`, or all of it where there are fewer samples than ranks."""
-        if self.count == 1 or n_samples < self.count:
-            return WHOLE
-        return replace(self.share(n_samples), dealt=dealt)
+        return WHOLE if self.count == 1 or n_samples < self.count else self.share(n_samples, dealt)
 
 
 class _Gathered(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, sizes: tuple[int, ...]) -> Tensor:
         ctx.sizes = sizes
-        largest = max(sizes)
         # collectives want equal shapes: the rows that are short are padded
-        padded = x.new_zeros(largest, *x.shape[1:])
+        padded = x.new_zeros(max(sizes), *x.shape[1:])
         padded[: len(x)] = x
-        parts = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(parts, padded)
-        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+        return torch.cat([part[:size] for part, size in zip(stacked(padded), sizes, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
@@ -205,7 +186,7 @@ def gathered(x: Tensor, sizes: tuple[int, ...] | None = None) -> Tensor:
     Each rank's loss may read them in its own way, as long as all ranks take part in the backward. ``sizes`` are n of
     each rank, where they are known.
     """
-    if not _is_connected():
+    if Ranks.here().count == 1:
         return x
     rows: Tensor = _Gathered.apply(x, sizes or tuple(all_values(len(x))))  # type: ignore[no-untyped-call]
     return rows
@@ -213,19 +194,19 @@ def gathered(x: Tensor, sizes: tuple[int, ...] | None = None) -> Tensor:
 
 def stacked(x: Tensor) -> Tensor:
     """[ranks, *x.shape] the tensors of all ranks, of one shape, without gradient."""
-    if not _is_connected():
+    count = Ranks.here().count
+    if count == 1:
         return x[None]
-    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+    parts = [torch.empty_like(x) for _ in range(count)]
     dist.all_gather(parts, x.contiguous())
     return torch.stack(parts)
 
 
 def all_values(value: T) -> list[T]:
     """The values of all ranks, by rank; any object that can be pickled."""
-    if not _is_connected():
-        return [value]
-    found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, value)
+    found: list[Any] = [value] * Ranks.here().count
+    if len(found) > 1:
+        dist.all_gather_object(found, value)
     return found
 
 
@@ -235,47 +216,23 @@ def first_value(value: T) -> T:
 
 
 def of_all(make: Callable[[], T]) -> list[T]:
-    """What ``make()`` gives on each rank, by rank; where it raises on one, all raise the error of the lowest rank.
+    """What ``make()`` gives on each rank, by rank; where it raises on one, the others raise a :class:`RankFailed`.
 
     ``make`` must not communicate: a rank on which it fails would leave the others waiting.
     """
-    if not _is_connected():
-        return [make()]
     made: list[T] = []
     own: Exception | None = None
     try:
         made.append(make())
     except Exception as error:
         own = error
-    found = all_values((made, own and _portable(own)))
+    found = all_values((made, own and f"{type(own).__name__}: {own}"))
     for rank, (_, failed) in enumerate(found):
         if failed is not None:
-            shared = own if own is not None and rank == dist.get_rank() else failed
-            setattr(shared, _SHARED, True)
-            shared.add_note(f"on rank {rank}")
-            raise shared
+            raise own if own is not None and rank == Ranks.here().index else RankFailed(f"rank {rank}: {failed}")
     return [each[0] for each, _ in found]
 
 
 def first_does(act: Callable[[], object]) -> None:
     """Have the process that writes do something, :func:`of_all`; processes that are not connected do not wait."""
     of_all(lambda: act() if is_first() else None)
-
-
-#: mark of an error that every rank raises
-_SHARED = "_recgraph_shared"
-
-
-def is_shared(error: BaseException) -> bool:
-    """Whether every rank raises this same error."""
-    return getattr(error, _SHARED, False) is True
-
-
-def _portable(error: Exception) -> Exception:
-    """An error that other processes can read."""
-    try:
-        if type(pickle.loads(pickle.dumps(error))) is type(error):
-            return error
-    except Exception:  # an exception whose arguments are not those of its class raises anything
-        pass
-    return ValueError(str(error)) if isinstance(error, ValueError) else RuntimeError(str(error))

@@ -40,8 +40,6 @@ OVER = {
     "recgraph": 41_700,
     "recgraph/*": 2_175,
     "recgraph/data": 5_140,
-    "recgraph/graph": 1_940,
-    "recgraph/sparse": 1_795,
     "recgraph/encoders": 2_480,
     "recgraph/contrast": 2_645,
     "recgraph/models": 6_920,

@@ -59,24 +59,23 @@ def test_ranks_share_streams_and_have_their_own() -> None:
     assert torch.equal(draw(first["views"]), draw(second["views"]))
     drawn = [draw(one.of_rank("dropout")).tolist() for one in (first, second)]
     assert len({tuple(values) for values in (*drawn, draw(alone["dropout"]).tolist())}) == 3
-    assert set(first.state_dict()) == {"views"}
-    assert set(first.rank_state()) == {"dropout"}
+    assert set(first.state_dict()) == {"views", "rank 0/dropout"}
 
 
 def test_a_ranks_own_streams_go_on_or_begin_anew() -> None:
     one, same = (Generators(5, ranks=Ranks(1, 2)) for _ in range(2))
     stream = same.of_rank("dropout")
     draw(one.of_rank("dropout"))
-    same.load_rank_state(one.rank_state(), step=4)
+    same.load_state_dict(one.state_dict(), step=4, n_ranks=2)
     assert same.of_rank("dropout") is stream
     wanted = draw(one.of_rank("dropout")).tolist()
     assert draw(stream).tolist() == wanted
     begun = set()
     for step in (4, 5):
-        same.load_rank_state(None, step)
+        same.load_state_dict(one.state_dict(), step, n_ranks=1)
         begun.add(tuple(draw(same.of_rank("dropout")).tolist()))
         again = Generators(5, ranks=Ranks(1, 2))
-        again.load_rank_state(None, step)
+        again.load_state_dict({}, step, n_ranks=3)
         assert tuple(draw(again.of_rank("dropout")).tolist()) in begun
     assert len(begun | {tuple(wanted)}) == 3
 

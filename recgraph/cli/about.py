@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -187,13 +188,6 @@ def _first_line(model: type[Any]) -> str:
     return (model.__doc__ or "").strip().partition("\n")[0].replace("``", "")
 
 
-_PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "torch-geometric", "accelerate", "optuna", "polars", "pydantic")
-_OPTIONAL = (
-    *("dgl", "faiss-cpu", "fastapi", "mlflow-skinny", "onnx", "onnxscript", "prometheus-client", "psycopg", "ray"),
-    *("tensorboard", "uvicorn", "wandb"),
-)
-
-
 def doctor(form: FormatOption = None) -> None:
     """Show what to put into a bug report: versions, devices, threads, caches, optional packages."""
     import torch
@@ -202,13 +196,14 @@ def doctor(form: FormatOption = None) -> None:
     from recgraph.train.record import machine
 
     installed = {each.name.lower().replace("_", "-"): each.version for each in metadata.distributions()}
+    required = [each for each in metadata.requires("recgraph") or () if not re.search("extra == .(dev|docs)", each)]
+    packages = dict.fromkeys(re.split(r"[^\w-]", each, maxsplit=1)[0].lower() for each in required)
     existing = next(path for path in (home(), *home().parents) if path.exists())
     writable = "writable" if os.access(existing, os.W_OK) else "NOT WRITABLE: set RECGRAPH_HOME to a folder of yours"
     rows = [
         ("version", "recgraph", __version__),
         ("version", "python", f"{platform.python_version()} ({sys.executable})"),
-        *(("version", name, installed.get(name, "MISSING: install recgraph again")) for name in _PACKAGES),
-        *(("optional", name, installed.get(name, "not installed")) for name in _OPTIONAL),
+        *(("package", name, installed.get(name, "not installed")) for name in packages),
         ("machine", "platform", platform.platform()),
         ("machine", "threads", f"{torch.get_num_threads()} (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '')})"),
         ("device", "cpu", f"{machine()}, {torch.backends.cpu.get_cpu_capability()}"),

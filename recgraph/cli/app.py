@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from recgraph import __version__
 from recgraph.cli import about, evaluation, inspect, leaderboard, recommend, serve, training
 from recgraph.cli.options import takes_data
-from recgraph.cli.output import Failure, Watch, write_error
+from recgraph.cli.output import FILE, Failure, Watch
 from recgraph.pages import for_terminal
 from recgraph.registry import import_all
 
@@ -87,8 +87,11 @@ class Commands(TyperGroup):
             if not isinstance(error, Exception | KeyboardInterrupt) and type(error).__name__ != "PanicException":
                 raise
             code, message = describe(error)
-            if rank and _is_of_all(error):
-                raise typer.Exit(getattr(error, "exit_code", code)) from None
+            if rank:
+                from recgraph.ranks import RankFailed
+
+                if isinstance(error, RankFailed | KeyboardInterrupt):
+                    raise typer.Exit(getattr(error, "exit_code", code)) from None
             # typer reports usage and exits itself, and the reader of a pipe may have gone
             if (
                 ctx.params.get("debug")
@@ -97,7 +100,7 @@ class Commands(TyperGroup):
             ):
                 _say_how_settings_are_given(error)
                 raise
-            write_error(message, error)
+            FILE.error("%s", message, exc_info=error)
             place = "" if rank is None else f"rank {rank}: "
         typer.secho(for_terminal(f"recgraph: {place}{message}"), err=True, fg=typer.colors.RED)
         raise typer.Exit(code)
@@ -110,12 +113,6 @@ def _rank() -> int | None:
     from recgraph.ranks import launched_rank
 
     return launched_rank()
-
-
-def _is_of_all(error: BaseException) -> bool:
-    from recgraph.ranks import is_shared
-
-    return is_shared(error) or isinstance(error, KeyboardInterrupt)
 
 
 def _say_how_settings_are_given(error: Any) -> None:

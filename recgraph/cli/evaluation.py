@@ -25,8 +25,11 @@ _CUTOFFS = "Length of the lists that metrics look at; may be given many times.  
 _RERANK = (
     "Pick lists that differ from the ranking: mmr, dpp or one of your own, or a table {name = 'mmr', strength = 0.2}."
 )
-_DATA = "Where the file lies now that the run was made from; by default where it lay then."
-_MOVED = "The same of another file: train, valid, test, item_features or user_features."
+_DATA = (
+    "Where the file lies now that the run was made from; by default where it lay then. valid=PATH, test=PATH, "
+    "item_features=PATH or user_features=PATH: the same of another file."
+)
+_FILES = ("train=", "valid=", "test=", "item_features=", "user_features=")
 _COLUMNS = ("ndcg", "recall", "mrr")
 
 
@@ -39,8 +42,7 @@ def evaluate(
     metrics: Annotated[list[str] | None, typer.Option("--metric", "-m", metavar="METRIC[@K]", help=_METRIC)] = None,
     save_users: Annotated[Path | None, typer.Option(metavar="FOLDER", help=_SAVE)] = None,
     rerank: Annotated[str | None, typer.Option(metavar="NAME", help=_RERANK)] = None,
-    data: Annotated[str | None, typer.Option(metavar="PATH", help=_DATA)] = None,
-    moved: Annotated[list[str] | None, typer.Option(metavar="FILE=PATH", help=_MOVED)] = None,
+    data: Annotated[list[str] | None, typer.Option(metavar="[PART=]PATH", help=_DATA)] = None,
     engine: EngineOption = None,
     engine_set: EngineSetOption = None,
     form: FormatOption = None,
@@ -55,9 +57,9 @@ def evaluate(
     from recgraph.evaluate.results import save_users as write_users
     from recgraph.train.run import NodeRun, Run
 
-    others = dict(text.partition("=")[::2] for text in moved or ())
-    where = data if not others else others | ({"train": data} if data is not None else {})
-    opened = {run: Run.open(run, where) for run in dict.fromkeys(runs)}  # patterns of a shell may name one twice
+    # a folder may be called date=2020
+    moved = dict(path.split("=", 1) if path.startswith(_FILES) else ["train", path] for path in data or ())
+    opened = {run: Run.open(run, moved or None) for run in dict.fromkeys(runs)}  # a shell's pattern may name one twice
     nodes = {folder: one for folder, one in opened.items() if isinstance(one, NodeRun)}
     if nodes:
         if len(opened) > 1:
@@ -160,13 +162,8 @@ def check(
 def plot(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Ends in .svg or .html.")],
-    numbers: Annotated[bool, typer.Option("--numbers", help="Also print what is drawn.")] = False,
-    form: FormatOption = None,
 ) -> None:
     """Draw the learning curves of RUN."""
     from recgraph.train.run import Run
 
-    drawn = Run.open(run).plot()
-    note(f"written to {drawn.save(out)}")
-    if numbers:
-        show(drawn.rows, form)
+    note(f"written to {Run.open(run).plot().save(out)}")

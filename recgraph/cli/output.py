@@ -4,7 +4,6 @@ standard error, and in a log file."""
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import platform
 import re
@@ -29,8 +28,8 @@ FileFormat = Literal["table", "tsv", "csv", "json", "jsonl", "parquet"]
 _HELP = "Form of the output; by default a table on a terminal and TSV in a pipe."
 FormatOption = Annotated[Format | None, typer.Option("--format", help=_HELP)]
 FileFormatOption = Annotated[FileFormat | None, typer.Option("--format", help=_HELP)]
-#: notes of the commands; shown unless ``-q``
-NOTES = logging.getLogger("recgraph.cli.notes")
+#: notes of the commands, shown unless ``-q``; and what the log file alone gets
+NOTES, FILE = logging.getLogger("recgraph.cli.notes"), logging.getLogger("recgraph.cli")
 _root = logging.getLogger("recgraph")
 #: the watch of the command that runs
 _current: list[Watch] = []
@@ -41,16 +40,6 @@ class Failure(Exception):
 
 
 # -- notes and log records
-
-
-class _Formatter(logging.Formatter):
-    """Records of a log file, whose further lines are indented, so that none looks like a record."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        return for_terminal(super().formatMessage(record)).replace("\n", "\n  ")
-
-    def formatException(self, ei: Any) -> str:
-        return for_terminal(super().formatException(ei)).replace("\n", "\n  ")
 
 
 class Watch(logging.Handler):
@@ -69,56 +58,39 @@ class Watch(logging.Handler):
         self.verbose, self.is_quiet = verbose, quiet
         self._shown = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
         #: loggers whose records are shown as notes
-        self._notes = {NOTES.name}
-        self._file: logging.Handler | None = None
+        self.notes = {NOTES.name}
+        self._handlers: list[logging.Handler] = [self]
         self._levels = _root.level, NOTES.level
         if log_file is not None:
-            self._file = logging.FileHandler(log_file, encoding="utf-8")
-            self._file.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-            _root.addHandler(self._file)
-            # the password of a storage's address stays out of the file
-            command = re.sub(r"(://[^:/@ ]*):[^@ ]*@", r"\1:***@", " ".join(["recgraph", *sys.argv[1:]]))
-            self.write(logging.INFO, f"recgraph {__version__}, Python {platform.python_version()}: {command}")
-        _root.addHandler(self)
-        _root.setLevel(logging.DEBUG if self._file else self._shown)
+            file = logging.FileHandler(log_file, encoding="utf-8")
+            file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+            self._handlers.append(file)
+        for handler in self._handlers:
+            _root.addHandler(handler)
+        _root.setLevel(logging.DEBUG if log_file else self._shown)
         NOTES.setLevel(logging.INFO)
         _current.append(self)
-
-    def write(self, level: int, message: str, error: BaseException | None = None) -> None:
-        """Write a record into the log file alone."""
-        trace = None if error is None else (type(error), error, error.__traceback__)
-        if self._file is not None:
-            self._file.handle(_root.makeRecord("recgraph.cli", level, __file__, 0, message, (), trace))
-
-    @contextlib.contextmanager
-    def showing(self, name: str) -> Iterator[None]:
-        """Within the block, show as notes what the logger ``name`` logs."""
-        logger = logging.getLogger(name)
-        level = logger.level
-        logger.setLevel(logging.DEBUG)
-        self._notes.add(name)
-        try:
-            yield
-        finally:
-            self._notes.discard(name)
-            logger.setLevel(level)
+        # the password of a storage's address stays out of the file
+        command = re.sub(r"(://[^:/@ ]*):[^@ ]*@", r"\1:***@", " ".join(["recgraph", *sys.argv[1:]]))
+        FILE.info("recgraph %s, Python %s: %s", __version__, platform.python_version(), command)
 
     def close(self) -> None:
         """Leave the loggers as they were."""
         if self not in _current:
             return
         _current.remove(self)
-        for handler in (self, *([self._file] if self._file else ())):
+        for handler in self._handlers:
             _root.removeHandler(handler)
-        if self._file:
-            self._file.close()
+        for handler in self._handlers[1:]:
+            handler.close()
         _root.setLevel(self._levels[0])
         NOTES.setLevel(self._levels[1])
         super().close()
 
     def emit(self, record: logging.LogRecord) -> None:
-        is_note, level = record.name in self._notes, record.levelno
-        if level < (logging.ERROR if self.is_quiet else logging.DEBUG if is_note else self._shown):
+        is_note, level = record.name in self.notes, record.levelno
+        least = logging.ERROR if self.is_quiet else logging.DEBUG if is_note else self._shown
+        if level < least or record.name == FILE.name:
             return
         message = record.getMessage()
         if level >= logging.WARNING:
@@ -129,13 +101,21 @@ class Watch(logging.Handler):
         print_note(message)
 
 
-def notes_of(*names: str) -> contextlib.ExitStack:
-    """A block within which is shown as notes what these loggers log."""
-    stack = contextlib.ExitStack()
-    for watch in _current[-1:]:
-        for name in names:
-            stack.enter_context(watch.showing(name))
-    return stack
+@contextlib.contextmanager
+def notes_of(*names: str) -> Iterator[None]:
+    """Within the block, show as notes what these loggers log."""
+    levels = {logging.getLogger(name): logging.getLogger(name).level for name in names}
+    for watch in _current:
+        watch.notes |= {*names}
+    for logger in levels:
+        logger.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        for watch in _current:
+            watch.notes -= {*names}
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 def is_quiet() -> bool:
@@ -146,12 +126,6 @@ def is_quiet() -> bool:
 def progress_wanted() -> bool | None:
     """``progress`` of a command's training: False with ``-q``; None with ``-v``, whose records tell the same."""
     return False if is_quiet() else None if any(watch.verbose for watch in _current) else True
-
-
-def write_error(message: str, error: BaseException) -> None:
-    """Write the error that ended the command into its log file, with the traceback; the console has the message."""
-    for watch in _current[-1:]:
-        watch.write(logging.ERROR, message, error)
 
 
 def note(message: str) -> None:
@@ -191,29 +165,17 @@ def show(rows: Iterable[Row], form: FileFormat | None = None, title: str = "", c
 
 
 def show_frame(frame: pl.DataFrame, form: FileFormat | None, output: Path | None) -> None:
-    """Print a frame, or write it to a file; without ``form`` the file's ending decides.
-
-    Raises:
-        ValueError: a table was asked for in a file, or Parquet on a terminal.
-    """
+    """Print a frame, or write it to a file; without ``form`` the file's ending decides."""
     if output is not None:
         write_parts([frame], form, output)
-    elif form != "parquet":
-        show(frame.iter_rows(named=True), form, columns=frame.columns)
-    elif sys.stdout.isatty():
-        raise ValueError("--format parquet cannot be shown on a terminal; add --out FILE")
+    elif form == "parquet":
+        raise ValueError("--format parquet is a file's: add --out FILE")
     else:
-        made = io.BytesIO()
-        frame.write_parquet(made)
-        sys.stdout.buffer.write(made.getvalue())
+        show(frame.iter_rows(named=True), form, columns=frame.columns)
 
 
 def write_parts(parts: Iterable[pl.DataFrame], form: FileFormat | None, output: Path) -> None:
-    """Write frames one under the other into a file, one at a time; without ``form`` the file's ending decides.
-
-    Raises:
-        ValueError: there is no such form of a file.
-    """
+    """Write frames one under the other into a file, one at a time; without ``form`` the file's ending decides."""
     from recgraph.data.row_files import replace_parts
 
     chosen: Any = form or output.suffix.removeprefix(".").lower()

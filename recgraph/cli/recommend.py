@@ -76,12 +76,11 @@ def recommend(
         recommender.use_ann()
         _note_recall(recommender, k)
     if every and out is not None:
-        stream = recommender.stream("all", engine=given_engine(engine, engine_set), **options)
-        write_parts((_as_polars(part) for part in stream), form, out)
+        write_parts(recommender.stream("all", engine=given_engine(engine, engine_set), **options), form, out)
         return
     users = parse_ids(user, recommender.users, "user") if user else None
     given = None if histories is None else _read(histories, recommender)
-    lists = _as_polars(recommender.recommend(users=users, histories=given, **options))
+    lists = recommender.recommend(users=users, histories=given, **options)
     if lists.is_empty():
         note("no item is left to recommend: what was seen and the rules leave none")
     show_frame(lists, form, out)
@@ -134,8 +133,7 @@ def similar(
         raise ValueError("say to which items: one of --item ID (once or more) and --all")
     recommender = _open(run)
     items = parse_ids(item, recommender.items, "item") if item else "all"
-    found = recommender.similar(items, k, by=by, allow=allow, block=block, item_columns=with_columns or ())
-    lists = _as_polars(found)
+    lists = recommender.similar(items, k, by=by, allow=allow, block=block, item_columns=with_columns or ())
     if lists.is_empty():
         note("no similar items: nobody has them with others, or the rules leave none")
     show_frame(lists, form, out)
@@ -160,7 +158,7 @@ def vectors(
         found = recommender.user_vectors(histories=_read(histories, recommender))
     else:
         found = recommender.user_vectors() if users else recommender.item_vectors()
-    show_frame(_as_polars(found), form, out)
+    show_frame(found, form, out)
 
 
 def export(
@@ -194,17 +192,11 @@ def parse_ids(texts: list[str], ids: IdMap, what: str) -> pl.Series:
 
 def _read(path: Path, recommender: Recommender) -> pl.DataFrame:
     """A log as a frame with the run's column names."""
+    from recgraph.data.dataframe import from_native
     from recgraph.train.update import read_new_log
 
     log, columns = read_new_log(path, recommender), recommender.columns
     names = {log.columns.user: columns.user, log.columns.item: columns.item}
     if log.columns.timestamp is not None:
         names[log.columns.timestamp] = columns.timestamp or "timestamp"
-    return _as_polars(log.to_frame()).rename(names)
-
-
-def _as_polars(frame: object) -> pl.DataFrame:
-    """A frame of whatever kind the data of the run came in."""
-    from recgraph.data.dataframe import from_native
-
-    return from_native(frame)
+    return from_native(log.to_frame()).rename(names)

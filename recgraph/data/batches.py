@@ -54,10 +54,9 @@ class Query:
 
 @dataclass(frozen=True)
 class WholeBatch:
-    """What a rank knows of a batch of which it computes a share: which of the batch's B rows are its own, [B] the
-    targets of each row and of all rows, and the B rows of tokens of which all ranks draw the same views, if any."""
+    """What a rank knows of a batch of which it computes a share: [B] the targets of each of the batch's rows and of all
+    rows, and the B rows of tokens of which all ranks draw the same views, if any."""
 
-    share: Share
     lengths: Tensor
     n_targets: int
     contrast: Ragged | None = None
@@ -89,7 +88,7 @@ class SequenceBatch:
         partners: B rows of tokens with the same next token as ``contrast``'s rows, others where there are any
             (DuoRec); None where not used.
         drawn: what a model draws once for all phases of the batch (its augmented inputs): name -> several sets of rows.
-        whole: the batch of which this is a rank's share; None where it is all of it.
+        share, whole: which of the rows of a batch these are, and that batch, or None where it is all of it.
         epoch: from 0.
         masked: B rows of the M places among ``sequences.values`` of the masked items that are the targets; None: the
             targets follow what is read.
@@ -104,6 +103,7 @@ class SequenceBatch:
     generators: Generators
     partners: Ragged | None = None
     drawn: dict[str, list[Ragged]] = field(default_factory=dict, compare=False)
+    share: Share = WHOLE
     whole: WholeBatch | None = None
     epoch: int = 0
     masked: Ragged | None = None
@@ -112,10 +112,6 @@ class SequenceBatch:
     def n_targets(self) -> int:
         """The recommendation targets of the batch on all ranks (the unit of training speed)."""
         return self.targets.numel() if self.whole is None else self.whole.n_targets
-
-    @property
-    def share(self) -> Share:
-        return WHOLE if self.whole is None else self.whole.share
 
     @property
     def weight(self) -> float:
@@ -140,6 +136,9 @@ class SequenceBatch:
         return found
 
     def to(self, device: torch.device | str) -> SequenceBatch:
+        drawn = {}
+        for name, sets in self.drawn.items():
+            drawn[name] = [rows.mirrored(device) for rows in sets]
         return replace(
             self,
             users=to_device(self.users, device),
@@ -148,7 +147,7 @@ class SequenceBatch:
             contrast=self.contrast.mirrored(device),
             contrast_targets=to_device(self.contrast_targets, device),
             partners=None if self.partners is None else self.partners.mirrored(device),
-            drawn={name: [rows.mirrored(device) for rows in drawn] for name, drawn in self.drawn.items()},
+            drawn=drawn,
             whole=None if self.whole is None else self.whole.to(device),
             masked=None if self.masked is None else self.masked.mirrored(device),
         )
@@ -273,16 +272,13 @@ class _Samples(ABC):
         """Leave all samples out but those of ``keep_mask`` [S]; what is drawn is still of the whole part."""
         self.sample_rows, self.sample_ends = self.sample_rows[keep_mask], self.sample_ends[keep_mask]
 
-    @property
-    def n_samples(self) -> int:
-        return self.sample_rows.numel()
-
     def __len__(self) -> int:
-        return self.n_samples // self.batch_size if self.drop_last else -(-self.n_samples // self.batch_size)
+        n_samples = len(self.sample_rows)
+        return n_samples // self.batch_size if self.drop_last else -(-n_samples // self.batch_size)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Any]:
         """The batches of an epoch, from batch ``start`` on."""
-        order = torch.randperm(self.n_samples, generator=self.generators.fresh("order", number))
+        order = torch.randperm(len(self.sample_rows), generator=self.generators.fresh("order", number))
         for index in range(start, len(self)):
             yield self._batch(order[index * self.batch_size : (index + 1) * self.batch_size], number, index)
 
@@ -392,7 +388,9 @@ class SequenceBatches(_Samples):
         self.contrast_of, self.drop_last, self.views = contrast_of, drop_last, views
         super().__init__(batch_size, generators, *self._samples())
         if not len(self):
-            what = f"{self.n_samples:,} samples make no batch (batch_size = {batch_size}, drop_last = {drop_last})"
+            what = (
+                f"{len(self.sample_rows):,} samples make no batch (batch_size = {batch_size}, drop_last = {drop_last})"
+            )
             raise ConfigError(f"train: {what}; a sample needs a user with two interactions")
         self._partners = _SameTarget(self.tokens, self.inputs, max_len) if partners else None
 
@@ -420,7 +418,7 @@ class SequenceBatches(_Samples):
         if not share.is_whole:
             counts = lengths if is_causal else torch.ones_like(lengths)
             contrast = self.inputs.take(rows, starts, of_contrast) if self.views else None
-            whole = WholeBatch(share, counts, int(counts.sum()), contrast)
+            whole = WholeBatch(counts, int(counts.sum()), contrast)
         is_shorter, own = of_contrast is not lengths, share.rows
         rows, starts, lengths, of_contrast = rows[own], starts[own], lengths[own], of_contrast[own]
         inputs = self.inputs.take(rows, starts, lengths)
@@ -433,6 +431,7 @@ class SequenceBatches(_Samples):
             causal=is_causal,
             generators=self.generators,
             partners=self._partners.draw(places, drawn, own) if self._partners else None,
+            share=share,
             whole=whole,
             epoch=epoch,
         )
@@ -525,7 +524,7 @@ class ClozeBatches(SequenceBatches):
         share, whole = self.generators.ranks.share_of_batch(len(rows), dealt=True), None
         if not share.is_whole:
             counts = torch.zeros_like(lengths).index_add_(0, masks.rows, masks.values.long())
-            whole = WholeBatch(share, counts, int(counts.sum()))
+            whole = WholeBatch(counts, int(counts.sum()))
             masks = masks.take(torch.arange(len(rows))[share.rows])
         own = share.rows
         rows, starts, lengths = rows[own], (ends + 1 - lengths)[own], lengths[own]
@@ -541,6 +540,7 @@ class ClozeBatches(SequenceBatches):
             self.tokens.values[places],
             causal=False,
             generators=self.generators,
+            share=share,
             whole=whole,
             epoch=epoch,
             masked=masks.with_values(torch.arange(len(masked))).filter(masked),

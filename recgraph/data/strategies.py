@@ -7,6 +7,8 @@ import logging
 from abc import abstractmethod
 from collections.abc import Mapping
 from enum import IntEnum
+from functools import partial
+from operator import is_
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -25,6 +27,7 @@ from recgraph.rng import numpy_generator
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Targets = Literal["all", "last", "first", "random"]
+_IS_NONE = partial(is_, None)
 Moment = Annotated[int | float | str | dt.datetime | dt.date, BeforeValidator(plain_value)]
 #: interactions that a user needs to be in all three parts of leave-one-out
 _LEAST = 3
@@ -106,8 +109,8 @@ class Folded(Strategy):
     """Base of the strategies with ``n_folds`` folds of cross-validation (None: the split is a single one): test parts
     that do not overlap, of which the split has the one of number ``fold``, from 0."""
 
-    n_folds: int | None = Field(None, ge=2, exclude_if=lambda value: value is None)
-    fold: int | None = Field(None, ge=0, exclude_if=lambda value: value is None)
+    n_folds: int | None = Field(None, ge=2, exclude_if=_IS_NONE)
+    fold: int | None = Field(None, ge=0, exclude_if=_IS_NONE)
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:

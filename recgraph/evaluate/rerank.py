@@ -20,7 +20,8 @@ from torch import Tensor
 from recgraph import registry
 from recgraph.config import Config, Search, configure
 from recgraph.data.item_features import ItemColumns
-from recgraph.sparse.products import co_occurrence, distinct, holders_of
+from recgraph.sparse.csr import Csr
+from recgraph.sparse.products import co_occurrence, distinct, presence
 from recgraph.sparse.ragged import Ragged
 
 #: by the model's item vectors, or by the users who had both
@@ -95,14 +96,13 @@ class CoOccurrence(Similarity):
         self._rows, self.n_items = rows, n_items
 
     @cached_property
-    def _counted(self) -> tuple[Ragged, Ragged, Tensor]:
-        """The items of each user, each once; the users of each item; how many they are."""
-        users = distinct(self._rows, self.n_items)
-        holders = holders_of(users, self.n_items)
-        return users, holders, holders.lengths.double()
+    def _counted(self) -> tuple[Csr, Tensor]:
+        """The items of each user, each once; how many users each item has."""
+        users = presence(distinct(self._rows, self.n_items), self.n_items)
+        return users, users.t().degrees.double()
 
     def of(self, items: Tensor) -> Compare:
-        users, holders, counts = self._counted
+        users, counts = self._counted
         sizes = counts[items]
 
         def compare(other: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class CoOccurrence(Similarity):
             order = which.argsort(stable=True)
             ends = torch.bincount(which, minlength=len(wanted)).cumsum(0).tolist()
             both = torch.empty(items.shape, dtype=torch.float64, device=items.device)
-            for first, block in co_occurrence(users, self.n_items, holders=holders.take(wanted)):
+            for first, block in co_occurrence(users, wanted):
                 rows = order[ends[first - 1] if first else 0 : ends[first + len(block) - 1]]
                 both[rows] = block[which[rows] - first].gather(1, items[rows])
             return both / (sizes * counts[other][:, None]).sqrt().clamp(min=1)
@@ -120,9 +120,9 @@ class CoOccurrence(Similarity):
 
     def rows(self, items: Tensor) -> Tensor:
         """[R, n_items] float64: the similarities of items [R] with all."""
-        users, holders, counts = self._counted
+        users, counts = self._counted
         found = torch.empty(len(items), self.n_items, dtype=torch.float64)
-        for first, block in co_occurrence(users, self.n_items, holders=holders.take(items)):
+        for first, block in co_occurrence(users, items):
             rows = slice(first, first + len(block))
             torch.div(block, (counts[items[rows], None] * counts).sqrt_().clamp_(min=1), out=found[rows])
         return found

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from recgraph.ranks import WHOLE, Share
+from recgraph.sparse.blocks import limited
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import Placing, group_rows
 from recgraph.sparse.products import compose, compose_blocks, n_pairs
@@ -50,7 +49,8 @@ class Walked:
         if not last:
             return self._means(0, self.steps[0].pattern(), ways)
         means = h.new_empty(self.steps[0].shape[0], h.shape[1])
-        for block in _blocks(self._most_reached(), _MAX_HELD):
+        before = [0.0, *torch.cumsum(self._most_reached(), 0).tolist()]
+        for block in limited(before, _MAX_HELD, len(before)):
             rows = torch.arange(block.start, block.stop, device=h.device)
             reached = self.steps[0].row_block(block).pattern()
             for hop, step in enumerate(self.steps[1:]):
@@ -92,16 +92,6 @@ class Walked:
             # one that may reach more does not walk on
             most = torch.maximum(most, reach if self.cap is None else reach.clamp(max=self.cap))
         return most
-
-
-def _blocks(sizes: Tensor, limit: int) -> Iterator[slice]:
-    """Ranges of rows whose sizes [n] sum to the limit at most; a row that alone exceeds it is a range of its own."""
-    before = [0, *torch.cumsum(sizes, 0).tolist()]
-    first, end = 0, len(before) - 1
-    while first < end:
-        last = max(bisect_right(before, before[first] + limit) - 1, first + 1)
-        yield slice(first, last)
-        first = last
 
 
 @dataclass(frozen=True, eq=False)

@@ -71,9 +71,6 @@ def from_frames(
             frame has the ids that its edges name, in the order of their first appearance.
         features: node type -> the numeric columns of its frame that are its features.
         weight, time: the columns of edge frames that hold weights and times, where they are there.
-
-    Raises:
-        GraphError: an edge names an id that its node frame does not have, an id occurs twice or is missing.
     """
     tables = {name: from_native(frame) for name, frame in nodes.items()}
     lists = {edge_type: from_native(frame) for edge_type, frame in edges.items()}
@@ -152,10 +149,6 @@ def from_interactions(
             None takes the columns of texts, and of lists of plain values, that have at most half as many values as the
             frame has rows; a column of users with the name of a column of items has the node type ``"user_<name>"``.
         separator: between the values of one text.
-
-    Raises:
-        GraphError: a node type is there already.
-        DataError: a column is not there, or holds no plain values.
     """
     logs = part if part is not None else interactions.ordered.part
     users, items = interactions.users, interactions.items

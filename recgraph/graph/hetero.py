@@ -46,6 +46,7 @@ from recgraph.graph.schema import (
 from recgraph.pages import block, table
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.device import to_host
+from recgraph.sparse.operators import Placing
 
 #: the description of a saved graph, the file that is written last
 _HEAD = "graph.json"
@@ -83,7 +84,7 @@ class HeteroGraph:
         times: Mapping[EdgeType, Any] | None = None,
         ids: Mapping[str, IdMap] | None = None,
     ) -> HeteroGraph:
-        """From pairs of indices.
+        """From pairs of indices; one out of range is a GraphError that names edge type, row and value.
 
         Args:
             counts: node type -> number of nodes.
@@ -91,10 +92,6 @@ class HeteroGraph:
             features: node type -> [N, F] array, tensor, scipy matrix or Csr.
             weights, times: edge type -> [E].
             ids: node type -> its ids.
-
-        Raises:
-            GraphError: an edge out of range names edge type, row and value.
-            UnknownTypeError: a type that is not there.
         """
         features, weights, times, ids = features or {}, weights or {}, times or {}, ids or {}
         for name in (*features, *ids):
@@ -231,14 +228,8 @@ class HeteroGraph:
         return HeteroGraph(self.nodes, {**self.edges, **new})
 
     def permuted(self, orders: Mapping[str, Tensor]) -> HeteroGraph:
-        """The same graph with the nodes of some types in other orders.
-
-        Args:
-            orders: node type -> [N] integers: node j of the new graph is node ``orders[type][j]`` of this one.
-
-        Raises:
-            ValueError: an order that does not have each node once.
-        """
+        """The same graph with the nodes of some types in other orders, [N] integers that name each node once: node j of
+        the new graph is node ``orders[type][j]`` of this one."""
         nodes, places = dict(self.nodes), {}
         for name, order in orders.items():
             n = self.count(name)
@@ -260,12 +251,9 @@ class HeteroGraph:
 
     def to(self, device: torch.device | str) -> HeteroGraph:
         """On a device."""
-        nodes, edges = {}, {}
-        for name, own in self.nodes.items():
-            nodes[name] = replace(own, features=None if own.features is None else own.features.to(device))
-        for edge_type, held in self.edges.items():
-            edges[edge_type] = Edges(held.adj.to(device), None if held.times is None else held.times.to(device))
-        return HeteroGraph(nodes, edges)
+        place = Placing(device)
+        nodes = {name: replace(own, features=place(own.features)) for name, own in self.nodes.items()}
+        return HeteroGraph(nodes, {of: Edges(place(held.adj), place(held.times)) for of, held in self.edges.items()})
 
     def to_pyg(self, task: NodeTask | None = None, *, homogeneous: bool = False) -> Any:
         """A ``torch_geometric.data.HeteroData`` (or ``Data``); see :mod:`recgraph.graph.exchange`."""
@@ -274,10 +262,7 @@ class HeteroGraph:
     @classmethod
     def from_pyg(cls, data: Any, node_type: str = "node", relation: str = "to") -> HeteroGraph:
         """From a ``torch_geometric.data.HeteroData``, or a ``Data`` with names for its one type of nodes and of edges.
-
-        Warns:
-            LeftOutWarning: names what is no part of a graph, as labels and masks.
-        """
+        A LeftOutWarning names what is no part of a graph, as labels and masks."""
         return cls(*exchange.parts_of(exchange.stores_of_pyg(data, node_type, relation)))
 
     @classmethod
@@ -307,20 +292,22 @@ class HeteroGraph:
         return cls(*exchange.parts_of(stores, labels=True)), exchange.task_of(stores, target)
 
     def save(self, folder: str | Path) -> None:
-        """Write all together; an earlier graph there is replaced.
-
-        Files are numbered, because names of types may hold what a file name cannot.
-        """
+        """Write all together; an earlier graph there is replaced. Files are numbered: names of types may hold what the
+        name of a file cannot."""
         tensors: dict[str, Tensor] = {}
         with replacing_folder(Path(folder)) as new:
             for number, held in enumerate(self.edges.values()):
                 adj = held.adj
                 columns = {"source": adj.rows, "target": adj.indices, "weight": adj.weights, "time": held.times}
                 _write_columns(columns, new / f"edges_{number}.parquet")
-            for number, own in enumerate(self.nodes.values()):
+            of_nodes = []
+            for number, (name, own) in enumerate(self.nodes.items()):
                 if own.ids is not None:
                     own.ids.write(new / f"ids_{number}.parquet")
-                if isinstance(x := own.features, Csr):
+                x = own.features
+                width = None if x is None else int(x.shape[1])
+                of_nodes.append({"type": name, "count": own.count, "has_ids": own.ids is not None, "width": width})
+                if isinstance(x, Csr):
                     columns = {"column": x.indices.to(torch.int32), "weight": x.weights}
                     _write_columns(columns, new / f"features_{number}.parquet")
                     tensors[f"{number}.indptr"] = x.indptr
@@ -328,21 +315,12 @@ class HeteroGraph:
                     tensors[f"{number}.dense"] = x
             on_host = {name: to_host(x.detach()).contiguous().clone() for name, x in tensors.items()}
             write_tensors(on_host, new / "features.safetensors")
-            of_nodes = []
-            for name, own in self.nodes.items():
-                width = None if own.features is None else int(own.features.shape[1])
-                of_nodes.append({"type": name, "count": own.count, "has_ids": own.ids is not None, "width": width})
             head = {"format": _FORMAT, "nodes": of_nodes, "edges": [list(edge_type) for edge_type in self.edges]}
             write_json(head, new / _HEAD)
 
     @classmethod
     def load(cls, folder: str | Path) -> HeteroGraph:
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            CorruptFileError: a file is damaged, or of another version of the format.
-            FileNotFoundError: the folder holds none.
-        """
+        """Read what :meth:`save` wrote; a CorruptFileError where a file is damaged, or of another version."""
         folder = Path(folder)
         check_manifest(folder)
         head = read_object(folder / _HEAD)

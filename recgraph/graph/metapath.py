@@ -21,7 +21,7 @@ from recgraph.sparse.blocks import row_blocks, unit_length, work_type
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import Chain, Normalisation, compress_rows, normalise, power
 from recgraph.sparse.products import Counts, compose, compose_blocks, count_dtype, stack_rows
-from recgraph.sparse.select import split_hubs, top_k_mask
+from recgraph.sparse.select import split_hubs, top_k
 from recgraph.sparse.spmm import Operator
 
 #: MiB that a path or context may take, a setting of paths and of models of paths
@@ -105,10 +105,6 @@ def parse(path: str, graph: HeteroGraph) -> Route:
         path: ``"paper-author-paper"``, where each pair of types is joined by one edge type, forwards if there is one
             in that direction and else backwards; or ``"user>rates>item<rates<user"``, which names relations and
             directions.
-
-    Raises:
-        PathError: it is not of one of these forms, or two types are joined by no or by several edge types.
-        UnknownTypeError: a type that the graph does not have.
     """
     arrows = re.findall("[<>]", path)
     names = [part.strip() for part in re.split("[<>]" if arrows else "-", path)]
@@ -274,7 +270,7 @@ def pathsim_top_k(
     for rows, block in blocks:
         keys = [] if cosine is None else [cosine(block, rows.start, k)]
         keys += [] if order is None else [order[block.indices]]
-        kept.append(block.select(top_k_mask(block, k, ranking(block, diagonal[rows], diagonal), *keys)))
+        kept.append(top_k(block, k, ranking(block, diagonal[rows], diagonal), *keys))
     return stack_rows(kept, parts[-1].shape[1], parts[0])
 
 
@@ -382,9 +378,6 @@ class MetaPath:
     Args:
         path: see :func:`recgraph.graph.metapath.parse`; or a config as the only argument.
         settings: the other settings by name, see :class:`MetaPathConfig`.
-
-    Raises:
-        ConfigError: a setting that does not exist, or its value is not allowed.
     """
 
     target: ClassVar[str] = "graph"
@@ -405,11 +398,7 @@ class MetaPath:
         return f"MetaPath({self.name!r}, counts={self.config.counts!r}, top_k={self.config.top_k})"
 
     def route(self, graph: HeteroGraph) -> Route:
-        """The edge types that the path follows.
-
-        Raises:
-            PathError, UnknownTypeError: the graph does not have the path.
-        """
+        """The edge types that the path follows; a PathError or UnknownTypeError where the graph does not have it."""
         return parse(self.config.path, graph)
 
     def steps(self, graph: HeteroGraph) -> list[Csr]:
@@ -421,24 +410,13 @@ class MetaPath:
         return estimate_cost(self.name, self.route(graph), self.steps(graph), self.config.counts, self.config.top_k)
 
     def counts(self, graph: HeteroGraph) -> Csr:
-        """[N_start, N_end]: the counts of all paths, one entry a pair (no weights where counts are binary).
-
-        Raises:
-            PathTooLargeError: that would need more than ``max_memory_mib``.
-        """
+        """[N_start, N_end]: the counts of all paths, one entry a pair (no weights where counts are binary)."""
         parts = self._halves(graph, None)
         return parts[0] if len(parts) == 1 else compose(parts[0], parts[1], self.config.counts)
 
     def adjacency(self, graph: HeteroGraph, generator: torch.Generator | None = None) -> Csr:
-        """The counts, after the top-k by PathSim where one is asked for; not normalised.
-
-        Args:
-            generator: draws the order of ``ties="random"``; on any device.
-
-        Raises:
-            PathError: a top-k of a path whose ends are of different types, or ties by features that are not there.
-            PathTooLargeError: it would need more than ``max_memory_mib``.
-        """
+        """The counts, after the top-k by PathSim where one is asked for; not normalised. The generator, on any device,
+        draws the order of ``ties="random"``; a PathTooLargeError where it would need more than ``max_memory_mib``."""
         k, ties = self.config.top_k, self.config.ties
         if k is None:
             return self.counts(graph)
@@ -499,9 +477,6 @@ class MetaPath:
 
         Args:
             known: what has been made for other paths that begin alike; is added to.
-
-        Raises:
-            PathTooLargeError: a context would need more than ``max_memory_mib``.
         """
         known = {} if known is None else known
         route = self.route(graph)

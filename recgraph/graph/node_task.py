@@ -46,14 +46,10 @@ class NodeTask:
 
     Attributes:
         target: the node type.
-        labels: [N] int64, classes from 0, and -1 for a node whose class is not known; given as a tensor, an array or a
-            list.
+        labels: [N] int64, classes from 0, and -1 for a node whose class is not known, which is in no split; given as a
+            tensor, an array or a list.
         splits: name, e.g. labels a class (``"20"``; numbers become texts) -> its parts.
         paths: the published meta-paths.
-
-    Raises:
-        ValueError: labels that are no classes from 0, or a part of a split with a node that does not exist or whose
-            class is not known; names the first.
     """
 
     target: str
@@ -90,16 +86,8 @@ class NodeTask:
 
     @classmethod
     def from_columns(cls, target: str, columns: Mapping[str, Any]) -> NodeTask:
-        """From labels and masks as PyTorch Geometric holds them.
-
-        Args:
-            target: the node type.
-            columns: of its nodes: ``y`` [N] or [N, 1]; ``train_mask``, ``val_mask`` and ``test_mask`` [N], the same
-                for all splits, or [N, S]; and what :meth:`to_columns` has written besides.
-
-        Raises:
-            GraphError: not all of the three masks.
-        """
+        """From the columns of nodes in PyTorch Geometric: ``y`` [N] or [N, 1]; ``train_mask``, ``val_mask`` and
+        ``test_mask``, all or none, [N], the same for all splits, or [N, S]; and what :meth:`to_columns` adds."""
         masks = {part: _tensor(columns[mask]).bool() for part, mask in MASKS.items() if columns.get(mask) is not None}
         if masks and len(masks) < len(MASKS):
             missing = ", ".join(mask for part, mask in MASKS.items() if part not in masks)
@@ -156,12 +144,7 @@ class NodeTask:
 
     @classmethod
     def load(cls, folder: Path) -> NodeTask:
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            SealedTestError: inside a block without test data (a trial of a study): there are no labels then.
-            CorruptFileError: a file is damaged.
-        """
+        """Read what :meth:`save` wrote; a SealedTestError inside a block without test data (a trial of a study)."""
         check_open()
         tensors, meta = read_tensors(folder / "node_task.safetensors"), read_object(folder / "node_task.json")
         splits = {name: NodeSplit(*(tensors[f"{name}.{part}"] for part in MASKS)) for name in meta["splits"]}

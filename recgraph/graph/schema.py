@@ -113,12 +113,7 @@ def make_edges(
     weights: Tensor | None = None,
     times: Tensor | None = None,
 ) -> Edges:
-    """Edges of one type from lists [E] of indices, weights and times in any order; times keep their type.
-
-    Raises:
-        UnknownTypeError: an end that is no type of nodes.
-        GraphError: lists of other lengths, or an index out of range (names the edge type, the row and the value).
-    """
+    """Edges of one type from lists [E] of indices, weights and times in any order; times keep their type."""
     for end in edge_type[::2]:
         check_type("node type", end, nodes)
     shapes = {tuple(part.shape) for part in (source, target, weights, times) if part is not None}

@@ -28,7 +28,7 @@ from recgraph.ranks import refuse_launched
 from recgraph.registry import import_all
 from recgraph.train.config import pick_device
 from recgraph.train.fit import train
-from recgraph.train.record import SELECTION, Measured, provenance
+from recgraph.train.record import SELECTION, measured, provenance
 from recgraph.train.run import NodeRun, Run
 
 __all__ = ["Summary", "run"]
@@ -232,10 +232,10 @@ def _test(run: Run | NodeRun, job: Job, hashes: DataHashes, device: str | None) 
     # of a model that was fitted twice all but the cost is of the training that chose
     chosen = made.get("selection") or made
     costs = [made["cost"], made["preparation"], *([chosen["cost"]] if chosen is not made else [])]
-    with Measured() as cost:
+    with measured() as cost:
         found = run.evaluate(cutoffs=job.cutoffs, metrics=job.metric_names) if isinstance(run, Run) else run.evaluate()
     # another process than that of the test may have trained
-    peaks = [cost.to_dict()["peak_memory_mb"], *(float(each.get("peak_memory_mb") or 0.0) for each in costs)]
+    peaks = [cost.peak_memory_mb or 0.0, *(float(each.get("peak_memory_mb") or 0.0) for each in costs)]
     record = {
         **job.described,
         "data_hash": hashes.data,

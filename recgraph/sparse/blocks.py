@@ -1,12 +1,9 @@
-"""What computations on blocks of rows share: block sizes, the type they compute in, sums of many, the range of ``exp``.
-
-Losses make loss and gradients in one pass, in an autograd function of their own: each block of an N x M matrix of
-scores yields both before the next one overwrites it.
-"""
+"""What computations on blocks of rows share: block sizes, the type they compute in, sums of many, the range of exp."""
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -30,11 +27,8 @@ EXPONENT_LIMIT = {dtype: 0.75 * math.log(torch.finfo(dtype).max) for dtype in (t
 
 
 def row_blocks(n_rows: int, n_columns: int, like: Tensor, block_rows: int | None = None) -> Iterator[slice]:
-    """The rows of each block of an [n_rows, n_columns] matrix of the type and device of ``like``, the largest first.
-
-    Args:
-        block_rows: rows of a block; None picks by the size of the cache.
-    """
+    """The rows of each block of an [n_rows, n_columns] matrix of the type and device of ``like``, the largest first;
+    without ``block_rows`` by the size of the cache."""
     if block_rows is None:
         budget = _BYTES_ACCELERATOR if is_accelerated(like) else BYTES_HOST
         block_rows = max(budget // (max(n_columns, 1) * like.element_size()), FEWEST_ROWS)
@@ -45,15 +39,26 @@ def row_blocks(n_rows: int, n_columns: int, like: Tensor, block_rows: int | None
 def score_blocks(
     n_rows: int, n_columns: int, like: Tensor, block_rows: int | None = None
 ) -> Iterator[tuple[slice, Tensor]]:
-    """As :func:`row_blocks`, each with the memory [n, n_columns] in which its scores are computed, the same for all.
-
-    Memory of its own for each block would cost as much time as the product that fills it.
-    """
+    """As :func:`row_blocks`, each with the memory [n, n_columns] in which its scores are computed, the same for all:
+    memory of its own for each block would cost as much time as the product that fills it."""
     buffer: Tensor | None = None
     for rows in row_blocks(n_rows, n_columns, like, block_rows):
         if buffer is None:
             buffer = like.new_empty(rows.stop, n_columns)
         yield rows, buffer[: rows.stop - rows.start]
+
+
+def limited(before: Sequence[float], most: float, most_rows: int) -> Iterator[slice]:
+    """Ranges of at most so many rows whose sizes sum to ``most`` at most; a row that exceeds it is a range of its own.
+
+    ``before`` [R + 1] holds for each row the sum of the sizes of all rows before it.
+    """
+    first, end = 0, len(before) - 1
+    while first < end:
+        stop = max(bisect_right(before, before[first] + most) - 1, first + 1)
+        stop = min(stop, first + most_rows)
+        yield slice(first, stop)
+        first = stop
 
 
 def work_type(*tensors: Tensor) -> torch.dtype:
@@ -72,18 +77,13 @@ def total_of(sums: Sequence[Tensor], like: Tensor) -> Tensor:
 
 
 def group_sizes(groups: Tensor, n: int) -> Tensor:
-    """[n] int64: how many of ``groups`` [N], in [0, n), are each; float32 would stop counting at 2^24."""
-    if is_accelerated(groups):  # bincount would wait for the device
-        one = groups.new_ones(()).expand(groups.shape)
-        return groups.new_zeros(n).index_add_(0, groups, one)
-    return torch.bincount(groups, minlength=n)
+    """[n] int64: how many of ``groups`` [N], in [0, n), are each; ``bincount`` would wait for an accelerator."""
+    return groups.new_zeros(n).index_add_(0, groups, groups.new_ones(()).expand(groups.shape))
 
 
 def group_sums(values: Tensor, groups: Tensor, n: int) -> Tensor:
-    """[n, ...]: sums of ``values`` [N, ...] by ``groups`` [N], in [0, n), in their type; without gradient.
-
-    Stretches of 65,536 values are added in that type, and their sums in float64, so that no sum stands still.
-    """
+    """[n, ...]: sums of ``values`` [N, ...] by ``groups`` [N], in [0, n), in their type; without gradient. Stretches
+    of 65,536 values are added in that type, and their sums in float64, so that no sum stands still."""
     step, shape = max(_SUMMED, 4 * n), (n, *values.shape[1:])
     if len(values) <= step:
         return values.new_zeros(shape).index_add_(0, groups, values)
@@ -95,13 +95,8 @@ def group_sums(values: Tensor, groups: Tensor, n: int) -> Tensor:
 
 
 def even_bounds(n_rows: int, n_groups: int, own: slice = slice(None)) -> list[int]:
-    """Where consecutive groups of as equal size as can be begin and end: G + 1 ascending numbers from 0.
-
-    Args:
-        n_rows: of all groups.
-        n_groups: G; of more than rows some are empty.
-        own: consecutive rows whose bounds are wanted, counted from the first of them.
-    """
+    """Where consecutive groups of as equal size as can be begin and end: G + 1 ascending numbers from 0; within the
+    rows ``own``, if given, counted from the first of these."""
     start, stop, _ = own.indices(n_rows)
     return [min(max(n_rows * group // n_groups, start), stop) - start for group in range(n_groups + 1)]
 
@@ -115,18 +110,14 @@ def of_groups(values: Tensor, bounds: Sequence[int]) -> Tensor:
 
 
 def unit_length(vectors: Tensor) -> Tensor:
-    """Vectors [..., D] over their lengths, as ``F.normalize``; one that is 0 stays 0 and gets no gradient.
-
-    ``F.normalize`` multiplies its gradient by 1e12; a narrow state is 0 where dropout takes all of its dimensions.
-    """
+    """Vectors [..., D] over their lengths, as ``F.normalize``; one that is 0 stays 0 and gets no gradient: there
+    ``F.normalize`` multiplies it by 1e12, and a narrow state is 0 where dropout takes all of its dimensions."""
     lengths: Tensor = vectors.norm(dim=-1, keepdim=True)
     return vectors / lengths.masked_fill(lengths <= _SHORTEST, math.inf)
 
 
 def refuse_second_derivative(what: str) -> None:
-    """To be called in backward: under ``create_graph`` (RuntimeError) what forward made would pass for constants.
-
-    torch's ``once_differentiable`` does not notice where the incoming gradient is a constant, as it is of every loss.
-    """
+    """To be called in backward: under ``create_graph`` what forward made would pass for constants. torch's own
+    ``once_differentiable`` does not notice where the incoming gradient is a constant, as it is of every loss."""
     if torch.is_grad_enabled():
         raise RuntimeError(f"{what} can be differentiated once; create_graph=True is not supported")

@@ -20,19 +20,17 @@ class Csr:
     """Row ``r`` has entries in the columns ``indices[indptr[r]:indptr[r + 1]]``, ascending.
 
     A column may stand in a row several times (edges of a multigraph); such entries keep their order and their
-    values add up in every product. Values are immutable; what depends on the places of the entries alone (the
+    values add up in every product. Matrices are immutable; what depends on the places of the entries alone (the
     transpose, the row of each entry, backends' own forms) is computed once for all matrices with the same places.
-
-    Attributes:
-        indptr: [R + 1] int64, from 0 to the number of entries E.
-        indices: [E] int64, ascending within a row.
-        weights: [E] floating point, or None where every entry is 1. May require a gradient.
-        shape: (R, C).
     """
 
+    #: [R + 1] int64, from 0 to the number of entries E
     indptr: Tensor
+    #: [E] int64, ascending within a row
     indices: Tensor
+    #: [E] floating point, which may require a gradient, or None where every entry is 1
     weights: Tensor | None
+    #: (R, C)
     shape: tuple[int, int]
     _places: dict[str, Any] = field(default_factory=dict, repr=False)
     _own: dict[str, Csr] = field(default_factory=dict, init=False, repr=False)
@@ -60,14 +58,8 @@ class Csr:
         shape: tuple[int, int],
         duplicates: Literal["keep", "sum"] = "keep",
     ) -> Csr:
-        """From entries [E] in any order; integer weights become the default floating type.
-
-        Args:
-            duplicates: several entries at one place stay (in the given order) or become one with their sum.
-
-        Raises:
-            ValueError: an index is out of range.
-        """
+        """From entries [E] in any order; integer weights become the default floating type. Several at one place stay,
+        in the given order, or become one with their sum. A ValueError where an index is out of range."""
         for index, size in ((rows, shape[0]), (cols, shape[1])) if rows.numel() else ():
             low, high = torch.aminmax(index)
             if bool((low < 0) | (high >= size)):  # one read of a device
@@ -92,11 +84,6 @@ class Csr:
         rows, cols = torch.nonzero(matrix, as_tuple=True)
         return cls.from_coo(rows, cols, matrix[rows, cols], shape=(matrix.shape[0], matrix.shape[1]))
 
-    @classmethod
-    def eye(cls, n: int, device: torch.device | None = None) -> Csr:
-        """The identity, without weights."""
-        return cls(torch.arange(n + 1, device=device), torch.arange(n, device=device), None, (n, n))
-
     @property
     def nnz(self) -> int:
         """The number of entries, each of several at one place counted."""
@@ -109,7 +96,7 @@ class Csr:
     @property
     def degrees(self) -> Tensor:
         """[R] int64: the entries of each row."""
-        return self.indptr[1:] - self.indptr[:-1]
+        return self.indptr.diff()
 
     @property
     def rows(self) -> Tensor:
@@ -147,29 +134,28 @@ class Csr:
 
     def t(self) -> Csr:
         """The transpose; weights that carry a gradient pass it on."""
-        places, order, back = self.shared("transposed", self._transpose)
+        places, order = self.shared("transposed", self._transpose)
         if self.weights is None:
             return places
         if self.weights.requires_grad:
-            return places.with_weights(_permuted(self.weights, order, back))
+            return places.with_weights(self.weights[order])
         if "transposed" not in self._own:
-            self._own["transposed"] = places.with_weights(_permuted(self.weights, order, back))
+            self._own["transposed"] = places.with_weights(self.weights[order])
         return self._own["transposed"]
 
-    def _transpose(self) -> tuple[Csr, Tensor, bool]:
-        """The transpose without weights, an order, and whether entry e goes to ``order[e]``, or comes from there."""
+    def _transpose(self) -> tuple[Csr, Tensor]:
+        """The transpose without weights, and the order in which it has the entries."""
         if "origin" in self._places:  # this is itself a transpose
-            indptr, indices, order, back = self._places["origin"]
-            flipped = Csr(indptr, indices, None, (self.shape[1], self.shape[0]))
-            flipped._places["origin"] = (self.indptr, self.indices, order, not back)
-            return flipped, order, back
-        # narrow keys sort faster
-        order = torch.argsort(self.indices.to(torch.int32 if self.shape[1] < 2**31 else None), stable=True)
-        indptr = offsets_of(torch.bincount(self.indices, minlength=self.shape[1]))
-        flipped = Csr(indptr, self._entry_rows()[order], None, (self.shape[1], self.shape[0]))
+            indptr, indices, order = self._places["origin"]
+            order = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+        else:  # narrow keys sort faster
+            order = torch.argsort(self.indices.to(torch.int32 if self.shape[1] < 2**31 else None), stable=True)
+            indptr = offsets_of(torch.bincount(self.indices, minlength=self.shape[1]))
+            indices = self._entry_rows()[order]
+        flipped = Csr(indptr, indices, None, (self.shape[1], self.shape[0]))
         # the tensors, not this matrix: two that hold each other are not freed before Python looks for such rings
-        flipped._places["origin"] = (self.indptr, self.indices, order, True)
-        return flipped, order, False
+        flipped._places["origin"] = (self.indptr, self.indices, order)
+        return flipped, order
 
     def row_sums(self) -> Tensor:
         """[R]: sums of the weights; the numbers of entries, in the default type, where there are none."""
@@ -201,8 +187,7 @@ class Csr:
         return Csr(indptr, self.indices[keep_mask], weights, self.shape)
 
     def take_rows(self, rows: Tensor) -> Csr:
-        """The given rows ([K] int64, repeats allowed), as a [K, C] matrix."""
-        # the cost is that of the rows taken, not of the whole matrix: callers take rows block by block
+        """The given rows ([K] int64, repeats allowed), as a [K, C] matrix, at the cost of these rows alone."""
         starts = self.indptr[rows]
         entries = consecutive(starts, self.indptr[rows + 1] - starts)
         weights = None if self.weights is None else self.weights[entries.values]
@@ -247,15 +232,15 @@ class Csr:
 
     def with_diagonal(self, value: float | None) -> Csr:
         """With ``value`` in every place of the diagonal, or without a diagonal (None)."""
-        rest = self.select(self.rows != self.indices)
+        rest, weights = self.select(self.rows != self.indices), None
         if value is None:
             return rest
         every = torch.arange(min(self.shape), device=self.device)
-        rows, cols = torch.cat([rest.rows, every]), torch.cat([rest.indices, every])
-        if rest.weights is None and value == 1:
-            return Csr.from_coo(rows, cols, shape=self.shape)
-        known = rest.values()
-        return Csr.from_coo(rows, cols, torch.cat([known, known.new_full((every.numel(),), value)]), shape=self.shape)
+        if rest.weights is not None or value != 1:
+            known = rest.values()
+            weights = torch.cat([known, known.new_full((len(every),), value)])
+        rows, columns = torch.cat([rest.rows, every]), torch.cat([rest.indices, every])
+        return Csr.from_coo(rows, columns, weights, shape=self.shape)
 
     def to_dense(self) -> Tensor:
         """[R, C]; entries at one place are summed."""
@@ -276,11 +261,6 @@ def sort_entries(rows: Tensor, cols: Tensor, n_cols: int) -> Tensor:
     return torch.argsort(rows.to(torch.int64) * max(n_cols, 1) + cols, stable=True)
 
 
-def _permuted(values: Tensor, order: Tensor, back: bool) -> Tensor:
-    """``values[order]``, or what that has made them from."""
-    return torch.empty_like(values).scatter(0, order, values) if back else values[order]
-
-
 def _wide(weights: Tensor) -> Tensor:
     """Half precision as float32: it would stop counting ones at 2^11, or 2^8."""
     return weights.float() if weights.dtype in (torch.float16, torch.bfloat16) else weights
@@ -297,12 +277,3 @@ def csr_tensor(adj: Csr, dtype: torch.dtype | None = None) -> Tensor:
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
         # the entries were checked when they were made; checking again would wait for the device
         return torch.sparse_csr_tensor(adj.indptr, adj.indices, adj.values(dtype), adj.shape, check_invariants=False)
-
-
-def random_matrix(n_rows: int, n_cols: int, n_entries: int, generator: torch.Generator, weighted: bool = False) -> Csr:
-    """Entries at uniform places, with weights uniform on [0, 1) or without."""
-    where = generator.device
-    rows = torch.randint(n_rows, (n_entries,), generator=generator, device=where)
-    cols = torch.randint(n_cols, (n_entries,), generator=generator, device=where)
-    weights = torch.rand(n_entries, generator=generator, device=where) if weighted else None
-    return Csr.from_coo(rows, cols, weights, shape=(n_rows, n_cols))

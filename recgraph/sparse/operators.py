@@ -22,14 +22,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """``diag(left) A_1 A_2 ... A_n diag(right)``; apply it with :func:`recgraph.sparse.spmm.spmm`.
+    """``diag(left) A_1 A_2 ... A_n diag(right)`` with n at least 1; None stands for ones.
 
     A product costs the entries of the factors: of a path over 60 subjects 8 thousand, where the composed matrix has 4
     million.
-
-    Attributes:
-        factors: A_1 ... A_n, at least one; the inner sizes fit.
-        left, right: [R] and [C], or None for ones.
     """
 
     factors: tuple[Csr, ...]
@@ -71,8 +67,8 @@ class Chain:
 
 @dataclass(frozen=True, eq=False)
 class Sum:
-    """``c_1 T_1 + ... + c_n T_n`` of at least one matrix or chain of one shape; apply it with
-    :func:`recgraph.sparse.spmm.spmm`. So a matrix is held whose many equal rows differ in some entries."""
+    """``c_1 T_1 + ... + c_n T_n`` of at least one matrix or chain of one shape: so a matrix is held whose many equal
+    rows differ in some entries."""
 
     terms: tuple[Csr | Chain, ...]
     coefficients: tuple[float, ...]
@@ -87,7 +83,7 @@ class Sum:
 
     def row_sums(self) -> Tensor:
         """[R] float64."""
-        parts = [c * _row_sums(_exact(term)) for c, term in zip(self.coefficients, self.terms, strict=True)]
+        parts = [c * _exact(term).row_sums() for c, term in zip(self.coefficients, self.terms, strict=True)]
         return torch.stack(parts).sum(0)
 
     def scale(self, left: Tensor | None = None, right: Tensor | None = None) -> Sum:
@@ -116,22 +112,19 @@ def normalise(adj: M, kind: Normalisation, dtype: torch.dtype | None = None) -> 
     Args:
         adj: [R, C], weights not negative. Chains and sums are normalised as the made matrix, by scales in float64.
         dtype: of a matrix's weights; default: that of ``adj``'s, or the default type. Computed in float64.
-
-    Raises:
-        ValueError: ``"meow"`` of a matrix that is not square.
     """
     exact: Csr | Chain | Sum = _exact(adj)
     made: Csr | Chain | Sum
     if kind == "row":
-        made = exact.scale(power(_row_sums(exact), -1))
+        made = exact.scale(power(exact.row_sums(), -1))
     elif kind == "column":
-        made = exact.scale(None, power(_row_sums(exact.t()), -1))
+        made = exact.scale(None, power(exact.t().row_sums(), -1))
     elif kind == "symmetric":
-        made = exact.scale(power(_row_sums(exact), -0.5), power(_row_sums(exact.t()), -0.5))
+        made = exact.scale(power(exact.row_sums(), -0.5), power(exact.t().row_sums(), -0.5))
     elif adj.shape[0] != adj.shape[1]:
         raise ValueError(f"kind = 'meow' needs a square matrix, not {adj.shape}; use 'symmetric'")
     else:
-        root = power(_row_sums(exact), -0.5)
+        root = power(exact.row_sums(), -0.5)
         made = exact.t().scale(root, root)
     if isinstance(adj, Csr) and isinstance(made, Csr):
         made = made.to(dtype=dtype or (torch.get_default_dtype() if adj.weights is None else adj.weights.dtype))
@@ -139,22 +132,13 @@ def normalise(adj: M, kind: Normalisation, dtype: torch.dtype | None = None) -> 
 
 
 def _exact(matrix: Csr | Chain | Sum) -> Csr | Chain | Sum:
-    """With weights in float64, where they are held."""
-    if isinstance(matrix, Csr) and matrix.weights is not None:
-        return matrix.with_weights(matrix.weights.to(torch.float64))
-    return matrix
-
-
-def _row_sums(matrix: Csr | Chain | Sum) -> Tensor:
-    """[R] float64."""
-    return matrix.degrees.to(torch.float64) if isinstance(matrix, Csr) and matrix.weights is None else matrix.row_sums()
+    """A matrix with its weights, be they ones, in float64."""
+    return matrix.with_weights(matrix.values(torch.float64)) if isinstance(matrix, Csr) else matrix
 
 
 def row_shares(features: Tensor | Csr, what: str, fix: str) -> Tensor | Csr:
-    """[N, F]: features divided by their row sums; rows without features stay 0.
-
-    A negative one is refused, in the words ``what`` and ``fix``: rows of embeddings sum to about 0.
-    """
+    """[N, F]: features divided by their row sums; rows without features stay 0. Negative ones are refused, in the words
+    ``what`` and ``fix``: rows of embeddings sum to about 0."""
     values = features.values() if isinstance(features, Csr) else features
     if bool((values < 0).any()):
         raise ValueError(f"{what} hold negative values and cannot be divided by their row sums; {fix}")
@@ -214,11 +198,7 @@ class Placing:
     """Moves tensors, matrices, chains and sums, each of their tensors once.
 
     What is the same object here is the same object there, and matrices with the same places share them there, with all
-    that is computed from them.
-
-    Args:
-        device: where to.
-        dtype: of weights, scales and features; None leaves each its own.
+    that is computed from them. Weights, scales and features become of a type; None leaves each its own.
     """
 
     def __init__(self, device: torch.device | str, dtype: torch.dtype | None = None) -> None:
@@ -237,22 +217,17 @@ class Placing:
         """``x``, a tensor, a matrix, an operator or None, there; itself where it is there already."""
         key = id(x), None if isinstance(x, Tensor) and not x.is_floating_point() else self.dtype
         if key not in self._moved:
-            self._moved[key] = x, self._move(x, key[1])
+            self._moved[key] = x, x.to(self.device, key[1]) if isinstance(x, Tensor) else self._move(x)
         return cast(T, self._moved[key][1])
 
-    def _move(self, x: Any, dtype: torch.dtype | None) -> Any:
-        if isinstance(x, Tensor):
-            return x.to(device=self.device, dtype=dtype)
+    def _move(self, x: Any) -> Any:
         if isinstance(x, Sum):
             return Sum(tuple(map(self, x.terms)), x.coefficients)
         if isinstance(x, Chain):
             return Chain(tuple(map(self, x.factors)), self(x.left), self(x.right))
-        if x is None:
-            return x
-        weights, indices = self(x.weights), self(x.indices)
-        if indices is x.indices:
-            return x if weights is x.weights else x.with_weights(weights)
-        key = id(x.indptr), id(indices)
+        if x is None or self(x.indices) is x.indices:
+            return x if x is None or self(x.weights) is x.weights else x.with_weights(self(x.weights))
+        key = id(x.indptr), id(x.indices)
         if key not in self._places:
-            self._places[key] = Csr(self(x.indptr), indices, None, x.shape)
-        return self._places[key].with_weights(weights)
+            self._places[key] = Csr(self(x.indptr), self(x.indices), None, x.shape)
+        return self._places[key].with_weights(self(x.weights))

@@ -10,24 +10,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recgraph.sparse.blocks import limited
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.ragged import Ragged, consecutive, offsets_of
 
 Counts = Literal["full", "binary"]
 
-# Pairs (an entry of a, an entry of b's row) and cells of a block: some tens of megabytes, cells within a core's cache.
-_MAX_PAIRS = 1 << 20
-_MAX_CELLS = 1 << 19
-# Below so many pairs a cell a block is sorted; above, its cells are counted.
+# below so many pairs (an entry of a, an entry of b's row) a cell these are sorted; above, the cells are counted
 _SPARSE = 1 / 16
-# A block that is sorted may have more cells, as none are made, but no more pairs than a cache holds.
+# pairs and cells of a block: some tens of megabytes, cells within a core's cache
+_MAX_PAIRS, _MAX_CELLS = 1 << 20, 1 << 19
+# pairs of a block that is sorted, which makes no cells: what a cache holds
 _MAX_SORTED = 1 << 16
-# The most pairs, and the most cells, of a dense block (some 100 MB).
-_MAX_COUNT_PAIRS = 1 << 21
-_MAX_COUNT_CELLS = 1 << 21
-# In rows of fewer columns than so many times k torch's topk takes another algorithm, which keeps others among equals.
+# the most pairs, and the most cells, of a dense block (some 100 MB)
+_MAX_COUNT_PAIRS, _MAX_COUNT_CELLS = 1 << 21, 1 << 21
+# in rows of fewer columns than so many times k torch's topk takes another algorithm, which keeps others among equals
 _PARTIAL = 64
-# The most cells of gathered vectors, and of matrices, that ridge regressions hold at a time (16 MB of float32 each).
+# the most cells of gathered vectors, and of matrices, that ridge regressions hold at a time (16 MB of float32 each)
 _MAX_RIDGE_CELLS = 1 << 22
 
 
@@ -38,13 +37,9 @@ def n_pairs(a: Csr, b: Csr) -> Tensor:
 
 
 def compose(a: Csr, b: Csr, counts: Counts = "full", dtype: torch.dtype | None = None) -> Csr:
-    """``A B`` [R, C] of ``a`` [R, K] and ``b`` [K, C], with one entry a place.
-
-    Args:
-        counts: ``"full"`` sums the products of weights (numbers of paths, where there are no weights);
-            ``"binary"`` has an entry without weight where such a path exists (weights are not looked at).
-        dtype: of the weights; default: the widest of both. Sums are made in float64.
-    """
+    """``A B`` [R, C] of ``a`` [R, K] and ``b`` [K, C], with one entry a place: ``"full"`` counts sum the products of
+    weights (numbers of paths, where there are none), in float64, and have the widest type of both unless it is given;
+    ``"binary"`` ones are entries without weight where such a path exists."""
     return stack_rows([block for _, block in compose_blocks(a, b, counts, dtype)], b.shape[1], a)
 
 
@@ -76,36 +71,14 @@ def compose_blocks(
         a, b = a.with_weights(None), b.with_weights(None)
     dtype = dtype or count_dtype(a, b)
     before, degrees = offsets_of(n_pairs(a, b)).tolist(), b.degrees
-    for rows in _blocks(before, b.shape[1]):
-        part, n = a.row_block(rows), before[rows.stop] - before[rows.start]
-        cells, weights = _pairs(part, b, degrees, n)
-        shape = (part.shape[0], b.shape[1])
-        block = (_by_sorting if _is_sorted(n, *shape) else _by_counting)(cells, weights, shape)
+    if before[-1] < _SPARSE * a.shape[0] * b.shape[1]:
+        blocks = limited(before, _MAX_SORTED, a.shape[0])
+    else:
+        blocks = limited(before, _MAX_PAIRS, max(_MAX_CELLS // max(b.shape[1], 1), 1))
+    for rows in blocks:
+        part = a.row_block(rows)
+        block = _summed(*_pairs(part, b, degrees, before[rows.stop] - before[rows.start]), (part.shape[0], b.shape[1]))
         yield rows, block.with_weights(None if counts == "binary" else block.values(dtype))
-
-
-def _blocks(before: list[int], n_columns: int) -> Iterator[slice]:
-    """Ranges of rows within the limits; a row that alone exceeds them is a range of its own.
-
-    ``before`` [R + 1] holds for each row the pairs of all rows before it.
-    """
-    first, widest = 0, max(_MAX_CELLS // max(n_columns, 1), 1)
-    last = len(before) - 1
-
-    def is_too_wide(row: int) -> bool:
-        n, n_more = before[row] - before[first], before[row + 1] - before[first]
-        is_sorted = _is_sorted(n, row - first, n_columns) and _is_sorted(n_more, row + 1 - first, n_columns)
-        return row - first >= widest and not (is_sorted and n_more <= _MAX_SORTED)
-
-    for row in range(1, last + 1):
-        if row == last or before[row + 1] - before[first] > _MAX_PAIRS or is_too_wide(row):
-            yield slice(first, row)
-            first = row
-
-
-def _is_sorted(n: int, n_rows: int, n_columns: int) -> bool:
-    """Whether a block with n pairs is sorted rather than counted."""
-    return n < _SPARSE * n_rows * n_columns
 
 
 def _pairs(a: Csr, b: Csr, degrees: Tensor, n: int) -> tuple[Tensor, Tensor | None]:
@@ -121,28 +94,20 @@ def _pairs(a: Csr, b: Csr, degrees: Tensor, n: int) -> tuple[Tensor, Tensor | No
     return cells, weights
 
 
-def _by_counting(cells: Tensor, weights: Tensor | None, shape: tuple[int, int]) -> Csr:
-    n_cells = shape[0] * shape[1]
-    totals = torch.bincount(cells, weights, minlength=n_cells).view(shape)
-    hit_mask = (totals if weights is None else torch.bincount(cells, minlength=n_cells).view(shape)) > 0
-    counts = hit_mask.sum(1)
-    keys = torch.nonzero(hit_mask.view(-1)).squeeze(1)
-    values = totals.view(-1)[keys].to(torch.float64)
-    first_cell = torch.arange(shape[0], device=cells.device) * shape[1]
-    rows = Ragged.from_lengths(keys.sub_(torch.repeat_interleave(first_cell, counts, output_size=keys.numel())), counts)
-    return Csr(rows.offsets, rows.values, values, shape)
-
-
-def _by_sorting(cells: Tensor, weights: Tensor | None, shape: tuple[int, int]) -> Csr:
-    if weights is None:
-        keys, counts = torch.unique(cells, return_counts=True)
-        values = counts.to(torch.float64)
+def _summed(cells: Tensor, weights: Tensor | None, shape: tuple[int, int]) -> Csr:
+    """A block of the product: for each cell that is met its number of pairs, or the sum of their weights, float64."""
+    width, n_cells = max(shape[1], 1), shape[0] * shape[1]
+    if len(cells) < _SPARSE * n_cells:
+        keys, found = torch.unique(cells, return_inverse=weights is not None, return_counts=weights is None)
+        values = found if weights is None else torch.bincount(found, weights, minlength=len(keys))
     else:
-        keys, group = torch.unique(cells, return_inverse=True)
-        values = torch.bincount(group, weights, minlength=keys.numel())
-    width = max(shape[1], 1)
-    rows = Ragged.from_lengths(keys % width, torch.bincount(keys // width, minlength=shape[0]))
-    return Csr(rows.offsets, rows.values, values, shape)
+        totals = torch.bincount(cells, weights, minlength=n_cells)
+        is_met = (totals if weights is None else torch.bincount(cells, minlength=n_cells)) > 0
+        keys = torch.nonzero(is_met).squeeze(1)
+        values = totals[keys]
+    rows = torch.div(keys, width, rounding_mode="floor")
+    offsets = offsets_of(torch.bincount(rows, minlength=shape[0]))
+    return Csr(offsets, keys.sub_(rows.mul_(width)), values.to(torch.float64), shape)
 
 
 def distinct(rows: Ragged, n_columns: int) -> Ragged:
@@ -152,43 +117,27 @@ def distinct(rows: Ragged, n_columns: int) -> Ragged:
     return Ragged.from_lengths(keys % n_columns, counts)
 
 
-def holders_of(rows: Ragged, n_columns: int) -> Ragged:
-    """The rows that hold each column, ascending."""
-    order = torch.argsort(rows.values, stable=True)
-    return Ragged.from_lengths(rows.rows[order], torch.bincount(rows.values, minlength=n_columns))
+def presence(rows: Ragged, n_columns: int, row_weights: Tensor | None = None) -> Csr:
+    """[R, n_columns]: a row's weight, or 1, in each of its columns; these are distinct and ascending."""
+    matrix = Csr(rows.offsets, rows.values, None, (rows.n_rows, n_columns))
+    return matrix if row_weights is None else matrix.scale(row_weights)
 
 
-def _factors(rows: Ragged, n_columns: int, row_weights: Tensor | None, holders: Ragged) -> tuple[Csr, Csr]:
-    """The two matrices whose product counts co-occurrence."""
-    weights = None if row_weights is None else row_weights[holders.values]
-    left = Csr(holders.offsets, holders.values, weights, (holders.n_rows, rows.n_rows))
-    return left, Csr(rows.offsets, rows.values, None, (rows.n_rows, n_columns))
+def co_occurrence(rows: Csr, columns: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
+    """The matrix ``C[i, j] = sum of w_r over the rows r that hold both i and j``, in blocks of its rows, or of those of
+    ``columns``: the first one's place and the block [b, n_columns] float64.
 
-
-def co_occurrence(
-    rows: Ragged, n_columns: int, row_weights: Tensor | None = None, holders: Ragged | None = None
-) -> Iterator[tuple[int, Tensor]]:
-    """The matrix ``C[i, j] = sum of w_r over the rows r that hold both i and j``, in blocks of its rows.
-
-    Costs the sum of squared row lengths and n_columns squared cells; memory is bounded by the blocks.
-
-    Args:
-        rows: R rows of distinct columns (see :func:`distinct`).
-        row_weights: [R] float64, or None for 1 each.
-        holders: of the columns whose rows of ``C`` are wanted, some of :func:`holders_of`; None: of all.
-
-    Yields:
-        (first, block): ``block`` [b, n_columns] float64 holds the rows ``first ... first + b - 1`` of ``C``.
+    Costs the sum of squared row lengths and the cells of C; memory is bounded by the blocks. ``rows`` are of
+    :func:`presence`, with weights w in float64 or none.
     """
-    left, right = _factors(rows, n_columns, row_weights, holders_of(rows, n_columns) if holders is None else holders)
-    before, degrees = offsets_of(n_pairs(left, right)).tolist(), right.degrees
-    first, widest, last = 0, max(_MAX_COUNT_CELLS // n_columns, 1), left.shape[0]
-    for row in range(1, last + 1):
-        if row == last or row - first == widest or before[row + 1] - before[first] > _MAX_COUNT_PAIRS:
-            cells, weights = _pairs(left.row_block(slice(first, row)), right, degrees, before[row] - before[first])
-            total = torch.bincount(cells, weights, minlength=(row - first) * n_columns)
-            yield first, total.to(torch.float64).view(row - first, n_columns)
-            first = row
+    left, right = rows.t(), rows.with_weights(None)
+    left = left if columns is None else left.take_rows(columns)
+    before, degrees, n_columns = offsets_of(n_pairs(left, right)).tolist(), right.degrees, rows.shape[1]
+    for some in limited(before, _MAX_COUNT_PAIRS, max(_MAX_COUNT_CELLS // n_columns, 1)):
+        n_rows = some.stop - some.start
+        cells, weights = _pairs(left.row_block(some), right, degrees, before[some.stop] - before[some.start])
+        total = torch.bincount(cells, weights, minlength=n_rows * n_columns)
+        yield some.start, total.to(torch.float64).view(n_rows, n_columns)
 
 
 def neighbours(
@@ -202,28 +151,26 @@ def neighbours(
     norms: Tensor | None = None,
     with_itself: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The k most similar columns of each, by ``C[i, j] / ((n_i n_j) ** norm_power + shrink)`` with ``n_i`` the rows
-    that hold i.
+    """The k most similar columns of each, by ``C[i, j] / ((n_i n_j) ** norm_power + shrink)`` with C as in
+    :func:`co_occurrence` and ``n_i`` the rows that hold i.
 
     With weights of 1 and no shrinkage this is the cosine of two columns. Costs the sum of squared row lengths and up to
     64 k cells a column.
 
     Args:
-        rows, row_weights: see :func:`co_occurrence`; weights are not negative.
+        rows, row_weights: see :func:`presence`; weights are not negative.
         norms: [n_columns] float64, in the place of the powers of numbers of rows.
-        with_itself: whether a column is among its own neighbours.
 
     Returns:
-        index [n_columns, k] int64 and similarity [n_columns, k] float32, most similar first; fewer where fewer are
-        above 0: unused places hold 0 and 0.
+        index [n_columns, k] int64 and similarity float32, most similar first; where fewer than k are above 0: 0 and 0.
     """
     if norms is None:
         norms = torch.bincount(rows.values, minlength=n_columns).to(torch.float64).pow(norm_power)
     index = torch.zeros(n_columns, k, dtype=torch.int64, device=rows.device)
     similarity = torch.zeros(n_columns, k, dtype=torch.float32, device=rows.device)
-    width = min(k, n_columns)
+    width, matrix = min(k, n_columns), presence(rows, n_columns, row_weights)
     if n_columns <= _PARTIAL * width:
-        for first, block in co_occurrence(rows, n_columns, row_weights):
+        for first, block in co_occurrence(matrix):
             here = slice(first, first + block.shape[0])
             if not with_itself:
                 block.diagonal(first).zero_()
@@ -233,8 +180,7 @@ def neighbours(
             index[here, :width] = where * (top > 0)
             similarity[here, :width] = top.to(torch.float32)
         return index, similarity
-    factors = _factors(rows, n_columns, row_weights, holders_of(rows, n_columns))
-    for here, counts in compose_blocks(*factors, dtype=torch.float64):
+    for here, counts in compose_blocks(matrix.t(), matrix.with_weights(None), dtype=torch.float64):
         own = counts.rows + here.start
         scores = counts.values() / (norms[own] * norms[counts.indices] + shrink).clamp_(min=1e-12)
         if not with_itself:
@@ -280,19 +226,7 @@ def ridge_rows(rows: Ragged, table: Tensor, weight: float, ridge: Tensor) -> Ten
     which minimises ``sum_{i in r} (1 + weight) (1 - x y_i)^2 + sum_{i not in r} (x y_i)^2 + ridge_r |x|^2``.
 
     Costs a [D, D] matrix for each row, in blocks of rows. A block whose equations cannot be factored in the table's
-    type, as ridge is small beside the vectors, is solved in float64.
-
-    Args:
-        rows: R rows of distinct indices of the table.
-        table: [C, D] floating point.
-        weight: of what a row names, beyond 1; at least 0.
-        ridge: [R], above 0.
-
-    Returns:
-        [R, D]; zeros where a row is empty.
-
-    Raises:
-        torch.linalg.LinAlgError: ridge is too small even for float64.
+    type, as ridge [R] is small beside the vectors, is solved in float64. The solution of an empty row is 0.
     """
     width = table.shape[1]
     gram, padded, solution = table.T @ table, F.pad(table, (0, 0, 0, 1)), table.new_zeros(len(rows), width)

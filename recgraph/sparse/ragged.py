@@ -100,12 +100,8 @@ class Ragged:
         return Ragged(self.values[:, which], self.offsets, host, self.host_offsets)
 
     def take(self, rows: Tensor | slice, starts: Tensor | None = None, lengths: Tensor | None = None) -> Ragged:
-        """The given rows ([K] int64, repeats allowed, or a slice), or parts of them.
-
-        Args:
-            starts: [K], the place in each row at which its part begins; None: the first.
-            lengths: [K], of the parts, which must lie inside the rows; None: those of the rows.
-        """
+        """The given rows ([K] int64, repeats allowed, or a slice), or parts of them of ``lengths`` [K] from the places
+        ``starts`` [K] on, which must lie inside the rows."""
         first = self.offsets[:-1][rows]
         first = first if starts is None else first + starts
         index = consecutive(first, self.lengths[rows] if lengths is None else lengths)
@@ -182,13 +178,9 @@ def consecutive(starts: Tensor, lengths: Tensor, total: int | None = None) -> Ra
 
 
 def row_softmax(scores: Tensor, offsets: Tensor, rows: Tensor, n_zeros: Tensor | None = None) -> Tensor:
-    """[T]: the softmax within each row, ``exp(s_t) / (z_r + sum of exp(s_u) over the values u of t's row r)``.
-
-    Args:
-        scores: [T] floating point, row after row.
-        offsets, rows: of a :class:`Ragged`.
-        n_zeros: [R], z: how many further values of score 0 take their share of each row; none of them is returned.
-    """
+    """[T]: the softmax of scores [T] within each row of a :class:`Ragged` with such offsets and rows,
+    ``exp(s_t) / (z_r + sum of exp(s_u) over the values u of t's row r)``: z [R], ``n_zeros``, are further values of
+    score 0, none of which is returned."""
     # the greatest of each row is taken out first, so that no exponential overflows; it takes no gradient
     peak = torch.segment_reduce(scores.detach(), "max", offsets=offsets, initial=-torch.inf)
     if n_zeros is not None:

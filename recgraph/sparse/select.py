@@ -13,17 +13,12 @@ from recgraph.sparse.ragged import Ragged, consecutive
 TIE_RULE = "highest column index first"
 
 
-def top_k(adj: Csr, k: int, scores: Tensor | None = None, *among_equals: Tensor) -> Csr:
-    """Each row's k best entries by ``scores`` [E] (default: the weights); shorter rows stay whole.
+def top_k(adj: Csr, k: int, scores: Tensor, *among_equals: Tensor) -> Csr:
+    """Each row's k best entries by ``scores`` [E]; shorter rows stay whole.
 
     Entries of equal score at the cut are compared by ``among_equals`` [E], one after the other, then by
     :data:`TIE_RULE`.
     """
-    return adj.select(top_k_mask(adj, k, adj.values() if scores is None else scores, *among_equals))
-
-
-def top_k_mask(adj: Csr, k: int, scores: Tensor, *among_equals: Tensor) -> Tensor:
-    """[E] bool: True for the entries that :func:`top_k` keeps."""
     long = torch.nonzero(adj.degrees > k).squeeze(1)
     # one place more than entries: where the padding of short rows points
     keep_mask = torch.ones(adj.nnz + 1, dtype=torch.bool, device=adj.device)
@@ -32,16 +27,12 @@ def top_k_mask(adj: Csr, k: int, scores: Tensor, *among_equals: Tensor) -> Tenso
         # rows of similar length share a block, so that little of it is padding
         long = long[torch.argsort(adj.degrees[long], stable=True)]
         for block in row_blocks(long.numel(), int(adj.degrees[long[-1]]), scores):
-            places = _places(adj, long[block])
+            rows = long[block]
+            # the entries of each row, then E up to the longest row's length
+            position = torch.arange(int(adj.degrees[rows[-1]]), device=adj.device)
+            places = torch.where(position < adj.degrees[rows, None], adj.indptr[rows, None] + position, adj.nnz)
             keep_mask[places] = _best(k, *(key[places] for key in keys))
-    return keep_mask[:-1]
-
-
-def _places(adj: Csr, rows: Tensor) -> Tensor:
-    """[b, W]: the entries of each row, then E up to the longest row's length."""
-    degrees = adj.degrees[rows]
-    position = torch.arange(int(degrees.max()), device=adj.device)
-    return torch.where(position < degrees[:, None], adj.indptr[rows, None] + position, adj.nnz)
+    return adj.select(keep_mask[:-1])
 
 
 def _best(k: int, scores: Tensor, *among_equals: Tensor) -> Tensor:
@@ -65,20 +56,14 @@ def _best(k: int, scores: Tensor, *among_equals: Tensor) -> Tensor:
 def sample_rows(
     adj: Csr, rows: Tensor, fan_out: int | None, generator: torch.Generator | None, replace: bool = False
 ) -> tuple[Ragged, Tensor]:
-    """Draw at most ``fan_out`` entries of each row, uniformly. Costs the entries drawn, not those of the rows.
+    """Draw at most ``fan_out`` entries of each of some rows [K], uniformly; None takes all and draws nothing.
 
-    Without replacement a row of no more entries is taken whole, from any other all subsets are equally likely (Floyd's
-    algorithm, Communications of the ACM 30, 1987, for all rows at once). With replacement each row with entries gives
-    ``fan_out`` independent ones.
+    Costs the entries drawn, not those of the rows. Without replacement a row of no more entries is taken whole, from
+    any other all subsets are equally likely (Floyd's algorithm, Communications of the ACM 30, 1987, for all rows at
+    once). With replacement each row with entries gives ``fan_out`` independent ones.
 
-    Args:
-        rows: [K] int64, repeats allowed: each draws by itself.
-        fan_out: at least 1; None takes all entries and draws nothing.
-        generator: on any device.
-
-    Returns:
-        K rows of places in the matrix's ``indices``, ascending; and [K] float64, entries a row has for each that was
-        drawn: sums over the drawn entries times this are unbiased estimates of sums over the row.
+    Returns K rows of places in the matrix's ``indices``, ascending; and [K] float64, entries a row has for each that
+    was drawn: sums over the drawn entries times this are unbiased estimates of sums over the row.
     """
     starts = adj.indptr[rows]
     degrees = adj.indptr[rows + 1] - starts
@@ -121,14 +106,7 @@ def split_hubs(left: Csr, right: Csr, cap: int, generator: torch.Generator) -> t
     ``cap`` entries at most, dealt out at random, evenly. A row i of L keeps its entry, at the one of them that has the
     hub's entry for column i, or at a random one where there is none. So a row meets through a hub of d entries each
     other column with a chance of about ``cap / d``, and its own always; a transpose of L stays one; and the product
-    costs at most ``cap`` pairs for each entry of L.
-
-    Args:
-        left, right: [N, K] and [K, N], one entry a place.
-        generator: on any device.
-
-    Returns:
-        [N, K'] and [K', N]; the matrices themselves where there is no hub.
+    costs at most ``cap`` pairs for each entry of L. Both, [N, K] and [K, N], have one entry a place.
     """
     n_groups = torch.where(right.degrees > cap, -(-right.degrees // cap), 1)
     if not bool((n_groups > 1).any()):

@@ -19,34 +19,22 @@ from recgraph.sparse.device import full_precision, is_accelerated
 from recgraph.sparse.operators import Chain, Sum
 from recgraph.sparse.ragged import Ragged
 
-#: ``"auto"`` is torch, the fastest on CPU: with weights DGL needs ten times as long, without both others up to twice
+#: ``"auto"`` is torch, the fastest on CPU
 Backend = Literal["auto", "torch", "pyg", "dgl"]
-BACKENDS: tuple[Backend, ...] = ("torch", "pyg", "dgl")
 #: what :func:`spmm` accepts: a matrix, or a product or sum of matrices that is never made
 Operator = Csr | Chain | Sum
 
-# Entries at a time where each is a dot product of two gathered rows.
+# entries at a time where each is a dot product of two gathered rows
 _BLOCK = 1 << 15
-# a pair alone costs as much as this many cells of a product of matrices: with gradients, 1,000 pairs of 64 numbers
-# for each of 4,057 rows took 0.37 s of a core alone and 0.14 s in blocks, 50 pairs 0.007 s and 0.081 s
-_CELLS = 10
-_FEW = 1 << 16
+# from so many pairs on, of which each costs as much as this many cells of a product of matrices, blocks are faster
+_FEW, _CELLS = 1 << 16, 10
 
 
 def spmm(adj: Operator, x: Tensor, backend: Backend = "auto") -> Tensor:
-    """``A X``. Several entries at one place count each; a row without entries gives zeros.
+    """``A X``, [R, D], of ``adj`` [R, C] and ``x`` [C, D], in the type of ``x``; backends agree to rounding.
 
-    Gradients go to ``x``, and to ``adj.weights`` where they ask for one. On CPU the result is the same bit for bit
-    whenever it is computed again.
-
-    Args:
-        adj: [R, C]; its weights are taken in the type of ``x``.
-        x: [C, D] floating point, on the device of ``adj``; the result [R, D] has its type.
-        backend: all agree to rounding.
-
-    Raises:
-        ValueError: shapes do not fit.
-        ImportError: the backend's package is not installed.
+    Several entries at one place count each; a row without entries gives zeros. Gradients go to ``x``, and to
+    ``adj.weights`` where they ask for one. On CPU the result is the same bit for bit whenever it is computed again.
     """
     if x.dim() != 2 or x.shape[0] != adj.shape[1]:
         raise ValueError(f"x has shape {tuple(x.shape)}; a matrix of shape {adj.shape} needs [{adj.shape[1]}, D]")
@@ -96,7 +84,10 @@ def multiply(adj: Csr, x: Tensor, backend: Backend) -> Tensor:
         return multiply_by_pyg(csr_tensor(adj, x.dtype), x)  # type: ignore[no-any-return]
     if backend == "dgl":
         dgl = load_dgl()
-        graph = adj.shared("dgl", lambda: _dgl_graph(dgl, adj))
+        # columns send, rows receive; edge e is entry e
+        edges = {("column", "to", "row"): ("csc", (adj.indptr, adj.indices, adj.indices.new_empty(0)))}
+        counts = {"column": adj.shape[1], "row": adj.shape[0]}
+        graph = adj.shared("dgl", lambda: dgl.heterograph(edges, num_nodes_dict=counts))
         if adj.weights is None:
             return dgl.ops.gspmm(graph, "copy_lhs", "sum", x, None)  # type: ignore[no-any-return]
         return dgl.ops.gspmm(graph, "mul", "sum", x, adj.weights[:, None])  # type: ignore[no-any-return]
@@ -108,14 +99,11 @@ def multiply(adj: Csr, x: Tensor, backend: Backend) -> Tensor:
 
 
 def load_dgl() -> Any:
-    """The package ``dgl``, imported so that it works beside torch 2.13.
+    """The package ``dgl``; an ImportError says how to get it.
 
     DGL 2.1.0, the newest wheel for Linux, needs on import a GraphBolt library built for the very torch version and
     ``torchdata.datapipes``, which no longer exists. An empty module in the place of ``dgl.graphbolt`` passes both by;
     heterographs, message passing with gradients and samplers work, ``dgl.sparse`` and GraphBolt do not.
-
-    Raises:
-        ImportError: DGL is not there or does not import; says why and how to get it.
     """
     if "dgl" in sys.modules:
         return sys.modules["dgl"]
@@ -140,20 +128,12 @@ def load_dgl() -> Any:
         raise ImportError(f"DGL cannot be used here: {type(error).__name__}: {error}. Get it with {how}") from error
 
 
-def _dgl_graph(dgl: Any, adj: Csr) -> Any:
-    """Columns send, rows receive; edge ``e`` is entry ``e``."""
-    return dgl.heterograph(
-        {("column", "to", "row"): ("csc", (adj.indptr, adj.indices, adj.indices.new_empty(0)))},
-        num_nodes_dict={"column": adj.shape[1], "row": adj.shape[0]},
-    )
-
-
 def _at_entries(adj: Csr, left: Tensor, right: Tensor) -> Tensor:
     """[E]: ``left[row] . right[column]`` of each entry."""
-    if torch.is_grad_enabled():  # a second derivative is wanted
-        return (left[adj.rows] * right[adj.indices]).sum(1)
-    # torch's sampled product knows these types, and refuses more entries than the matrix has places
-    if left.dtype in (torch.float32, torch.float64) and adj.nnz <= adj.shape[0] * adj.shape[1]:
+    # torch's sampled product knows these types, refuses more entries than the matrix has places, and is differentiated
+    # once
+    is_known = left.dtype in (torch.float32, torch.float64) and not torch.is_grad_enabled()
+    if is_known and adj.nnz <= adj.shape[0] * adj.shape[1]:
         places = csr_tensor(adj.with_weights(left.new_zeros(adj.nnz)), left.dtype)
         sampled: Tensor = torch.sparse.sampled_addmm(places, left, right.t(), beta=0.0)
         return sampled.values()
@@ -167,11 +147,7 @@ def pair_products(x: Tensor, y: Tensor, pairs: Ragged, block_rows: int | None = 
     On the host the products are sampled from ``x y^T``, and their gradients are sparse products. Where the pairs are
     many and a good part of all, all products of a block of rows are made instead; the result can then be differentiated
     once. On an accelerator, where counting the pairs of a column would make the host wait, the rows are looked up.
-
-    Args:
-        x, y: [N, D] and [M, D] floating point; the result has the wider type, at least float32.
-        pairs: N lists, P rows of y in all, in any order.
-        block_rows: rows of x in memory at once; None picks by the size of the cache.
+    The result has the wider type of x [N, D] and y [M, D], at least float32.
     """
     x, y = (one.to(work_type(x, y)) for one in (x, y))
     if is_accelerated(x):

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,8 @@ from torch import Tensor
 
 from recgraph.files import check_manifest, not_finite, read_object, read_tensors, remove_folder, replacing_folder
 from recgraph.models.base import TrainableModel
-from recgraph.ranks import Ranks
-from recgraph.rng import Generators
 from recgraph.train.config import FALLING, TrainConfig
 
-_RANK = "rank "
 _BEST, _STATE = "best.safetensors", "state.json"
 #: settings that may differ where a training continues: they do not alter its steps
 _MAY_DIFFER = {"max_epochs", "patience", "tensorboard", "track", "checkpoint_seconds"}
@@ -42,7 +39,7 @@ class Checkpoint:
     Attributes:
         model: weights and buffers by name.
         optimisers: ``group/parameter index/entry`` -> tensor.
-        generators: stream name -> its state; of a rank's own streams with a prefix (:func:`with_streams_of_ranks`).
+        generators: stream name -> its state, as :meth:`recgraph.rng.Generators.state_dict` names them, of all ranks.
         state: everything else, as JSON values (epoch, step, stopping, history, seconds, fingerprint).
         best: the best weights and buffers so far, of a checkpoint that was read; None where there are none.
     """
@@ -134,28 +131,6 @@ def load_optimisers(optimisers: Mapping[str, torch.optim.Optimizer], tensors: Ma
         states[group].setdefault(int(index), {})[entry] = int(value) if is_count else value
     for group, optimiser in optimisers.items():
         optimiser.load_state_dict({**optimiser.state_dict(), "state": states[group]})
-
-
-def with_streams_of_ranks(shared: Mapping[str, Tensor], of_ranks: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The states of the streams that all ranks share, and of those that each has to itself, by one name each."""
-    own = {f"{_RANK}{rank}/{name}": state for rank, streams in enumerate(of_ranks) for name, state in streams.items()}
-    return {**shared, **own}
-
-
-def load_streams(generators: Generators, saved: Mapping[str, Tensor], n_ranks: int, ranks: Ranks, step: int) -> None:
-    """Set the streams to the states of a checkpoint, which ``n_ranks`` processes made at a step; a warning names those
-    that begin anew."""
-    own = f"{_RANK}{ranks.index}/"
-    shared = {name: state for name, state in saved.items() if not name.startswith(_RANK)}
-    mine = {name.removeprefix(own): state for name, state in saved.items() if name.startswith(own)}
-    anew = generators.load_state_dict(shared, step)
-    if anew and ranks.is_first:
-        _log.warning("the training goes on on another kind of device: %s draw anew", ", ".join(anew))
-    has_own = ranks.count > 1 and n_ranks > 1 and ranks.index < n_ranks
-    generators.load_rank_state(mine if has_own else None, step)
-    if n_ranks != ranks.count and ranks.is_first:
-        message = "a training of %d processes goes on with %d: what each draws for its own rows (dropout) draws anew"
-        _log.warning(message, n_ranks, ranks.count)
 
 
 def fingerprint(model: TrainableModel, config: TrainConfig, seed: int, n_batches: int) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from pydantic import Field, create_model
 
 from recgraph.config import Config, ConfigError, Search, distribute
 from recgraph.models.base import Model, TrainableModel
-from recgraph.ranks import connect
 
 #: the schedules that bring the learning rate down to 0 over a number of epochs
 FALLING = frozenset({"linear", "cosine"})
@@ -156,7 +155,7 @@ def pick_device(device: str | None = None) -> torch.device:
             ``"mps"`` is never picked, as it lacks the float64 that views and sampled losses draw with.
     """
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    here = ["cpu", *["cuda"][:n_gpus], *(f"cuda:{index}" for index in range(n_gpus))]
+    here = ["cpu", *["cuda"][:n_gpus], *map("cuda:{}".format, range(n_gpus))]
     here += ["mps"] if torch.backends.mps.is_available() else []
     if device is not None and device not in here:
         raise ValueError(f"device = {device!r} is not there; this machine has {', '.join(here)}")
@@ -164,9 +163,8 @@ def pick_device(device: str | None = None) -> torch.device:
 
 
 def make_accelerator(device: str | None = None, precision: str = "no") -> Accelerator:
-    """An accelerator for one run; the processes that a launcher has started for it are connected."""
+    """An accelerator for one run."""
     picked = pick_device(device)
-    connect()
     # Accelerate keeps one state a process and refuses another device or precision; each run makes a new one
     if AcceleratorState._shared_state:
         AcceleratorState._reset_state(reset_partial_state=True)

@@ -237,7 +237,9 @@ def _training_of(given: Mapping[str, Any], model: type[Model], selects: bool) ->
     if not issubclass(model, TrainableModel):
         refuse_training(model, given)
         return TrainConfig.of(given)
-    given = {**{name: default for name, (default, _) in model.training_defaults.items()}, **given}
+    given = dict(given)
+    for name, (default, _) in model.training_defaults.items():
+        given.setdefault(name, default)
     if given.get("metric", TrainConfig.model_fields["metric"].default if selects else "last") != "last":
         return TrainConfig.of(given)
     if "max_epochs" not in given:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from torch import Tensor
 
 from recgraph.data.part import Part
 from recgraph.files import LOCK, check_weights, contents, hold, read_object, sweep, write_json
@@ -16,7 +18,7 @@ from recgraph.ranks import all_values, is_first, of_all
 from recgraph.rng import Generators
 from recgraph.train.config import TrainConfig, make_accelerator, pick_device
 from recgraph.train.observers import EpochLines, JsonLines, Observer, ProgressBar, Tracked, duration, shows_bar
-from recgraph.train.record import IDENTIFYING, SELECTION, Cost, DataRecord, Measured, RunRecord, identity, provenance
+from recgraph.train.record import IDENTIFYING, SELECTION, DataRecord, RunRecord, identity, measured, provenance
 from recgraph.train.settings import check_features
 from recgraph.train.trainer import Trainer
 
@@ -134,17 +136,6 @@ def _check_folder(folder: Path, model: Model, record: RunRecord, options: FitOpt
     check_features(model, (was.get("data") or {}).get("features"), record.data.features)
 
 
-def _write_config(folder: Path | None, record: RunRecord) -> None:
-    """Make the folder a run, with what identifies it; called when nothing can be refused any more."""
-    if folder is None:
-        return
-    path, now = folder / "config.json", record.only(*IDENTIFYING)
-    there = read_object(path) if path.exists() else None
-    # of a run that goes on only the training can differ; the rest stays as it was written
-    if there is None or there["training"] != now["training"]:
-        write_json({**now, **(there or {}), "training": now["training"]}, path)
-
-
 # -- the model
 
 
@@ -157,11 +148,10 @@ def build(
 ) -> None:
     """Build the model, ``initialise`` its weights where they are not random, and record what that cost."""
     pick_device(options.device)  # a device that does not exist is an error before anything is computed
-    with Measured() as measured:
+    with measured() as record.preparation:
         model.build(space, options.seed)
         if initialise is not None:
             initialise(model)
-    record.preparation = Cost(seconds=measured.seconds, cpu_seconds=measured.cpu_seconds)
     if model.resolved:
         record.resolved = model.resolved
 
@@ -176,43 +166,48 @@ def train_model(
 ) -> None:
     """Fit a built model to a part (None: it reads its graph alone), leave it in evaluation mode, and complete the
     record. ``validate`` gives metrics by name after an epoch; ``prepare`` gets the trainer before the first step."""
-    record.n_parameters = sum(parameter.numel() for parameter in model.parameters())
-    data, device = record.data, pick_device(options.device)
-    if part is None:
-        counts = {f"{name} nodes": count for name, count in (data.nodes or {}).items()}
-    else:
-        counts = {"users": part.n_users, "items": part.n_items, "interactions": part.n_interactions}
-    sizes = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    record.n_parameters = sum(map(Tensor.numel, model.parameters()))
+    data, device, folder = record.data, pick_device(options.device), options.folder
+    sizes = f"{data.nodes} nodes"
+    if part is not None:
+        sizes = f"{data.n_users:,} users, {data.n_items:,} items, {part.n_interactions:,} interactions"
     source = data.dataset or ("a graph" if data.split is None else f"a log, {data.split}")
-    where = "in memory" if options.folder is None else f"in {options.folder}"
     what = f"{record.model}, seed {record.seed}, to {record.fitted_on} of {source}"
+    where = "in memory" if folder is None else f"in {folder}"
     _log.info("fit %s: %s; %s parameters, on %s, %s", what, sizes, f"{record.n_parameters:,}", device, where)
     _log.debug("settings of %s: %s; of the training: %s", record.model, record.config, record.training)
-    n_ranks = 1
-    with Measured() as measured:
-        if isinstance(model, ClosedFormModel):
-            assert part is not None
-            if is_first():
-                _write_config(options.folder, record)
-                for observer in options.observers:
-                    observer.begin(record.only(*IDENTIFYING), options.folder)
-            try:
-                model.to(pick_device(options.device)).fit(part)
-                check_weights(model.state_dict(), f"the fitted {record.model}")
-            finally:
-                for observer in options.observers:
-                    observer.close()
-        else:
-            assert isinstance(model, TrainableModel)
-            trainer = _trainer(model, part, options, record, validate)
+    trainer = _trainer(model, part, options, validate) if isinstance(model, TrainableModel) else None
+    observers, identifying = [*options.observers], record.only(*IDENTIFYING)
+    with measured() as cost:
+        if is_first():
+            there = read_object(folder / "config.json") if folder and (folder / "config.json").exists() else None
+            # of a run that goes on only the training can differ; the rest stays as it was written
+            if folder is not None and (there is None or there["training"] != identifying["training"]):
+                training = {"training": identifying["training"]}
+                write_json({**identifying, **(there or {}), **training}, folder / "config.json")
+            if trainer is not None:
+                observers += _observers(options, trainer.progress.history)
+            for observer in observers:
+                observer.begin(identifying, folder)
+        if trainer is not None:
             if prepare is not None:
                 prepare(trainer)
+            trainer.observers = observers
             record.history = trainer.fit()
             record.best_epoch, record.best = trainer.stopping.best_epoch, trainer.stopping.best
             if options.config.metric == "last":
                 record.best_epoch = trainer.progress.epoch
-    cost = record.cost = Cost(**measured.to_dict())
-    if isinstance(model, TrainableModel):  # the time of all processes of a training that was resumed
+        else:
+            assert isinstance(model, ClosedFormModel)
+            assert part is not None
+            try:
+                model.to(device).fit(part)
+                check_weights(model.state_dict(), f"the fitted {record.model}")
+            finally:
+                for observer in observers:
+                    observer.close()
+    record.cost, n_ranks = cost, 1
+    if trainer is not None:  # the time of all processes of a training that was resumed
         cost.seconds, cost.cpu_seconds = trainer.progress.seconds, trainer.progress.cpu_seconds
         n_ranks = trainer.progress.n_ranks
     costs = all_values(cost)
@@ -227,35 +222,32 @@ def train_model(
 
 
 def _trainer(
-    model: TrainableModel,
-    part: Any,
-    options: FitOptions,
-    record: RunRecord,
-    validate: Callable[[], Mapping[str, float]] | None,
+    model: TrainableModel, part: Any, options: FitOptions, validate: Callable[[], Mapping[str, float]] | None
 ) -> Trainer:
-    """The trainer of a run, resumed where that is wanted, with all that looks on."""
+    """The trainer of a run, resumed where that is wanted."""
     config, folder = options.config, options.folder
     accelerator = make_accelerator(options.device, config.precision)
     generators = Generators(options.seed, accelerator.device)
     batches = model.batches(part, config.batch_size, generators)
-    observers = [*options.observers]
-    trainer = Trainer(model, batches, config, generators, validate, folder, observers, accelerator)
+    trainer = Trainer(model, batches, config, generators, validate, folder, options.observers, accelerator)
     resumed = options.resume and trainer.resume()
     if options.resume and folder is not None and _finished(folder):
         if not resumed:
             _log.warning("%s has no checkpoint to go on from; the training begins again", folder)
         elif trainer.stopping.stop:
             _log.warning("the training had stopped early: more epochs alone change nothing; give more patience")
-    if is_first():
-        past, bar = trainer.progress.history if resumed else [], shows_bar()
-        observers += [Tracked(name) for name in (config.track, "tensorboard" if config.tensorboard else None) if name]
-        _write_config(folder, record)
-        if folder is not None:
-            observers.append(JsonLines(folder / "log.jsonl", past))
-        observers.append(EpochLines(config, past, shows=options.progress is True and not bar))
-        if bar and options.progress is not False:
-            observers.append(ProgressBar(config))
-        for observer in observers:
-            observer.begin(record.only(*IDENTIFYING), folder)
-    trainer.observers = observers
     return trainer
+
+
+def _observers(options: FitOptions, past: Sequence[Mapping[str, Any]]) -> Iterator[Observer]:
+    """What looks on beside the caller's own; ``past`` are the epochs of a training that was resumed."""
+    config, bar = options.config, shows_bar()
+    if config.track:
+        yield Tracked(config.track)
+    if config.tensorboard:
+        yield Tracked("tensorboard")
+    if options.folder is not None:
+        yield JsonLines(options.folder / "log.jsonl", past)
+    yield EpochLines(config, past, shows=options.progress is True and not bar)
+    if bar and options.progress is not False:
+        yield ProgressBar(config)

@@ -10,11 +10,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 from recgraph.files import write_text
 from recgraph.pages import print_note
@@ -129,27 +131,31 @@ class TrainingInterrupted(KeyboardInterrupt):
         super().__init__(f"interrupted in epoch {epoch + 1} after {batch} batches; {state}")
 
 
+@dataclass
 class Interrupt:
-    """Context in which the first SIGINT only sets :attr:`requested`, and a second one interrupts at once."""
+    """Whether SIGINT came."""
 
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: Any = None
+    requested: bool = False
 
-    def __enter__(self) -> Self:
-        # only the main thread can handle signals; elsewhere the application's own handler stays
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._handle)
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
+@contextmanager
+def interrupts() -> Iterator[Interrupt]:
+    """Within the block the first SIGINT is only noted, and a second one interrupts at once."""
+    found = Interrupt()
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+    def handle(number: int, frame: FrameType | None) -> None:
+        if found.requested:
             signal.default_int_handler(number, frame)
-        self.requested = True
+        found.requested = True
+
+    if threading.current_thread() is not threading.main_thread():  # no other can handle signals
+        yield found
+        return
+    previous = signal.signal(signal.SIGINT, handle)
+    try:
+        yield found
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def duration(seconds: float) -> str:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
 
 import torch
 import torch.distributed as dist
@@ -32,23 +34,27 @@ def make_optimisers(model: TrainableModel, config: TrainConfig) -> dict[str, tor
         ConfigError: ``accumulate``, and several phases train one group: each would clear what the other has summed.
     """
     groups = model.parameter_groups()
-    grouped = [id(parameter) for parameters in groups.values() for parameter in parameters]
-    wrong = [name for name, parameter in model.named_parameters() if grouped.count(id(parameter)) != 1]
-    if wrong:
+    grouped = [*map(id, chain.from_iterable(groups.values()))]
+    if sorted(grouped) != sorted(map(id, model.parameters())):
+        wrong = [name for name, parameter in model.named_parameters() if grouped.count(id(parameter)) != 1]
         raise ValueError(f"parameter_groups: each parameter must be in one group, and {', '.join(wrong)} are not")
-    stepped = [name for phase in model.phases for name in phase.groups]
-    if config.accumulate > 1 and len({*stepped}) < len(stepped):
-        raise ConfigError(f"accumulate = {config.accumulate}: several phases train one group; use accumulate = 1")
-    tables = {id(model.get_parameter(name)) for name in model.row_sparse_tables if config.sparse_tables}
+    if config.accumulate > 1:
+        stepped = [name for phase in model.phases for name in phase.groups]
+        if len({*stepped}) < len(stepped):
+            raise ConfigError(f"accumulate = {config.accumulate}: several phases train one group; use accumulate = 1")
+    tables = [*map(id, map(model.get_parameter, model.row_sparse_tables))] if config.sparse_tables else []
     rate, betas = config.learning_rate, (0.9, config.adam_beta2)
     optimisers: dict[str, torch.optim.Optimizer] = {}
     for name, parameters in groups.items():
+        dense: list[nn.Parameter] = []
+        sparse: list[nn.Parameter] = []
         for parameter in parameters:
             setattr(parameter, SPARSE_GRADIENTS, id(parameter) in tables)
-        if dense := [parameter for parameter in parameters if not is_sparse(parameter)]:
+            (sparse if is_sparse(parameter) else dense).append(parameter)
+        if dense:
             decay = config.weight_decay
             optimisers[name] = torch.optim.Adam(dense, lr=rate, betas=betas, weight_decay=decay, fused=True)
-        if sparse := [parameter for parameter in parameters if is_sparse(parameter)]:
+        if sparse:
             optimisers[f"{name}{TABLES}"] = torch.optim.SparseAdam(sparse, lr=rate, betas=betas)
     return optimisers
 
@@ -59,17 +65,16 @@ def freeze_all_but(groups: Mapping[str, list[nn.Parameter]], trainable: Sequence
 
     Afterwards, also after an exception, every ``requires_grad`` is as it was: what the user froze stays frozen.
     """
-    others = [
-        parameter
-        for name, parameters in groups.items()
-        if name not in trainable
-        for parameter in parameters
-        if parameter.requires_grad
-    ]
+    trained: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name in (*trainable, *groups.keys() - {*trainable}):
+        for parameter in groups[name]:
+            if parameter.requires_grad:
+                (trained if name in trainable else others).append(parameter)
     try:
         for parameter in others:
             parameter.requires_grad_(False)
-        yield [parameter for name in trainable for parameter in groups[name] if parameter.requires_grad]
+        yield trained
     finally:
         for parameter in others:
             parameter.requires_grad_(True)
@@ -77,7 +82,9 @@ def freeze_all_but(groups: Mapping[str, list[nn.Parameter]], trainable: Sequence
 
 def total_loss(terms: Mapping[str, Tensor], phase: Phase) -> Tensor:
     """The weighted sum of a phase's terms."""
-    weighted = [terms[name] * weight if weight != 1 else terms[name] for name, weight in phase.terms.items()]
+    weighted = []
+    for name, weight in phase.terms.items():
+        weighted.append(terms[name] * weight if weight != 1 else terms[name])
     return torch.stack(weighted).sum() if len(weighted) > 1 else weighted[0]
 
 
@@ -109,6 +116,7 @@ def rate_factor(step: int, n_batches: int, config: TrainConfig) -> float:
     return 1.0
 
 
+@dataclass
 class Averaging:
     """The gradient of a step on several ranks: the mean of theirs, in place, between ``backward()`` and the step.
 
@@ -118,9 +126,8 @@ class Averaging:
     backward, and phases step groups in turn.
     """
 
-    def __init__(self, ranks: Ranks) -> None:
-        self.ranks = ranks
-        self._stops: Tensor | None = None
+    ranks: Ranks
+    _stops: Tensor | None = None
 
     @torch.no_grad()
     def align(self, model: nn.Module) -> None:

@@ -10,7 +10,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -139,8 +140,7 @@ class RunRecord(_Entries):
 
     def only(self, *names: str) -> dict[str, Any]:
         """Some of the entries, those of them that the record has."""
-        found = self.to_json()
-        return {name: found[name] for name in names if name in found}
+        return self.model_dump(include={*names}, exclude_unset=True)
 
     def write(self, folder: Path) -> None:
         """Write ``record.json``."""
@@ -213,24 +213,15 @@ def _commit() -> str | None:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
 
 
-class Measured:
-    """Measures wall time, process CPU time and the peak memory of a block."""
-
-    seconds = 0.0
-    cpu_seconds = 0.0
-
-    def __enter__(self) -> Self:
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds = time.perf_counter() - self._wall
-        self.cpu_seconds = time.process_time() - self._cpu
-
-    def to_dict(self) -> dict[str, float]:
-        unit = 2**20 if sys.platform == "darwin" else 2**10
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-        return {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds, "peak_memory_mb": peak}
+@contextmanager
+def measured() -> Iterator[Cost]:
+    """The cost of a block, which is known at its end."""
+    cost = Cost(seconds=0.0, cpu_seconds=0.0)
+    wall, cpu = time.perf_counter(), time.process_time()
+    yield cost
+    cost.seconds, cost.cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    cost.peak_memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 # -- a run in a line and as a block of a notebook, from its record alone

@@ -28,7 +28,7 @@ from recgraph.sparse.device import is_accelerated
 from recgraph.sparse.rows import is_sparse
 from recgraph.train import checkpoint as checkpoints
 from recgraph.train.config import TrainConfig, make_accelerator
-from recgraph.train.observers import Interrupt, Observer, TrainingInterrupted
+from recgraph.train.observers import Interrupt, Observer, TrainingInterrupted, interrupts
 from recgraph.train.phases import TABLES, Averaging, freeze_all_but, make_optimisers, rate_factor, step_at, total_loss
 
 # batches between two reads of the terms: a read waits for the device
@@ -65,6 +65,10 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
     n_ranks: int = 1
 
+    def epoch_seconds(self) -> float:
+        """The time of all processes that worked on the epoch."""
+        return max(self.seconds - (self.history[-1]["seconds"] if self.history else 0.0), 1e-9)
+
     def mean_terms(self) -> dict[str, float]:
         """Name of a term -> the mean of its values in the epoch so far."""
         return {name: value / self.sums[f"{name}/n"] for name, value in self.sums.items() if not name.endswith("/n")}
@@ -94,30 +98,6 @@ class EarlyStopping:
     @property
     def stop(self) -> bool:
         return self.patience is not None and self.waited >= self.patience
-
-
-class _Clock:
-    """Adds the time since it was made or last updated to a training's progress; made at the start of an epoch.
-
-    In a resumed training an epoch began in another process: its time there is what the progress has beyond the last
-    row of the history.
-    """
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._before = progress.seconds - (progress.history[-1]["seconds"] if progress.history else 0.0)
-        self._began = self._wall = time.perf_counter()
-        self._cpu = time.process_time()
-
-    def epoch_seconds(self) -> float:
-        """Of all processes that worked on the epoch, as :attr:`Progress.targets` counts them."""
-        return self._before + time.perf_counter() - self._began
-
-    def update(self) -> None:
-        wall, cpu = time.perf_counter(), time.process_time()
-        self._progress.seconds += wall - self._wall
-        self._progress.cpu_seconds += cpu - self._cpu
-        self._wall, self._cpu = wall, cpu
 
 
 class Trainer:
@@ -179,6 +159,7 @@ class Trainer:
         self._saved_at = -math.inf
         self._unread: list[tuple[int, dict[str, Tensor]]] = []  # terms of steps that are still on the device
         self._interrupt = Interrupt()
+        self._wall = self._cpu = 0.0
         if self.ranks.count > 1:
             self.averaging.align(model)
             first, *others = all_values(self._fingerprint())
@@ -197,12 +178,11 @@ class Trainer:
             TrainingInterrupted: SIGINT came; the step, or the epoch's validation, was finished and the state saved.
         """
         progress, stopping, config = self.progress, self.stopping, self.config
-        with Interrupt() as self._interrupt, _freed_memory_stays():
+        with interrupts() as self._interrupt, _freed_memory_stays():
             try:
                 while progress.epoch < config.max_epochs and not stopping.stop:
-                    clock = _Clock(progress)
-                    self._train_epoch(clock)
-                    saved = self._end_epoch(clock)
+                    self._train_epoch()
+                    saved = self._end_epoch()
                     if any(all_values(self._interrupt.requested)):  # since the last step, perhaps the last of all
                         raise TrainingInterrupted(progress.epoch - 1, len(self.batches), saved or self.save())
             finally:
@@ -216,10 +196,10 @@ class Trainer:
         _log.info("%s", why)
         return progress.history
 
-    def _train_epoch(self, clock: _Clock) -> None:
+    def _train_epoch(self) -> None:
         """The steps of one epoch, from the batch where a resumed training stopped, and what is due between them."""
         progress, device, n_batches = self.progress, self.accelerator.device, len(self.batches)
-        self._unread = []
+        self._unread, self._wall, self._cpu = [], time.perf_counter(), time.process_time()
         self._call("start_epoch", progress.epoch, n_batches, progress.batch)
         self.module.train()
         made = self.batches.epoch(progress.epoch, progress.batch)
@@ -234,7 +214,8 @@ class Trainer:
                 reads = len(self._unread) >= _READ_EVERY * len(self.phases)
                 if reads:
                     self._read_terms()
-                    self._call("step", progress.mean_terms(), progress.targets / clock.epoch_seconds())
+                    self._add_time()
+                    self._call("step", progress.mean_terms(), progress.targets / progress.epoch_seconds())
                 if progress.batch % self.config.accumulate and progress.batch < n_batches:
                     continue
                 stops = self._interrupt.requested if self.ranks.count == 1 else self.averaging.stops(may_wait=reads)
@@ -242,11 +223,18 @@ class Trainer:
                 # the first step that ends at or after a multiple of so many batches
                 is_due = every and progress.batch < n_batches and progress.batch % every < self.config.accumulate
                 if stops or is_due:
-                    clock.update()
+                    self._add_time()
                     saved = self.save()
                     if stops:
                         raise TrainingInterrupted(progress.epoch, progress.batch, saved)
         self._read_terms()
+
+    def _add_time(self) -> None:
+        """Add the time since the epoch began, or since this was called, to the progress."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        self.progress.seconds += wall - self._wall
+        self.progress.cpu_seconds += cpu - self._cpu
+        self._wall, self._cpu = wall, cpu
 
     def prepare(self, batch: Any) -> Any:
         """The batch on the device, with what its model draws for it on the host."""
@@ -294,19 +282,19 @@ class Trainer:
             sums[f"{name}/n"] = sums.get(f"{name}/n", 0.0) + 1
         self._unread = []
 
-    def _end_epoch(self, clock: _Clock) -> Path | None:
+    def _end_epoch(self) -> Path | None:
         """Validate, write the epoch's row, save where that is due -> the checkpoint, where one was made."""
         progress, config = self.progress, self.config
         self._check_finite({})
         means = progress.mean_terms()
-        clock.update()
+        self._add_time()
         row: dict[str, Any] = {"epoch": progress.epoch + 1, **means, **progress.diagnostics}
         row["loss"] = sum(means[name] * weight for name, weight in self.phases[0].terms.items())
-        row["targets_per_second"] = progress.targets / max(clock.epoch_seconds(), 1e-9)
+        row["targets_per_second"] = progress.targets / progress.epoch_seconds()
         is_due = (progress.epoch + 1) % config.validate_every == 0 or progress.epoch + 1 == config.max_epochs
         if is_due and config.metric != "last":
             self._validate(row)
-        clock.update()
+        self._add_time()
         self._sum_cpu_seconds()
         row["seconds"], row["cpu_seconds"] = progress.seconds, progress.cpu_seconds
         row = first_value(row)
@@ -338,7 +326,7 @@ class Trainer:
         batch = replace(batch.to(device), generators=Generators(seed, device, self.generators.ranks), drawn={})
         with torch.no_grad(), self.accelerator.autocast():
             measured = self.module(batch, self.model.diagnostics)
-        values = stacked(torch.stack([value.double() for value in measured.values()])).mean(0)
+        values = stacked(torch.stack([*measured.values()]).double()).mean(0)
         self.progress.diagnostics = dict(zip(measured, values.tolist(), strict=True))
 
     def _check_finite(self, optimisers: Mapping[str, Tensor]) -> None:
@@ -364,15 +352,17 @@ class Trainer:
         self._check_finite(optimisers)
         self._saved_at = time.monotonic()
         self._sum_cpu_seconds()
-        streams = all_values(self.generators.rank_state())
-        return of_all(lambda: self._write(streams, optimisers) if self.ranks.is_first else None)[0]
+        streams = {
+            name: state for of_rank in all_values(self.generators.state_dict()) for name, state in of_rank.items()
+        }
+        return of_all(lambda: None if self.ranks.index else self._write(streams, optimisers))[0]
 
     def _sum_cpu_seconds(self) -> None:
         """Rank 0 has the time of all."""
         total = sum(all_values(self.progress.cpu_seconds))
-        self.progress.cpu_seconds = total if self.ranks.is_first else 0.0
+        self.progress.cpu_seconds = 0.0 if self.ranks.index else total
 
-    def _write(self, streams: list[dict[str, Tensor]], optimisers: dict[str, Tensor]) -> Path | None:
+    def _write(self, streams: dict[str, Tensor], optimisers: dict[str, Tensor]) -> Path | None:
         if self.folder is None:
             return None
         best = None if self.best is None else self.folder / "best.safetensors"
@@ -381,8 +371,7 @@ class Trainer:
             self._best_is_written = True
         stopping = {name: getattr(self.stopping, name) for name in ("best", "best_epoch", "waited")}
         own = {"stopping": stopping, "fingerprint": self._fingerprint(), "ranks": self.ranks.count}
-        generators = checkpoints.with_streams_of_ranks(self.generators.state_dict(), streams)
-        whole = checkpoints.Checkpoint(self.model.state_dict(), optimisers, generators, {**vars(self.progress), **own})
+        whole = checkpoints.Checkpoint(self.model.state_dict(), optimisers, streams, {**vars(self.progress), **own})
         self._checkpoint = checkpoints.save(self.folder / "checkpoints", whole, self._checkpoint, best)
         _log.debug("checkpoint %s", self._checkpoint)
         return self._checkpoint
@@ -417,12 +406,18 @@ class Trainer:
             self.best, self._best_is_written = dict(saved.best), False
         checkpoints.load_optimisers(self.optimisers, saved.optimisers)
         self.model.load_state_dict(saved.model)
-        checkpoints.load_streams(self.generators, saved.generators, n_ranks, self.ranks, self.progress.step)
+        anew = self.generators.load_state_dict(saved.generators, self.progress.step, n_ranks)
         self._checkpoint = newest
-        if self.ranks.is_first:
-            sweep(newest.parent)  # temporaries of a killed process: there may be no further checkpoint to do it
-        else:
+        if self.ranks.index:
             self.progress.cpu_seconds = 0.0  # rank 0 has the time of all
+        else:
+            sweep(newest.parent)  # temporaries of a killed process: there may be no further checkpoint to do it
+            if anew:
+                _log.warning("the training goes on on another kind of device: %s draw anew", ", ".join(anew))
+            if n_ranks != self.ranks.count:
+                _log.warning(
+                    "the training of %d processes goes on with %d: dropout draws anew", n_ranks, self.ranks.count
+                )
         epoch, batch = self.progress.epoch + 1, self.progress.batch
         _log.info("training goes on in epoch %d after batch %d, from %s", epoch, batch, newest)
         return True

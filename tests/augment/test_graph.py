@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from random_matrices import random_matrix
 
 from recgraph.augment.graph import EdgeDrop, FeatureMask
 from recgraph.rng import Generators
-from recgraph.sparse.csr import Csr, random_matrix
+from recgraph.sparse.csr import Csr
 
 
 def _adjacency(device: torch.device, n_cols: int = 30) -> Csr:

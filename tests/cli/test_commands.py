@@ -281,7 +281,7 @@ def test_inspect_and_plot(run: Path, tmp_path: Path) -> None:
     found = json.loads(works(f"inspect {run} --user 1 -k 3 --format json --out {tmp_path / 'page.html'}").stdout)
     assert len(found["recommendations"]) == 3
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
-    works(f"plot {run} --out {tmp_path / 'curves.svg'} --numbers")
+    works(f"plot {run} --out {tmp_path / 'curves.svg'}")
     assert (tmp_path / "curves.svg").read_text().startswith("<svg")
 
 

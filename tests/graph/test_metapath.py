@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from random_matrices import random_matrix
 from refusing import refused
 
 from recgraph.augment.graph import EdgeDrop
@@ -26,7 +27,7 @@ from recgraph.graph.metapath import (
     text_of,
 )
 from recgraph.graph.schema import EdgeType
-from recgraph.sparse.csr import Csr, random_matrix
+from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import Normalisation, mean_of, normalise
 from recgraph.sparse.products import compose, n_pairs
 from recgraph.sparse.select import split_hubs, top_k

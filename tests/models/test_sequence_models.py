@@ -75,7 +75,7 @@ def test_prefix_samples_are_every_prefix_with_its_next_item() -> None:
         for end in range(1, len(row))
     )
     assert seen == expected
-    assert batches.n_samples == len(expected)
+    assert len(batches.sample_rows) == len(expected)
 
 
 def test_causal_samples_are_the_last_items_with_a_target_each() -> None:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from random_matrices import random_matrix
 
-from recgraph.sparse.csr import Csr, random_matrix
+from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import Chain, Normalisation, Placing, Sum, compress_rows, mean_of, normalise
 from recgraph.sparse.products import compose
 from recgraph.sparse.spmm import spmm

@@ -12,17 +12,23 @@ from torch import Tensor
 from recgraph.sparse import blocks
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.ragged import Ragged
-from recgraph.sparse.select import TIE_RULE, sample_rows, top_k, top_k_mask
+from recgraph.sparse.select import TIE_RULE, sample_rows, top_k
 
 
-def _oracle(adj: Csr, k: int, scores: list[float]) -> list[bool]:
-    keep = [False] * adj.nnz
+def _oracle(adj: Csr, k: int, scores: Tensor) -> list[int]:
+    """The numbers of the entries that stay."""
+    kept: list[int] = []
     for row in range(adj.shape[0]):
         entries = range(int(adj.indptr[row]), int(adj.indptr[row + 1]))
-        best = sorted(entries, key=lambda e: (scores[e], int(adj.indices[e])), reverse=True)
-        for entry in best[:k]:
-            keep[entry] = True
-    return keep
+        best = sorted(entries, key=lambda e: (float(scores[e]), int(adj.indices[e])), reverse=True)
+        kept += sorted(best[:k])
+    return kept
+
+
+def _numbered(present: Tensor) -> Csr:
+    """A matrix whose weights are the numbers of its entries."""
+    adj = Csr.from_dense(present.to(torch.float64))
+    return adj.with_weights(torch.arange(adj.nnz, device=adj.device, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("k", [1, 3, 8, 50])
@@ -35,24 +41,22 @@ def test_against_sorted_rows(
     monkeypatch.setattr(blocks, "FEWEST_ROWS", 2)
     draw = torch.Generator().manual_seed(k * levels)
     present = torch.rand(40, 30, generator=draw) < torch.rand(40, 1, generator=draw)
-    adj = Csr.from_dense(present.to(torch.float64)).to(device)
+    adj = _numbered(present.to(device))
     scores = torch.randint(levels, (adj.nnz,), generator=draw).to(device=device, dtype=torch.float64)
     assert TIE_RULE == "highest column index first"
-    assert top_k_mask(adj, k, scores).tolist() == _oracle(adj, k, scores.tolist())
     kept = top_k(adj, k, scores)
+    assert kept.values().tolist() == _oracle(adj, k, scores)
     assert torch.equal(kept.degrees, adj.degrees.clamp(max=k))
-    assert (kept.values() == 1).all()
 
 
 @pytest.mark.parametrize("k", [1, 3, 8])
 def test_further_scores_among_equals(k: int, device: torch.device) -> None:
     draw = torch.Generator().manual_seed(k)
-    adj = Csr.from_dense((torch.rand(40, 30, generator=draw) < 0.5).to(torch.float64)).to(device)
+    adj = _numbered((torch.rand(40, 30, generator=draw) < 0.5).to(device))
     first, second, third = (torch.randint(n, (adj.nnz,), generator=draw).to(device, torch.float64) for n in (2, 4, 3))
-    assert top_k_mask(adj, k, first, second).tolist() == _oracle(adj, k, (10 * first + second).tolist())
-    kept = top_k_mask(adj, k, first, second, third)
-    assert kept.tolist() == _oracle(adj, k, (100 * first + 10 * second + third).tolist())
-    assert torch.equal(top_k(adj, k, first, second, third).indices, adj.indices[kept])
+    assert top_k(adj, k, first, second).values().tolist() == _oracle(adj, k, 10 * first + second)
+    kept = top_k(adj, k, first, second, third)
+    assert kept.values().tolist() == _oracle(adj, k, 100 * first + 10 * second + third)
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -300,7 +300,7 @@ def test_batches_come_in_order_with_what_would_be_drawn_without_the_thread() -> 
     with prepared_ahead(range(9), drawing(own), own, CPU) as ready:
         found = list(ready)
     assert found == [drawing(other)(batch) for batch in range(9)]
-    assert torch.equal(own.state_dict()["views"], other.state_dict()["views"])
+    assert torch.equal(own.state_dict()["views@host"], other.state_dict()["views@host"])
 
 
 @pytest.mark.parametrize("n_taken", [0, 1, 5])

@@ -20,7 +20,7 @@ from recgraph.data.catalog.graphs import prepare_graph
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
 from recgraph.rng import Generators
-from recgraph.sparse.csr import Csr, random_matrix
+from recgraph.sparse.csr import Csr
 from recgraph.sparse.spmm import spmm as product
 from recgraph.train.config import TrainConfig, make_accelerator
 from recgraph.train.trainer import Trainer
@@ -85,9 +85,9 @@ def pathsim(options: dict[str, Any]) -> Any:
 
 def matrix(options: dict[str, Any]) -> Csr:
     """The matrix that both sides multiply with, with weights."""
-    shape = (options["n_rows"], options["n_cols"], options["n_entries"])
-    adj = random_matrix(*shape, torch.Generator().manual_seed(0), weighted=True)
-    return adj.to(options["device"])
+    shape, n, draw = (options["n_rows"], options["n_cols"]), options["n_entries"], torch.Generator().manual_seed(0)
+    rows, columns = (torch.randint(size, (n,), generator=draw) for size in shape)
+    return Csr.from_coo(rows, columns, torch.rand(n, generator=draw), shape=shape).to(options["device"])
 
 
 def spmm(options: dict[str, Any]) -> Any:

@@ -18,7 +18,7 @@ from recgraph.data.batches import Query
 from recgraph.data.part import Part
 from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space
 from recgraph.models.closed_form.neighbours import NeighbourConfig, NeighbourModel, PaddedScores, check_room, fit_rows
-from recgraph.sparse.products import co_occurrence, distinct
+from recgraph.sparse.products import co_occurrence, distinct, presence
 from recgraph.sparse.ragged import Ragged
 
 # items up to which "auto" solves in float64, three times the memory of float32
@@ -67,7 +67,7 @@ class EASE(ClosedFormModel):
         check_room("EASE", 0 if narrow else 8 * train.n_items**2)  # beside the weights, which are there
         rows = fit_rows(self, train, self.weights.device)
         inverse = self.weights if narrow else torch.empty_like(self.weights, dtype=torch.float64)
-        for first, block in co_occurrence(rows, train.n_items):
+        for first, block in co_occurrence(presence(rows, train.n_items)):
             inverse[first : first + block.shape[0]] = block
         inverse.diagonal().add_(self.config.l2)
         # a symmetric matrix is its own transpose, whose columns are contiguous: what LAPACK wants, so nothing is copied

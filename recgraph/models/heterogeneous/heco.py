@@ -250,7 +250,7 @@ def _positives(counts: list[Csr], n: int, order: Tensor | None = None) -> Csr:
     others = mean_of([normalise(matrix, "row") for matrix in counts]).with_diagonal(None)
     ties = () if order is None else (order[others.indices].to(torch.float64),)
     none = torch.zeros_like(others.indices, dtype=torch.bool)
-    kept = top_k(others, n - 1, None, *ties) if n > 1 else others.select(none)
+    kept = top_k(others, n - 1, others.values(), *ties) if n > 1 else others.select(none)
     return kept.with_weights(None).with_diagonal(1.0)
 
 

@@ -170,7 +170,8 @@ class MetaPathInputs:
         for path in self.paths:
             if path.loops:
                 twin: Any = path.masked
-                diagonal = Chain((Csr.eye(twin.shape[0], twin.device),), twin.left, twin.right)
+                every = torch.arange(twin.shape[0] + 1, device=twin.device)
+                diagonal = Chain((Csr(every, every[:-1], None, twin.shape),), twin.left, twin.right)
                 path = replace(path, masked=Sum((twin, diagonal), (1.0, 1.0)), loops=False)
             paths.append(path)
         return replace(self, paths=tuple(paths))

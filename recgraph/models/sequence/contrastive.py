@@ -101,7 +101,7 @@ class ContrastiveSequenceModel(SequenceModel):
             rows = batch.contrast if whole is None or whole.contrast is None else whole.contrast
             drawn = list(self._two_views(rows.on_host, batch.generators.on_host("views")))
             if whole is not None:  # drawn for all ranks alike
-                own = torch.arange(rows.n_rows)[whole.share.rows]
+                own = torch.arange(rows.n_rows)[batch.share.rows]
                 drawn = [view.take(own) for view in drawn]
             batch.drawn["views"] = [view.mirrored(rows.device) for view in drawn]
         views: list[Ragged] = batch.drawn["views"]
