@@ -52,7 +52,9 @@ _DATA = {
 }
 _KEYS = "How it is read otherwise, e.g. encoding=latin-1, weight=NAME; may be given many times."
 _FORMAT = "How times are written, e.g. '%d.%m.%Y %H:%M', beside numbers and ISO 8601; may be given many times."
-_LIST = "A column of texts in these files whose texts are lists, and what separates them: genres='|'; city= is one value."
+_LIST = (
+    "A column of texts in these files whose texts are lists, and what separates them: genres='|'; city= is one value."
+)
 #: fields of :class:`recgraph.data.read.Reading`, and ``reading`` for others
 _READING = {
     "user": _option("--user", "NAME", "Its column of users; guessed."),

@@ -134,13 +134,12 @@ def proposed_formats(texts: pl.Series) -> list[str]:
     """Formats that read times which cannot be read without one; where two read the same, both, as ``A or B``."""
     rest, found = texts.drop_nulls().str.strip_chars().unique(maintain_order=True).head(SAMPLE), []
     while len(rest):
-        counts = {form: rest.len() - _parsed(rest, [form]).null_count() for form in _PROPOSED}
-        most = max(counts.values())
-        if 20 * most < len(texts.head(SAMPLE)):
+        unread = {form: _parsed(rest, [form]).is_null() for form in _PROPOSED}
+        left = min(unread.values(), key=lambda mask: mask.sum())
+        if 20 * int((~left).sum()) < len(texts.head(SAMPLE)):
             break
-        best = [form for form, count in counts.items() if count == most]
-        found.append(" or ".join(map(repr, best)))
-        rest = rest.filter(_parsed(rest, best[:1]).is_null())
+        found.append(" or ".join(repr(form) for form, mask in unread.items() if mask.equals(left)))
+        rest = rest.filter(left)
     return found
 
 

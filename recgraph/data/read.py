@@ -24,7 +24,7 @@ from pydantic import Field
 
 from recgraph.config import Config
 from recgraph.data.columns import SAMPLE, Columns, TimeFormat, is_dated
-from recgraph.data.dataframe import without_categories
+from recgraph.data.dataframe import BAR, are_lists, without_categories
 from recgraph.data.ids import family, integers_of, listed
 from recgraph.files import CorruptFileError, DataError, reading, sha256
 
@@ -110,7 +110,8 @@ class Reading(Config):
     lists: dict[str, str] = Field(
         {},
         exclude_if=lambda value: not value,
-        description='column of texts in files of features -> the separator of the list that each is; "": one value',
+        description='column of texts in files of features -> the separator of the list that each is; "": one value; '
+        "not given: a bar, where values that it separates come again",
     )
     quotes: bool = Field(True, exclude_if=bool, description='of csv and tsv: whether " begins and ends a quoted field')
 
@@ -274,14 +275,19 @@ class LogFile:
 
     def features(self, columns: Columns) -> dict[str, pl.DataFrame]:
         """The features in :meth:`feature_files`, keyed by the log's columns of ids; texts of lists are split."""
-        found = {}
+        found, lists = {}, dict(self.reading.lists)
         for name, path in self.feature_files().items():
             role = name.removesuffix("_features")
             found[name] = _read_features(path, getattr(columns, role), role, self.reading)
+            for column, dtype in found[name].schema.items():
+                is_free = column not in (*lists, getattr(columns, role)) and dtype == pl.String
+                if is_free and are_lists(found[name][column], BAR):
+                    _log.info("%s: %s holds lists, between bars", path, column)
+                    lists[column] = BAR
         there = {column for frame in found.values() for column in frame.columns}
         if found and (unknown := {*self.reading.lists} - there):
             raise DataError(f"lists: the features have no column {listed(unknown)}; they have {listed(there)}")
-        return {name: with_lists(frame, self.reading.lists) for name, frame in found.items()}
+        return {name: with_lists(frame, lists) for name, frame in found.items()}
 
     def _columns(self, form: FileFormat, first: Path) -> Columns:
         """All columns, by the first file."""
@@ -475,6 +481,9 @@ def _read_features(path: Path, key: str, role: str, given: Reading) -> pl.DataFr
             floats = [name.removesuffix(":float") for name in header if name.endswith(":float")]
             texts = pl.col(name for name in floats if name != key).str.strip_chars()
             frame = frame.with_columns(texts.replace(FOR_MISSING, None).cast(pl.Float64))
+            sequences = [name.removesuffix(":token_seq") for name in header if name.endswith(":token_seq")]
+            of_lists = [name for name in sequences if name not in given.lists and are_lists(frame[name], " ")]
+            frame = frame.with_columns(pl.col(name).str.split(" ") for name in of_lists)
     own = [key] if key in frame.columns else candidates_of(role, frame.columns)
     if len(own) != 1:
         raise DataError(f"{role} features need the column {key!r}; there are {listed(frame.columns)}", path=path)
