@@ -274,11 +274,6 @@ class Reranking:
     reranker: Reranker
     similarity: Similarity
 
-    @property
-    def pool(self) -> int:
-        size: int = self.reranker.config.pool
-        return size
-
 
 def bind(
     reranker: Reranker,
@@ -347,7 +342,7 @@ def _pick(items: Tensor, scores: Tensor, k: int, limits: Sequence[Limit], rerank
     held = [limit.codes[known] for limit in limits]
     counts = [torch.zeros_like(codes) for codes in held]
     by_rank = -torch.arange(width, device=items.device, dtype=torch.float64).expand(n_rows, -1)
-    size = 0 if reranking is None else min(reranking.pool, width)
+    size = 0 if reranking is None else min(reranking.reranker.config.pool, width)
     if reranking is not None:
         compare = reranking.similarity.of(known[:, :size])
         relevance = reranking.reranker.relevance(scores[:, :size].double(), free_mask[:, :size])

@@ -16,7 +16,7 @@ from recgraph.data.catalog.cards import UnknownDatasetError, card_files, data_na
 from recgraph.data.read import PATHS, is_data_path
 from recgraph.evaluate.metrics import DEFAULT_METRICS, full_name, split_metric
 from recgraph.evaluate.nodes import SCORES
-from recgraph.evaluate.protocol import check_cutoffs
+from recgraph.evaluate.protocol import Cutoff
 from recgraph.registry import ImportFailed, import_all, is_path
 from recgraph.train.settings import DataConfig
 
@@ -29,9 +29,7 @@ Settings = Annotated[dict[str, Any], AfterValidator(with_none)]
 class ProtocolSpec(DataConfig):
     """The test of all models of a data set; it always covers both conventions, seen items kept and excluded."""
 
-    cutoffs: Annotated[tuple[int, ...], AfterValidator(check_cutoffs)] = Field(
-        (5, 10, 20), min_length=1, description="list lengths"
-    )
+    cutoffs: tuple[Cutoff, ...] = Field((5, 10, 20), min_length=1, description="list lengths")
     fit_on: Literal["train", "train+valid"] = Field(
         "train",
         description="what is learned from before the test; train+valid: of trained models after the number of epochs "

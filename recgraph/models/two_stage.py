@@ -566,11 +566,6 @@ class TwoStage(ClosedFormModel):
         self.ranks_in_threads = all(each.ranks_in_threads for each in made)  # type: ignore[misc]
         self.wanted_features = next((each.wanted_features for each in made if each.wanted_features), ())
 
-    @classmethod
-    def said_of(cls, settings: Mapping[str, Any]) -> str:
-        names = [each if isinstance(each, str) else each["name"] for each in settings["models"]]
-        return f"An ensemble: {settings['ranker']['name']} over the candidates of {', '.join(names)}."
-
     def _build(self, space: Space) -> None:
         assert self.seed is not None
         self.stages = nn.ModuleList(self._fresh(member, space) for member in self.members)
