@@ -417,14 +417,11 @@ class _Bad(NamedTuple):
         """How many rows, and three of them, of different values where there are."""
         rows = self.mask.arg_true()
         table = pl.DataFrame({"row": rows, "value": self.given.gather(rows)})
-        first = pl.concat([table.unique("value", maintain_order=True)[:3], table]).unique("row", maintain_order=True)[
-            :3
-        ]
-        shown = (
-            f"{'nothing' if value is None else repr(value)} in row {source.place(row)[1]}"
-            for row, value in first.rows()
-        )
-        return f"column {self.given.name!r} has {self.why} in {len(rows):,} of {len(self.mask):,} rows ({', '.join(shown)})"
+        first = pl.concat([table.unique("value", maintain_order=True)[:3], table])
+        first = first.unique("row", maintain_order=True)[:3].with_columns(pl.col("row").cast(pl.Int64))
+        texts = [(row, "nothing" if value is None else repr(value)) for row, value in first.rows()]
+        shown = ", ".join(f"{text} in row {source.place(row)[1]}" for row, text in texts)
+        return f"column {self.given.name!r} has {self.why} in {len(rows):,} of {len(self.mask):,} rows ({shown})"
 
 
 def encode(table: Table, how: Reading) -> tuple[pl.DataFrame, IdMap, IdMap, TimeUnit]:
