@@ -201,8 +201,7 @@ class Reranker(ABC):
     @property
     def specification(self) -> dict[str, Any]:
         """The name and every setting."""
-        (name,) = registry.written("reranker", registry.key_of("reranker", type(self)))
-        return {"name": name, **self.config.model_dump(mode="json")}
+        return {"name": registry.name_of("reranker", type(self)), **self.config.model_dump(mode="json")}
 
     def __str__(self) -> str:
         """The specification as text, the same for equal re-rankers: what a protocol holds."""

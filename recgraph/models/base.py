@@ -127,7 +127,7 @@ class Model(nn.Module):
     @classmethod
     def key(cls) -> str:
         """The name under which the registry finds the model."""
-        return registry.key_of("model", cls)
+        return registry.key(registry.name_of("model", cls))
 
     def build(self, space: Space, seed: int = 0) -> Self:
         """Create the parameters.

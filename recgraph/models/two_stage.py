@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from recgraph import registry
-from recgraph.config import Config, ConfigError, PartConfig, Search, configure, known_settings, unknown_key
+from recgraph.config import Config, ConfigError, PartConfig, Search, configure, unknown_key
 from recgraph.data.batches import Query
 from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Cases, Part
@@ -58,7 +58,7 @@ class Member:
         own = {key: value for key, value in given.items() if key in model.Config.model_fields}
         rest = {key: value for key, value in given.items() if key not in own}
         if rest and not issubclass(model, TrainableModel):
-            raise ConfigError(f"models: {name}: {unknown_key(next(iter(rest)), known_settings(model.Config))}")
+            raise ConfigError(f"models: {name}: {unknown_key(next(iter(rest)), model.Config)}")
         try:
             model.Config.of(own)
         except ConfigError as error:

@@ -20,7 +20,7 @@ from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 from recgraph.train.phases import freeze_all_but, total_loss
 
-GRAPHS = registry.written("item_graph")
+GRAPHS = sorted(registry.members("item_graph").values())
 SMALL = {"hidden_dim": 8, "encoder.n_layers": 1, "encoder.inner_dim": 12, "max_len": 8}
 N_USERS, N_ITEMS = 20, 12
 
