@@ -35,7 +35,7 @@ class Columns(Config):
 
 TimeUnit = Literal["none", "own", "seconds", "us"]
 #: of times that are texts, in the letters of ``strftime``; of several the first that reads a text
-TimeFormat = str | tuple[str, ...]
+TimeFormat = str | tuple[str, ...] | None
 #: of a column, by which its form is told
 SAMPLE = 1000
 _DATES = ("%Y-%m-%d", "%Y/%m/%d", "%Y%m%d")
@@ -53,7 +53,7 @@ _OF_CLOCK = re.compile("%[-_0.:#\\d]*[HIklMSTRrXcfpPs+]")
 _YEAR_1000 = (dt.datetime(1000, 1, 1) - dt.datetime(1970, 1, 1)) // dt.timedelta(microseconds=1)
 
 
-def times_of(given: pl.Series, time_format: TimeFormat | None = None) -> tuple[pl.Series, TimeUnit]:
+def times_of(given: pl.Series, time_format: TimeFormat = None) -> tuple[pl.Series, TimeUnit]:
     """Timestamps as integers, null where one cannot be read, and their unit. Beside the formats that are given ISO 8601
     is read."""
     dtype = given.dtype

@@ -82,7 +82,7 @@ class Log:
     item_features: pl.DataFrame | None = None
     graph: Any = None
     files: LogFile | None = None
-    time_format: TimeFormat | None = None
+    time_format: TimeFormat = None
 
     @classmethod
     @checked
@@ -97,7 +97,7 @@ class Log:
         weight: str | None = None,
         user_features: Any = None,
         item_features: Any = None,
-        time_format: TimeFormat | None = None,
+        time_format: TimeFormat = None,
         missing_ids: BadRows = "error",
         bad_times: BadRows = "error",
     ) -> Self:

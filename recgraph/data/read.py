@@ -86,7 +86,7 @@ class Reading(Config):
     separator: str | None = Field(None, description="between fields of a csv file; none: by its first line")
     names: tuple[str, ...] = Field((), description="of the columns, where a csv file has no header line")
     encoding: str = Field("utf-8", description="of text files, e.g. latin-1")
-    time_format: TimeFormat | None = Field(
+    time_format: TimeFormat = Field(
         None, description="of times that are texts, e.g. %d/%m/%Y %H:%M, or several; none: numbers, or ISO 8601"
     )
     missing_ids: BadRows = Field("error", description='rows without a user or an item; "drop" leaves them out')

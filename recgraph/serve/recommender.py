@@ -99,7 +99,7 @@ class Recommender:
         record: Mapping[str, Any] | None = None,
         times: Tensor | None = None,
         time_unit: TimeUnit = "none",
-        time_format: TimeFormat | None = None,
+        time_format: TimeFormat = None,
     ) -> None:
         sizes = model.space
         if sizes is None or sizes.n_items != len(items) or sizes.n_users not in (0, len(users), seen.n_rows):
