@@ -40,8 +40,6 @@ OVER = {
     "recgraph": 41_700,
     "recgraph/*": 2_175,
     "recgraph/data": 5_140,
-    "recgraph/encoders": 2_480,
-    "recgraph/contrast": 2_645,
 }
 #: ``raise`` statements in recgraph/, at most
 RAISES = 450
