@@ -132,6 +132,16 @@ class Recommender:
         times: dict[str, Any] = {"times": log.ordered.times, "time_unit": log.time_unit, "time_format": log.time_format}
         return cls(model, log.users, log.items, log.ordered.items, record=record, **same, **times)
 
+    @property
+    def held_out(self) -> str | None:
+        """What the model has not been fitted on, and how that is mended; None where it knows the whole log."""
+        fitted_on = (self.record.get("update") or {}).get("parent", self.record).get("fitted_on")
+        if fitted_on not in ("train", "train+valid"):
+            return None
+        by_user = (self.record.get("data") or {}).get("split") in ("leave-one-out", "ratio")
+        what = "each user's newest events were" if by_user else "the split's test part was"
+        return f"{what} held out: fit on everything with --refit or --fit-on all (rg.fit: refit=True, fit_on='all')"
+
     @cached_property
     def popularity(self) -> Tensor:
         """[n_items] int64: how often each item was seen."""

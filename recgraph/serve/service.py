@@ -223,6 +223,7 @@ class Predictor:
             "user_ids": self.users.family,
             "item_ids": self.items.family,
             "item_columns": [] if features is None else features.columns,
+            "held_out": self.recommender.held_out,
         }
 
     def prepare(self, request: RecommendRequest | SimilarRequest) -> Job:
