@@ -10,20 +10,15 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
-import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, wraps
-from pathlib import Path
-from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar, Union, cast, get_args, get_origin
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, InstanceOf, TypeAdapter, ValidationError, model_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_serializer, model_validator, validate_call
 from pydantic.fields import FieldInfo
-
-from recgraph.files import CorruptFileError, read_toml
 
 #: what other libraries call a setting -> its name here
 _ELSEWHERE = {
@@ -57,18 +52,6 @@ class Search:
         return f"{self.low} to {self.high}" + (" (log)" if self.log else "")
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One field as it is shown to people and to tuners; the name is dotted within a part."""
-
-    name: str
-    type: str
-    default: Any
-    allowed: str
-    description: str
-    search: Search | None
-
-
 class Config(BaseModel):
     """Base of every configuration. Unknown keys and values out of range raise :class:`ConfigError`; so do infinities
     and NaN, but for a field with ``allow_inf_nan=True``."""
@@ -79,50 +62,32 @@ class Config(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise ConfigError(_explain(type(self), error)) from None
+            raise ConfigError("\n".join(_message(type(self).__name__, item) for item in error.errors())) from None
 
     # as pydantic marks its own, so that parts of a configuration are validated with it and errors name their place
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     @model_validator(mode="before")
     @classmethod
-    def _change_defaults(cls, values: Any) -> Any:
-        """A table for a field whose default is a configuration changes that."""
+    def _read_table(cls, values: Any) -> Any:
+        """Refuse unknown settings; a table for a field whose default is a configuration changes that."""
         if not isinstance(values, Mapping):
             return values
         read = dict(values)
-        for name in values.keys() & cls.model_fields.keys():
-            default, value = _default(cls.model_fields[name]), values[name]
-            is_another = isinstance(default, PartConfig) and isinstance(value, Mapping) and "name" in value
-            if isinstance(default, Config) and isinstance(value, Mapping) and not is_another:
-                read[name] = merged(default.model_dump(exclude_unset=True), value)
+        for name, value in values.items():
+            if name not in cls.model_fields:
+                raise ValueError(unknown_key(name, cls))
+            if isinstance(value, Mapping):
+                default = cls.model_fields[name].get_default(call_default_factory=True, validated_data={})
+                is_another = isinstance(default, PartConfig) and "name" in value
+                if isinstance(default, Config) and not is_another:
+                    read[name] = merged(default.model_dump(exclude_unset=True), value)
         return read
 
     @classmethod
     def of(cls, values: Mapping[str, Any] | None = None, /, **settings: Any) -> Self:
-        """Build from a mapping and keyword settings, with errors that name the field and what it allows."""
-        try:
-            return cls(**{**(values or {}), **settings})
-        except TypeError as error:
-            raise ConfigError(f"{cls.__name__}: settings are a table of names and values: {error}") from None
-
-    @classmethod
-    def describe(cls, whole: bool = False) -> list[Setting]:
-        """Every field with its type, default, allowed range, description and search range.
-
-        Args:
-            whole: with the fields of the default parts, under dotted names.
-        """
-        found = []
-        for name, field, value in walk(cls):
-            if whole or "." not in name:
-                is_part = isinstance(value, PartConfig)
-                kind = next(
-                    (each.kind for each in field.metadata if hasattr(each, "kind")), _type_name(field.annotation)
-                )
-                default = "required" if field.is_required() else value.part_name if is_part else value
-                found.append(Setting(name, kind, default, _allowed(field), field.description or "", search_of(field)))
-        return found
+        """Build from a mapping and keyword settings."""
+        return cls(**{**(values or {}), **settings})
 
 
 class PartConfig(Config):
@@ -133,8 +98,8 @@ class PartConfig(Config):
     part_kind: ClassVar[str]
     part_name: ClassVar[str]
     member: ClassVar[type[Any]]
-    #: the names of what a constructor takes beside its settings
-    arguments: ClassVar[frozenset[str] | None] = None
+    #: the names of what the member takes, settings and others
+    accepts: ClassVar[frozenset[str]]
 
     if TYPE_CHECKING:
 
@@ -150,44 +115,38 @@ class PartConfig(Config):
         Args:
             given: what the caller decides; the member gets what it has an argument or a field for.
         """
-        fields = type(self).model_fields
-        own = {name: value for name, value in given.items() if name in fields or name in (self.arguments or ())}
-        if self.arguments is None:
-            return self.member(self.model_copy(update=own))
-        return self.member(**{**{name: getattr(self, name) for name in fields}, **own})
+        values = dict(self)
+        for name in given.keys() & self.accepts:
+            values[name] = given[name]
+        takes_config = hasattr(self.member, "Config")
+        return self.member(self.model_copy(update=values)) if takes_config else self.member(**values)
 
 
 # -- trees of settings
 
 
-def _default(field: FieldInfo) -> Any:
-    return field.get_default(call_default_factory=True, validated_data={})
-
-
 def walk(config: Config | type[Config], within: str = "") -> Iterator[tuple[str, FieldInfo, Any]]:
     """Dotted name, field and value of all settings of a tree, or of the defaults of a class; of several parts in one
     field by their names, as ``augmentations.crop.ratio``."""
-    cls = config if isinstance(config, type) else type(config)
-    for name, field in cls.model_fields.items():
+    for name, field in (config if isinstance(config, type) else type(config)).model_fields.items():
         if field.exclude:
             continue
-        value, place = _default(field) if config is cls else getattr(config, name), f"{within}{name}"
-        yield place, field, value
+        if isinstance(config, type):
+            value = field.get_default(call_default_factory=True, validated_data={})
+        else:
+            value = getattr(config, name)
+        yield f"{within}{name}", field, value
         if isinstance(value, Config):
-            yield from walk(value, f"{place}.")
+            yield from walk(value, f"{within}{name}.")
         elif isinstance(value, tuple):
             for part in value:
                 if isinstance(part, PartConfig):
-                    yield from walk(part, f"{place}.{part.part_name}.")
+                    yield from walk(part, f"{within}{name}.{part.part_name}.")
 
 
 def put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
     """Set one setting of a tree of tables; on its way, a name becomes a table with it, and a table is copied. A name
-    for a table without one is put into it.
-
-    Raises:
-        ValueError: on the way is neither a table nor a name.
-    """
+    for a table without one is put into it."""
     name, *rest = path
     held = tree.get(name)
     if not rest:
@@ -240,35 +199,25 @@ C = TypeVar("C", bound=Config)
 def configure(owner: object, cls: type[C], config: C | None, settings: Mapping[str, Any]) -> C:
     """The configuration of something that is made by ``Owner(config)`` or by ``Owner(key=value, ...)``."""
     if config is None:
-        return cls.of(settings)
+        return cls(**settings)
     if settings or not isinstance(config, cls):
         raise ConfigError(f"{type(owner).__name__}: give a {cls.__name__} or settings by name, not {shown(config)}")
     return config
 
 
 def distribute(values: Mapping[str, Any], parts: Mapping[str, type[Config]]) -> dict[str, dict[str, Any]]:
-    """Divide one mapping of settings among several configurations, by the names of their fields.
-
-    Raises:
-        ConfigError: no configuration has the field, or several have it.
-    """
+    """Divide one mapping of settings among several configurations, by the names of their fields; ConfigError: none has
+    the field."""
     shared: dict[str, dict[str, Any]] = {part: {} for part in parts}
     for key, value in values.items():
-        owners = [part for part, cls in parts.items() if key in cls.model_fields]
-        if len(owners) != 1:
-            several = f"setting {key!r} is of several of {', '.join(owners)}; rename one"
-            known = (name for cls in parts.values() for name in known_settings(cls))
-            raise ConfigError(several if owners else unknown_key(key, known))
-        shared[owners[0]][key] = value
+        owner = next((part for part, cls in parts.items() if key in cls.model_fields), None)
+        if owner is None:
+            raise ConfigError(unknown_key(key, *parts.values()))
+        shared[owner][key] = value
     return shared
 
 
 # -- what is shown, and messages
-
-
-def known_settings(cls: type[Config]) -> list[str]:
-    """The names of all settings of a configuration, and those of its default parts, dotted."""
-    return [name for name, _, _ in walk(cls)]
 
 
 def search_of(field: FieldInfo) -> Search | None:
@@ -276,69 +225,35 @@ def search_of(field: FieldInfo) -> Search | None:
     return next((meta for meta in field.metadata if isinstance(meta, Search)), None)
 
 
-def _allowed(field: FieldInfo) -> str:
-    """The range of a field in words."""
-    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "a multiple of"}
-    bounds = ((sign, getattr(meta, key, None)) for meta in field.metadata for key, sign in signs.items())
-    return " and ".join(f"{sign} {bound}" for sign, bound in bounds if bound is not None)
+def nearest_names(name: str, among: Iterable[str]) -> list[str]:
+    """The three names that are most nearly ``name``, the nearest first; case does not matter."""
+    by_lower = {each.lower(): each for each in among}
+    return [by_lower[each] for each in difflib.get_close_matches(name.lower(), by_lower)]
 
 
-def _type_name(annotation: Any) -> str:
-    if isinstance(annotation, type) and not getattr(annotation, "__args__", None):
-        return annotation.__name__
-    text = re.sub(r"Annotated\[[\w.]+PartConfig, part\(kind='(\w+)'\)\]", r"\1", str(annotation))
-    return text.replace("typing.", "").replace("NoneType", "None")
+def did_you_mean(name: str, among: Iterable[str]) -> str:
+    """What an error says behind a name that does not exist; nothing where no name is near."""
+    close = nearest_names(name, among)
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
-def nearest_names(name: str, among: Iterable[str], key: Callable[[str], str] = str) -> list[str]:
-    """The three names that are most nearly ``name``, the nearest first, compared by their ``key``."""
-    by_key = {key(each): each for each in among}
-    return [by_key[each] for each in difflib.get_close_matches(key(name), by_key)]
-
-
-def did_you_mean(close: Sequence[str]) -> str:
-    """The question of an error about a name that does not exist; nothing where no name is near."""
-    return f"did you mean {' or '.join(close)}?" if close else ""
-
-
-def unknown_key(key: str, known: Iterable[str], within: str = "") -> str:
-    """The message for a key that no field has, with the nearest names; ``within`` leads to it, as ``boost.0.``."""
-    names = sorted(known)
+def unknown_key(key: str, *within: Config | type[Config]) -> str:
+    """The message for a key that no configuration has, with the nearest names: those of parts, then of other libraries,
+    then by their letters."""
+    names = sorted(name for config in within for name, _, _ in walk(config))
     inner = [name for name in names if name.rpartition(".")[2] == key]
-    close = inner or ([_ELSEWHERE[key]] if _ELSEWHERE.get(key) in names else nearest_names(key, names))
-    meant = did_you_mean(close) or f"known settings: {', '.join(name for name in names if '.' not in name) or 'none'}"
-    return f"unknown setting {within + key!r}; {meant}"
+    if close := inner or [name for name in names if name == _ELSEWHERE.get(key)]:
+        return f"unknown setting {key!r} (did you mean {' or '.join(close)}?)"
+    meant = did_you_mean(key, names) or f"; there are {', '.join(name for name in names if '.' not in name) or 'none'}"
+    return f"unknown setting {key!r}{meant}"
 
 
-def _explain(cls: type[Config], error: ValidationError) -> str:
-    lines = []
-    for item in error.errors():
-        *outer, name = item["loc"] or (cls.__name__,)
-        within, inner = "".join(f"{part}." for part in outer), _class_at(cls, outer)
-        if item["type"] == "extra_forbidden":
-            lines.append(unknown_key(str(name), known_settings(inner), within))
-            continue
-        value = "" if item["type"] == "missing" else f" = {shown(item['input'])}"
-        allowed = _allowed(inner.model_fields[name]) if name in inner.model_fields else ""
-        message = item["msg"].removeprefix("Value error, ") + (f" (allowed: {allowed})" if allowed else "")
-        lines.append(f"{within}{name}{value}: {message}")
-    return "\n".join(lines)
-
-
-def _class_at(cls: type[Config], place: Sequence[int | str]) -> type[Config]:
-    """The configuration, within another, that the location of an error is in; the outer one where that is not clear."""
-    for name in place:
-        if name in cls.model_fields:
-            field = cls.model_fields[str(name)]
-            cls = next(_classes_in((type(_default(field)), field.annotation)), cls)
-    return cls
-
-
-def _classes_in(annotations: Iterable[Any]) -> Iterator[type[Config]]:
-    for each in annotations:
-        if isinstance(each, type) and issubclass(each, Config):
-            yield each
-        yield from _classes_in(get_args(each))
+def _message(owner: str, item: Any) -> str:
+    """One error of pydantic, with the place of the setting or argument and its value."""
+    place, value = ".".join(map(str, item["loc"])), item["input"]
+    is_of_table = item["type"] in ("missing", "value_error") and isinstance(value, Mapping)
+    place += "" if is_of_table else f" = {shown(value)}"
+    return f"{place or owner}: {item['msg'].removeprefix('Value error, ')}"
 
 
 def shown(value: object) -> str:
@@ -348,18 +263,6 @@ def shown(value: object) -> str:
 
 
 # -- settings as texts
-
-
-def load_toml(path: str | Path) -> dict[str, Any]:
-    """Read a TOML file of settings.
-
-    Raises:
-        ConfigError: the file is missing or is not TOML; names the file and, where known, the line.
-    """
-    try:
-        return read_toml(Path(path))
-    except (FileNotFoundError, CorruptFileError) as error:
-        raise ConfigError(f"configuration file {error}") from None
 
 
 def parse_settings(
@@ -392,46 +295,30 @@ def with_none(value: Any) -> Any:
         return {name: with_none(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
         return [with_none(each) for each in value]
-    return None if _is_none(value) else value
-
-
-def _is_none(value: Any) -> bool:
-    return isinstance(value, str) and value.lower() in ("none", "null")
+    return None if isinstance(value, str) and value.lower() in ("none", "null") else value
 
 
 def _read(text: str) -> Any:
-    if _is_none(text):
-        return None
     with suppress(ValueError, RecursionError):
         return json.loads(text, parse_constant=int)  # which refuses NaN and Infinity: they are no JSON
     with suppress(ValueError, RecursionError):
         return tomllib.loads(f"x = {text}")["x"]
     if text.startswith(("{", "[")):
         raise ValueError("the value is neither JSON nor TOML, as {name = 1} or [1, 2]")
-    return text
+    return with_none(text)
 
 
 def setting_text(name: str, value: Any) -> str:
     """``key=value`` as :func:`parse_settings` reads it; a plain text is not quoted."""
-    text = value if isinstance(value, str) else toml_text(value)
-    try:
-        is_read = _read(text) == value
-    except ValueError:  # a text that begins like a list or dictionary, or one of these with a None in it
-        is_read = False
-    return f"{name}={text if is_read else json.dumps(value, ensure_ascii=False)}"
-
-
-def toml_text(value: Any) -> str:
-    """A value as TOML; None, which TOML has not, as ``none``."""
-    if value is None or isinstance(value, bool):
-        return f"{value}".lower()
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{json.dumps(name)} = {toml_text(held)}" for name, held in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(toml_text, value)) + "]"
-    return f"{value}"
+    if value is None:
+        text = "none"
+    elif isinstance(value, float):  # infinity, too, of which JSON knows nothing
+        text = f"{value}"
+    elif isinstance(value, str) and not value.startswith(("{", "[")) and _read(value) == value:
+        text = value
+    else:
+        text = json.dumps(value, ensure_ascii=False)
+    return f"{name}={text}"
 
 
 # -- arguments of the public functions
@@ -442,40 +329,24 @@ F = TypeVar("F", bound=Callable[..., Any])
 def checked(function: F) -> F:
     """A function that refuses arguments of another type than their annotations say.
 
-    Numbers of NumPy become Python's, and arrays and series where a sequence is asked for become lists. An annotation
-    that type checkers alone know is not checked.
-
     Raises:
         ValueError: names the argument, its value and what may be given.
     """
-    signature = inspect.signature(function)
-
-    @cache
-    def adapter(name: str) -> TypeAdapter[Any]:
-        annotation = signature.parameters[name].annotation
-        try:
-            read = eval(annotation, dict(function.__globals__)) if isinstance(annotation, str) else annotation
-        except NameError:
-            read = Any
-        return TypeAdapter(_by_instance(read))
+    # read at the first call, when the names of all annotations are known
+    validated = validate_call(config=ConfigDict(arbitrary_types_allowed=True, defer_build=True))(function)
+    names = [*inspect.signature(function).parameters]
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
-            bound = signature.bind(*args, **kwargs)
-        except TypeError as error:  # it does not say of which function
-            raise TypeError(f"{function.__qualname__}(): {error}") from None
-        for name, value in bound.arguments.items():
-            try:
-                bound.arguments[name] = adapter(name).validate_python(value)
-            except ValidationError as error:
-                listed = getattr(value, "tolist", getattr(value, "to_list", None)) if is_list(value) else None
-                try:
-                    bound.arguments[name] = adapter(name).validate_python(listed() if listed else value)
-                except ValidationError:
-                    messages = "; ".join(dict.fromkeys(each["msg"] for each in error.errors()))
-                    raise ValueError(f"{name} = {shown(value)}: {messages}") from None
-        return function(*bound.args, **bound.kwargs)
+            return validated(*args, **kwargs)
+        except ValidationError as error:
+            found = error.errors()
+        if {"missing_argument", "unexpected_keyword_argument"} & {each["type"] for each in found}:
+            return function(*args, **kwargs)  # whose own TypeError says it
+        for each in found:
+            each["loc"] = tuple(names[place] if isinstance(place, int) else place for place in each["loc"][:1])
+        raise ValueError("\n".join(_message(function.__qualname__, each) for each in found))
 
     return cast(F, call)
 
@@ -484,17 +355,3 @@ def is_list(value: object) -> bool:
     """Whether values come one after another, as in a list, an array or a series: no text, mapping, frame or scalar."""
     one_dimension = len(getattr(value, "shape", (1,))) == 1 and not hasattr(value, "collect_schema")
     return hasattr(value, "__iter__") and one_dimension and not isinstance(value, str | bytes | Mapping)
-
-
-def _by_instance(annotation: Any) -> Any:
-    """An annotation in which every class but plain values and lists of them is checked by ``isinstance`` alone."""
-    origin, parts = get_origin(annotation), get_args(annotation)
-    if origin in (Union, UnionType):
-        return Union[tuple(map(_by_instance, parts))]  # noqa: UP007 (made at run time)
-    if origin in (Sequence, list, tuple):
-        return origin[tuple(part if part is Ellipsis else _by_instance(part) for part in parts)]
-    if origin in (Literal, Annotated) or annotation in (bool, int, float, str, Path, NoneType, None, Any):
-        return annotation
-    kind = origin or annotation
-    is_class = isinstance(kind, type) and kind not in (type, inspect.Parameter.empty)
-    return InstanceOf[kind] if is_class and not getattr(kind, "_is_protocol", False) else Any  # type: ignore[valid-type,misc]

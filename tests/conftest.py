@@ -204,7 +204,7 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 @pytest.fixture(autouse=True)
 def _own_members() -> Iterator[None]:
     """What a test registers or imports is forgotten after it, so that no other finds it among the library's own."""
-    tables: list[dict[Any, Any]] = [registry._registered, registry._given, registry._imported]
+    tables: list[dict[Any, Any]] = [registry._registered, registry._imported]
     before, path = [{**table} for table in tables], [*sys.path]
     yield
     sys.path[:] = path

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from recgraph.config import known_settings, merged, put
+from recgraph.config import merged, put, walk
 
 
 def with_small(cls: Any, small: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings, and those of the small ones, by dotted names, that the model has."""
-    known = set(known_settings(cls.Config))
+    known = {name for name, _, _ in walk(cls.Config)}
     found: dict[str, Any] = {}
     for name, value in small.items():
         if name in known:

@@ -9,7 +9,7 @@ from typing import Any
 from experiments.bench.harness import Side
 from experiments.bench.report import Goal, Reference
 from experiments.bench.suite import Bench
-from recgraph.registry import written
+from recgraph.registry import members
 
 # a user-item matrix with weights, as in docs/concepts.md
 MATRIX = {"n_rows": 100_000, "n_cols": 50_000, "n_entries": 2_000_000, "width": 64}
@@ -99,8 +99,10 @@ def _contrast_parts(device: str) -> Bench:
         return Side(name, "ours/graphs.py:contrast_parts", {**rows, "term": term})
 
     kinds = ("objective", "weight", "transform")
-    parts = [side(f"{kind} {name}", {kind: name}) for kind in kinds for name in written(kind) if name != "info_nce"]
-    parts += [side(f"regulariser {name}", {"regularisers": [name]}) for name in written("regulariser")]
+    parts = [
+        side(f"{kind} {name}", {kind: name}) for kind in kinds for name in members(kind).values() if name != "info_nce"
+    ]
+    parts += [side(f"regulariser {name}", {"regularisers": [name]}) for name in members("regulariser").values()]
     parts.append(side("queue of 4,096 rows", {"queue_size": 4096}))
     return Bench(
         "contrast-parts",

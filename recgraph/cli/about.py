@@ -20,6 +20,8 @@ from recgraph.cli.options import FOUND, Source, takes_file
 from recgraph.cli.output import FormatOption, note, notes_of, show
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
     from recgraph.config import Config
 
 
@@ -125,27 +127,28 @@ def _summary(key: str) -> dict[str, Any]:
     from recgraph import registry
 
     model = registry.load("model", key)
-    fields = [setting.name for setting in model.Config.describe()]
-    (name,) = registry.written("model", key)
+    fields = [name for name, field in model.Config.model_fields.items() if not field.exclude]
     update = _UPDATES[None if model.reads_graph else model.updated_by]
-    return {"model": name, "what": _first_line(model), "update": update, "settings": fields}
+    return {"model": registry.name_of("model", model), "what": _first_line(model), "update": update, "settings": fields}
 
 
 def _settings(part: str, config: type[Config], whole: bool = False) -> list[dict[str, Any]]:
     """Rows of a configuration, first what the class itself says, then what it inherits."""
+    from recgraph.config import search_of, walk
+
     declared = [name for cls in config.__mro__ for name in inspect.get_annotations(cls)]
-    settings = sorted(config.describe(whole), key=lambda setting: declared.index(setting.name.partition(".")[0]))
+    found = [each for each in walk(config) if whole or "." not in each[0]]
     return [
         {
             "of": part,
-            "setting": setting.name,
-            "default": _default(setting.default),
-            "type": setting.type,
-            "allowed": setting.allowed,
-            "searched": "" if setting.search is None else str(setting.search),
-            "meaning": setting.description,
+            "setting": name,
+            "default": "required" if field.is_required() else _default(value),
+            "type": _type(field),
+            "allowed": _allowed(field),
+            "searched": str(search_of(field) or ""),
+            "meaning": field.description or "",
         }
-        for setting in settings
+        for name, field, value in sorted(found, key=lambda each: declared.index(each[0].partition(".")[0]))
     ]
 
 
@@ -155,8 +158,25 @@ def _default(value: Any) -> str:
     if isinstance(value, tuple) and value and isinstance(value[0], PartConfig):
         return ", ".join(each.part_name for each in value)
     if isinstance(value, Config):
-        return "see --all"
+        return value.part_name if isinstance(value, PartConfig) else "see --all"
     return "none" if value is None else str(value)
+
+
+def _allowed(field: FieldInfo) -> str:
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "a multiple of"}
+    bounds = ((sign, getattr(meta, key, None)) for meta in field.metadata for key, sign in signs.items())
+    return " and ".join(f"{sign} {bound}" for sign, bound in bounds if bound is not None)
+
+
+def _type(field: FieldInfo) -> str:
+    """The annotation in words; the kind where it is a part's."""
+    annotation = field.annotation
+    if kind := next((each.kind for each in field.metadata if hasattr(each, "kind")), None):
+        return str(kind)
+    if isinstance(annotation, type) and not getattr(annotation, "__args__", None):
+        return annotation.__name__
+    text = re.sub(r"Annotated\[[\w.]+PartConfig, part\(kind='(\w+)'\)\]", r"\1", str(annotation))
+    return text.replace("typing.", "").replace("NoneType", "None")
 
 
 #: kinds of the registry that are no parts of a model: they have commands or pages of their own
@@ -175,7 +195,7 @@ def parts(
         note(_first_line(registry.load(kind, name)))
         show(_settings(kind, registry.part_class(kind, name)), form)
         return
-    kinds = [each for each in registry.kinds() if each not in _NO_PARTS] if kind is None else [kind]
+    kinds = [each for each in registry.KINDS if each not in _NO_PARTS] if kind is None else [kind]
     found = [registry.part_class(each, key) for each in kinds for key in registry.names(each)]
     columns = (
         {"kind": part.part_kind, "part": part.part_name, "what": _first_line(part), "settings": [*part.model_fields]}

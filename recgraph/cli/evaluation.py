@@ -134,13 +134,13 @@ def check(
     settings: Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help=_CHECK_SET)] = None,
     split_seed: Annotated[int, typer.Option(min=0, help="Of splits that draw.")] = 0,
     cutoff: Annotated[int, typer.Option(min=1, help="Of the recall at chance.")] = 10,
-    users: Annotated[int, typer.Option(min=1, help="Test users, at most, that scorers at chance rank for.")] = 2000,
+    users: Annotated[int, typer.Option(min=1, help="Test users, at most, of the recall at chance.")] = 2000,
     form: FormatOption = None,
 ) -> None:
     """Check a split of DATASET, or of your own file (--data), and the evaluation on it.
 
-    Leakage of time and what one cut of time would give, duplicates across parts, items that only test knows, constant
-    and random scorers at chance. The exit code is 1 where a check fails; a warning says that numbers do not mean what
+    Leakage of time and what one cut of time would give, duplicates across parts, items that only test knows, a
+    constant scorer at chance. The exit code is 1 where a check fails; a warning says that numbers do not mean what
     they seem to, and is no failure.
     """
     from recgraph.config import parse_settings

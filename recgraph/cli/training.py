@@ -51,11 +51,12 @@ def train(
 
     `recgraph models MODEL` shows the settings. The folder holds the best model, the log and the resolved settings.
     """
-    from recgraph.config import load_toml, parse_settings, with_none
+    from recgraph.config import parse_settings, with_none
+    from recgraph.files import read_toml
     from recgraph.train import fit
     from recgraph.train.record import SELECTION
 
-    values = {**parse_settings(settings or [], with_none(load_toml(config)) if config else {}), **source.settings}
+    values = {**parse_settings(settings or [], with_none(read_toml(config)) if config else {}), **source.settings}
     with notes_of(*FOUND, "recgraph.train.fit"):
         run = fit.train(
             model,

@@ -171,10 +171,6 @@ class ContrastiveTerm(nn.Module):
             return None
         return generators.of_rank("contrast") if of_rank else generators["contrast"]
 
-    def compile_parts(self, backend: str = "inductor") -> None:
-        """See :meth:`Objective.compile_parts`."""
-        self.objective.compile_parts(backend)
-
     def prepare(self, clusterings: Callable[[], Tensor], ids: Tensor | None = None) -> None:
         """Offer clusterings to the weight; see :meth:`Weight.prepare`."""
         if self.weight is not None:

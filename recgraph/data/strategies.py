@@ -16,13 +16,12 @@ import torch
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
-from recgraph.config import Config
+from recgraph.config import Config, did_you_mean
 from recgraph.data.columns import instant
 from recgraph.data.ids import plain_value
 from recgraph.data.log import PART, Log
 from recgraph.data.part import OrderedLog, order
 from recgraph.files import DataError
-from recgraph.registry import proposal
 from recgraph.rng import numpy_generator
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -525,5 +524,6 @@ STRATEGIES: dict[str, type[Strategy]] = {
 def strategy_of(name: str, params: Mapping[str, Any]) -> Strategy:
     """A strategy by its name."""
     if name not in STRATEGIES:
-        raise ValueError(f"strategy = {name!r} does not exist; {proposal(name, STRATEGIES)}")
+        there = ", ".join(STRATEGIES)
+        raise ValueError(f"strategy = {name!r} does not exist{did_you_mean(name, STRATEGIES)}; there are {there}")
     return STRATEGIES[name].of(params)

@@ -107,9 +107,6 @@ class SequenceEncoder(nn.Module):
         """Rows as it reads them: with a masked item behind each where it ``ends_masked``."""
         return sequences.lengthened() if self.ends_masked else sequences
 
-    def compile_parts(self, backend: str = "inductor") -> None:
-        """Have accelerators compute by compiled graphs, without a break, what can be compiled; here nothing."""
-
     def _encode(self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool) -> Tensor:
         raise NotImplementedError
 

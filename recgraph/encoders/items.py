@@ -47,6 +47,10 @@ class Kept(Generic[T]):
             kept = self._kept = (seen, make())
         return kept[1]
 
+    def forget(self) -> None:
+        """Make a new value when it is next asked for."""
+        self._kept = None
+
     @contextmanager
     def sharing(self) -> Iterator[None]:
         """The block in which it is made once: one step on one batch. A block within it makes one of its own."""

@@ -33,7 +33,7 @@ from recgraph.evaluate.metrics import (
     value_of,
 )
 from recgraph.evaluate.protocol import Protocol, Seen, Ties, is_leaked
-from recgraph.evaluate.ranking import GROUP, Ranker, Targets, catalogue_for, item_vectors_of, rank
+from recgraph.evaluate.ranking import GROUP, Ranker, Scorer, Targets, catalogue_for, item_vectors_of, rank
 from recgraph.evaluate.rerank import CoOccurrence, Cosine, Reranker, Reranking, bind, pick, reranker_of
 from recgraph.evaluate.results import Result, Results
 from recgraph.evaluate.topk import Catalogue, Lists
@@ -52,7 +52,7 @@ _SHARES = 2
 
 @checked
 def evaluate(
-    model: Ranker,
+    model: Ranker | Scorer,
     cases: Cases,
     *,
     protocols: Sequence[Protocol] | None = None,
@@ -113,7 +113,18 @@ def evaluate(
         protocols = [Protocol.of(given, seen=which) for which in dict.fromkeys(seen)]
     else:
         protocols = [each.model_copy(update={"cutoffs": wanted.cutoffs(each.cutoffs, ())}) for each in protocols]
-    _check(protocols, cases, allow_fitted)
+    if len(cases) == 0:
+        part, split = protocols[0].part, protocols[0].split
+        raise ValueError(f"cases is empty: truth of part {part!r} of split {split!r} has no user; give another part")
+    check_items("cases.history", cases.history.values, cases.n_items)
+    for protocol in protocols:
+        if differing := set(protocols[0].differences(protocol)) - _MAY_DIFFER:
+            raise ValueError(f"protocols differ in {', '.join(sorted(differing))}; evaluate each in a call of its own")
+        if not allow_fitted and is_leaked(protocol.part, protocol.fitted_on):
+            raise ValueError(
+                f"part = {protocol.part!r} is in fitted_on = {protocol.fitted_on!r}: the model knows what it is to "
+                "find; rank another part, or allow_fitted=True to measure how well it fits"
+            )
     missing = dict.fromkeys(("counts", "n_users", "known"), "fit_part") if fit_part is None else {}
     check_needs(wanted.metrics, missing if features is not None else {**missing, "features": "features"})
     if features is not None:
@@ -144,21 +155,6 @@ def evaluate(
         unreachable = _n_unreachable(cases, measurement)
         results.append(Result(measurement.protocol, users, per_user, overall, unreachable))
     return Results(results)
-
-
-def _check(protocols: Sequence[Protocol], cases: Cases, allow_fitted: bool) -> None:
-    if len(cases) == 0:
-        part, split = protocols[0].part, protocols[0].split
-        raise ValueError(f"cases is empty: truth of part {part!r} of split {split!r} has no user; give another part")
-    check_items("cases.history", cases.history.values, cases.n_items)
-    for protocol in protocols:
-        if differing := set(protocols[0].differences(protocol)) - _MAY_DIFFER:
-            raise ValueError(f"protocols differ in {', '.join(sorted(differing))}; evaluate each in a call of its own")
-        if not allow_fitted and is_leaked(protocol.part, protocol.fitted_on):
-            raise ValueError(
-                f"part = {protocol.part!r} is in fitted_on = {protocol.fitted_on!r}: the model knows what it is to "
-                "find; rank another part, or allow_fitted=True to measure how well it fits"
-            )
 
 
 def sample_candidates(cases: Cases, n: int, seed: int) -> Ragged:
@@ -263,7 +259,7 @@ def _rank_once(
 ) -> list[RankedHits]:
     """The ranked lists of every measurement, from one pass over the scores; of several processes all must call it."""
     # what lies beyond the last item is a miss
-    pools = (each.reranking.pool for each in measurements if each.reranking is not None)
+    pools = (each.reranking.reranker.config.pool for each in measurements if each.reranking is not None)
     n_ranked = min(max(*(max(each.protocol.cutoffs) for each in measurements), 0, *pools), cases.n_items)
     catalogue = catalogue_for(model, cases.n_items, n_ranked, tie_seed=measurements[0].protocol.tie_seed)
     one_pass = _Pass(model, catalogue, cases, tuple(measurements), Truth.of(cases))
@@ -315,8 +311,11 @@ def _rank_share(one_pass: _Pass, ranks: Ranks) -> list[list[_Batch]]:
         for own, measurement in zip(kept, measurements, strict=True):
             lists = batch.lists[measurement.scored]
             depth = min(max(measurement.protocol.cutoffs), cases.n_items)
-            if measurement.reranking is not None:
-                lists = _reranked(lists, depth, measurement.reranking)
+            if measurement.reranking is not None:  # lists of at most so many, picked from longer ones
+                places, _ = pick(lists.items, lists.scores.double(), depth, reranking=measurement.reranking)
+                is_none, at = places < 0, places.clamp(min=0)
+                scores = lists.scores.gather(1, at).masked_fill(is_none, float("-inf"))
+                lists = Lists(lists.items.gather(1, at).masked_fill(is_none, -1), scores)
             lists = lists.first(depth)
             hits, gains = truth.find(batch.index, lists.items)
             tables = {"hits": hits} if gains is None else {"hits": hits, "gains": gains}
@@ -326,14 +325,6 @@ def _rank_share(one_pass: _Pass, ranks: Ranks) -> list[list[_Batch]]:
                 tables["scores"] = lists.scores.double()
             own.append(_Batch(batch.index, tables, batch.relevant_ranks.get(measurement.scored)))
     return kept
-
-
-def _reranked(lists: Lists, k: int, reranking: Reranking) -> Lists:
-    """Pick lists of at most ``k`` items from longer ones, best first, on the host."""
-    places, _ = pick(lists.items, lists.scores.double(), k, reranking=reranking)
-    at = places.clamp(min=0)
-    scores = lists.scores.gather(1, at).masked_fill(places < 0, float("-inf"))
-    return Lists(torch.where(places < 0, places, lists.items.gather(1, at)), scores)
 
 
 def known_items(cases: Cases, items: Tensor, fit_part: Part) -> Tensor:

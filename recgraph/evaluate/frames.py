@@ -17,7 +17,7 @@ from recgraph.data.batches import Query
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate.evaluator import evaluate, known_items, metric_values
 from recgraph.evaluate.metrics import Metric, MetricList, RankedHits, Truth, check_items, check_needs
-from recgraph.evaluate.protocol import MOST_ITEMS, Protocol, Seen, Ties
+from recgraph.evaluate.protocol import Protocol, Seen, Ties
 from recgraph.evaluate.ranking import Scorer
 from recgraph.evaluate.results import Result, Results
 from recgraph.sparse.ragged import Ragged
@@ -74,8 +74,8 @@ def frame(
     users = _ids([recs[user], relevant_items[user]])
     items = _ids([table[item] for table in (recs, relevant_items, known, described) if table is not None])
     size = n_items or len(items)
-    if not len(items) <= size <= MOST_ITEMS:
-        raise ValueError(f"n_items = {n_items} must lie between the {len(items)} different items and {MOST_ITEMS:,}")
+    if size < len(items):
+        raise ValueError(f"n_items = {n_items}, but there are {len(items)} different items")
 
     def rows(table: pl.DataFrame, number: str | None = None) -> tuple[Ragged, Tensor | None]:
         """A row of items for each user, in the order of the table, and numbers beside them."""

@@ -621,11 +621,7 @@ _SHORT = {"coverage": "catalogue_coverage", "popularity": "average_popularity", 
 
 def metric_class(name: str) -> type[Metric]:
     """The class of a metric by its name, without a cut-off. Raises ValueError: there is none."""
-    if registry.key(name) not in registry.names("metric"):
-        if registry.key(name) not in _SHORT:
-            raise registry.unknown("metric", name, _SHORT)
-        name = _SHORT[registry.key(name)]
-    found: type[Metric] = registry.load("metric", name)
+    found: type[Metric] = registry.load("metric", _SHORT.get(registry.key(name), name))
     return found
 
 

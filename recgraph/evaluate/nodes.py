@@ -66,7 +66,10 @@ def linear_probe(
     x, labels, n_classes = _checked(embedding, labels, split)
     labels = labels.to(x.device)
     train_labels, valid_labels, test_labels = (labels[part] for part in (split.train, split.valid, split.test))
-    weight, bias = _first_weights(x.shape[1], n_classes, config.repeats, x.device, seed)
+    draw, bound = torch.Generator(x.device).manual_seed(derive(seed, "probe")), math.sqrt(6 / (x.shape[1] + n_classes))
+    weight = torch.empty(n_classes, config.repeats, x.shape[1], device=x.device)
+    weight.uniform_(-bound, bound, generator=draw).requires_grad_()
+    bias = torch.zeros(n_classes, config.repeats, 1, device=x.device).requires_grad_()
     optimiser = torch.optim.Adam([weight, bias], lr=config.learning_rate, weight_decay=config.weight_decay)
     # of each classifier its first best validation score and its weights then, by Macro-F1 and by Micro-F1
     worst = torch.full((config.repeats,), -torch.inf, dtype=torch.float64, device=x.device)
@@ -90,13 +93,6 @@ def linear_probe(
     macro, _ = f1_scores(by_macro.max(0).indices, test_labels, n_classes)
     _, micro = f1_scores(by_micro.max(0).indices, test_labels, n_classes)
     return ProbeScores(macro, micro, _areas(torch.softmax(by_micro, 0), test_labels))
-
-
-def _first_weights(dim: int, n_classes: int, repeats: int, device: torch.device, seed: int) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator(device).manual_seed(derive(seed, "probe"))
-    bound = math.sqrt(6 / (dim + n_classes))
-    weight = torch.empty(n_classes, repeats, dim, device=device).uniform_(-bound, bound, generator=generator)
-    return weight.requires_grad_(), torch.zeros(n_classes, repeats, 1, device=device).requires_grad_()
 
 
 def _logits(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:

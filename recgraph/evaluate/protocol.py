@@ -13,15 +13,7 @@ from recgraph.evaluate.rerank import reranker_of
 
 Seen = Literal["keep", "exclude"]
 Ties = Literal["seeded permutation", "expectation"]
-#: of a catalogue, and so of a list; pairs of users and items are numbered in 64 bits
-MOST_ITEMS = 2**31 - 1
-
-
-def check_cutoffs(cutoffs: tuple[int, ...]) -> tuple[int, ...]:
-    """The lengths of lists themselves; refuses those that no list may have."""
-    if min(cutoffs) < 1 or max(cutoffs) > MOST_ITEMS:
-        raise ValueError(f"cutoffs = {list(cutoffs)} must lie between 1 and {MOST_ITEMS:,}")
-    return cutoffs
+Cutoff = Annotated[int, Field(ge=1)]
 
 
 def is_leaked(part: str, fitted_on: str) -> bool:
@@ -55,7 +47,7 @@ class Protocol(Config):
     ] = "seeded permutation"
     tie_seed: Annotated[int, Field(ge=0, description="of the permutation of the items")] = 0
     convention: Annotated[Literal["recgraph"], Field(description="whose definitions of the metrics")] = "recgraph"
-    cutoffs: Annotated[tuple[int, ...], Field(min_length=1, description="list lengths")] = (5, 10, 20)
+    cutoffs: Annotated[tuple[Cutoff, ...], Field(min_length=1, description="list lengths")] = (5, 10, 20)
     rerank: Annotated[
         str, Field(description="what picks lists from rankings, its settings as JSON; empty: the best scores")
     ] = ""
@@ -68,7 +60,7 @@ class Protocol(Config):
     @field_validator("cutoffs", mode="after")
     @classmethod
     def _ascending(cls, cutoffs: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(sorted(set(check_cutoffs(cutoffs))))
+        return tuple(sorted(set(cutoffs)))
 
     def to_dict(self) -> dict[str, Any]:
         """As records have it: a re-ranker and facts of the parts are named where there are any."""

@@ -201,8 +201,7 @@ class Reranker(ABC):
     @property
     def specification(self) -> dict[str, Any]:
         """The name and every setting."""
-        (name,) = registry.written("reranker", registry.key_of("reranker", type(self)))
-        return {"name": name, **self.config.model_dump(mode="json")}
+        return {"name": registry.name_of("reranker", type(self)), **self.config.model_dump(mode="json")}
 
     def __str__(self) -> str:
         """The specification as text, the same for equal re-rankers: what a protocol holds."""
@@ -274,11 +273,6 @@ class Reranking:
     reranker: Reranker
     similarity: Similarity
 
-    @property
-    def pool(self) -> int:
-        size: int = self.reranker.config.pool
-        return size
-
 
 def bind(
     reranker: Reranker,
@@ -347,7 +341,7 @@ def _pick(items: Tensor, scores: Tensor, k: int, limits: Sequence[Limit], rerank
     held = [limit.codes[known] for limit in limits]
     counts = [torch.zeros_like(codes) for codes in held]
     by_rank = -torch.arange(width, device=items.device, dtype=torch.float64).expand(n_rows, -1)
-    size = 0 if reranking is None else min(reranking.pool, width)
+    size = 0 if reranking is None else min(reranking.reranker.config.pool, width)
     if reranking is not None:
         compare = reranking.similarity.of(known[:, :size])
         relevance = reranking.reranker.relevance(scores[:, :size].double(), free_mask[:, :size])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -227,10 +227,9 @@ class Table(Printed):
 
     def rows(self) -> list[dict[str, Any]]:
         """A row a model: ``model``, then a text a metric, the value with its mark."""
-        return [{"model": name, **{metric: str(cell) for metric, cell in row.items()}} for name, row in self]
-
-    def __iter__(self) -> Iterator[tuple[str, dict[str, Cell]]]:
-        return iter(self.cells.items())
+        return [
+            {"model": name, **{metric: str(cell) for metric, cell in row.items()}} for name, row in self.cells.items()
+        ]
 
     def notes(self) -> list[str]:
         return [self.legend]

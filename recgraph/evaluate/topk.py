@@ -286,9 +286,6 @@ def refuse_nan(scores: Tensor, rows: Tensor | None, users: Tensor | None) -> Non
     raise ValueError(f"the model scores {who} with NaN; train or check the model")
 
 
-# --- the best columns of a row
-
-
 def best_columns(scores: Tensor, k: int, filled: int, excluded: Tensor) -> tuple[Tensor, Tensor]:
     """The ``k`` best columns of each row, by score and then by lower column: values and columns [R, k] in rank order,
     padded with -inf and -1. A NaN anywhere in a row shows as a NaN in its first value.
@@ -433,9 +430,6 @@ class RunningBest:
         self._is_open = bool((cut == NO_SCORE).any())
         # a row with a NaN is an error already, whatever else is in it
         self._cut = torch.where(values[:, :1].isnan(), -NO_SCORE, cut)
-
-
-# --- the ranks of relevant items
 
 
 @torch.no_grad()

@@ -227,8 +227,7 @@ Method = str | Mapping[str, Any] | Attribution
 def make_methods(specs: Sequence[Method]) -> dict[str, Attribution]:
     """Name -> attribution, in the order given."""
     made = [spec if isinstance(spec, Attribution) else registry.make("attribution", spec) for spec in specs]
-    keys = [registry.key_of("attribution", type(method)) for method in made]
-    return {registry.written("attribution", key)[0]: method for key, method in zip(keys, made, strict=True)}
+    return {registry.name_of("attribution", type(method)): method for method in made}
 
 
 def attribute_to_history(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +84,7 @@ def explain_node(run: Any, node: Any, k: int = 10, *, n_paths: int = 3) -> NodeE
     assert isinstance(model.space, GraphSpace)
     graph = model.space.graph.to("cpu")
     index = index_of(IdMap(embedder.embeddings()[target]), node, "node")
-
-    def name(node_type: str, place: int) -> Node:
-        return node_of(graph, node_type, place)
-
+    name = partial(node_of, graph)
     (found,) = nearest(embedder.vectors, torch.tensor([index]), k)
     weights, others = model.path_weights(), [other for other, _ in found]
     by_path = [

@@ -30,6 +30,7 @@ from recgraph.explain.nodes import Items, index_of, nearest, node_of, recommende
 from recgraph.explain.paths import Walks, evidence_for_user
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphSpace
+from recgraph.models.heterogeneous.recommender import MetaPathRecommender
 from recgraph.serve.recommender import NoHistoryError, Recommender
 from recgraph.sparse.products import distinct
 
@@ -140,8 +141,7 @@ class _User:
 
     def __init__(self, recommender: Recommender, user: int) -> None:
         self.recommender, self.model, self.user = recommender, recommender.model, user
-        self.items = Items(recommender)
-        self.seen = recommender.seen.row(user)
+        self.items, self.seen = Items(recommender), recommender.seen.row(user)
         self.unseen_mask = torch.ones(len(recommender.items), dtype=torch.bool)
         self.unseen_mask[self.seen] = False
         self.weights = self.model.path_weights()
@@ -177,6 +177,8 @@ class _User:
 
     def parts(self, items: Sequence[int]) -> list[tuple[ScorePart, ...]]:
         """The parts of the score of each item."""
+        if not isinstance(self.model, MetaPathRecommender):
+            return [()] * len(items)
         device = device_of(self.model)
         with evaluating(self.model):
             found = self.model.score_parts(self.query.to(device), torch.tensor([items], device=device).long())

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recgraph.config import did_you_mean, nearest_names
+from recgraph.config import did_you_mean
 from recgraph.data.ids import IdMap
 from recgraph.sparse.csr import Csr, as_floating, sort_entries
 from recgraph.sparse.device import to_host
@@ -71,11 +71,8 @@ def check_type(what: str, name: object, there: Iterable[object]) -> None:
     """Refuse a type that is not among those of the graph: an UnknownTypeError that names the nearest types."""
     names = list(there)
     if name not in names:
-        meant = did_you_mean(nearest_names(str(name), map(str, names)))
-        hint = f"; {meant}" if meant else "."
-        raise UnknownTypeError(
-            f"there is no {what} {name!r}{hint} The graph has {', '.join(map(str, names)) or 'none'}"
-        )
+        meant = did_you_mean(str(name), map(str, names))
+        raise UnknownTypeError(f"there is no {what} {name!r}{meant}; there are {', '.join(map(str, names)) or 'none'}")
 
 
 def check_parts(nodes: Mapping[str, Nodes], edges: Mapping[EdgeType, Edges]) -> None:

@@ -11,12 +11,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from recgraph import registry
-from recgraph.config import Config, ConfigError, checked, load_toml, with_none
+from recgraph.config import Config, ConfigError, checked, with_none
 from recgraph.data.catalog.cards import UnknownDatasetError, card_files, data_name, find_card, with_train
 from recgraph.data.read import PATHS, is_data_path
 from recgraph.evaluate.metrics import DEFAULT_METRICS, full_name, split_metric
 from recgraph.evaluate.nodes import SCORES
-from recgraph.evaluate.protocol import check_cutoffs
+from recgraph.evaluate.protocol import Cutoff
+from recgraph.files import read_toml
 from recgraph.registry import ImportFailed, import_all, is_path
 from recgraph.train.settings import DataConfig
 
@@ -29,9 +30,7 @@ Settings = Annotated[dict[str, Any], AfterValidator(with_none)]
 class ProtocolSpec(DataConfig):
     """The test of all models of a data set; it always covers both conventions, seen items kept and excluded."""
 
-    cutoffs: Annotated[tuple[int, ...], AfterValidator(check_cutoffs)] = Field(
-        (5, 10, 20), min_length=1, description="list lengths"
-    )
+    cutoffs: tuple[Cutoff, ...] = Field((5, 10, 20), min_length=1, description="list lengths")
     fit_on: Literal["train", "train+valid"] = Field(
         "train",
         description="what is learned from before the test; train+valid: of trained models after the number of epochs "
@@ -89,7 +88,7 @@ class SheetSpec(Config):
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a TOML file, and import the files that it names for the parts that they register."""
-        values = load_toml(path)
+        values = read_toml(path)
         try:
             values = {**_with_data(values, path), "file": path}
             values.setdefault("title", data_name(values["dataset"]))

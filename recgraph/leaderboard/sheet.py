@@ -160,8 +160,8 @@ class Entry:
 
     @property
     def note(self) -> str:
-        """Of the board, and what the model is made of."""
-        return " ".join(filter(None, (self.spec.note, self.cls.said_of(self.jobs[0].identity["config"]))))
+        """Of the board."""
+        return self.spec.note
 
     @property
     def settings(self) -> list[str]:

@@ -63,9 +63,6 @@ class NextItemLoss(nn.Module):
         """Vectors of items [..., D] as a model multiplies them into scores: of length 1 with a loss of cosines."""
         return unit_length(items) if self.cosine else items
 
-    def compile_parts(self, backend: str = "inductor") -> None:
-        """Have accelerators compute by compiled graphs, without a break, what can be compiled; here nothing."""
-
 
 class Sampler(nn.Module):
     """Draws tokens ``1..n_items`` with replacement, ``q_j`` proportional to ``count_j ** power``.

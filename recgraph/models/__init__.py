@@ -16,4 +16,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(cls.__name__ for _, cls in registry.classes("model"))
+    return sorted(registry.load("model", name).__name__ for name in registry.names("model"))

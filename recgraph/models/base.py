@@ -127,12 +127,7 @@ class Model(nn.Module):
     @classmethod
     def key(cls) -> str:
         """The name under which the registry finds the model."""
-        return registry.key_of("model", cls)
-
-    @classmethod
-    def said_of(cls, settings: Mapping[str, Any]) -> str:
-        """A sentence for tables of results that says what it is made of by all its settings; empty: there is none."""
-        return ""
+        return registry.key(registry.name_of("model", cls))
 
     def build(self, space: Space, seed: int = 0) -> Self:
         """Create the parameters.
@@ -170,19 +165,6 @@ class Model(nn.Module):
         """[n_items, D]: a vector for each item, such that scores are inner products with user vectors."""
         raise TypeError(f"{type(self).__name__} ranks by score() alone and has no item vectors")
 
-    def item_table(self) -> Tensor:
-        """[n_items, D]: the trainable vectors that the items begin with, as a view of the parameter.
-
-        Raises:
-            ValueError: the model has none.
-        """
-        for name, parts in self.tables.items():
-            if parts[-1] == "items" and self.space is not None:
-                rows = self.get_parameter(name)[-self.space.n_items :]
-                if len(rows) == self.space.n_items:
-                    return rows
-        raise ValueError(f"{type(self).__name__} has no table of item vectors, so that init_items has no place in it")
-
     @property
     def has_vectors(self) -> bool:
         """Whether scores are inner products of :meth:`encode_users` and :meth:`encode_items`."""
@@ -210,13 +192,6 @@ class Model(nn.Module):
 
     def path_weights(self) -> dict[PathKey, float]:
         """The attention of each meta-path, its twin's included; those of a node type sum to 1. Empty: it has none."""
-        return {}
-
-    def score_parts(self, query: Query, items: Tensor) -> dict[PathKey, Tensor]:
-        """[B, K] of each path: what it adds to the scores of ``items`` [B, K]; in evaluation mode, without gradients.
-
-        Empty: the scores are no sum over paths.
-        """
         return {}
 
 
@@ -265,17 +240,6 @@ class TrainableModel(Model):
         """The training batches for a training part."""
         raise TypeError(f"{type(self).__name__} must define batches(train, batch_size, generators)")
 
-    def compile_parts(self, backend: str = "inductor") -> None:
-        """Have accelerators compute by compiled graphs, each without a break, what can be compiled.
-
-        Args:
-            backend: of ``torch.compile``.
-
-        Raises:
-            ValueError: the model has nothing to compile.
-        """
-        raise ValueError(f"{type(self).__name__} has no part that is compiled; leave compile out")
-
     def prepare(self, batch: Any) -> None:
         """Draw what is drawn on the host for a batch, before it goes to a device; an accelerator has it done ahead.
 
@@ -294,3 +258,34 @@ class TrainableModel(Model):
             wanted: names of terms; what none of them reads is not computed.
         """
         raise TypeError(f"{type(self).__name__} must define losses(batch, wanted)")
+
+
+def item_table(model: Model) -> Tensor:
+    """[n_items, D]: the trainable vectors that the items of a model begin with, as a view of the parameter.
+
+    Raises:
+        ValueError: the model has none.
+    """
+    for name, parts in model.tables.items():
+        if parts[-1] == "items" and model.space is not None:
+            rows = model.get_parameter(name)[-model.space.n_items :]
+            if len(rows) == model.space.n_items:
+                return rows
+    raise ValueError(f"{type(model).__name__} has no table of item vectors, so that init_items has no place in it")
+
+
+def compile_parts(model: Model, backend: str = "inductor") -> None:
+    """Have accelerators compute by compiled graphs, each without a break, what a model's parts can compile.
+
+    Args:
+        model: with encoders, losses or objectives that have a method ``compile_parts``.
+        backend: of ``torch.compile``.
+
+    Raises:
+        ValueError: it has no such part.
+    """
+    parts = [part for part in model.modules() if hasattr(part, "compile_parts")]
+    if not parts:
+        raise ValueError(f"{type(model).__name__} has no part that is compiled; leave compile out")
+    for part in parts:
+        part.compile_parts(backend)  # type: ignore[operator]

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from recgraph.data.batches import Query
+from recgraph.data.batches import Query, with_gaps
 from recgraph.sparse.operators import power
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.rows import lookup
@@ -126,6 +126,14 @@ class HistoryReading(Reading):
         return found
 
 
+def tokens_of(model: Any, history: Ragged, times: Ragged | None) -> Ragged:
+    """Rows of tokens of rows of items, or those of :func:`with_gaps` where a sequence model reads times."""
+    tokens = history.with_values(history.values + 1)
+    if not model.reads_times or times is None:
+        return tokens
+    return with_gaps(tokens, times.values, model.encoder.reads_times)
+
+
 class SequenceReading(HistoryReading):
     """The last ``max_len`` events of a history, as a :class:`recgraph.models.sequence.base.SequenceModel` reads them.
 
@@ -161,10 +169,10 @@ class SequenceReading(HistoryReading):
         if self.query.times is not None:
             own = self.query.times.values[self.n_unread - n_before :]
             times = Ragged.from_lengths(own.expand_as(rows)[keep_mask], lengths)
-        tokens = self.model.tokens_of(Ragged.from_lengths(rows[keep_mask], lengths), times)
+        tokens = tokens_of(self.model, Ragged.from_lengths(rows[keep_mask], lengths), times)
         if n_before:
             tokens = tokens.filter(tokens.positions > 0)
-        vectors: Tensor = self.model.encode_tokens(tokens)
+        vectors: Tensor = self.model.encode(tokens)
         return vectors
 
     def inputs(self) -> Tensor:
@@ -176,7 +184,7 @@ class SequenceReading(HistoryReading):
         vectors: Tensor = lookup(self.model.token_table(), self.items + 1)
         if self.model.gap_embedding is None or self.query.times is None:
             return vectors
-        pairs = self.model.tokens_of(self.query.history, self.query.times).last(len(self.items))
+        pairs = tokens_of(self.model, self.query.history, self.query.times).last(len(self.items))
         gaps: Tensor = self.model.gap_embedding(pairs.values[:, 1])
         return vectors + gaps
 

@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from recgraph import registry
-from recgraph.config import Config, ConfigError, PartConfig, Search, configure, known_settings, unknown_key
+from recgraph.config import Config, ConfigError, PartConfig, Search, configure, unknown_key
 from recgraph.data.batches import Query
 from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Cases, Part
@@ -58,7 +58,7 @@ class Member:
         own = {key: value for key, value in given.items() if key in model.Config.model_fields}
         rest = {key: value for key, value in given.items() if key not in own}
         if rest and not issubclass(model, TrainableModel):
-            raise ConfigError(f"models: {name}: {unknown_key(next(iter(rest)), known_settings(model.Config))}")
+            raise ConfigError(f"models: {name}: {unknown_key(next(iter(rest)), model.Config)}")
         try:
             model.Config.of(own)
         except ConfigError as error:
@@ -565,11 +565,6 @@ class TwoStage(ClosedFormModel):
         self.reads_graph = any(each.reads_graph for each in made)  # type: ignore[misc]
         self.ranks_in_threads = all(each.ranks_in_threads for each in made)  # type: ignore[misc]
         self.wanted_features = next((each.wanted_features for each in made if each.wanted_features), ())
-
-    @classmethod
-    def said_of(cls, settings: Mapping[str, Any]) -> str:
-        names = [each if isinstance(each, str) else each["name"] for each in settings["models"]]
-        return f"An ensemble: {settings['ranker']['name']} over the candidates of {', '.join(names)}."
 
     def _build(self, space: Space) -> None:
         assert self.seed is not None

@@ -198,7 +198,7 @@ class ResolvedRules:
         k, width = catalogue.k, catalogue.order.numel()
         length = max(_FURTHER * k, BLOCK) if self.limits else k
         if self.reranking is not None:
-            length = max(length, self.reranking.pool)
+            length = max(length, self.reranking.reranker.config.pool)
         scores.view(-1)[closed.rows * scores.shape[1] + closed.values] = NO_SCORE
         # choosing one item after the other is many small steps: work of the host
         host = torch.device("cpu")

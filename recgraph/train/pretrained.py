@@ -19,7 +19,7 @@ from recgraph.config import Config
 from recgraph.data.dataframe import frame_kind, from_native
 from recgraph.data.ids import IdMap, as_series
 from recgraph.data.split import SealedSplit
-from recgraph.models.base import Model
+from recgraph.models.base import Model, item_table
 from recgraph.serve.bundle import BundleError, Embedder, bundle_of, digest
 from recgraph.serve.recommender import Recommender, load
 from recgraph.train.fitting import Scale
@@ -65,7 +65,7 @@ class InitItems:
     @torch.no_grad()
     def write(self, model: Model) -> None:
         """Put the vectors into the table of a built model; the rows of all other items stay as they are."""
-        table = model.item_table()
+        table = item_table(model)
         width = self.vectors.shape[1]
         if table.shape[1] != width:
             raise ValueError(f"init_items has vectors of width {width}; give hidden_dim={width}, not {table.shape[1]}")

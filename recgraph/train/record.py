@@ -184,7 +184,7 @@ def provenance() -> dict[str, Any]:
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = None
-    own = [each.to_dict() for each in imported()]
+    own = imported()
     return {
         "python": platform.python_version(),
         "packages": versions,

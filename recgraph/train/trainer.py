@@ -21,7 +21,7 @@ from torch import Tensor
 
 from recgraph.data.batches import Batches
 from recgraph.files import NonFinite, not_finite, sweep, write_tensors
-from recgraph.models.base import TrainableModel
+from recgraph.models.base import TrainableModel, compile_parts
 from recgraph.ranks import Ranks, all_values, first_value, of_all, stacked
 from recgraph.rng import Generators, derive
 from recgraph.sparse.device import is_accelerated
@@ -150,7 +150,7 @@ class Trainer:
         self.groups = model.parameter_groups()
         self.optimisers = make_optimisers(model, config)
         if config.compile and is_accelerated(self.accelerator.device):
-            model.compile_parts()
+            compile_parts(model)
         self.stopping = EarlyStopping(config.patience, maximise=config.metric != "loss")
         self.progress = Progress(n_ranks=self.ranks.count)
         self.best: dict[str, Tensor] | None = None

@@ -85,7 +85,8 @@ class UpdateOptions:
 def check_updatable(model: Model) -> None:
     """Refuse a model that cannot take in a new log, by its class or by its settings."""
     if model.updated_by is None or model.reads_graph:
-        able = [key for key, cls in registry.classes("model") if cls.updated_by and not cls.reads_graph]
+        classes = {name: registry.load("model", name) for name in registry.names("model")}
+        able = [name for name, cls in classes.items() if cls.updated_by and not cls.reads_graph]
         raise ValueError(
             f"{type(model).__name__} cannot be updated; fit it again on everything. Those that can: {', '.join(able)}"
         )

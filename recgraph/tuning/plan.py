@@ -16,7 +16,7 @@ from recgraph.train.run import Run
 from recgraph.tuning import objectives
 from recgraph.tuning.space import SearchSpace
 
-Objective = Callable[[Run], "float | Sequence[float]"]
+Objective = Callable[[Run], float | Sequence[float]]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from recgraph.config import (
     Search,
     assignments,
     distribute,
-    load_toml,
     put,
     search_of,
     shown,
@@ -30,6 +29,7 @@ from recgraph.config import (
     walk,
     with_none,
 )
+from recgraph.files import read_toml
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -185,7 +185,7 @@ class SearchSpace:
         Raises:
             ConfigError: an unknown field, a value out of a field's range, nothing to search.
         """
-        table = with_none(load_toml(given) if isinstance(given, str | Path) else given or {})
+        table = with_none(read_toml(Path(given)) if isinstance(given, str | Path) else given or {})
         rest = table.pop(REST, "searched")
         if rest not in ("fixed", "searched"):
             raise ConfigError(f"space: {REST!r} = {rest!r} must be 'fixed' or 'searched'")
@@ -200,7 +200,7 @@ class SearchSpace:
         made = {part: parts[part].of(values) for part, values in distribute(settled, parts).items()}
         tree = {name: (field, value) for config in made.values() for name, field, value in walk(config)}
         if unknown := [name for name in named if name not in tree]:
-            raise ConfigError(f"space of {unknown[0]!r}: {unknown_key(unknown[0], tree)}")
+            raise ConfigError(f"space of {unknown[0]!r}: {unknown_key(unknown[0], *made.values())}")
         dimensions: dict[str, Dimension] = {}
         for name, (field, _) in tree.items():
             if name in named and _is_range(named[name]):

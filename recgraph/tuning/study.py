@@ -14,12 +14,12 @@ import numpy as np
 from pydantic import Field
 
 from recgraph import parallel, registry
-from recgraph.config import checked, load_toml, with_none
+from recgraph.config import checked, with_none
 from recgraph.data.split import SealedSplit, Split, without_test_data
 from recgraph.evaluate.metrics import DEFAULT_METRICS, split_metric
 from recgraph.evaluate.results import Results
 from recgraph.evaluate.significance import over_users
-from recgraph.files import contents, read_object, write_frame, write_json
+from recgraph.files import contents, read_object, read_toml, write_frame, write_json
 from recgraph.models.base import Model
 from recgraph.pages import print_note
 from recgraph.ranks import refuse_launched
@@ -38,6 +38,8 @@ from recgraph.tuning.trials import cannot_be_trained, fit, load_study, n_finishe
 
 if TYPE_CHECKING:
     from optuna import Study
+else:
+    Study = Any  # optuna is imported when a study is opened
 
 #: the file of a study's folder with the last test
 RESULT = "result.json"
@@ -129,7 +131,7 @@ def tune(
         metrics,
         n_trials,
         plain(fixed),
-        with_none(load_toml(space)) if isinstance(space, str | Path) else plain(space or {}),
+        with_none(read_toml(Path(space))) if isinstance(space, str | Path) else plain(space or {}),
         sampler or ("nsga2" if len(metrics) > 1 else "tpe"),
         pruner or "none",
         seed,
@@ -203,8 +205,7 @@ def _open(plan: Plan, storage: StudyStorage, identity: dict[str, Any]) -> Study:
                 f"study {plan.study!r} exists with another {', '.join(differing)}; go on with the same ones, or give "
                 "the new study another folder (--out) and name (--study)"
             )
-        if own := registry.imported():
-            made.set_user_attr("imports", [each.to_dict() for each in own])
+        made.set_user_attr("imports", registry.imported())
         made.set_user_attr("selecting", plan.selecting if plan.is_trained else None)
         made.set_user_attr("asked", {"n_trials": plan.n_trials, "sampler": plan.sampler, "pruner": plan.pruner})
         if plan.folder is not None:

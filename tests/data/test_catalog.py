@@ -244,7 +244,7 @@ def test_own_cards_state_what_a_user_must_know(name: str) -> None:
     [
         ('title = "Mine"', 'titel = "Mine"', "did you mean title"),
         ("users = 2", "users = 0", "expected.users = 0"),
-        ("users = 2", "users = 2\nuser = 1", "unknown setting 'expected.user'"),
+        ("users = 2", "users = 2\nuser = 1", "expected: unknown setting 'user'"),
         ('kind = "local"', 'kind = "ftp"', "sources.0"),
         ('file = "log.txt"', 'file = "log.txt"\nsha256 = "abc"', "sha256"),
         ('name = "mine"', 'name = "yours"', "must be 'mine'"),

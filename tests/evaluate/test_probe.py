@@ -16,6 +16,7 @@ from torch import Tensor
 from recgraph.evaluate import nodes as probe
 from recgraph.evaluate.nodes import cluster_scores, evaluate_nodes, f1_scores, linear_probe, logistic_probe
 from recgraph.graph.node_task import NodeSplit, NodeTask
+from recgraph.rng import derive
 
 
 def nodes(n: int = 150, classes: int = 3, seed: int = 0) -> tuple[Tensor, Tensor, NodeSplit]:
@@ -52,7 +53,8 @@ def test_probes_together_equal_probes_one_by_one() -> None:
     x, y, split = nodes()
     settings = {"repeats": 2, "steps": 25, "learning_rate": 0.05, "weight_decay": 0.01}
     scores = linear_probe(x, y, split, probe.ProbeConfig.of(settings), seed=3)
-    first = probe._first_weights(5, 3, 2, torch.device("cpu"), 3)[0].detach()
+    draw, bound = torch.Generator().manual_seed(derive(3, "probe")), (6 / (5 + 3)) ** 0.5
+    first = torch.empty(3, 2, 5).uniform_(-bound, bound, generator=draw)
     for r in range(2):
         want = one_by_one(x, y, split, first[:, r], 25, 0.05, 0.01)
         got = [float(getattr(scores, name)[r]) for name in probe.SCORES]

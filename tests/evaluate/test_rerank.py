@@ -17,7 +17,7 @@ from recgraph.evaluate.rerank import CoOccurrence, Cosine, Jaccard, Reranker, Re
 from recgraph.sparse.ragged import Ragged
 
 N_ITEMS = 60
-NAMES = registry.written("reranker")
+NAMES = sorted(registry.members("reranker").values())
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -147,7 +147,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 def test_marks_and_corrected_p_values() -> None:
     models = {"plain": shifted(0, 1), "near": shifted(0.1, 2), "good": shifted(0.1005, 3)}
     made = table(models, ["ndcg@10", "mrr@10", "gini@10"], n_draws=999)
-    marks = {name: row["ndcg@10"].mark for name, row in made}
+    marks = {name: row["ndcg@10"].mark for name, row in made.cells.items()}
     assert marks == {"plain": "", "near": "tied", "good": "tied"}
     best = {metric: max(models, key=lambda name: models[name][metric]) for metric in ("ndcg@10", "mrr@10")}
     pairs = [(name, metric) for metric in best for name in models if name != best[metric]]
@@ -169,7 +169,7 @@ def test_the_best_alone_is_marked_so_and_seeds_are_averaged(tmp_path: Path) -> N
     save_users(shifted(0.1, 3), tmp_path / "best.parquet")
     models = {"plain": [shifted(0, 1), shifted(0, 2)], "best": tmp_path / "best.parquet"}
     made = table(models, ["ndcg@10"], test="t")
-    assert [row["ndcg@10"].mark for _, row in made] == ["", "best"]
+    assert [row["ndcg@10"].mark for _, row in made.cells.items()] == ["", "best"]
     mean = (models["plain"][0].per_user["ndcg@10"] + models["plain"][1].per_user["ndcg@10"]) / 2
     expected = paired_t(shifted(0.1, 3).per_user["ndcg@10"] - mean)
     assert made.cells["plain"]["ndcg@10"].p_value == pytest.approx(expected)

@@ -7,7 +7,7 @@ import torch
 from small_settings import with_small
 
 from recgraph import registry
-from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel
+from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel, item_table
 from recgraph.models.growth import grown, grown_optimiser
 from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.models.two_stage import TwoStage
@@ -59,7 +59,7 @@ def test_what_was_learned_stays_in_its_place(name: str, device: torch.device) ->
         assert after[key].device.type == device.type
         if key not in model.tables:
             assert torch.equal(value, after[key]), key
-    old_items, items = model.item_table(), larger.item_table()
+    old_items, items = item_table(model), item_table(larger)
     assert torch.equal(items[: OLD.n_items], old_items)
     new = items[OLD.n_items :]
     assert len(new) == NEW.n_items - OLD.n_items

@@ -46,9 +46,9 @@ def test_settings_are_documented_and_checked(name: str) -> None:
     cls = registry.load("model", name)
     assert cls.__doc__
     assert cls.key() == name
-    for setting in cls.Config.describe():
-        assert setting.description, f"{name}: setting {setting.name} has no description"
-        assert setting.default != "required", f"{name}: setting {setting.name} has no default"
+    for setting, field in cls.Config.model_fields.items():
+        assert field.description, f"{name}: setting {setting} has no description"
+        assert not field.is_required(), f"{name}: setting {setting} has no default"
     with refused("no_such_setting"):
         cls(no_such_setting=1)
     with pytest.raises(ValueError):

@@ -108,14 +108,14 @@ def softplus(x: float) -> float:
 
 
 def test_weights_of_pairs() -> None:
-    degrees = degrees_of(Ragged.from_lists(ROWS), N_ITEMS, LIKE)
+    of_users, of_items = degrees_of(Ragged.from_lists(ROWS), N_ITEMS, LIKE)
     sets = [set(row) for row in ROWS]
     users, items = torch.arange(len(ROWS) - 1), torch.arange(N_ITEMS)
-    found = degrees.users[users, None] * degrees.items[items]
+    found = of_users[users, None] * of_items[items]
     for u, i in product(range(len(ROWS) - 1), range(N_ITEMS)):
         d_u, d_i = len(sets[u]), sum(i in one for one in sets)
         assert float(found[u, i]) == pytest.approx(math.sqrt((d_u + 1) / (d_i + 1)) / d_u, rel=1e-14)
-    assert float(degrees.users[-1]) == 0
+    assert float(of_users[-1]) == 0
 
 
 @pytest.mark.parametrize("with_itself", [True, False])
@@ -124,16 +124,16 @@ def test_neighbours_of_items(with_itself: bool) -> None:
     for row in map(set, ROWS):
         counts.update((i, j) for i, j in product(row, row) if with_itself or i != j)
     g = [sum(counts[i, j] for j in range(N_ITEMS)) for i in range(N_ITEMS)]
-    found = neighbours_of(Ragged.from_lists(ROWS), N_ITEMS, 2, LIKE, with_itself)
+    items, weights = neighbours_of(Ragged.from_lists(ROWS), N_ITEMS, 2, LIKE, with_itself)
     for i in range(N_ITEMS):
         every = {
             j: counts[i, j] * math.sqrt(g[i] + 1) / (g[i] * math.sqrt(g[j] + 1)) for j in range(N_ITEMS) if counts[i, j]
         }
         best = sorted(every.values(), reverse=True)[:2] + [0.0] * 2
         for place in range(2):
-            weight = float(found.weights[i, place])
+            weight = float(weights[i, place])
             assert weight == pytest.approx(best[place], rel=1e-6)  # held in float32 on the way
-            assert weight == 0 or weight == pytest.approx(every[int(found.items[i, place])], rel=1e-6)
+            assert weight == 0 or weight == pytest.approx(every[int(items[i, place])], rel=1e-6)
 
 
 def test_terms_are_those_of_the_paper() -> None:
@@ -156,7 +156,7 @@ def test_terms_are_those_of_the_paper() -> None:
         rec += sum(30 / 5 * weight(j, negative) * softplus(float(users[u] @ items[j])) for j in drawn)
         near += sum(
             float(w) * softplus(-float(users[u] @ items[k]))
-            for k, w in zip(model._neighbours.items[i], model._neighbours.weights[i], strict=True)
+            for k, w in zip(model.neighbours[i], model.neighbour_weights[i], strict=True)
         )
     found = model(batch, ["rec", "neighbours"])
     assert float(found["rec"].detach()) == pytest.approx(rec / len(batch.users), rel=1e-6)  # weights are float32's

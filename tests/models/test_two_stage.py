@@ -88,7 +88,7 @@ def test_the_logistic_stage_is_that_of_standardised_features() -> None:
     np.testing.assert_allclose(mine.score(features).numpy(), theirs.decision_function(z), rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", registry.written("ranker"))
+@pytest.mark.parametrize("name", registry.names("ranker"))
 def test_every_second_stage_learns_and_goes_through_safetensors(name: str, device: torch.device) -> None:
     features, labels, groups = (each.to(device) for each in labelled())
     ranker = registry.make("ranker", name).to(device)
@@ -188,7 +188,7 @@ class Seen(Ranker):
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry._registered, ("ranker", "seen"), Seen)
+    monkeypatch.setitem(registry._registered, ("ranker", "seen"), (Seen, "seen"))
 
 
 @pytest.mark.usefixtures("seen")

@@ -12,10 +12,10 @@ from small_settings import with_small
 from torch import Tensor
 
 from recgraph import registry
-from recgraph.config import known_settings
+from recgraph.config import walk
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.part import Part
-from recgraph.models.base import Space
+from recgraph.models.base import Space, compile_parts
 from recgraph.models.sequence.base import SequenceModel
 from recgraph.rng import Generators
 from recgraph.sparse.device import accelerator_path
@@ -94,7 +94,7 @@ def test_other_settings_and_models_stay_below_a_ceiling_and_read_nothing(
 
 def terms_and_gradients(name: str, settings: dict[str, Any], scale: float, dtype: torch.dtype) -> list[Tensor]:
     cls = registry.load("model", name)
-    off = dict.fromkeys([each for each in known_settings(cls.Config) if each.endswith("dropout")], 0.0)
+    off = dict.fromkeys([each for each, _, _ in walk(cls.Config) if each.endswith("dropout")], 0.0)
     model: SequenceModel = cls(**with_small(cls, {"hidden_dim": 16, **off}, settings))
     model.build(Space(n_users=N_USERS, n_items=N_ITEMS), seed=0).to(dtype).train()
     with torch.no_grad():
@@ -181,7 +181,7 @@ def test_compiled_steps_are_those_that_are_not(name: str, regime: str) -> None:
     """``fullgraph=True``: a break in a graph would be an error."""
     plain = steps(built(name, regime=regime))
     model = built(name, regime=regime)
-    model.compile_parts("aot_eager")
+    compile_parts(model, "aot_eager")
     for one, other in zip(plain, steps(model), strict=True):
         torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-6)
 
@@ -195,7 +195,7 @@ def test_a_compiled_contrast_is_the_one_that_is_not(name: str) -> None:
     for backend in (None, "aot_eager"):
         term = ContrastiveTerm(objective=name, similarity="cosine", temperature=0.5)
         if backend is not None:
-            term.compile_parts(backend)
+            term.objective.compile_parts(backend)
         inputs = [each.clone().requires_grad_() for each in (a, b)]
         value = term(*inputs)
         assert term.outcome is not None

@@ -15,7 +15,7 @@ from refusing import refused
 import recgraph as rg
 from recgraph.data.catalog.synthetic import Synthetic, generate
 from recgraph.data.split import Split
-from recgraph.models.base import Space
+from recgraph.models.base import Space, item_table
 from recgraph.train import fit as experiment
 from recgraph.train.observers import Observer
 from recgraph.train.pretrained import initial_items
@@ -51,7 +51,7 @@ class Began(Observer):
         self.model = model
 
     def start_epoch(self, epoch: int, n_batches: int, done: int) -> None:
-        self.table = self.model.item_table().detach().clone()
+        self.table = item_table(self.model).detach().clone()
 
 
 def begun(split: Split, source: Any, **settings: Any) -> tuple[rg.Run, torch.Tensor]:
@@ -72,7 +72,7 @@ def test_a_graph_model_is_where_a_sequence_model_begins(
         run, table = begun(split, tmp_path / "graph")
     assert f"vectors of {len(common)} of {len(ours)} items; 2 keep their random ones" in caplog.text
     assert "fitted on another split" in caplog.text
-    random = rg.models.SASRec(**SMALL).build(Space(n_users=len(split.users), n_items=len(ours)), 0).item_table()
+    random = item_table(rg.models.SASRec(**SMALL).build(Space(n_users=len(split.users), n_items=len(ours)), 0))
     given = vectors[torch.from_numpy(theirs.index(common))]
     factor = random.std(correction=0) / given.std(correction=0)
     torch.testing.assert_close(table[torch.from_numpy(ours.index(common))], given * factor)
@@ -101,7 +101,7 @@ def test_frames_and_mappings_by_id_as_they_are(split: Split) -> None:
     for name, source in sources.items():
         model = rg.models.BPRMF(hidden_dim=8).build(Space(n_users=3, n_items=len(ids)))
         initial_items(source, split.sealed(), "given").write(model)
-        assert torch.equal(model.item_table(), torch.from_numpy(vectors)), name
+        assert torch.equal(item_table(model), torch.from_numpy(vectors)), name
 
 
 def test_what_does_not_fit_is_refused(split: Split, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from refusing import refused
 
 from recgraph import registry
-from recgraph.config import ConfigError
+from recgraph.config import ConfigError, search_of, walk
 from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.train.config import TrainConfig
 from recgraph.tuning.plan import Plan
@@ -26,12 +26,12 @@ def space(given: Any = None, **fixed: Any) -> SearchSpace:
 def test_annotations_make_the_space() -> None:
     """Field by field, as a slow reading of the annotations has it."""
     expected = {}
-    for setting in (*SASRec.Config.describe(whole=True), *TrainConfig.describe()):
-        if (search := setting.search) is not None and search.choices is not None:
-            expected[setting.name] = {"choices": list(search.choices)}
+    for name, field, _ in (*walk(SASRec.Config), *walk(TrainConfig)):
+        if (search := search_of(field)) is not None and search.choices is not None:
+            expected[name] = {"choices": list(search.choices)}
         elif search is not None:
             given = {"low": search.low, "high": search.high, "step": search.step, "log": search.log}
-            expected[setting.name] = {key: value for key, value in given.items() if value}
+            expected[name] = {key: value for key, value in given.items() if value}
     found = space()
     assert {name: {k: v for k, v in d.to_dict().items() if v} for name, d in found.dimensions.items()} == expected
     assert {"learning_rate", "batch_size", "hidden_dim", "dropout"} <= expected.keys()

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from recgraph.config import ConfigError, checked
 from recgraph.data.catalog.cards import AnyCard, Card, FileCard, GraphCard, card_files, find_card
 from recgraph.data.read import LogFile, Reading, is_data_path
+from recgraph.data.split import Interactions, Split
 from recgraph.files import read_object, replacing_folder, write_json
 
 if TYPE_CHECKING:
-    from recgraph.data.split import Interactions, Split
     from recgraph.graph.hetero import HeteroGraph
     from recgraph.graph.node_task import NodeTask
 
@@ -132,8 +132,6 @@ def load_dataset(name: str, reading: Reading | None = None) -> Interactions:
         name: of a card, the path of a card's ``.toml`` file, or the path of files of the user's own.
         reading: how files of the user's own are read, where there is no card.
     """
-    from recgraph.data.split import Interactions
-
     card = find_card(name)
     if isinstance(card, FileCard):
         from recgraph.data.catalog.logs import prepare_files

@@ -18,9 +18,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field
 
-from recgraph.config import Config, ConfigError, did_you_mean, load_toml, nearest_names
+from recgraph.config import Config, ConfigError, did_you_mean
 from recgraph.data.read import PATHS, LogFile, Reading, is_data_path
-from recgraph.files import check_plain
+from recgraph.files import check_plain, read_toml
 
 # Raise it when the code prepares the data of a card in another way: it is part of every cache key.
 _FORMAT = 1
@@ -237,9 +237,9 @@ class Card(Config):
     def load(path: str | Path) -> AnyCard:
         """Read a card."""
         path = Path(path)
-        values = load_toml(path)
+        values = read_toml(path)
         if (base := values.pop("extends", None)) is not None:  # a card in the same folder
-            values = {**load_toml(path.parent / f"{base}.toml"), **values}
+            values = {**read_toml(path.parent / f"{base}.toml"), **values}
         card: AnyCard
         try:
             if "data" in values:
@@ -403,7 +403,6 @@ def find_card(name: str) -> AnyCard:
     if name not in files and is_data_path(name):
         return FileCard.of_path(name)
     if name not in files:
-        meant = did_you_mean(nearest_names(name.lower(), files))
-        message = f"dataset {name!r} has no card{f'; {meant}' if meant else ''}. There are {', '.join(files)}"
+        message = f"dataset {name!r} has no card{did_you_mean(name, files)}; there are {', '.join(files)}"
         raise UnknownDatasetError(f"{message}; a log, or card, of your own is given as the path of its file")
     return Card.load(files[name])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import itertools
+import json
 import logging
 import os
 import shutil
@@ -20,7 +21,6 @@ from typing import Any
 
 import polars as pl
 
-from recgraph.config import toml_text
 from recgraph.data.catalog.cards import (
     PART_TABLES,
     Card,
@@ -198,13 +198,19 @@ def write_card(path: str, out: Path | None = None, how: Reading | None = None) -
     values |= {
         name: os.path.relpath(values[name], card.absolute().parent) for name in ("file", *PATHS) if name in values
     }
-    lines = "\n".join(f"{name} = {toml_text(value)}" for name, value in values.items())
-    texts = {"name": toml_text(card.stem), "title": toml_text(Path(path).name), "data": lines}
+    lines = "\n".join(f"{name} = {_toml_text(value)}" for name, value in values.items())
+    texts = {"name": _toml_text(card.stem), "title": _toml_text(Path(path).name), "data": lines}
     write_text(_CARD.format(out=card, today=dt.date.today(), **texts, **counts_of(data)), card)
     return card, data
 
 
 # -- getting files: nothing is used before its hash has been checked, and nothing is installed, imported or run
+
+
+def _toml_text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(name)} = {_toml_text(each)}" for name, each in value.items()) + "}"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def fetch(source: Url | Wheel | Local, folder: Path, given: Path | None = None) -> Path:

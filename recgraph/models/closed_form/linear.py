@@ -156,25 +156,41 @@ class SLIM(NeighbourModel):
     Config = SLIMConfig
 
     def fit(self, train: Part) -> Self:
+        from sklearn import config_context
+        from sklearn.linear_model import ElasticNet
+
         # scikit-learn runs on the host
-        rows = fit_rows(self, train, torch.device("cpu"))
-        matrix, columns = _matrices(rows, train.n_items)
+        config, rows = self.config, fit_rows(self, train, torch.device("cpu"))
+        ones = (np.ones(len(rows.values)), np.asarray(rows.values), np.asarray(rows.offsets))
+        matrix = scipy.sparse.csr_matrix(ones, shape=(rows.n_rows, train.n_items))
+        columns = matrix.tocsc()
         index = np.zeros(self.neighbours.shape, dtype=np.int64)
         weight = np.zeros(self.neighbours.shape, dtype=np.float32)
-        solver, unsolved = _Solver(self.config, max(rows.n_rows, 1)), 0
-        with warnings.catch_warnings():
+        net = ElasticNet(
+            # scikit-learn divides the squared error by the number of rows
+            alpha=(config.l1 + config.l2) / max(rows.n_rows, 1),
+            l1_ratio=config.l1 / (config.l1 + config.l2),
+            positive=True,
+            fit_intercept=False,
+            copy_X=False,
+            max_iter=config.max_iter,
+            tol=config.tol,
+        )
+        unsolved = 0
+        with warnings.catch_warnings(), config_context(assume_finite=True, skip_parameter_validation=True):
             warnings.simplefilter("ignore")  # counted instead
             for item in range(train.n_items):
-                candidates = _candidates(matrix, columns, item, self.config.l1)
+                candidates = _candidates(matrix, columns, item, config.l1)
                 if not len(candidates):
                     continue
-                found, solved = solver(columns[:, candidates], columns[:, [item]].toarray().ravel())
-                unsolved += not solved
+                net.fit(columns[:, candidates], columns[:, [item]].toarray().ravel(), check_input=False)
+                found = net.coef_
+                unsolved += net.n_iter_ >= net.max_iter
                 kept = np.argsort(-found, kind="stable")[: index.shape[1]]
                 kept = kept[found[kept] > 0]
                 index[item, : len(kept)], weight[item, : len(kept)] = candidates[kept], found[kept]
         if unsolved:
-            limits = f"max_iter = {self.config.max_iter}, tol = {self.config.tol}"
+            limits = f"max_iter = {config.max_iter}, tol = {config.tol}"
             warnings.warn(
                 f"SLIM: {unsolved} of {train.n_items} items are not solved within {limits}; raise max_iter, tol or l2",
                 stacklevel=2,
@@ -182,40 +198,6 @@ class SLIM(NeighbourModel):
         self.neighbours.copy_(torch.from_numpy(index))
         self.similarities.copy_(torch.from_numpy(weight))
         return self
-
-
-class _Solver:
-    """One elastic net after the other, without the checks and copies of each."""
-
-    def __init__(self, config: SLIMConfig, n_users: int) -> None:
-        from sklearn.linear_model import ElasticNet
-
-        total = config.l1 + config.l2
-        # scikit-learn divides the squared error by the number of rows
-        self.net = ElasticNet(
-            alpha=total / n_users,
-            l1_ratio=config.l1 / total,
-            positive=True,
-            fit_intercept=False,
-            copy_X=False,
-            max_iter=config.max_iter,
-            tol=config.tol,
-        )
-
-    def __call__(self, x: Any, y: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], bool]:
-        """-> weights of the columns of x, and whether they are solved."""
-        from sklearn import config_context
-
-        with config_context(assume_finite=True, skip_parameter_validation=True):
-            self.net.fit(x, y, check_input=False)
-        return self.net.coef_, self.net.n_iter_ < self.net.max_iter
-
-
-def _matrices(rows: Ragged, n_items: int) -> tuple[Any, Any]:
-    """[n_users, n_items] of ones, by rows and by columns."""
-    index = (np.asarray(rows.values, dtype=np.int32), np.asarray(rows.offsets, dtype=np.int32))
-    by_rows = scipy.sparse.csr_matrix((np.ones(len(index[0])), *index), shape=(rows.n_rows, n_items))
-    return by_rows, by_rows.tocsc()
 
 
 def _candidates(by_rows: Any, by_columns: Any, item: int, more_than: float) -> npt.NDArray[np.int64]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -16,6 +15,7 @@ from recgraph import losses
 from recgraph.config import PartConfig, Search
 from recgraph.data.batches import PairBatch, PairBatches, Query
 from recgraph.data.part import Part
+from recgraph.encoders.items import Kept
 from recgraph.losses.base import NextItemLoss
 from recgraph.losses.pairwise import OwnNegatives, PairWeights
 from recgraph.losses.scores import own_scores, pair_scores, unit_rows
@@ -48,15 +48,6 @@ class CollaborativeConfig(ModelConfig):
     ] = None
 
 
-@dataclass(frozen=True)
-class _Ranking:
-    """What ranking reads, as long as the weights are ``made_from``."""
-
-    made_from: tuple[tuple[int, int], ...]
-    nodes: Tensor
-    items: Tensor
-
-
 class CollaborativeModel(TrainableModel):
     """Base of models that learn a vector for each user and item. Terms: ``rec``, the recommendation loss, and ``l2``,
     half the squared norms of the vectors of a sample's user, item and (mean over) negatives, before propagation.
@@ -72,8 +63,8 @@ class CollaborativeModel(TrainableModel):
     users' vectors. A known user's history is not read. Items without a training interaction have only been negatives:
     their scores are near 0 and say nothing of them (:class:`MEOWRec` embeds them through relations and features).
 
-    In evaluation mode the vectors of all nodes are computed once and kept, without gradients, until the weights change
-    or training goes on.
+    In evaluation mode and without gradients the vectors of all nodes are computed once and kept, until the weights
+    change or training goes on.
     """
 
     Config: ClassVar[type[ModelConfig]] = CollaborativeConfig
@@ -93,7 +84,7 @@ class CollaborativeModel(TrainableModel):
         self.register_buffer("known_users", torch.zeros(space.n_users, dtype=torch.bool))
         # no item of a user-item model is padding
         self.loss: NextItemLoss = self.config.loss.build(pad_candidate=False)
-        self._ranking: _Ranking | None = None
+        self._made: Kept[tuple[Tensor, Tensor]] = Kept()
 
     def _new_table(self, *sizes: int) -> nn.Embedding:
         """A table with so many rows of each kind, drawn as the configuration says."""
@@ -148,7 +139,6 @@ class CollaborativeModel(TrainableModel):
             raise ValueError(f"train has {sizes}, but {type(self).__name__} was built for {built}; build a new one")
         self.loss.setup(train.item_counts())
         self.known_users.copy_(train.items.lengths > 0)
-        self._ranking = None
 
     def nodes(self) -> Tensor:
         """[n_users + n_items, D]: the vectors that scores are inner products of, without any noise."""
@@ -215,33 +205,23 @@ class CollaborativeModel(TrainableModel):
         items, negatives = (index + self.space.n_users for index in (batch.items, batch.negatives))
         return weighted(half_squared_norms(self.embedding.weight, (batch.users, items, negatives)), batch)
 
-    def _kept_nodes(self) -> Tensor:
-        """:meth:`nodes`; in evaluation mode computed once."""
-        kept = self._kept()
-        return self.nodes() if kept is None else kept.nodes
+    def _ranked(self) -> tuple[Tensor, Tensor]:
+        """:meth:`nodes`, and the vectors of items that scores are made of."""
 
-    def _kept(self) -> _Ranking | None:
-        """What is computed once in evaluation mode; None where nothing is kept."""
-        assert self.space is not None
-        weights = [*self.parameters(), *self.buffers()]
-        if self.training or any(weight.is_inference() for weight in weights):
-            return None
-        state = tuple((weight.data_ptr(), weight._version) for weight in weights)
-        ranking = self._ranking  # read once: another thread may replace it
-        if ranking is None or ranking.made_from != state:
-            # made under inference mode it could not be used elsewhere
-            with torch.inference_mode(False), torch.no_grad():
-                nodes = self.nodes().detach()
-                ranking = self._ranking = _Ranking(state, nodes, self.loss.as_scored(nodes[self.space.n_users :]))
-        return ranking
+        def make() -> tuple[Tensor, Tensor]:
+            assert self.space is not None
+            nodes = self.nodes()
+            return nodes, self.loss.as_scored(nodes[self.space.n_users :])
+
+        return self._made.get(self.training, lambda: [*self.parameters(), *self.buffers()], make)
 
     def train(self, mode: bool = True) -> Any:
-        if mode:
-            self._ranking = None
+        if self.space is not None:
+            self._made.forget()  # a step of a fused optimiser does not count as a change of the weights
         return super().train(mode)
 
     def encode_users(self, query: Query) -> Tensor:
-        return self._user_vectors(query, self._kept_nodes())
+        return self._user_vectors(query, self._ranked()[0])
 
     def knows(self, query: Query) -> bool:
         """Whether all users of a query have a trained vector, so that their histories are not read."""
@@ -279,11 +259,7 @@ class CollaborativeModel(TrainableModel):
         return vectors
 
     def encode_items(self) -> Tensor:
-        assert self.space is not None
-        n_users, kept = self.space.n_users, self._kept()
-        if kept is not None:
-            return kept.items
-        return self.loss.as_scored(self.nodes()[n_users:])
+        return self._ranked()[1]
 
 
 def weighted(mean: Tensor, batch: PairBatch) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +64,10 @@ class UltraGCN(BPRMF):
     """
 
     Config: ClassVar[type[ModelConfig]] = UltraGCNConfig
+    user_degrees: Tensor
+    item_degrees: Tensor
+    neighbours: Tensor
+    neighbour_weights: Tensor
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -73,74 +77,44 @@ class UltraGCN(BPRMF):
     def setup(self, train: Part) -> None:
         super().setup(train)
         config, like, rows = self.config, self.embedding.weight.detach(), train.items.to(self.embedding.weight.device)
+        users, items = degrees_of(rows, train.n_items, like)
+        near, weights = neighbours_of(rows, train.n_items, config.n_neighbours, like, config.with_itself)
         # of the training part alone: whoever resumes a run makes them again
-        self._degrees = degrees_of(rows, train.n_items, like)
-        self._neighbours = neighbours_of(rows, train.n_items, config.n_neighbours, like, config.with_itself)
+        self.register_buffer("user_degrees", users, persistent=False)
+        self.register_buffer("item_degrees", items, persistent=False)
+        self.register_buffer("neighbours", near, persistent=False)
+        self.register_buffer("neighbour_weights", weights, persistent=False)
 
     def pair_weights(self, batch: PairBatch) -> PairWeights:
         (w1, w2), (w3, w4) = self.config.positive_weights, self.config.negative_weights
-        of_users, of_items = self._degrees.users[batch.users], self._degrees.items
+        of_users, of_items = self.user_degrees[batch.users], self.item_degrees
         of_drawn = of_users[:, None] * batch.of_samples(of_items[batch.negatives])
         return PairWeights(w1 + w2 * (of_users * of_items[batch.items]), w3 + w4 * of_drawn)
 
     def losses(self, batch: PairBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
-        device = batch.users.device
-        if self._degrees.users.device != device:  # the model has moved since setup
-            self._degrees, self._neighbours = self._degrees.to(device), self._neighbours.to(device)
         found = super().losses(batch, wanted)
-        if "neighbours" in wanted:
-            found["neighbours"] = self._of_neighbours(batch)
+        if "neighbours" in wanted:  # the mean over samples of ``sum_k w_ik softplus(-s_uk)``
+            assert self.space is not None
+            near, weights = self.neighbours[batch.items], self.neighbour_weights[batch.items]
+            part, places = touched(self.nodes(), torch.cat([batch.users[:, None], near + self.space.n_users], 1))
+            scores = pair_scores(part, places[:, 0], places[:, 1:])
+            found["neighbours"] = weighted((weights * F.softplus(-scores)).sum(1).mean(), batch)
         return found
 
-    def _of_neighbours(self, batch: PairBatch) -> Tensor:
-        """The mean over samples of ``sum_k w_ik softplus(-s_uk)``."""
-        assert self.space is not None
-        near, weights = (part[batch.items] for part in self._neighbours)
-        part, places = touched(self.nodes(), torch.cat([batch.users[:, None], near + self.space.n_users], 1))
-        scores = pair_scores(part, places[:, 0], places[:, 1:])
-        return weighted((weights * F.softplus(-scores)).sum(1).mean(), batch)
 
-
-class Degrees(NamedTuple):
-    """The factors of ``b_ui = sqrt(d_u + 1) / (d_u sqrt(d_i + 1))``, the weight of a pair. Attributes: ``users``
-    [n_users], 0 of users without items; ``items`` [n_items]."""
-
-    users: Tensor
-    items: Tensor
-
-    def to(self, device: torch.device) -> Degrees:
-        """On a device."""
-        return Degrees(self.users.to(device), self.items.to(device))
-
-
-def degrees_of(rows: Ragged, n_items: int, like: Tensor) -> Degrees:
-    """The factors by the training part, in the type and on the device of a tensor.
-
-    Args:
-        rows: the items of each user; repeats do not count.
-        n_items: the number of items.
-    """
+def degrees_of(rows: Ragged, n_items: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """The factors of ``b_ui = sqrt(d_u + 1) / (d_u sqrt(d_i + 1))``, [n_users], 0 of users without items, and
+    [n_items], in the type and on the device of a tensor. ``rows`` are the items of each user; repeats do not count."""
     once = distinct(rows, n_items)
     d_u = once.lengths.to(torch.float64)
     d_i = torch.bincount(once.values, minlength=n_items).to(torch.float64)
     of_users = torch.where(d_u > 0, (d_u + 1).sqrt() / d_u.clamp(min=1), 0)
-    return Degrees(of_users.to(like), (d_i + 1).rsqrt().to(like))
+    return of_users.to(like), (d_i + 1).rsqrt().to(like)
 
 
-class Neighbours(NamedTuple):
-    """The items nearest to each item. Attributes: ``items`` [n_items, K] int64; ``weights`` [n_items, K], the greatest
-    first, 0 in unused places."""
-
-    items: Tensor
-    weights: Tensor
-
-    def to(self, device: torch.device) -> Neighbours:
-        """On a device."""
-        return Neighbours(self.items.to(device), self.weights.to(device))
-
-
-def neighbours_of(rows: Ragged, n_items: int, k: int, like: Tensor, with_itself: bool = True) -> Neighbours:
-    """The k greatest ``w_ij = C_ij sqrt(g_i + 1) / (g_i sqrt(g_j + 1))`` of each item i.
+def neighbours_of(rows: Ragged, n_items: int, k: int, like: Tensor, with_itself: bool = True) -> tuple[Tensor, Tensor]:
+    """The k items j with the greatest ``w_ij = C_ij sqrt(g_i + 1) / (g_i sqrt(g_j + 1))`` of each item i, [n_items, K]
+    int64, and w, [n_items, K], the greatest first, 0 in unused places.
 
     C counts the users who have both items, C_ii those of item i, and g are the sums of its rows.
 
@@ -155,4 +129,4 @@ def neighbours_of(rows: Ragged, n_items: int, k: int, like: Tensor, with_itself:
     found, weights = neighbours(once, n_items, min(k, n_items), norms=(sums + 1).sqrt(), with_itself=with_itself)
     # (g_i + 1) / g_i does not alter the order in a row
     factor = torch.where(sums > 0, (sums + 1) / sums.clamp(min=1), 0)
-    return Neighbours(found, (weights * factor[:, None]).to(like))
+    return found, (weights * factor[:, None]).to(like)

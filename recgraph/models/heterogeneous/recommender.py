@@ -201,7 +201,7 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         return own + fine if self.config.recommend_by == "both" else fine
 
     def can_rank(self, query: Query) -> Tensor:
-        return super().can_rank(query) | self._related(query, self._kept_nodes())
+        return super().can_rank(query) | self._related(query, self._ranked()[0])
 
     def reading(self, query: Query) -> Reading:
         return EdgeReading(self, query, self._reads_fine) if self.knows(query) else super().reading(query)

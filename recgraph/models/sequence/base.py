@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from recgraph import encoders, losses
 from recgraph.config import ConfigError, PartConfig, Search
-from recgraph.data.batches import N_GAPS, Query, SequenceBatch, SequenceBatches, with_gaps
+from recgraph.data.batches import N_GAPS, Query, SequenceBatch, SequenceBatches
 from recgraph.data.part import Part
 from recgraph.encoders.base import SequenceEncoder, tokens_of_places
 from recgraph.encoders.items import ItemTower, Kept
@@ -28,7 +28,7 @@ from recgraph.models.base import (
     TrainableModel,
     UpdatedBy,
 )
-from recgraph.models.reading import SequenceReading
+from recgraph.models.reading import SequenceReading, tokens_of
 from recgraph.models.sequence.items import ItemTable, ItemTables, RelatedItems
 from recgraph.registry import part
 from recgraph.rng import Generators
@@ -151,11 +151,6 @@ class SequenceModel(TrainableModel):
             self.item_graph.setup(train)
         self.loss.setup(counts if self.item_tower is None else self.item_tower.setup(counts))
 
-    def compile_parts(self, backend: str = "inductor") -> None:
-        """Compile the encoder (transformers) and the loss (a softmax); others compute as without."""
-        self.encoder.compile_parts(backend)
-        self.loss.compile_parts(backend)
-
     def forward(self, batch: Any, wanted: Iterable[str]) -> dict[str, Tensor]:
         with nullcontext() if self._made is None else self._made.sharing():  # the table of items is made once
             return self.losses(batch, frozenset(wanted))
@@ -166,9 +161,9 @@ class SequenceModel(TrainableModel):
         Args:
             batch: whose generators draw what is drawn for a table; needed in training mode.
         """
-        return self.item_embedding.weight if self._made is None else self.item_tables(batch).table
+        return self.item_embedding.weight if self._made is None else self._tables(batch).table
 
-    def item_tables(self, batch: SequenceBatch | None = None) -> ItemTables:
+    def _tables(self, batch: SequenceBatch | None) -> ItemTables:
         """The same with what a graph adds to it, of a model whose items have features or a graph."""
 
         def state() -> list[Tensor]:
@@ -196,7 +191,7 @@ class SequenceModel(TrainableModel):
             last_only = batch.masked is None and not batch.causal
             found["rec"] = self.next_item_loss(batch, self.encode(batch.sequences, batch, last_only, batch.masked))
         if "items" in wanted and self.item_graph is not None:
-            found["items"] = self.item_graph.loss(batch, self.item_tables(batch))
+            found["items"] = self.item_graph.loss(batch, self._tables(batch))
         return found
 
     def next_item_loss(self, batch: SequenceBatch, states: Tensor) -> Tensor:
@@ -217,18 +212,26 @@ class SequenceModel(TrainableModel):
         return loss if batch.weight == 1 else loss * batch.weight
 
     def encode(
-        self, sequences: Ragged, batch: SequenceBatch, last_only: bool = True, places: Ragged | None = None
+        self,
+        sequences: Ragged,
+        batch: SequenceBatch | None = None,
+        last_only: bool = True,
+        places: Ragged | None = None,
     ) -> Tensor:
-        """The encoder's states of B rows, [B, D], [T, D] or [M, D]; dropout draws from the batch's generators.
+        """The encoder's states of B rows, [B, D], [T, D] or [M, D].
 
         Args:
-            sequences: B rows of tokens, or of what :meth:`tokens_of` gives where times are read.
+            sequences: B rows of tokens, or of those of :func:`recgraph.data.batches.with_gaps` where times are read.
+            batch: whose generators draw dropout; None: of queries, whose rows may be empty, in evaluation mode.
             last_only: of each row, closed by the encoder; else of the places that there are, or M of these.
         """
-        tokens, table = self._inputs(
-            self.encoder.closed(sequences) if last_only else sequences, self.token_table(batch)
-        )
-        states: Tensor = self.encoder(tokens, table, batch.generators.of_rank("dropout"), last_only, places)
+        if last_only:
+            sequences = self.encoder.closed(sequences)
+        if batch is None and bool((sequences.lengths == 0).any()):
+            sequences = sequences.lengthened(sequences.lengths == 0)  # a masked item
+        tokens, table = self._inputs(sequences, self.token_table(batch))
+        generator = None if batch is None else batch.generators.of_rank("dropout")
+        states: Tensor = self.encoder(tokens, table, generator, last_only, places)
         return states
 
     def _inputs(self, sequences: Ragged, table: Tensor) -> tuple[Ragged, Tensor]:
@@ -248,24 +251,7 @@ class SequenceModel(TrainableModel):
 
     def encode_users(self, query: Query) -> Tensor:
         # before the cut: the first item that is read has one before it
-        return self.encode_tokens(self.tokens_of(query.history, query.times).last(self.config.max_len))
-
-    def tokens_of(self, history: Ragged, times: Ragged | None) -> Ragged:
-        """Rows of tokens of rows of items, or those of :func:`with_gaps` where the model reads times."""
-        tokens = history.with_values(history.values + 1)
-        if not self.reads_times or times is None:
-            return tokens
-        return with_gaps(tokens, times.values, self.encoder.reads_times)
-
-    def encode_tokens(self, tokens: Ragged) -> Tensor:
-        """[B, D]: the vectors of users by at most ``max_len`` tokens each (:meth:`tokens_of`), in evaluation mode."""
-        tokens = self.encoder.closed(tokens)
-        empty_mask = tokens.lengths == 0
-        if bool(empty_mask.any()):
-            tokens = tokens.lengthened(empty_mask)  # a masked item
-        tokens, table = self._inputs(tokens, self.token_table())
-        states: Tensor = self.encoder(tokens, table)
-        return states
+        return self.encode(tokens_of(self, query.history, query.times).last(self.config.max_len))
 
     def path_weights(self) -> dict[PathKey, float]:
         return {} if self.item_graph is None else self.item_graph.path_weights()

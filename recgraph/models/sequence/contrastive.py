@@ -76,13 +76,6 @@ class ContrastiveSequenceModel(SequenceModel):
         self.contrast = ContrastiveTerm(config.contrast, dim=config.hidden_dim)
         self._alignment, self._uniformity = Alignment(), Uniformity()
 
-    def compile_parts(self, backend: str = "inductor") -> None:
-        """Compile the contrasts besides."""
-        super().compile_parts(backend)
-        for module in self.modules():
-            if isinstance(module, ContrastiveTerm):
-                module.compile_parts(backend)
-
     def setup(self, train: Part) -> None:
         super().setup(train)
         if self._two_views is not None:
@@ -146,7 +139,7 @@ class ContrastiveSequenceModel(SequenceModel):
             own = replace(batch, contrast_targets=batch.contrast_targets[share.rows], whole=None)
             found |= {name: value * share.weight for name, value in self.contrasts(own, encoded, wanted).items()}
         if "items" in wanted and self.item_graph is not None:
-            found["items"] = self.item_graph.loss(batch, self.item_tables(batch))
+            found["items"] = self.item_graph.loss(batch, self._tables(batch))
         return found
 
     def contrasts(self, batch: SequenceBatch, views: list[Encoded], wanted: frozenset[str]) -> dict[str, Tensor]:
