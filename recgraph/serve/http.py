@@ -92,17 +92,14 @@ class Metrics:
 
 
 class Service:
-    """Answers requests from the bundle in a folder, and replaces it when the folder holds another.
+    """Answers requests from the bundle in a folder, and replaces it when the folder holds another that can be read.
 
-    Requests that wait at the same moment are answered together, in threads beside the event loop. There is no pause to
-    wait for more: under load batches grow by themselves, and a lone request is ranked at once. Requests that are being
-    answered keep the bundle they began with. A new bundle that cannot be read is refused, and the old one goes on.
+    Requests that wait at the same moment are answered together, in threads beside the event loop: under load batches
+    grow by themselves, and a lone request is ranked at once. Each keeps the bundle that it began with.
 
     Args:
         path: of a bundle or a run; each time it is looked at, symbolic links are followed anew.
-        limits: of requests.
         threads: batches ranked at the same time.
-        device: where models compute.
         poll_s: seconds between two looks at the folder.
         admin: answer ``POST /reload``.
         api_keys: one of them stands in each request but ``/health``, as ``Authorization: Bearer KEY`` or ``X-API-Key``;
@@ -439,9 +436,8 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def _bounded(base: Any, most: int, read_s: float) -> Any:
-    """uvicorn's class of connections, of which there are at most so many: a new one takes the place of the oldest that
-    waits for its client; where all are being answered it is refused. One without a request after ``read_s`` is closed.
-    """
+    """uvicorn's connections, at most so many: a new one takes the place of the oldest that waits for its client, or is
+    refused where all are being answered. One without a request after ``read_s`` is closed."""
     opened: dict[Any, None] = {}
 
     class Connection(base):  # type: ignore[misc]
@@ -477,10 +473,7 @@ def _bounded(base: Any, most: int, read_s: float) -> Any:
 def run(service: Service, listening: socket.socket, ready: Callable[[], None], most: int | None = None) -> None:
     """Serve until SIGTERM or Ctrl-C; requests in flight are answered first. SIGHUP reads the bundle again.
 
-    Args:
-        listening: from :func:`listen`; closed at the end.
-        ready: called once requests are answered.
-        most: connections at a time; None, and at most: as many as the process may have files.
+    ``ready`` is called once requests are answered; ``most`` connections are open, or as many as there may be files.
     """
 
     class Server(uvicorn.Server):
