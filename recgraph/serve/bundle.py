@@ -37,9 +37,9 @@ from torch import Tensor
 
 from recgraph import __version__, registry
 from recgraph.data.item_features import FeatureSchema, ItemFeatures
-from recgraph.files import MANIFEST, check_manifest, check_weights, read_bytes, read_object, replacing_folder
+from recgraph.files import MANIFEST, check_manifest, read_bytes, read_object, replacing_folder
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.models.base import FeatureSpace, Model, Space
+from recgraph.models.base import FeatureSpace, Model, Space, check_weights
 from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
 from recgraph.pages import block
 
