@@ -80,14 +80,22 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         for path in (*new.rglob("*"), new):
             _flush(path, temporary)
         _check_replaceable(folder)
-        # exchanged in one step, where there is a folder and the system can
-        call = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
-        here, exchange = -100, 2
-        if call is None or call(here, os.fsencode(new), here, os.fsencode(folder), exchange):
-            with suppress(FileNotFoundError):
-                os.replace(folder, temporary / "previous")
-            os.replace(new, folder)
-        _flush(folder.parent)
+        exchange(new, folder)
+
+
+def exchange(new: Path, folder: Path) -> None:
+    """Put a folder in the place of another, if there is one, and that in its place: in one step where the system
+    can."""
+    call = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    here, both = -100, 2
+    if call is None or call(here, os.fsencode(new), here, os.fsencode(folder), both):
+        previous = new.with_name(f"{new.name}.previous")
+        with suppress(FileNotFoundError):
+            os.replace(folder, previous)
+        os.replace(new, folder)
+        with suppress(FileNotFoundError):
+            os.replace(previous, new)
+    _flush(folder.parent)
 
 
 def _check_replaceable(folder: Path) -> None:
