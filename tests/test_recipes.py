@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import recgraph as rg
+from recgraph.rng import Generators
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "examples"
 _TRANSFORMER = {"inner_dim": 64, "attention_dropout": 0.1}
@@ -49,6 +50,17 @@ def test_a_recipe_is_the_model_of_the_library(name: str) -> None:
     assert curve == pytest.approx([row[term] for row in run.history], rel=1e-6)
     found = rg.evaluate.evaluate(run.model, split.test, seen=("exclude",), cutoffs=(10,))
     assert ndcg == pytest.approx(found["exclude"].metrics["ndcg@10"], rel=1e-6)
+
+
+def test_meow_is_the_model_of_the_library() -> None:
+    meow = recipe("meow")
+    curve, accuracy = meow.main()
+    graph, _ = meow.planted_graph(Generators(0).fresh("graph"))
+    settings = {"hidden_dim": 32, "paths": {"top_k": 20, "ties": "index"}, "prototypes": {"n_clusters": (6, 12)}}
+    model = rg.models.MEOW(metapaths=meow.PATHS, **settings)
+    run = rg.fit_graph(model, graph, seed=0, max_epochs=10, learning_rate=5e-3, metric="last")
+    assert curve[:10] == pytest.approx([row["loss"] for row in run.history], rel=1e-6)
+    assert accuracy > 0.6  # a third at chance
 
 
 def test_recipes_fit_on_a_screen() -> None:
