@@ -84,17 +84,14 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 
 def exchange(new: Path, folder: Path) -> None:
-    """Put a folder in the place of another, if there is one, and that in its place: in one step where the system
-    can."""
+    """Put a folder in the place of another, and that, if it is there, in its place: in one step where that is known."""
     call = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
-    here, both = -100, 2
-    if call is None or call(here, os.fsencode(new), here, os.fsencode(folder), both):
+    here, exchanged = -100, 2
+    if call is None or call(here, os.fsencode(new), here, os.fsencode(folder), exchanged):
         previous = new.with_name(f"{new.name}.previous")
-        with suppress(FileNotFoundError):
-            os.replace(folder, previous)
-        os.replace(new, folder)
-        with suppress(FileNotFoundError):
-            os.replace(previous, new)
+        for source, target in ((folder, previous), (new, folder), (previous, new)):
+            with suppress(FileNotFoundError):
+                os.replace(source, target)
     _flush(folder.parent)
 
 

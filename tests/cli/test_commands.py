@@ -328,7 +328,9 @@ def test_leaderboard(tmp_path: Path) -> None:
         'title = "Tiny"\nseeds = [3]\nmetrics = ["ndcg@10"]\n[protocol]\ncutoffs = [10]\n'
         '[[models]]\nmodel = "popularity"\n'
     )
-    assert "1 made" in works(f"board run {board.parent} --device cpu").stderr
+    told = works(f"board run {board.parent} --device cpu").stderr
+    assert "1 made" in told
+    assert told.count("unsealed") == 1
     works(f"board render {board.parent} --out {tmp_path / 'tiny.md'}")
     assert "Popularity" in (tmp_path / "tiny.md").read_text()
 
