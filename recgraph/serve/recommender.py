@@ -20,7 +20,7 @@ from torch import Tensor
 from recgraph import parallel
 from recgraph.config import checked
 from recgraph.data.batches import Query
-from recgraph.data.columns import Columns, TimeUnit
+from recgraph.data.columns import Columns, TimeFormat, TimeUnit
 from recgraph.data.dataframe import FrameKind, from_native, to_native, without_categories
 from recgraph.data.ids import IdMap
 from recgraph.data.item_features import ItemColumns, feature_rows
@@ -99,7 +99,7 @@ class Recommender:
         record: Mapping[str, Any] | None = None,
         times: Tensor | None = None,
         time_unit: TimeUnit = "none",
-        time_format: str | None = None,
+        time_format: TimeFormat = None,
     ) -> None:
         sizes = model.space
         if sizes is None or sizes.n_items != len(items) or sizes.n_users not in (0, len(users), seen.n_rows):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from recgraph.config import is_list
 from recgraph.data.batches import Query
-from recgraph.data.columns import Columns, TimeUnit, in_unit
+from recgraph.data.columns import Columns, TimeFormat, TimeUnit, in_unit
 from recgraph.data.dataframe import FrameKind, names_of
 from recgraph.data.ids import IdMap, as_series
 from recgraph.data.split import Interactions
@@ -43,9 +43,9 @@ class Request:
         return Request(take(self.labels, rows), self.query.take(rows), self.kind)
 
     def rows(self, start: int, end: int) -> Request:
-        """The rows from ``start`` to ``end``; nothing is copied. What is unknown counts for the first."""
+        """The rows from ``start`` to ``end``, copied. What is unknown counts for the first."""
         unknown = (self.n_unknown_items, self.n_unknown_users) if start == 0 else (0, 0)
-        return Request(self.labels[start:end], self.query.rows(start, end), self.kind, *unknown)
+        return Request(self.labels[start:end], self.query.take(torch.arange(start, end)), self.kind, *unknown)
 
     def without(self, rows: Tensor) -> Request:
         """The request without some of its rows."""
@@ -101,7 +101,7 @@ def of_users(given: Any, users: IdMap, seen: Ragged, kind: FrameKind, times: Rag
 
 
 def of_histories(
-    given: Any, items: IdMap, columns: Columns, kind: FrameKind, time_unit: TimeUnit | None, time_format: str | None
+    given: Any, items: IdMap, columns: Columns, kind: FrameKind, time_unit: TimeUnit | None, time_format: TimeFormat
 ) -> Request:
     """The request for new users with the given histories.
 
@@ -133,7 +133,7 @@ def of_histories(
     return Request(labels, query, kind, n_unknown_items=int((index < 0).sum()))
 
 
-def _read(frame: Any, columns: Columns, time_format: str | None) -> Interactions:
+def _read(frame: Any, columns: Columns, time_format: TimeFormat) -> Interactions:
     there = names_of(frame)
     times = [name for name in (columns.timestamp, "timestamp") if name is not None and name in there]
     user = columns.user if columns.user in there else "user"
@@ -141,7 +141,7 @@ def _read(frame: Any, columns: Columns, time_format: str | None) -> Interactions
     return with_times_like(frame, Columns(user=user, item=item, timestamp=times[0] if times else None), time_format)
 
 
-def with_times_like(frame: Any, columns: Columns, time_format: str | None) -> Interactions:
+def with_times_like(frame: Any, columns: Columns, time_format: TimeFormat) -> Interactions:
     """A log in a frame whose times are written like those of the training data, or are dates."""
     dtype = None if columns.timestamp is None else nw.from_native(frame).collect_schema()[columns.timestamp]
     is_written = dtype is not None and (dtype.is_numeric() or dtype in (nw.String, nw.Categorical, nw.Enum))
