@@ -19,7 +19,7 @@ L2 = 100.0
 
 
 class EASE(Scorer):
-    """``min |X - X B|^2 + l2 |B|^2`` with a diagonal of zeros: with ``P = (X'X + l2 I)^-1``, ``B_ij = -P_ij / P_jj``."""
+    """``min |X - X B|^2 + l2 |B|^2, diag(B) = 0``: with ``P = (X'X + l2 I)^-1`` it is ``B_ij = -P_ij / P_jj``."""
 
     def __init__(self, train: Part) -> None:
         rows = distinct(train.items, train.n_items)  # who has an item twice has it

@@ -54,37 +54,35 @@ class HeCo(nn.Module):
         kept = top_k(others, POSITIVES - 1, others.values()).with_weights(None).with_diagonal(1.0)
         self.positives = Ragged(kept.indices, kept.indptr)
         self.layers = nn.ModuleDict({name: nn.Linear(x.shape[1], DIM) for name, x in self.x.items()})
-        begin([layer.weight for layer in self.layers.values()])
+        for layer in self.layers.values():
+            nn.init.xavier_normal_(layer.weight, gain=1.414)
         self.attention = nn.ModuleDict({name: NeighbourAttention(DIM, 0.5) for name in EDGES})
         self.of_types = SemanticAttention(DIM, dropout=0.5)
         self.gcns = nn.ModuleList(GCN(DIM, DIM, DIM, dropout=0.0, n_layers=1, norm="none") for _ in PATHS)
-        self.bias, self.activations = (
-            nn.Parameter(torch.zeros(len(PATHS), DIM)),
-            nn.ModuleList(nn.PReLU() for _ in PATHS),
-        )
-        begin([gcn.weights[0] for gcn in self.gcns])
+        self.bias = nn.Parameter(torch.zeros(len(PATHS), DIM))
+        self.activations = nn.ModuleList(nn.PReLU() for _ in PATHS)
+        for gcn in self.gcns:
+            nn.init.xavier_normal_(gcn.weights[0], gain=1.414)
         self.of_paths = SemanticAttention(DIM, dropout=0.5)
         self.project = nn.Sequential(nn.Linear(DIM, DIM), nn.ELU(), nn.Linear(DIM, DIM))
-        begin([self.project[0].weight, self.project[2].weight])
+        for layer in self.project[::2]:
+            nn.init.xavier_normal_(layer.weight, gain=1.414)
 
-    def hidden(self, name: str, draw: torch.Generator | None) -> Tensor:
+    def hidden(self, name: str, draw: torch.Generator | None = None) -> Tensor:
         return F.elu(dropout(self.layers[name](self.x[name]), 0.2, draw))
 
     def path_view(self, h: Tensor, draw: torch.Generator | None = None) -> Tensor:
         each = zip(self.gcns, self.paths, self.bias, self.activations, strict=True)
         return self.of_paths([activation(gcn(path, h) + bias) for gcn, path, bias, activation in each], draw)
 
-    def schema_view(self, h: Tensor, generators: Generators) -> Tensor:
-        draw, views = generators["dropout"], []
+    def views(self, generators: Generators) -> tuple[Tensor, Tensor]:
+        draw, schema = generators["dropout"], []
+        h = self.hidden("paper", draw)
+        path = self.path_view(h, draw)
         for name, adjacency in self.neighbours.items():
             near = sample_neighbours(adjacency, NEIGHBOURS, generators["neighbours"])
-            views.append(F.elu(self.attention[name](h, self.hidden(name, draw), near, draw)))
-        return self.of_types(views, draw)
-
-
-def begin(weights: list[Tensor]) -> None:
-    for weight in weights:
-        nn.init.xavier_normal_(weight, gain=1.414)
+            schema.append(F.elu(self.attention[name](h, self.hidden(name, draw), near, draw)))
+        return path, self.of_types(schema, draw)
 
 
 def main(epochs: int = 40, seed: int = 0) -> tuple[list[float], float]:
@@ -95,16 +93,14 @@ def main(epochs: int = 40, seed: int = 0) -> tuple[list[float], float]:
         model, contrast = HeCo(graph), ContrastiveTerm(objective="info_nce", similarity="cosine", temperature=0.8)
     optimiser, curve = torch.optim.Adam(model.parameters(), lr=5e-3, fused=True), []
     for _ in range(epochs):
-        h = model.hidden("paper", generators["dropout"])
-        path = model.project(model.path_view(h, generators["dropout"]))
-        schema, same = model.project(model.schema_view(h, generators)), model.positives
-        loss = (contrast(schema, path, positives=same) + contrast(path, schema, positives=same)) / 2
+        path, schema = map(model.project, model.views(generators))
+        loss = sum(contrast(*pair, positives=model.positives) for pair in ((schema, path), (path, schema))) / 2
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         curve.append(float(loss.detach()))
     with torch.no_grad():
-        z = F.normalize(model.eval().path_view(model.hidden("paper", None)), dim=1)
+        z = F.normalize(model.eval().path_view(model.hidden("paper")), dim=1)
     train_mask = torch.rand(N, generator=generators["labels"]) < 0.5
     means = torch.stack([z[train_mask & (classes == c)].mean(0) for c in range(CLASSES)])
     return curve, float(((z @ means.T).argmax(1) == classes)[~train_mask].float().mean())

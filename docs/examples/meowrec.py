@@ -76,10 +76,8 @@ def main(epochs: int = 20, seed: int = 0) -> tuple[list[float], float]:
     graph = HeteroGraph.from_interactions(split.interactions, split.train)
     with seeded_init(seed):
         model = MEOWRec(graph, split.train, masks=Generators(derive(seed, "graph views")))
-    prototypes, proto = (
-        Prototypes(n_clusters=(20, 60), iterations=10, restarts=1),
-        ContrastiveTerm(objective="info_nce"),
-    )
+    prototypes = Prototypes(n_clusters=(20, 60), iterations=10, restarts=1)
+    proto = ContrastiveTerm(objective="info_nce")
     info = ContrastiveTerm(temperature=TAU, weight="cluster", objective={"name": "info_nce", "count_positive": False})
     batches = PairBatches(split.train, 4096, generators, n_negatives=1)
     optimiser, curve = torch.optim.Adam(model.parameters(), lr=1e-2, fused=True), []

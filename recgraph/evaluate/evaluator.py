@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import SkipValidation
 from torch import Tensor
 
 from recgraph import parallel
@@ -33,7 +34,7 @@ from recgraph.evaluate.metrics import (
     value_of,
 )
 from recgraph.evaluate.protocol import Protocol, Seen, Ties, is_leaked
-from recgraph.evaluate.ranking import GROUP, Ranker, Scorer, Targets, catalogue_for, item_vectors_of, rank
+from recgraph.evaluate.ranking import GROUP, Ranker, Targets, catalogue_for, item_vectors_of, rank
 from recgraph.evaluate.rerank import CoOccurrence, Cosine, Reranker, Reranking, bind, pick, reranker_of
 from recgraph.evaluate.results import Result, Results
 from recgraph.evaluate.topk import Catalogue, Lists
@@ -52,7 +53,7 @@ _SHARES = 2
 
 @checked
 def evaluate(
-    model: Ranker | Scorer,
+    model: SkipValidation[Ranker],
     cases: Cases,
     *,
     protocols: Sequence[Protocol] | None = None,

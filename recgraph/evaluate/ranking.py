@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,6 @@ GROUP = 256
 _AHEAD = 2
 
 
-@runtime_checkable
 class Ranker(Protocol):
     """What evaluation and serving need of a model (:class:`recgraph.models.base.Model` is one): scores [B, n_items],
     higher is better; where it has vectors, they are inner products of vectors [B, D] and [n_items, D]."""
