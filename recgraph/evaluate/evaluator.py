@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import SkipValidation
 from torch import Tensor
 
 from recgraph import parallel
@@ -53,7 +52,7 @@ _SHARES = 2
 
 @checked
 def evaluate(
-    model: SkipValidation[Ranker],
+    model: Ranker,
     cases: Cases,
     *,
     protocols: Sequence[Protocol] | None = None,
