@@ -314,12 +314,6 @@ def test_pages_that_are_written_by_programs_are_up_to_date(monkeypatch: pytest.M
 # -- examples and notebooks
 
 
-def test_meow_learns() -> None:
-    curve, accuracy = runpy.run_path(str(DOCS / "examples" / "meow.py"))["main"]()
-    assert curve[-1] < 0.95 * curve[0]
-    assert accuracy > 0.8
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path: Path, movies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
