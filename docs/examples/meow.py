@@ -19,7 +19,7 @@ from recgraph.rng import Generators, derive, dropout, seeded_init
 from recgraph.sparse.operators import normalise
 from recgraph.sparse.spmm import spmm
 
-N, CLASSES, DIM, TAU, DROPOUT = 300, 3, 32, 0.5, 0.2
+N, CLASSES, DIM, DROPOUT, TAU = 300, 3, 32, 0.2, 0.5
 PATHS = ("paper-author-paper", "paper-subject-paper")
 
 
@@ -42,31 +42,37 @@ def planted_graph(generator: torch.Generator) -> tuple[HeteroGraph, Tensor]:
 class MEOW(nn.Module):
     """The coarse view says who is connected, the fine one through which context."""
 
-    def __init__(self, graph: HeteroGraph, masks: Generators) -> None:
+    def __init__(self, graph: HeteroGraph, seed: int) -> None:
         super().__init__()
-        paths, drop, mask = [MetaPath(path, top_k=20) for path in PATHS], EdgeDrop(ratio=0.3), FeatureMask(ratio=0.3)
-        self.x = {name: graph.features(name) for name in ("paper", "author", "subject")}
-        self.masked = mask(self.x["paper"], mask.stream(masks, "paper"))
-        kept = [drop(path.adjacency(graph), drop.stream(masks, path.name)) for path in paths]
-        self.adjacencies, self.twins = [path(graph) for path in paths], [normalise(one, "meow") for one in kept]
+        drawn, drop, mask = Generators(derive(seed, "graph views")), EdgeDrop(ratio=0.3), FeatureMask(ratio=0.3)
+        self.x = {name: F.normalize(graph.features(name), p=1, dim=1) for name in ("paper", "author", "subject")}
+        self.masked = mask(self.x["paper"], mask.stream(drawn, "paper"))
+        paths = [MetaPath(path, top_k=20) for path in PATHS]
+        adjacencies = [path.adjacency(graph) for path in paths]
+        kept = [drop(a, drop.stream(drawn, path.name)) for a, path in zip(adjacencies, paths, strict=True)]
+        self.adjacencies, self.twins = ([normalise(a, "meow") for a in each] for each in (adjacencies, kept))
         self.contexts = [[(c.node_type, c.reached) for c in path.contexts(graph)] for path in paths]
         self.layers = nn.ModuleDict({name: nn.Linear(x.shape[1], DIM) for name, x in self.x.items()})
-        self.of_contexts = nn.ModuleList(nn.Linear(DIM, DIM, bias=False) for _ in paths)
+        self.of_contexts = nn.ModuleList(
+            nn.ModuleList(nn.Linear(DIM, DIM, bias=False) for _ in contexts) for contexts in self.contexts
+        )
         self.gcn, self.attention = GCN(DIM, DIM, DIM, DROPOUT), SemanticAttention(DIM, dropout=DROPOUT)
         self.project = nn.Linear(DIM, DIM)
 
     def views(self, draw: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """The coarse and the fine view of all papers, [N, DIM] each; the latter is the embedding."""
         h = {name: F.elu(dropout(self.layers[name](x), DROPOUT, draw)) for name, x in self.x.items()}
-        masked, each = F.elu(dropout(self.layers["paper"](self.masked), DROPOUT, draw)), []
+        masked = F.elu(dropout(self.layers["paper"](self.masked), DROPOUT, draw))
+        fine = []
         of_paths = zip(self.adjacencies, self.twins, self.contexts, self.of_contexts, strict=True)
-        for adjacency, twin, contexts, layer in of_paths:
-            context = sum(layer(spmm(r, h[name]) / r.degrees.clamp(min=1)[:, None]) for name, r in contexts)
-            context = dropout(context, DROPOUT, draw)
-            each += [self.gcn((adjacency,), F.elu(h["paper"] + context), draw)]
-            each += [self.gcn((twin,), F.elu(masked + context), draw)]
-        fine = self.attention([F.normalize(z, dim=1) for z in each], draw)
-        return self.gcn(tuple(self.adjacencies), h["paper"], draw), fine
+        for adj, twin, contexts, layers in of_paths:
+            means = [spmm(reached, h[name]) / reached.degrees.clamp(min=1)[:, None] for name, reached in contexts]
+            summed = sum(layer(mean) for layer, mean in zip(layers, means, strict=True))
+            context = dropout(summed, DROPOUT, draw)
+            fine.append(F.normalize(self.gcn((adj,), F.elu(h["paper"] + context), draw), dim=1))
+            fine.append(F.normalize(self.gcn((twin,), F.elu(masked + context), draw), dim=1))
+        embedding = self.attention(fine, draw)
+        return self.gcn(tuple(self.adjacencies), h["paper"], draw), embedding
 
     def head(self, z: Tensor) -> Tensor:
         return F.normalize(torch.tanh(self.project(z)), dim=1)
@@ -75,17 +81,17 @@ class MEOW(nn.Module):
 def main(epochs: int = 40, seed: int = 0) -> tuple[list[float], float]:
     """Train without labels; gives the losses and the accuracy of the nearest class mean on half the papers."""
     generators = Generators(seed)
-    graph, classes = planted_graph(generators["graph"])
+    graph, classes = planted_graph(generators.fresh("graph"))
     with seeded_init(seed):
-        model = MEOW(graph, masks=Generators(derive(seed, "graph views")))
-    prototypes, proto = Prototypes(n_clusters=(6, 12)), ContrastiveTerm(objective="info_nce")
+        model = MEOW(graph, seed)
+    prototypes, proto_term = Prototypes(n_clusters=(6, 12)), ContrastiveTerm(objective="info_nce")
     info = ContrastiveTerm(temperature=TAU, weight="cluster", objective={"name": "info_nce", "count_positive": False})
     optimiser, curve = torch.optim.Adam(model.parameters(), lr=5e-3, fused=True), []
     for epoch in range(epochs):
         coarse, fine = map(model.head, model.views(generators["dropout"]))
-        clusterings = prototypes(fine)
-        info.weight.prepare(lambda found=clusterings: torch.stack([one.assignments for one in found]))
-        loss = info(coarse, fine) + proto_nce(proto, coarse, prototypes_of(clusterings, fine, TAU))
+        found = prototypes(fine)
+        info.weight.prepare(lambda found=found: torch.stack([one.assignments for one in found]))
+        loss = info(coarse, fine) + proto_nce(proto_term, coarse, prototypes_of(found, fine, TAU))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
