@@ -24,7 +24,7 @@ from recgraph.graph.node_task import NodeTask
 from recgraph.models.base import Model
 from recgraph.parallel import Engine
 from recgraph.ranks import first_does, is_first, together
-from recgraph.serve.bundle import Embedder
+from recgraph.serve.bundle import Embedder, bundle_of
 from recgraph.serve.recommender import Recommender
 from recgraph.train.observers import Observer
 from recgraph.train.record import SELECTION, Plot, RunRecord, curves, run_html, run_text
@@ -369,8 +369,10 @@ class Run(BaseRun):
     @classmethod
     @checked
     def of_bundle(cls, folder: str | Path) -> Run:
-        """A run of a bundle, or of that in a run's folder: it recommends and can be updated, but has no data."""
+        """A run of a bundle, or of a run's folder without its data: it recommends and can be updated."""
         recommender = Recommender.load(folder)
+        if bundle_of(folder) != Path(folder):
+            return cls.serving(recommender, RunRecord.read(Path(folder)), Path(folder))
         model = recommender.model
         known = {"model": model.key(), "config": model.config.model_dump(mode="json"), "seed": model.seed or 0}
         unknown = {"training": {}, "fitted_on": "unknown", "data": {}}
