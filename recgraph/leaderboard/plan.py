@@ -59,11 +59,14 @@ def identity_of(sheet: SheetSpec, cls: type[Model], settings: Mapping[str, Any])
     else:
         fields = {"part": "test", "fitted_on": protocol.fit_on, "history": "train+valid", "cutoffs": protocol.cutoffs}
         hashes = [Protocol.of(fields, seen=seen).hash for seen in TITLES]
+    values = {name: part.model_dump(mode="json") for name, part in made.items()}
+    if values.get("training", {}).get("select_seen") == "auto":  # it has the address of what it is on most logs
+        values["training"]["select_seen"] = "exclude"
     return {
         "model": cls.key(),
         "dataset": data_name(sheet.dataset),
         "card": find_card(sheet.dataset).hash,
-        **{name: part.model_dump(mode="json") for name, part in made.items()},
+        **values,
         "protocols": hashes,
     }
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from copy import copy
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from accelerate import Accelerator
@@ -12,10 +13,14 @@ from accelerate.state import AcceleratorState, PartialState
 from pydantic import Field, create_model
 
 from recgraph.config import Config, ConfigError, Search, distribute
+from recgraph.data.part import Part
 from recgraph.models.base import Model, TrainableModel
 
 #: the schedules that bring the learning rate down to 0 over a number of epochs
 FALLING = frozenset({"linear", "cosine"})
+#: the share of interactions with an item that the user had before, from which on seen items are candidates
+OFTEN = 0.1
+_log = logging.getLogger(__name__)
 
 
 class TrainConfig(Config):
@@ -49,9 +54,12 @@ class TrainConfig(Config):
         ),
     ] = "ndcg@10"
     select_seen: Annotated[
-        Literal["keep", "exclude"],
-        Field(description="whether seen items are candidates in the validation that selects"),
-    ] = "exclude"
+        Literal["auto", "keep", "exclude"],
+        Field(
+            description="whether seen items are candidates in the validation that selects; auto: where users come back "
+            "to items in a tenth of the interactions"
+        ),
+    ] = "auto"
     validate_every: Annotated[
         int, Field(ge=1, description="epochs between validations; the last epoch is validated, too")
     ] = 1
@@ -96,6 +104,19 @@ class TrainConfig(Config):
         Literal["mlflow", "wandb"] | None,
         Field(description="also tell MLflow or Weights & Biases, set by their environment variables (extra: track)"),
     ] = None
+
+    def decided(self, part: Part) -> Self:
+        """With ``select_seen`` decided by what the model is fitted on."""
+        if self.select_seen != "auto":
+            return self
+        comes_back = part.repeats >= OFTEN
+        if comes_back:
+            message = (
+                "users come back to items in %.0f %% of the interactions: seen items are candidates in the selection "
+            )
+            message += "(select_seen=keep); recommend them, too, with exclude_seen=False (--keep-seen)"
+            _log.warning(message, 100 * part.repeats)
+        return self.model_copy(update={"select_seen": "keep" if comes_back else "exclude"})
 
 
 def refuse_training(model: type[Model], names: Iterable[str]) -> None:

@@ -30,6 +30,7 @@ from recgraph.data.part import Cases, OrderedLog, Part
 from recgraph.data.read import LogFile, Reading, with_lists
 from recgraph.data.split import Interactions
 from recgraph.evaluate.evaluator import validation
+from recgraph.evaluate.protocol import Seen
 from recgraph.evaluate.ranking import Scorer, device_of
 from recgraph.files import DataError, write_json
 from recgraph.models.base import FeatureSpace, Model, Space, TrainableModel
@@ -41,7 +42,7 @@ from recgraph.serve.request import with_times_like
 from recgraph.sparse.device import is_accelerated
 from recgraph.sparse.ragged import Ragged
 from recgraph.train import checkpoint as checkpoints
-from recgraph.train.config import TrainConfig, pick_device, training_config
+from recgraph.train.config import OFTEN, TrainConfig, pick_device, training_config
 from recgraph.train.fitting import FitOptions, new_record, run_folder, train_model
 from recgraph.train.observers import Observer
 from recgraph.train.phases import make_optimisers
@@ -101,11 +102,12 @@ def update(
     """
     old_model = parent.model
     check_updatable(old_model)
-    joined = Joined.of(parent, read_new_log(new_log, parent, options.item_features), options.valid)
+    log = without_known(read_new_log(new_log, parent, options.item_features), parent)
+    joined = Joined.of(parent, log, options.valid)
     cases = joined.cases() if options.valid else None
     if cases is not None and not len(cases):
         raise ValueError(f"valid = {options.valid}: nothing else is known of these users; give a larger share")
-    config = _training(parent, options)
+    config = _training(parent, options).decided(joined.trained)
     seed = options.seed if options.seed is not None else int(parent.record.get("seed") or 0)
     fit_options = FitOptions(
         config, seed, device=options.device, progress=options.progress, observers=options.observers
@@ -118,7 +120,8 @@ def update(
     def measure(model: Any) -> float | None:
         if cases is None:
             return None
-        measured = validation(model, cases, config.metric, seen=config.select_seen, fit_part=joined.trained)
+        seen: Seen = "keep" if config.select_seen == "keep" else "exclude"
+        measured = validation(model, cases, config.metric, seen=seen, fit_part=joined.trained)
         return measured[config.metric]
 
     def fit_again(part: Part, options: FitOptions) -> Model:
@@ -367,6 +370,35 @@ class Joined:
         users = ((truth.lengths > 0) & (history.lengths > 0)).nonzero().flatten()
         when = None if times is None else history.with_values(times).take(users)
         return Cases(users, history.take(users), truth.take(users), len(self.items), times=when)
+
+
+def without_known(log: Interactions, recommender: Recommender) -> Interactions:
+    """The new log without what is known of its users: the same item at the same time. Where no times are known, an item
+    again may be a purchase again, and a log that mostly holds such is only warned of."""
+    ordered, old, times = log.ordered, recommender.seen, recommender.times
+    of_user, of_item = (
+        torch.from_numpy(own.index(ids.values))
+        for own, ids in ((recommender.users, log.users), (recommender.items, log.items))
+    )
+    new = {"user": of_user[ordered.items.rows], "item": of_item[ordered.items.values]}
+    known = {"user": old.rows, "item": old.values}
+    if times is not None and ordered.times is not None:
+        own = in_unit(ordered.times, log.time_unit, recommender.time_unit)
+        if own is not None:
+            new["time"], known["time"] = own, times.values
+    frame, other = (pl.DataFrame({name: each.numpy() for name, each in of.items()}) for of in (new, known))
+    again = frame.with_row_index().join(other, on=list(new), how="semi")["index"].to_numpy()
+    if "time" not in new:
+        if 2 * len(again) > len(log) and Part(old, len(recommender.items)).repeats < OFTEN:
+            _log.warning("new_log: %d of its %d interactions are known; give new ones alone", len(again), len(log))
+        return log
+    if len(again) == len(log):
+        raise ValueError("new_log: each of its interactions is known, with its time")
+    if len(again):
+        _log.info("new_log: %d interactions are known, with their times, and left out", len(again))
+    mask = np.ones(len(log), dtype=bool)
+    mask[again] = False
+    return log.masked(mask) if len(again) else log
 
 
 def newest(log: OrderedLog, share: float) -> Tensor:
