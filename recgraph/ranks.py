@@ -1,12 +1,8 @@
-"""The processes that train one model together: which one this is, its share of a batch, what they tell one another.
+"""The processes that train one model together, *ranks*, that a launcher starts (torchrun, accelerate, Slurm).
 
-A launcher (torchrun, accelerate, Slurm) starts them; each is a *rank*. In a process that nobody launched there is one
-rank, and every function here gives back what it was given.
-
-Gradients follow one convention, that of data-parallel training: every rank computes a loss of its own, and the gradient
-of the step is the *mean* over the ranks. So a term that is a mean over the samples of a batch is weighted, on each
-rank, by :attr:`Share.weight`; a term that every rank computes on :func:`gathered` rows needs no weight, as it is the
-same on all. The value of a term is the mean over ranks likewise.
+In a process that nobody launched there is one rank, and every function here gives back what it was given. The gradient
+of a step, and the value of a term, is the *mean* over the ranks. So a mean over the samples of a batch is weighted, on
+each rank, by :attr:`Share.weight`; what every rank computes on :func:`gathered` rows needs no weight.
 """
 
 from __future__ import annotations
@@ -14,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -29,23 +25,14 @@ T = TypeVar("T")
 _OF_NETWORK = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "tcpstore")
 
 
-class RankLost(ConnectionError):
-    """Another of the processes that train together was killed, or does not answer."""
-
-
-class RankFailed(RankLost):
-    """Another of the processes that train together has failed, and raises its error itself."""
+class RankFailed(ConnectionError):
+    """Another of the processes that train together was killed, does not answer, or has failed and says why itself."""
 
 
 def launched_rank() -> int | None:
     """The number that a launcher gave this process among several; None where nobody launched it as one of several."""
     several = int(os.environ.get("WORLD_SIZE") or 1) > 1
     return int(os.environ["RANK"]) if several and "RANK" in os.environ else None
-
-
-def local_rank() -> int:
-    """The number of this process among those of its machine, from 0."""
-    return int(os.environ.get("LOCAL_RANK") or 0)
 
 
 def refuse_launched(what: str, instead: str) -> None:
@@ -60,9 +47,9 @@ def is_first() -> bool:
 
 
 @contextmanager
-def together() -> Iterator[Ranks]:
+def together() -> Iterator[None]:
     """The block that all ranks enter: those that a launcher started are connected until the process ends. Alone it does
-    nothing. A broken connection, as another rank failed or was killed, is a RankLost.
+    nothing. A broken connection, as another rank failed or was killed, is a RankFailed.
 
     They exchange values through gloo, and on GPUs gradients through NCCL. A rank waits for the others for
     ``RECGRAPH_RANKS_TIMEOUT`` seconds, by default 600.
@@ -70,22 +57,21 @@ def together() -> Iterator[Ranks]:
     if launched_rank() is not None and not dist.is_initialized():
         backend = "gloo"
         if torch.cuda.is_available() and dist.is_nccl_available():
-            torch.cuda.set_device(local_rank() % torch.cuda.device_count())
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK") or 0) % torch.cuda.device_count())
             backend = "cpu:gloo,cuda:nccl"
         seconds = float(os.environ.get("RECGRAPH_RANKS_TIMEOUT", "600"))
         dist.init_process_group(backend, timeout=timedelta(seconds=seconds))
     ranks = Ranks.here()
     try:
-        yield ranks
+        yield
     except RuntimeError as error:
         if ranks.count == 1 or not any(word in str(error).lower() for word in _OF_NETWORK):
             raise
-        raise RankLost(
+        raise RankFailed(
             f"rank {ranks.index} lost the others: one has failed or was killed; go on with resume=True (--resume)"
         ) from error
 
 
-@dataclass(frozen=True)
 class Share:
     """The samples of a batch, ``rows``, that one rank computes, of ``sizes`` for each rank.
 
@@ -94,20 +80,13 @@ class Share:
     samples is multiplied by, so that the mean over ranks is the batch's.
     """
 
-    sizes: tuple[int, ...]
-    index: int
-    dealt: bool = False
-    is_whole: bool = field(init=False)
-    rows: slice = field(init=False, compare=False)
-    weight: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        count, n_samples = len(self.sizes), sum(self.sizes)
-        start = sum(self.sizes[: self.index])
-        rows = slice(self.index, n_samples, count) if self.dealt else slice(start, start + self.sizes[self.index])
-        object.__setattr__(self, "is_whole", count == 1)
-        object.__setattr__(self, "rows", slice(None) if count == 1 else rows)
-        object.__setattr__(self, "weight", 1.0 if count == 1 else count * self.sizes[self.index] / n_samples)
+    def __init__(self, sizes: tuple[int, ...], index: int, dealt: bool = False) -> None:
+        count, n_samples, start = len(sizes), sum(sizes), sum(sizes[:index])
+        self.sizes, self.dealt, self.is_whole = sizes, dealt, count == 1
+        self.rows = slice(index, n_samples, count) if dealt else slice(start, start + sizes[index])
+        if self.is_whole:
+            self.rows = slice(None)
+        self.weight = 1.0 if self.is_whole else count * sizes[index] / n_samples
 
     def gathered(self, x: Tensor) -> Tensor:
         """The rows of the whole batch, in its order, of this rank's rows; see :func:`gathered`."""
@@ -119,9 +98,7 @@ class Share:
     def places(self, device: torch.device) -> Tensor:
         """[n] int64: where each sample of the batch is among the samples of rank 0, then those of rank 1, ..."""
         samples, count = torch.arange(sum(self.sizes), device=device), len(self.sizes)
-        if not self.dealt:
-            return samples
-        return torch.cat([samples[rank::count] for rank in range(count)]).argsort()
+        return torch.cat([samples[rank::count] for rank in range(count)]).argsort() if self.dealt else samples
 
 
 #: the share of a rank that computes the whole batch, whatever its size
@@ -142,8 +119,7 @@ class Ranks:
         return cls(dist.get_rank(), dist.get_world_size()) if connected else cls()
 
     def share_of_batch(self, n_samples: int, dealt: bool = False) -> Share:
-        """The share of a training batch, of sizes that differ by one at most; of fewer samples than ranks all have
-        all."""
+        """The share of a batch, of sizes that differ by one at most; of fewer samples than ranks each has all."""
         if self.count == 1 or n_samples < self.count:
             return WHOLE
         least, more = divmod(n_samples, self.count)
@@ -196,21 +172,19 @@ def all_values(value: T) -> list[T]:
 
 
 def of_all(make: Callable[[], T]) -> list[T]:
-    """What ``make()`` gives on each rank, by rank; where it raises on one, the others raise a :class:`RankFailed`.
-
-    ``make`` must not communicate: a rank on which it fails would leave the others waiting.
-    """
-    made: list[T] = []
+    """What ``make()`` gives on each rank, by rank; where it raises on one, the others raise a :class:`RankFailed`. It
+    must not communicate: a rank on which it fails would leave the others waiting."""
+    made: Any = None
     own: Exception | None = None
     try:
-        made.append(make())
+        made = make()
     except Exception as error:
         own = error
     found = all_values((made, own and f"{type(own).__name__}: {own}"))
     for rank, (_, failed) in enumerate(found):
         if failed is not None:
             raise own if own is not None and rank == Ranks.here().index else RankFailed(f"rank {rank}: {failed}")
-    return [each[0] for each, _ in found]
+    return [each for each, _ in found]
 
 
 def first_does(act: Callable[[], object]) -> None:

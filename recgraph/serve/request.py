@@ -29,7 +29,6 @@ class Request:
     Attributes:
         labels: [B] the ids of the users as the caller gave them.
         query: users (-1 for those not in the training data) and what is known of them.
-        kind: the kind of frame to return.
         n_unknown_items, n_unknown_users: of the given histories, skipped; ids that are no users of the training data.
     """
 
@@ -103,14 +102,9 @@ def of_users(given: Any, users: IdMap, seen: Ragged, kind: FrameKind, times: Rag
 def of_histories(
     given: Any, items: IdMap, columns: Columns, kind: FrameKind, time_unit: TimeUnit | None, time_format: TimeFormat
 ) -> Request:
-    """The request for new users with the given histories.
-
-    Args:
-        given: a frame with a row for each interaction, named like the training data's or ``user``, ``item`` and,
-            optionally, ``timestamp``; or a mapping user -> list of items, oldest first; or a log.
-        time_unit: of the training data, for a model that reads times; without times no gap is known.
-        time_format: by which the times of the training data were read, where they were texts.
-    """
+    """The request for new users with the given histories: a frame with a row for each interaction, named like the
+    training data's or ``user``, ``item`` and, optionally, ``timestamp``; a mapping user -> list of items, oldest first;
+    or a log. ``time_unit`` is that of the training data, for a model that reads times."""
     times = None
     if isinstance(given, Mapping):
         for user, row in given.items():
@@ -122,7 +116,12 @@ def of_histories(
         index = items.index([item for row in rows for item in row], "items of histories")
         lengths = torch.tensor([len(row) for row in rows])
     else:
-        log = given if isinstance(given, Interactions) else _read(given, columns, time_format)
+        log = given
+        if not isinstance(log, Interactions):
+            there = names_of(given)
+            named = {"user": columns.user, "item": columns.item, "timestamp": columns.timestamp}
+            found = {role: own if own in there else role for role, own in named.items() if {own, role} & {*there}}
+            log = with_times_like(given, Columns(**{"user": "user", "item": "item", **found}), time_format)
         if time_unit is not None and log.ordered.times is not None:
             times = in_unit(log.ordered.times, log.time_unit, time_unit)
             if times is None:
@@ -131,14 +130,6 @@ def of_histories(
         labels, lengths, kind = log.users.ids(np.arange(len(log.users))), log.ordered.items.lengths, log.kind
     query = query_of_histories(torch.from_numpy(index), lengths, times)
     return Request(labels, query, kind, n_unknown_items=int((index < 0).sum()))
-
-
-def _read(frame: Any, columns: Columns, time_format: TimeFormat) -> Interactions:
-    there = names_of(frame)
-    times = [name for name in (columns.timestamp, "timestamp") if name is not None and name in there]
-    user = columns.user if columns.user in there else "user"
-    item = columns.item if columns.item in there else "item"
-    return with_times_like(frame, Columns(user=user, item=item, timestamp=times[0] if times else None), time_format)
 
 
 def with_times_like(frame: Any, columns: Columns, time_format: TimeFormat) -> Interactions:
