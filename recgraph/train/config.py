@@ -18,8 +18,6 @@ from recgraph.models.base import Model, TrainableModel
 
 #: the schedules that bring the learning rate down to 0 over a number of epochs
 FALLING = frozenset({"linear", "cosine"})
-#: the share of interactions with an item that the user had before, from which on seen items are candidates
-OFTEN = 0.1
 _log = logging.getLogger(__name__)
 
 
@@ -55,10 +53,7 @@ class TrainConfig(Config):
     ] = "ndcg@10"
     select_seen: Annotated[
         Literal["auto", "keep", "exclude"],
-        Field(
-            description="whether seen items are candidates in the validation that selects; auto: where users come back "
-            "to items in a tenth of the interactions"
-        ),
+        Field(description="whether seen items are candidates in the validation that selects; auto: if users buy again"),
     ] = "auto"
     validate_every: Annotated[
         int, Field(ge=1, description="epochs between validations; the last epoch is validated, too")
@@ -109,14 +104,12 @@ class TrainConfig(Config):
         """With ``select_seen`` decided by what the model is fitted on."""
         if self.select_seen != "auto":
             return self
-        comes_back = part.repeats >= OFTEN
-        if comes_back:
-            message = (
-                "users come back to items in %.0f %% of the interactions: seen items are candidates in the selection "
-            )
-            message += "(select_seen=keep); recommend them, too, with exclude_seen=False (--keep-seen)"
-            _log.warning(message, 100 * part.repeats)
-        return self.model_copy(update={"select_seen": "keep" if comes_back else "exclude"})
+        if part.repeats < 0.1:
+            return self.model_copy(update={"select_seen": "exclude"})
+        message = "%.0f %% of interactions are with an item that the user had before: seen items are candidates in the "
+        message += "selection (select_seen=keep); recommend them, too, with exclude_seen=False (--keep-seen)"
+        _log.warning(message, 100 * part.repeats)
+        return self.model_copy(update={"select_seen": "keep"})
 
 
 def refuse_training(model: type[Model], names: Iterable[str]) -> None:

@@ -25,7 +25,6 @@ from recgraph.data.read import is_data_path
 from recgraph.data.split import FitPart, Interactions, SealedSplit, Split, without_test_data
 from recgraph.data.strategies import EVERYTHING, GROUPS, Label, Ratio, Shares, Strategy
 from recgraph.evaluate.evaluator import check_selects, validation
-from recgraph.evaluate.protocol import Seen
 from recgraph.files import contents
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
@@ -271,7 +270,7 @@ def _fit_split(model: Model, split: Split | SealedSplit, options: FitOptions, fi
     if isinstance(model, TrainableModel) and config.metric not in ("loss", "last"):
         check_selects(config.metric)
         if fit_on == "train" and len(sealed.valid):
-            seen: Seen = "keep" if config.select_seen == "keep" else "exclude"
+            seen: Any = config.select_seen
             validate = partial(validation, model, sealed.valid, config.metric, seen=seen, fit_part=part)
     with run_folder(model, options, record) as is_complete:
         if is_complete:
@@ -330,9 +329,8 @@ def _refit(model: Model, split: Split | SealedSplit, options: FitOptions, fit_on
     if config.schedule in FALLING and length is None:
         length = max(1, config.max_epochs)
     fixed = {"metric": "last", "patience": None, "max_epochs": epochs, "schedule_epochs": length}
-    fixed["select_seen"] = found.training["select_seen"]
     selection = found.only(*_OF_SELECTION)
-    then = TrainConfig.of({**config.model_dump(), **fixed})
+    then = TrainConfig.of({**found.training, **fixed})
     run = _fit_split(model, split, replace(options, config=then, observers=(), selection=selection), fit_on)
     run.selection = first
     if run.record.selection != selection:  # the selection has gone on with more epochs

@@ -30,7 +30,6 @@ from recgraph.data.part import Cases, OrderedLog, Part
 from recgraph.data.read import LogFile, Reading, with_lists
 from recgraph.data.split import Interactions
 from recgraph.evaluate.evaluator import validation
-from recgraph.evaluate.protocol import Seen
 from recgraph.evaluate.ranking import Scorer, device_of
 from recgraph.files import DataError, write_json
 from recgraph.models.base import FeatureSpace, Model, Space, TrainableModel
@@ -42,7 +41,7 @@ from recgraph.serve.request import with_times_like
 from recgraph.sparse.device import is_accelerated
 from recgraph.sparse.ragged import Ragged
 from recgraph.train import checkpoint as checkpoints
-from recgraph.train.config import OFTEN, TrainConfig, pick_device, training_config
+from recgraph.train.config import TrainConfig, pick_device, training_config
 from recgraph.train.fitting import FitOptions, new_record, run_folder, train_model
 from recgraph.train.observers import Observer
 from recgraph.train.phases import make_optimisers
@@ -120,7 +119,7 @@ def update(
     def measure(model: Any) -> float | None:
         if cases is None:
             return None
-        seen: Seen = "keep" if config.select_seen == "keep" else "exclude"
+        seen: Any = config.select_seen
         measured = validation(model, cases, config.metric, seen=seen, fit_part=joined.trained)
         return measured[config.metric]
 
@@ -373,32 +372,19 @@ class Joined:
 
 
 def without_known(log: Interactions, recommender: Recommender) -> Interactions:
-    """The new log without what is known of its users: the same item at the same time. Where no times are known, an item
-    again may be a purchase again, and a log that mostly holds such is only warned of."""
-    ordered, old, times = log.ordered, recommender.seen, recommender.times
-    of_user, of_item = (
-        torch.from_numpy(own.index(ids.values))
-        for own, ids in ((recommender.users, log.users), (recommender.items, log.items))
-    )
-    new = {"user": of_user[ordered.items.rows], "item": of_item[ordered.items.values]}
-    known = {"user": old.rows, "item": old.values}
-    if times is not None and ordered.times is not None:
-        own = in_unit(ordered.times, log.time_unit, recommender.time_unit)
-        if own is not None:
-            new["time"], known["time"] = own, times.values
-    frame, other = (pl.DataFrame({name: each.numpy() for name, each in of.items()}) for of in (new, known))
-    again = frame.with_row_index().join(other, on=list(new), how="semi")["index"].to_numpy()
-    if "time" not in new:
-        if 2 * len(again) > len(log) and Part(old, len(recommender.items)).repeats < OFTEN:
-            _log.warning("new_log: %d of its %d interactions are known; give new ones alone", len(again), len(log))
+    """The new log without what is known of its users with the same time; of others nothing tells what is known."""
+    ordered, old, unit = log.ordered, recommender.times, recommender.time_unit
+    times = None if old is None or ordered.times is None else in_unit(ordered.times, log.time_unit, unit)
+    if old is None or times is None:
         return log
-    if len(again) == len(log):
-        raise ValueError("new_log: each of its interactions is known, with its time")
+    rows = recommender.users.index(log.users.values)[ordered.items.rows]
+    items = recommender.items.index(log.items.values)[ordered.items.values]
+    new = {"user": rows, "item": items, "time": times.numpy()}
+    known = {"user": old.rows.numpy(), "item": recommender.seen.values.numpy(), "time": old.values.numpy()}
+    again = pl.DataFrame(new).with_row_index().join(pl.DataFrame(known), on=[*new], how="semi")["index"].to_numpy()
     if len(again):
-        _log.info("new_log: %d interactions are known, with their times, and left out", len(again))
-    mask = np.ones(len(log), dtype=bool)
-    mask[again] = False
-    return log.masked(mask) if len(again) else log
+        _log.info("new_log: %d of %d interactions are known, with their times, and left out", len(again), len(log))
+    return log.masked(~np.isin(np.arange(len(log)), again))
 
 
 def newest(log: OrderedLog, share: float) -> Tensor:
@@ -486,10 +472,8 @@ def read_new_log(given: Any, recommender: Recommender, item_features: Any = None
         file = LogFile("", Reading.of(like, item_features=str(item_features)))
         item_features = log.with_feature_files(file).item_features
         old = {} if recommender.item_features is None else recommender.item_features.schema
-        held = [name for name, dtype in item_features.schema.items() if isinstance(old.get(name), pl.List)]
-        texts = [name for name in held if item_features.schema[name] == pl.String]
-        mark = " " if ".item" in Path(file.reading.item_features or "").name else BAR
-        item_features = with_lists(item_features, dict.fromkeys(texts, mark))
+        texts = [name for name, dtype in item_features.schema.items() if dtype == pl.String]
+        item_features = with_lists(item_features, {name: BAR for name in texts if isinstance(old.get(name), pl.List)})
     return log.with_features(item_features=item_features)
 
 
