@@ -106,8 +106,9 @@ class TrainConfig(Config):
             return self
         if part.repeats < 0.1:
             return self.model_copy(update={"select_seen": "exclude"})
-        message = "%.0f %% of interactions are with an item that the user had before: seen items are candidates in the "
-        message += "selection (select_seen=keep); recommend them, too, with exclude_seen=False (--keep-seen)"
+        message = (
+            "users buy again, in %.0f %% of the interactions: select_seen=keep; see exclude_seen=False (--keep-seen)"
+        )
         _log.warning(message, 100 * part.repeats)
         return self.model_copy(update={"select_seen": "keep"})
 

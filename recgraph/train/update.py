@@ -372,9 +372,9 @@ class Joined:
 
 
 def without_known(log: Interactions, recommender: Recommender) -> Interactions:
-    """The new log without what is known of its users with the same time; of others nothing tells what is known."""
-    ordered, old, unit = log.ordered, recommender.times, recommender.time_unit
-    times = None if old is None or ordered.times is None else in_unit(ordered.times, log.time_unit, unit)
+    """The new log without what is known with the same time; where the model reads no times, nothing tells."""
+    ordered, old = log.ordered, recommender.times
+    times = None if ordered.times is None else in_unit(ordered.times, log.time_unit, recommender.time_unit)
     if old is None or times is None:
         return log
     rows = recommender.users.index(log.users.values)[ordered.items.rows]
@@ -382,8 +382,7 @@ def without_known(log: Interactions, recommender: Recommender) -> Interactions:
     new = {"user": rows, "item": items, "time": times.numpy()}
     known = {"user": old.rows.numpy(), "item": recommender.seen.values.numpy(), "time": old.values.numpy()}
     again = pl.DataFrame(new).with_row_index().join(pl.DataFrame(known), on=[*new], how="semi")["index"].to_numpy()
-    if len(again):
-        _log.info("new_log: %d of %d interactions are known, with their times, and left out", len(again), len(log))
+    _log.info("new_log: %d of %d interactions are known, with their times, and left out", len(again), len(log))
     return log.masked(~np.isin(np.arange(len(log)), again))
 
 
