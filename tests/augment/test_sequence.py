@@ -23,11 +23,9 @@ from recgraph.sparse.ragged import Ragged
 N_ITEMS = 30
 
 
-NAMES = [
-    name
-    for name in registry.names("augmentation")
-    if issubclass(registry.load("augmentation", name), SequenceAugmentation)
-]
+def _of_sequences() -> list[str]:
+    classes = {name: registry.load("augmentation", name) for name in registry.names("augmentation")}
+    return [name for name, cls in classes.items() if issubclass(cls, SequenceAugmentation)]
 
 
 def _train() -> Part:
@@ -55,7 +53,7 @@ def _generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator
 # --- contract -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", _of_sequences())
 def test_contract(name: str, device: torch.device) -> None:
     view, batch = _made(name), _batch(device)
     before = batch.values.clone()
@@ -71,7 +69,7 @@ def test_contract(name: str, device: torch.device) -> None:
         assert made == row if len(row) < 2 else len(made) > 0
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", _of_sequences())
 def test_same_generator_same_view(name: str, device: torch.device) -> None:
     view, batch, before = _made(name), _batch(device), torch.random.get_rng_state()
     drawn = [view(batch, _generator(seed, device)).to_lists() for seed in (1, 1, 2)]
@@ -80,7 +78,7 @@ def test_same_generator_same_view(name: str, device: torch.device) -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", _of_sequences())
 def test_batches_without_long_or_without_any_rows(name: str) -> None:
     view = _made(name)
     for rows in ([[4], [5]], [[], []], []):
@@ -225,8 +223,9 @@ def _inserted(row: tuple[int, ...], chosen: tuple[int, ...], of: dict[int, int])
 def test_similar_items_are_drawn_from_the_nearest(n_similar: int, device: torch.device) -> None:
     view = Substitute(n_similar=n_similar)
     view.setup(Part(Ragged.from_lists(HISTORIES, device), N_SIMILAR))
+    generator = _generator(0, device)
     tokens = torch.arange(N_SIMILAR + 1, device=device).repeat(400)
-    drawn = view.similar(tokens, _generator(0, device)).view(400, -1).T.tolist()
+    drawn = view.similar(tokens, generator).view(400, -1).T.tolist()
     for token, expected in _ranked().items():
         assert set(drawn[token]) == (set(expected[:n_similar]) or {0})
 
@@ -240,9 +239,10 @@ def test_every_similar_item_has_its_probability(
     view.setup(Part(Ragged.from_lists(HISTORIES), N_SIMILAR))
     nearest = {token: found[0] for token, found in _ranked().items() if found}
     count = max(math.floor(ratio * len(row)), 1)
+    likely = [oracle(row, chosen, nearest) for chosen in combinations(range(len(row)), count)]
     batch = Ragged.from_lists([row, (1, 2, 3, 4, 5, 1)] * 3_000)
     drawn = [tuple(made) for made in view(batch, _generator(len(row))).to_lists()[::2]]
-    assert_drawn_from(drawn, [oracle(row, chosen, nearest) for chosen in combinations(range(len(row)), count)])
+    assert_drawn_from(drawn, likely)
 
 
 # Augmentations of rows with time gaps: the tokens are those without, and gaps go where they can be followed
@@ -257,7 +257,7 @@ def rows() -> Ragged:
     return tokens.with_values(torch.stack([tokens.values, tokens.values + 20], 1))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", _of_sequences())
 def test_tokens_are_those_without_gaps_and_times_go_where_gaps_go(name: str) -> None:
     augmentation = registry.make("augmentation", name)
     augmentation.setup(TRAIN)
@@ -266,10 +266,10 @@ def test_tokens_are_those_without_gaps_and_times_go_where_gaps_go(name: str) -> 
     for seed in range(5):
         plain = augmentation(pairs.with_values(pairs.values[:, 0]), _generator(seed))
         of_pairs, of_triples = (augmentation(given, _generator(seed)) for given in (pairs, triples))
-        assert torch.equal(plain.offsets, of_triples.offsets)
+        assert torch.equal(plain.offsets, of_pairs.offsets)
+        assert torch.equal(plain.values, of_pairs.values[:, 0])
         assert torch.equal(of_triples.values[:, :2], of_pairs.values)
         tokens, gaps, times = of_triples.values.unbind(1)
-        assert torch.equal(tokens, plain.values)
         assert not gaps[tokens == 0].any(), "a masked token has no known gap"
         assert torch.equal(times, torch.where(gaps > 0, gaps + 100, 0))
 

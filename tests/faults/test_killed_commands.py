@@ -1,6 +1,6 @@
 """Commands that are killed go on to the same result (`tune`: tests/tuning/test_studies.py).
 
-One kill of `train`, `leaderboard run` and `update` is part of `make test`; `make test-faults` runs all.
+One kill of `train`, `board run` and `update` is part of `make test`; `make test-faults` runs all.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _QUICK = [("train", 0.6), ("board", 0.6), ("update", 0.6)]
 
 _SMALL = "--device cpu --seed 3 --set hidden_dim=8 --set encoder.inner_dim=8 --set batch_size=64 --set max_epochs=2"
 _TRAIN = f"train sasrec --data log.csv --out run {_SMALL} --set checkpoint_every=2"
-_BOARD = "leaderboard run boards/tiny --device cpu"
+_BOARD = "board run boards/tiny --device cpu"
 #: entries of JSON files that differ from run to run, or are digests of what does
 _VOLATILE = re.compile(
     "at|cost|cpu_seconds|curve_seconds|files|inference|machine|manifest|peak_memory_mb|preparation|provenance|results"
