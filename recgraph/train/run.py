@@ -339,8 +339,7 @@ class Run(BaseRun):
             epochs: over samples with new targets and replayed ones; the best by validation is kept.
             replay: the share of old samples that is trained on again.
             learning_rate: by default a quarter of that of the run's training; an update of an update keeps the rate.
-            valid: share of the new log, its newest, that the update is validated on and not trained on: by time, or,
-                without times, of each user. 0: none.
+            valid: the newest share of the new log, validated on and not trained on; without times, that of each user.
             fold_in: whether that slice becomes part of the users' histories afterwards.
             force: keep a result that is worse than what there was, or not validated.
             seed: of everything random; by default the run's.
@@ -348,8 +347,7 @@ class Run(BaseRun):
 
         Raises:
             UpdateRefused: the result is worse on the slice than this run; names both numbers, and nothing is written.
-            ValueError: the model cannot be updated (:attr:`Model.updated_by`), ids are of another type than the run's,
-                ``out`` is not empty, or a setting is out of range.
+            ValueError: the model cannot be updated (:attr:`Model.updated_by`), or ids are of another type than its own.
         """
         settings = (epochs, replay, learning_rate, valid, fold_in, force, seed, device, progress, observers)
         options = UpdateOptions(*settings, item_features)
