@@ -40,7 +40,6 @@ OVER = {
     "recgraph": 40_000,
     "recgraph/*": 1_600,
     "recgraph/data": 5_140,
-    "recgraph/leaderboard": 1_850,
     "recgraph/cli": 1_645,
 }
 #: ``raise`` statements in recgraph/, at most
