@@ -40,10 +40,6 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 _log = logging.getLogger(__name__)
 
 
-class NonFiniteLoss(NonFinite):
-    """A loss term became NaN or infinite."""
-
-
 @dataclass
 class Progress:
     """The position of a training and what was measured so far; saved with every checkpoint.
@@ -276,7 +272,7 @@ class Trainer:
         for (step, name), of_ranks in zip(names, values.t().tolist(), strict=True):
             if wrong := [rank for rank, value in enumerate(of_ranks) if not math.isfinite(value)]:
                 where = f" on rank {', '.join(map(str, wrong))} of {len(of_ranks)}" if len(of_ranks) > 1 else ""
-                raise NonFiniteLoss(self._diverged(f"term {name!r} became {of_ranks[wrong[0]]} at", step, where))
+                raise NonFinite(self._diverged(f"term {name!r} became {of_ranks[wrong[0]]} at", step, where))
             sums[name] = sums.get(name, 0.0) + sum(of_ranks) / len(of_ranks)
             sums[f"{name}/n"] = sums.get(f"{name}/n", 0.0) + 1
         self._unread = []
