@@ -21,6 +21,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
+smartquotes = False  # an option keeps both of its dashes
 # the notebooks are kept with their outputs: python docs/run_tutorials.py
 nb_execution_mode = "off"
 html_theme = "furo"
