@@ -11,13 +11,13 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
 from recgraph import __version__
 from recgraph.cli.options import FOUND, Source, takes_file
-from recgraph.cli.output import FormatOption, note, notes_of, show
+from recgraph.cli.output import Format, FormatOption, default_format, note, notes_of, show
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -111,14 +111,18 @@ def models(
     from recgraph.train.fit import parts_of
 
     if name is None:
-        show([_summary(key) for key in registry.names("model")], form)
+        show([_summary(key) for key in registry.names("model")], form, cut="what")
+        note("their settings: recgraph models MODEL")
         return
     model = registry.load("model", name)
     note(_first_line(model))
     parts = {"model": model.Config, **(parts_of(model) if whole else {})}
-    show([row for part, config in parts.items() for row in _settings(part, config, whole)], form)
+    _show_settings([row for part, config in parts.items() for row in _settings(part, config, whole)], form)
+    if not whole:
+        note(f"those of its parts, of training ({_COMMON}, ...) and data: recgraph models {name} --all")
 
 
+_COMMON = "learning_rate, batch_size, max_epochs, patience"
 #: how `recgraph update` takes in a new log
 _UPDATES = {"training": "trained on", "fitting": "fitted again", None: "no"}
 
@@ -127,9 +131,8 @@ def _summary(key: str) -> dict[str, Any]:
     from recgraph import registry
 
     model = registry.load("model", key)
-    fields = [name for name, field in model.Config.model_fields.items() if not field.exclude]
     update = _UPDATES[None if model.reads_graph else model.updated_by]
-    return {"model": registry.name_of("model", model), "what": _first_line(model), "update": update, "settings": fields}
+    return {"model": registry.name_of("model", model), "update": update, "what": _first_line(model)}
 
 
 def _settings(part: str, config: type[Config], whole: bool = False) -> list[dict[str, Any]]:
@@ -150,6 +153,20 @@ def _settings(part: str, config: type[Config], whole: bool = False) -> list[dict
         }
         for name, field, value in sorted(found, key=lambda each: declared.index(each[0].partition(".")[0]))
     ]
+
+
+def _show_settings(rows: list[dict[str, Any]], form: Format | None) -> None:
+    """Print settings; in a table their types and ranges stand behind their meanings, so that 80 characters suffice."""
+    if (form or default_format()) == "table":
+        for row in rows:
+            values = row["allowed"] or ("" if row["type"] in _PLAIN else row["type"])
+            row["meaning"] += f" ({values})" if values else ""
+        rows = [{name: row[name] for name in ("setting", "default", "meaning")} for row in rows]
+    show(rows, form)
+
+
+#: types that a default shows
+_PLAIN = ("bool", "int", "float", "str", "Contrast", "ItemTable")
 
 
 def _default(value: Any) -> str:
@@ -175,6 +192,8 @@ def _type(field: FieldInfo) -> str:
         return str(kind)
     if isinstance(annotation, type) and not getattr(annotation, "__args__", None):
         return annotation.__name__
+    if get_origin(annotation) is Literal:
+        return ", ".join(map(str, get_args(annotation)))
     text = re.sub(r"Annotated\[[\w.]+PartConfig, part\(kind='(\w+)'\)\]", r"\1", str(annotation))
     return text.replace("typing.", "").replace("NoneType", "None")
 
@@ -193,7 +212,7 @@ def parts(
 
     if kind is not None and name is not None:
         note(_first_line(registry.load(kind, name)))
-        show(_settings(kind, registry.part_class(kind, name)), form)
+        _show_settings(_settings(kind, registry.part_class(kind, name)), form)
         return
     kinds = [each for each in registry.KINDS if each not in _NO_PARTS] if kind is None else [kind]
     found = [registry.part_class(each, key) for each in kinds for key in registry.names(each)]
