@@ -1,15 +1,14 @@
 """Files and folders: written whole or not at all, read with a bound on their size, checked by one manifest, locked.
 
 A writer fills a temporary beside the target, flushes it to the disk and renames it; a folder is exchanged with the
-earlier one in one step where the system can. A temporary is a folder ``.NAME.RANDOM.tmp`` whose owner holds a lock on
-it; whoever writes beside it next removes those of owners that ended. A folder that is an artefact (bundle, checkpoint,
+earlier one in one step where the system can. A temporary is a folder ``.NAME.RANDOM.tmp``; whoever writes beside it
+next removes those that killed processes have left a day ago. A folder that is an artefact (bundle, checkpoint,
 saved log or split) holds ``SHA256SUMS``, the digest of each of its files in the format of ``sha256sum``.
 """
 
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import hashlib
 import json
 import os
@@ -17,6 +16,7 @@ import re
 import secrets
 import shutil
 import sys
+import time
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -35,17 +35,10 @@ _MOST_BYTES = 64 << 20
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
 _PASSING = re.compile(rf"__pycache__|{_TEMPORARY.pattern}")
 _SUM = re.compile(r"([0-9a-f]{64})  (.+)")
-#: seconds that a killed process may take to give up its lock
-_TO_END = 2.0
 
 
 class DataError(ValueError):
-    """A log, or another file, that cannot be read as it is.
-
-    Attributes:
-        path: the file, or None for a frame in memory.
-        row: the row, from 0, or None.
-    """
+    """A log, or another file, that cannot be read as it is; ``path`` is None for a frame in memory."""
 
     def __init__(self, message: str, *, path: Path | None = None, row: int | None = None) -> None:
         self.path, self.row = path, row
@@ -75,18 +68,15 @@ def replacing(path: Path) -> Iterator[Path]:
     with _temporary(path) as temporary:
         new = temporary / f"new{path.suffix}"
         yield new
-        _finish(new, path if path.exists() else temporary)
+        _flush(new, path if path.exists() else temporary)
         os.replace(new, path)
         _flush(path.parent)
 
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """A new folder to fill; it gets a manifest and takes the place of ``folder`` at the end of the block.
-
-    Raises:
-        FileExistsError: ``folder`` holds a file that its own manifest does not list, which would be lost.
-    """
+    """A new folder to fill; it gets a manifest and takes the place of ``folder`` at the end of the block. One that
+    holds a file that its own manifest does not list, which would be lost, is a FileExistsError."""
     _check_replaceable(folder)
     with _temporary(folder) as temporary:
         new = temporary / "new"
@@ -95,9 +85,12 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         sums = [f"{sha256(new / name)}  {name}\n" for name in _files(new)]
         (new / MANIFEST).write_text("".join(sums), encoding="utf-8")
         for path in (*new.rglob("*"), new):
-            _finish(path, temporary)
+            _flush(path, temporary)
         _check_replaceable(folder)
-        if not _exchange(new, folder):
+        # exchanged in one step, where there is a folder and the system can
+        call = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+        here, exchange = -100, 2
+        if call is None or call(here, os.fsencode(new), here, os.fsencode(folder), exchange):
             with suppress(FileNotFoundError):
                 os.replace(folder, temporary / "previous")
             os.replace(new, folder)
@@ -109,13 +102,6 @@ def _check_replaceable(folder: Path) -> None:
     others = [folder / name for name in _files(folder) if name not in listed] or [folder]
     if others != [folder] or (folder.exists() and not folder.is_dir()):
         raise FileExistsError(f"{others[0]} is no part of what was saved in {folder}; give another folder")
-
-
-def _exchange(new: Path, folder: Path) -> bool:
-    """Exchange two folders in one step; False where there is no second one, or the system cannot."""
-    call = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
-    here, exchange = -100, 2
-    return call is not None and not call(here, os.fsencode(new), here, os.fsencode(folder), exchange)
 
 
 def remove_folder(folder: Path) -> None:
@@ -131,51 +117,31 @@ def contents(folder: Path) -> set[str]:
     return {name for name in names if not _TEMPORARY.fullmatch(name) and name != LOCK}
 
 
-def sweep(folder: Path) -> None:
-    """Remove the temporaries in a folder whose owners have ended."""
-    for name in os.listdir(folder) if folder.is_dir() else ():
-        if _TEMPORARY.fullmatch(name) and (lock := _lock(folder / name)) is not None:
-            shutil.rmtree(folder / name, ignore_errors=True)
-            os.close(lock)
+def sweep(folder: Path, age: float = 86400) -> None:
+    """Remove the temporaries in a folder that are so many seconds old: their owners have ended."""
+    for path in folder.glob(".*.tmp"):
+        with suppress(FileNotFoundError):
+            if _TEMPORARY.fullmatch(path.name) and time.time() - path.stat().st_mtime >= age:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    """A new folder beside ``path``, which is this process's until the end of the block and is then removed."""
+    """A new folder beside ``path``, which is removed at the end of the block."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent)
-    lock = None
-    while lock is None:  # another process may sweep it in the moment in which it is nobody's
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-        temporary.mkdir()
-        lock = _lock(temporary)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    temporary.mkdir()
     try:
         yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        os.close(lock)
 
 
-def _lock(folder: Path) -> int | None:
-    """Lock a folder -> its descriptor; None where another holds it, or it is gone."""
-    with suppress(FileNotFoundError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        with suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if folder.is_dir():
-                return descriptor
-        os.close(descriptor)
-    return None
-
-
-def _finish(path: Path, like: Path) -> None:
+def _flush(path: Path, like: Path | None = None) -> None:
     """Flush a file or a folder to the disk; a file gets the mode of ``like``: a new folder shows the user's mask."""
-    if path.is_file():
+    if like is not None and path.is_file():
         path.chmod(like.stat().st_mode & (0o777 if like.is_file() else 0o666))
-    _flush(path)
-
-
-def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -244,7 +210,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The values of a TOML file; a CorruptFileError where it is none, or has more than 2 MiB."""
-    content = read_bytes(path, _MOST_BYTES >> 5)
+    content = read_bytes(path, 2 << 20)
     with reading(path):
         return tomllib.loads(content.decode("utf-8"))
 
@@ -318,14 +284,8 @@ def read_manifest(folder: Path) -> dict[str, str]:
 
 @contextmanager
 def locked(path: Path, wait: float = True) -> Iterator[None]:
-    """The block in which this process, and this thread, alone holds the lock on a file, which is made.
-
-    Args:
-        wait: for the lock without end (True), or for so many seconds.
-
-    Raises:
-        InUse: another holds it still.
-    """
+    """The block in which this process, and this thread, alone holds the lock on a file, which is made; InUse where
+    another holds it still after so many seconds (True: it waits without end)."""
     from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -339,15 +299,10 @@ def locked(path: Path, wait: float = True) -> Iterator[None]:
 
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """The block in which this process alone works in a folder, which is made where it is not there.
-
-    The lock ends with the process, however that ends. A folder that was made and stayed empty is removed.
-
-    Raises:
-        InUse: another process, or another thread, holds it.
-    """
+    """The block in which this process alone works in a folder, else InUse; one that was made for it and stayed empty is
+    removed. The lock ends with the process, however that ends."""
     is_new = not folder.exists()
-    with locked(folder / LOCK, wait=_TO_END):
+    with locked(folder / LOCK, wait=2.0):  # a killed process may take a while to give up its lock
         try:
             yield
         finally:

@@ -6,7 +6,6 @@ what all pieces share. Ray is imported here alone.
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import pickle
@@ -15,10 +14,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import cloudpickle
 import torch
@@ -97,46 +97,40 @@ def map(
             yield _do(function, shared, piece)
         return
     settings = {name: value for name, value in os.environ.items() if name.startswith("RECGRAPH_")}
-    common = _dumps((engine.threads, os.getcwd(), settings, registry.to_import(), _dumps((function, shared))))
+    work = cloudpickle.dumps((function, shared))
+    common = cloudpickle.dumps((engine.threads, os.getcwd(), settings, registry.to_import(), work))
     # Ray does a piece again by itself
     begin, retries = (_processes, engine.retries) if engine.name == "local" else (_cluster, 0)
-    with begin(engine, common) as submit:
-        for answer in _answers(submit, iter(pieces), engine.size, retries, ordered):
-            result, failure = pickle.loads(answer)
-            if failure is not None:
-                raise failure
-            yield result
-
-
-def _answers(submit: Submit, pieces: Iterator[Piece[Any]], size: int, retries: int, ordered: bool) -> Iterator[bytes]:
-    """What :func:`_run` gives of each piece. A worker that dies takes others with it: their pieces begin anew."""
-    numbered = enumerate(pieces)
-    running: dict[Future[bytes], tuple[int, Piece[Any], int]] = {}
+    numbered, size, given = enumerate(pieces), engine.size, 0
+    running: dict[Future[bytes], tuple[int, Piece[T], int]] = {}
     done: dict[int, bytes] = {}
-    given = 0
-    while True:
-        for number, piece in islice(numbered, max(0, min(size, 2 * size - len(done)) - len(running))):
-            running[submit(piece)] = number, piece, 0
-        if not running:
-            return
-        dead = []
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
-            number, piece, deaths = running.pop(future)
-            try:
-                done[number] = future.result()
-            except Exception as error:  # loky's and Ray's: the function's own are answers
-                dead.append((number, piece, deaths, error))
-        for number, piece, deaths, death in dead:
-            if deaths >= retries:
-                raise TaskFailed(
-                    f"task {' or '.join(each[1].name for each in dead)}: the worker died ({type(death).__name__}); the "
-                    "machine may have run out of memory: take smaller pieces or fewer workers"
-                ) from death
-            _log.warning("task %s: a worker died (%s); done again", piece.name, type(death).__name__)
-            running[submit(piece)] = number, piece, deaths + 1
-        while done and (given in done or not ordered):
-            yield done.pop(given if ordered else next(iter(done)))
-            given += 1
+    with begin(engine, common) as submit:
+        while True:
+            for number, piece in islice(numbered, max(0, min(size, 2 * size - len(done)) - len(running))):
+                running[submit(piece)] = number, piece, 0
+            if not running:
+                return
+            dead = []  # a worker that dies takes others with it: their pieces begin anew
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                number, piece, deaths = running.pop(future)
+                try:
+                    done[number] = future.result()
+                except Exception as error:  # loky's and Ray's: the function's own are results
+                    dead.append((number, piece, deaths, error))
+            for number, piece, deaths, death in dead:
+                if deaths >= retries:
+                    raise TaskFailed(
+                        f"task {' or '.join(each[1].name for each in dead)}: the worker died ({type(death).__name__}); "
+                        "the machine may have run out of memory: take smaller pieces or fewer workers"
+                    ) from death
+                _log.warning("task %s: a worker died (%s); done again", piece.name, type(death).__name__)
+                running[submit(piece)] = number, piece, deaths + 1
+            while done and (given in done or not ordered):
+                result, failure = pickle.loads(done.pop(given if ordered else next(iter(done))))
+                if failure is not None:
+                    raise failure
+                yield result
+                given += 1
 
 
 @contextmanager
@@ -144,14 +138,13 @@ def _processes(engine: Engine, common: bytes) -> Iterator[Submit]:
     """Processes of this machine; they are killed where this ends early."""
     from joblib.externals.loky import get_reusable_executor
 
-    def pool() -> Any:  # another one after a worker died
-        return get_reusable_executor(engine.size, env={"OMP_NUM_THREADS": str(engine.threads)})
-
+    # asked for each time: there is another one after a worker died
+    pool = partial(get_reusable_executor, engine.size, env={"OMP_NUM_THREADS": str(engine.threads)})
     with TemporaryDirectory(prefix="recgraph-") as folder:
         file = Path(folder, uuid.uuid4().hex)
         file.write_bytes(common)
         try:
-            yield lambda piece: pool().submit(_run, file.name, file, _dumps(piece))
+            yield lambda piece: pool().submit(_run, file.name, file, cloudpickle.dumps(piece))
         except BaseException:
             pool().shutdown(kill_workers=True)
             raise
@@ -166,7 +159,7 @@ def _cluster(engine: Engine, common: bytes) -> Iterator[Submit]:
     references: dict[Future[bytes], Any] = {}
 
     def submit(piece: Piece[Any]) -> Future[bytes]:
-        reference = task.remote(token, there, _dumps(piece))
+        reference = task.remote(token, there, cloudpickle.dumps(piece))
         future: Future[bytes] = reference.future()
         references[future] = reference
         future.add_done_callback(lambda ended: references.pop(ended, None))
@@ -215,9 +208,10 @@ def _run(token: str, common: bytes | Path, piece: bytes) -> bytes:
             os.environ.update(settings)
             registry.import_all(own)
             _shared[token] = pickle.loads(body)
-        return _dumps((_do(*_shared[token], pickle.loads(piece)), None))
+        answer: tuple[Any, Exception | None] = (_do(*_shared[token], pickle.loads(piece)), None)
     except Exception as error:
-        return _dumps((None, error))
+        answer = (None, error)
+    return cast(bytes, cloudpickle.dumps(answer))
 
 
 def _do(function: Callable[[Any, T], R], shared: Any, piece: Piece[T]) -> R:
@@ -229,19 +223,3 @@ def _do(function: Callable[[Any, T], R], shared: Any, piece: Piece[T]) -> R:
         raise
     except Exception as error:
         raise TaskFailed(f"task {piece.name}: {type(error).__name__}: {error}") from error
-
-
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """A slice of a tensor goes without the rest of it."""
-
-    def reducer_override(self, value: Any) -> Any:
-        is_plain = type(value) is torch.Tensor and value.layout == torch.strided
-        if is_plain and value.untyped_storage().nbytes() > value.numel() * value.element_size():
-            return value.clone().__reduce_ex__(pickle.HIGHEST_PROTOCOL)
-        return super().reducer_override(value)
-
-
-def _dumps(value: Any) -> bytes:
-    file = io.BytesIO()
-    _Pickler(file, pickle.HIGHEST_PROTOCOL).dump(value)
-    return file.getvalue()

@@ -62,13 +62,10 @@ def is_first() -> bool:
 @contextmanager
 def together() -> Iterator[Ranks]:
     """The block that all ranks enter: those that a launcher started are connected until the process ends. Alone it does
-    nothing.
+    nothing. A broken connection, as another rank failed or was killed, is a RankLost.
 
     They exchange values through gloo, and on GPUs gradients through NCCL. A rank waits for the others for
     ``RECGRAPH_RANKS_TIMEOUT`` seconds, by default 600.
-
-    Raises:
-        RankLost: the connection broke: another rank failed and says why itself, or was killed.
     """
     if launched_rank() is not None and not dist.is_initialized():
         backend = "gloo"
@@ -90,15 +87,11 @@ def together() -> Iterator[Ranks]:
 
 @dataclass(frozen=True)
 class Share:
-    """The part of a batch that one rank, ``index``, computes; ``sizes`` says how many samples each rank has.
+    """The samples of a batch, ``rows``, that one rank computes, of ``sizes`` for each rank.
 
     Samples that are ``dealt`` go one by one, sample i to rank i modulo the number of ranks, so that ranks have similar
-    samples of an ordered batch; else each rank has consecutive ones.
-
-    Attributes:
-        is_whole: whether this rank computes the whole batch.
-        rows: the samples of this rank, in the order of the whole batch.
-        weight: what the mean over this rank's samples is multiplied by, so that the mean over ranks is the batch's.
+    samples of an ordered batch; else each rank has consecutive ones. ``weight`` is what the mean over this rank's
+    samples is multiplied by, so that the mean over ranks is the batch's.
     """
 
     sizes: tuple[int, ...]
@@ -125,14 +118,10 @@ class Share:
 
     def places(self, device: torch.device) -> Tensor:
         """[n] int64: where each sample of the batch is among the samples of rank 0, then those of rank 1, ..."""
-        sample = torch.arange(sum(self.sizes), device=device)
+        samples, count = torch.arange(sum(self.sizes), device=device), len(self.sizes)
         if not self.dealt:
-            return sample
-        count = len(self.sizes)
-        # the first ``more`` ranks have least + 1 samples, the others least
-        least, more = divmod(len(sample), count)
-        rank = sample % count
-        return rank * least + rank.clamp(max=more) + sample // count
+            return samples
+        return torch.cat([samples[rank::count] for rank in range(count)]).argsort()
 
 
 #: the share of a rank that computes the whole batch, whatever its size
@@ -152,14 +141,13 @@ class Ranks:
         connected = dist.is_available() and dist.is_initialized()
         return cls(dist.get_rank(), dist.get_world_size()) if connected else cls()
 
-    def share(self, n_samples: int, dealt: bool = False) -> Share:
-        """Parts of ``n_samples`` samples whose sizes differ by one at most."""
+    def share_of_batch(self, n_samples: int, dealt: bool = False) -> Share:
+        """The share of a training batch, of sizes that differ by one at most; of fewer samples than ranks all have
+        all."""
+        if self.count == 1 or n_samples < self.count:
+            return WHOLE
         least, more = divmod(n_samples, self.count)
         return Share(tuple(least + (rank < more) for rank in range(self.count)), self.index, dealt)
-
-    def share_of_batch(self, n_samples: int, dealt: bool = False) -> Share:
-        """The share of a training batch: :meth:`share`, or all of it where there are fewer samples than ranks."""
-        return WHOLE if self.count == 1 or n_samples < self.count else self.share(n_samples, dealt)
 
 
 class _Gathered(torch.autograd.Function):
@@ -181,11 +169,8 @@ class _Gathered(torch.autograd.Function):
 
 
 def gathered(x: Tensor, sizes: tuple[int, ...] | None = None) -> Tensor:
-    """[sum of n, ...]: the rows [n, ...] of all ranks, in the order of the ranks, with gradient.
-
-    Each rank's loss may read them in its own way, as long as all ranks take part in the backward. ``sizes`` are n of
-    each rank, where they are known.
-    """
+    """[sum of n, ...]: the rows [n, ...] of all ranks, in the order of the ranks, with gradient; ``sizes`` are n of
+    each rank, where they are known. All ranks take part in the backward, whatever each one's loss reads."""
     if Ranks.here().count == 1:
         return x
     rows: Tensor = _Gathered.apply(x, sizes or tuple(all_values(len(x))))  # type: ignore[no-untyped-call]
@@ -208,11 +193,6 @@ def all_values(value: T) -> list[T]:
     if len(found) > 1:
         dist.all_gather_object(found, value)
     return found
-
-
-def first_value(value: T) -> T:
-    """What rank 0 gave, on all ranks."""
-    return all_values(value)[0]
 
 
 def of_all(make: Callable[[], T]) -> list[T]:

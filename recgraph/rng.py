@@ -17,8 +17,8 @@ from torch import Tensor
 from recgraph.ranks import Ranks
 from recgraph.sparse.device import is_accelerated
 
-#: suffix, in a state, of the names of streams that draw on the host; prefix of those that one rank has to itself
-_HOST, _RANK = "@host", "rank "
+#: what follows the name of a stream that draws on the host whatever the device; of one that a rank has to itself
+_HOST, _RANK = "@host", "@rank "
 
 
 def derive(seed: int, *names: str | int) -> int:
@@ -39,86 +39,67 @@ class Generators:
     whole batch is what one process would draw; :meth:`of_rank` gives streams that differ by rank. ``ranks`` says which
     of the processes this one is; None: as it is connected. A stream's position is part of the training state, so that
     a resumed run draws what an uninterrupted one would have drawn.
+
+    Attributes:
+        held: what :meth:`state_dict` gives of the streams of :meth:`on_host` while a thread draws from them ahead.
     """
 
     def __init__(self, seed: int, device: torch.device | str = "cpu", ranks: Ranks | None = None) -> None:
         self.seed, self.device = int(seed), torch.device(device)
         self.ranks = Ranks.here() if ranks is None else ranks
+        self.held: dict[str, Tensor] | None = None
         self._streams: dict[str, torch.Generator] = {}
-        self._of_rank: dict[str, torch.Generator] = {}
-        self._on_host: dict[str, torch.Generator] = {}
-        self._held: dict[str, Tensor] | None = None
-        #: what tells this rank's own streams from those of others, and from those before it went on without their state
-        self._own: tuple[str | int, ...] = (self.ranks.index,)
 
     def __getitem__(self, name: str) -> torch.Generator:
         """The stream of that name, e.g. ``"views"``, ``"negatives"``; the same on all ranks."""
         if name not in self._streams:
-            self._streams[name] = torch.Generator(device=self.device).manual_seed(derive(self.seed, name))
+            purpose, own = name.partition("@")[0], [self.ranks.index] if _RANK in name else []
+            device = "cpu" if name.endswith(_HOST) else self.device
+            self._streams[name] = torch.Generator(device).manual_seed(derive(self.seed, purpose, *own))
         return self._streams[name]
 
     def of_rank(self, name: str) -> torch.Generator:
         """The stream that this rank has to itself, for its own rows (dropout); a process alone has the one stream."""
-        if self.ranks.count == 1:
-            return self[name]
-        if name not in self._of_rank:
-            seed = derive(self.seed, name, *self._own)
-            self._of_rank[name] = torch.Generator(device=self.device).manual_seed(seed)
-        return self._of_rank[name]
+        return self[name] if self.ranks.count == 1 else self[f"{name}{_RANK}{self.ranks.index}"]
 
     def on_host(self, name: str) -> torch.Generator:
         """A stream that draws on the host whatever the device, the same on all ranks, for batches prepared ahead."""
-        if name not in self._on_host:
-            self._on_host[name] = self.fresh(name)
-        return self._on_host[name]
+        return self[f"{name}{_HOST}"]
 
     def fresh(self, *names: str | int) -> torch.Generator:
         """A new generator on the host that depends on the seed and the names alone (e.g. the order of an epoch)."""
         return torch.Generator().manual_seed(derive(self.seed, *names))
 
     def host_state(self) -> dict[str, Tensor]:
-        """The state of the streams of :meth:`on_host`, which a thread may draw from ahead of the step."""
-        return {name: stream.get_state() for name, stream in [*self._on_host.items()]}
-
-    def hold(self, state: dict[str, Tensor]) -> None:
-        """Until :meth:`release`, let :meth:`state_dict` give this state of the streams of :meth:`on_host`."""
-        self._held = state
+        """The state of the streams of :meth:`on_host`."""
+        return {name: stream.get_state() for name, stream in [*self._streams.items()] if name.endswith(_HOST)}
 
     def release(self) -> None:
         """Put the streams of :meth:`on_host` back to the state that is held; those made later are made again."""
-        held, self._held = self._held or {}, None
-        self._on_host = {name: self._on_host[name] for name in held}
+        held, self.held = self.held or {}, None
+        self._streams = {name: one for name, one in self._streams.items() if name in held or not name.endswith(_HOST)}
         for name, state in held.items():
-            self._on_host[name].set_state(state)
+            self[name].set_state(state)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The state of all streams, those of this rank alone by names of their own."""
-        hosts = self.host_state() if self._held is None else self._held
-        own = {f"{_RANK}{self.ranks.index}/{name}": stream for name, stream in self._of_rank.items()}
-        state = {name: stream.get_state() for name, stream in {**self._streams, **own}.items()}
-        return state | {f"{name}{_HOST}": value for name, value in hosts.items()}
+        """The state of all streams by name, those of this rank alone by names of their own."""
+        others = {name: stream for name, stream in [*self._streams.items()] if not name.endswith(_HOST)}
+        states = {name: stream.get_state() for name, stream in others.items()}
+        return states | (self.host_state() if self.held is None else self.held)
 
-    def load_state_dict(self, state: Mapping[str, Tensor], step: int = 0, n_ranks: int = 1) -> list[str]:
-        """Go on with what ``n_ranks`` processes had at a step -> the names of streams that begin anew, from the step,
-        as their state is of another kind of device. On another number of ranks each one's own streams begin anew."""
-        if n_ranks != self.ranks.count:
-            self._own = (self.ranks.index, "resumed", step)
-            for name, stream in self._of_rank.items():
-                stream.manual_seed(derive(self.seed, name, *self._own))
-        anew = []
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> list[str]:
+        """Go on with a state -> the names of streams that stay as they are, as their state is of another kind of
+        device. This rank's own ones stay, too, where it had none in the state."""
+        others = []
         for name, value in state.items():
-            owner, _, own = name.rpartition("/")
-            if owner and (n_ranks != self.ranks.count or owner != f"{_RANK}{self.ranks.index}"):
+            if _RANK in name and not name.endswith(f"{_RANK}{self.ranks.index}"):
                 continue
-            on_host = name.endswith(_HOST)
-            stream = self.of_rank(own) if owner else self.on_host(name.removesuffix(_HOST)) if on_host else self[name]
-            if stream.get_state().numel() == value.numel():
+            if self[name].get_state().numel() == value.numel():
                 # generator states live on the host whatever device they draw on
-                stream.set_state(value.to(device="cpu", dtype=torch.uint8))
+                self[name].set_state(value.to(device="cpu", dtype=torch.uint8))
             else:
-                stream.manual_seed(derive(self.seed, name, "resumed", step))
-                anew.append(name)
-        return anew
+                others.append(name)
+        return others
 
 
 @contextlib.contextmanager

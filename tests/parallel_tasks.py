@@ -48,9 +48,9 @@ def fail(error: type[Exception], value: int) -> int:
     return value
 
 
-def rows(shared: Tensor, value: Tensor) -> tuple[int, int, Tensor]:
-    """The threads of the worker, the numbers that came with a slice, and a slice of what is shared."""
-    return torch.get_num_threads(), value.untyped_storage().nbytes() // value.element_size(), shared[value]
+def rows(shared: Tensor, value: Tensor) -> tuple[int, Tensor]:
+    """The threads of the worker, and a slice of what is shared."""
+    return torch.get_num_threads(), shared[value]
 
 
 def own(shared: Any, name: str) -> str:

@@ -42,8 +42,6 @@ OVER = {
     "recgraph/data": 5_140,
     "recgraph/encoders": 2_480,
     "recgraph/contrast": 2_645,
-    "recgraph/models": 6_920,
-    "recgraph/evaluate": 3_550,
     "recgraph/leaderboard": 1_850,
     "recgraph/cli": 1_645,
 }

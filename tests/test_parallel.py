@@ -66,15 +66,13 @@ def test_a_worker_that_dies_each_time_is_named(engine: Engine) -> None:
         [*parallel.map(parallel_tasks.die, pieces(3), None, engine.model_copy(update={"retries": 1}))]
 
 
-def test_threads_and_slices_reach_the_workers(engine: Engine) -> None:
-    table = torch.arange(1000.0)
-    values = torch.arange(1000).view(100, 10)
-    asked = [Piece(f"{row}", values[row]) for row in range(3)]
-    for row, (threads, stored, found) in enumerate(
-        parallel.map(parallel_tasks.rows, asked, table, engine.model_copy(update={"threads": 2}))
-    ):
-        assert (threads, stored) == (2, 10)
-        assert torch.equal(found, table[values[row]])
+def test_threads_and_what_is_shared_reach_the_workers(engine: Engine) -> None:
+    table, of_two_threads = torch.arange(1000.0), engine.model_copy(update={"threads": 2})
+    asked = [Piece(f"{row}", torch.arange(row, row + 9)) for row in range(3)]
+    results = parallel.map(parallel_tasks.rows, asked, table, of_two_threads)
+    for piece, (threads, found) in zip(asked, results, strict=True):
+        assert threads == 2
+        assert torch.equal(found, table[piece.value])
 
 
 _OWN = """

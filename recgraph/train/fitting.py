@@ -115,7 +115,7 @@ def _check_folder(folder: Path, model: Model, record: RunRecord, options: FitOpt
     path = folder / "config.json"
     if not path.exists() or not options.resume:
         if path.exists():
-            sweep(folder)  # temporaries of a process that was killed after all was written
+            sweep(folder, age=0)  # temporaries of a process that was killed after all was written
         beside = set() if options.selection is None else {SELECTION}
         if contents(folder) - {LOCK, *beside}:
             what = "holds a run already; use resume=True (--resume)" if path.exists() else "exists and is not a run"

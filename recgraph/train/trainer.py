@@ -22,7 +22,7 @@ from torch import Tensor
 from recgraph.data.batches import Batches
 from recgraph.files import NonFinite, not_finite, sweep, write_tensors
 from recgraph.models.base import TrainableModel, compile_parts
-from recgraph.ranks import Ranks, all_values, first_value, of_all, stacked
+from recgraph.ranks import Ranks, all_values, of_all, stacked
 from recgraph.rng import Generators, derive
 from recgraph.sparse.device import is_accelerated
 from recgraph.sparse.rows import is_sparse
@@ -297,11 +297,11 @@ class Trainer:
         self._add_time()
         self._sum_cpu_seconds()
         row["seconds"], row["cpu_seconds"] = progress.seconds, progress.cpu_seconds
-        row = first_value(row)
+        row = all_values(row)[0]
         progress.history.append(row)
         progress.epoch, progress.batch, progress.sums, progress.targets = progress.epoch + 1, 0, {}, 0
         is_last = self.stopping.stop or progress.epoch == config.max_epochs
-        saves = is_last or first_value(time.monotonic() - self._saved_at >= config.checkpoint_seconds)
+        saves = is_last or all_values(time.monotonic() - self._saved_at >= config.checkpoint_seconds)[0]
         saved = self.save() if saves else None
         self._call("end_epoch", row)
         return saved
@@ -311,7 +311,7 @@ class Trainer:
         self.module.eval()
         metric = self.config.metric
         # one rank's numbers decide, whatever the arithmetic of the others' machines
-        row.update(first_value(dict(self.validate()) if self.validate is not None else {}))
+        row.update(all_values(dict(self.validate()) if self.validate is not None else {})[0])
         if metric == "loss" and self.progress.epoch < self.model.changing_epochs:
             return
         if self.stopping.update(row[metric], self.progress.epoch + 1):
@@ -381,7 +381,7 @@ class Trainer:
 
         On as many ranks as it was made on, all is drawn that would have been drawn without a stop. On another number
         this holds for what ranks draw together (order, negatives, views); what each draws for its own rows (dropout)
-        begins anew, with a warning; so do streams that were saved on another kind of device.
+        begins again, with a warning; so do streams that were saved on another kind of device.
 
         Raises:
             CheckpointError: all are damaged, or it was made with other settings.
@@ -406,12 +406,12 @@ class Trainer:
             self.best, self._best_is_written = dict(saved.best), False
         checkpoints.load_optimisers(self.optimisers, saved.optimisers)
         self.model.load_state_dict(saved.model)
-        anew = self.generators.load_state_dict(saved.generators, self.progress.step, n_ranks)
+        anew = self.generators.load_state_dict(saved.generators)
         self._checkpoint = newest
         if self.ranks.index:
             self.progress.cpu_seconds = 0.0  # rank 0 has the time of all
         else:
-            sweep(newest.parent)  # temporaries of a killed process: there may be no further checkpoint to do it
+            sweep(newest.parent, age=0)  # temporaries of a killed process: there may be no further checkpoint to do it
             if anew:
                 _log.warning("the training goes on on another kind of device: %s draw anew", ", ".join(anew))
             if n_ranks != self.ranks.count:
@@ -449,7 +449,7 @@ def prepared_ahead(
         batch = next(every, None)
         return None if batch is None else (prepare(batch), generators.host_state())
 
-    generators.hold(generators.host_state())
+    generators.held = generators.host_state()
     try:
         with ThreadPoolExecutor(1, "prepared-ahead") as thread:
             waiting = deque(thread.submit(make) for _ in range(_AHEAD))
@@ -457,8 +457,7 @@ def prepared_ahead(
             def take() -> Iterator[Any]:
                 while (made := waiting.popleft().result()) is not None:
                     waiting.append(thread.submit(make))
-                    batch, streams = made
-                    generators.hold(streams)
+                    batch, generators.held = made
                     yield batch
 
             try:

@@ -220,6 +220,8 @@ class SequenceModel(TrainableModel):
     ) -> Tensor:
         """The encoder's states of B rows, [B, D], [T, D] or [M, D].
 
+        With time gaps each place is a token of its own, ``x_t = v_token(t) + g_gap(t)``; a masked item stays token 0.
+
         Args:
             sequences: B rows of tokens, or of those of :func:`recgraph.data.batches.with_gaps` where times are read.
             batch: whose generators draw dropout; None: of queries, whose rows may be empty, in evaluation mode.
@@ -229,25 +231,16 @@ class SequenceModel(TrainableModel):
             sequences = self.encoder.closed(sequences)
         if batch is None and bool((sequences.lengths == 0).any()):
             sequences = sequences.lengthened(sequences.lengths == 0)  # a masked item
-        tokens, table = self._inputs(sequences, self.token_table(batch))
+        tokens, table = sequences, self.token_table(batch)
+        if sequences.values.ndim > 1:
+            tokens = sequences.columns(slice(0, 3, 2) if self.encoder.reads_times else 0)
+            if self.gap_embedding is not None:
+                items, gaps = sequences.values[:, :2].unbind(1)
+                own, masked = lookup(table, items) + self.gap_embedding(gaps), lookup(table, items.new_zeros(1))
+                tokens, table = tokens_of_places(tokens.on_host, own, masked)
         generator = None if batch is None else batch.generators.of_rank("dropout")
         states: Tensor = self.encoder(tokens, table, generator, last_only, places)
         return states
-
-    def _inputs(self, sequences: Ragged, table: Tensor) -> tuple[Ragged, Tensor]:
-        """Tokens, with times where the encoder reads them, and the table that it looks them up in. With time gaps each
-        place is a token of its own.
-
-        ``x_t = v_token(t) + g_gap(t)``; a masked item stays token 0.
-        """
-        if sequences.values.ndim == 1:
-            return sequences, table
-        columns = slice(0, 3, 2) if self.encoder.reads_times else 0
-        if self.gap_embedding is None:
-            return sequences.columns(columns), table
-        tokens, gaps = sequences.values[:, :2].unbind(1)
-        own = lookup(table, tokens) + self.gap_embedding(gaps)
-        return tokens_of_places(sequences.on_host.columns(columns), own, lookup(table, tokens.new_zeros(1)))
 
     def encode_users(self, query: Query) -> Tensor:
         # before the cut: the first item that is read has one before it
