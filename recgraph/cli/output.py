@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import platform
 import re
 import sys
@@ -32,6 +33,8 @@ FileFormatOption = Annotated[FileFormat | None, typer.Option("--format", help=_H
 #: notes of the commands, shown unless ``-q``; and what the log file alone gets
 NOTES, FILE = logging.getLogger("recgraph.cli.notes"), logging.getLogger("recgraph.cli")
 _root = logging.getLogger("recgraph")
+#: loggers that say one thing, of each run anew: a command shows it once
+_ONCE = ("recgraph.data.split",)
 #: the watch of the command that runs
 _current: list[Watch] = []
 
@@ -57,6 +60,7 @@ class Watch(logging.Handler):
         if verbose and quiet:
             raise ValueError("-v shows more and -q shows errors alone: give one of them")
         self.verbose, self.is_quiet = verbose, quiet
+        self._said: set[str] = set()
         self._shown = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
         #: loggers whose records are shown as notes
         self.notes = {NOTES.name}
@@ -91,8 +95,9 @@ class Watch(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         is_note, level = record.name in self.notes, record.levelno
         least = logging.ERROR if self.is_quiet else logging.DEBUG if is_note else self._shown
-        if level < least or record.name == FILE.name:
+        if level < least or record.name == FILE.name or (record.name in _ONCE and record.name in self._said):
             return
+        self._said.add(record.name)
         message = record.getMessage()
         if level >= logging.WARNING:
             message = f"{record.levelname.lower()}: {message}"
@@ -164,7 +169,7 @@ def show(
         for text in [json_of(rows, indent=2)] if form == "json" else map(json_of, rows):
             say(text)
     else:
-        lines = [*([header] if header else []), *([cell(value) for value in row.values()] for row in rows)]
+        lines = [*([header] if header else []), *([_short(cell(value)) for value in row.values()] for row in rows)]
         text = "".join(csv_line(line, "," if form == "csv" else "\t") for line in lines)
         # a program that reads a pipe gets every id as it is
         sys.stdout.write(for_terminal(text) if sys.stdout.isatty() else text)
@@ -216,6 +221,13 @@ def _table(rows: Sequence[Row], title: str, columns: Sequence[str], cut: str) ->
         # Text: a value such as "[Drama]" is no markup
         table.add_row(*(Text(text) for text in row.values()))
     console.print(table)
+
+
+def _short(value: Any) -> Any:
+    """A number with at most 6 digits that count, and all of those before the point; what is no float as it is."""
+    if not isinstance(value, float) or not math.isfinite(value):
+        return value
+    return f"{value:.6g}" if abs(value) < 1e6 else f"{value:.0f}"
 
 
 def _table_text(value: Any) -> str:

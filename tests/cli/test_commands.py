@@ -83,6 +83,28 @@ def test_models_and_parts() -> None:
     assert {row["kind"] for row in rows("parts weight")} == {"weight"}
 
 
+def test_lists_of_models_fit_on_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = works("models", "--format", "table").stdout.strip().splitlines()
+    assert [line.split()[0] for line in lines[2:]] == registry.names("model"), "a line a model"
+    for line in ("models mclrec", "models ncl --all"):
+        names = {row["setting"] for row in rows(line)}
+        assert len(names) <= 20 or "--all" in line
+        table = works(line, "--format", "table").stdout.splitlines()
+        assert max(map(len, table)) <= 80
+        assert names == {text.split()[0] for text in table[3:] if text.strip() and not text.startswith("  ")}
+
+
+def test_words_that_people_type(run: Path, tmp_path: Path) -> None:
+    options = "--lr 0.02 --epochs 1 --batch-size 64 --set hidden_dim=4"
+    works(f"train bprmf -d synthetic -o {tmp_path / 'run'} {options}")
+    training = json.loads((tmp_path / "run" / "config.json").read_text())["training"]
+    assert (training["learning_rate"], training["max_epochs"], training["batch_size"]) == (0.02, 1, 64)
+    several = works(f"evaluate {run} {tmp_path / 'run'}").stderr
+    assert several.count("unsealed") == 1
+    assert several.count("seen kept:") == 1
+
+
 def test_train_resolves_its_settings_and_goes_on(run: Path, tmp_path: Path) -> None:
     config = json.loads((run / "config.json").read_text())
     assert (config["model"], config["seed"], config["data"]["dataset"]) == ("sasrec", 3, "synthetic")
@@ -128,8 +150,8 @@ def test_usage_errors(tmp_path: Path) -> None:
     assert call("fly").exit_code == 2
     assert call("train sasrec").exit_code == 2
     assert "sasrec" in refused(f"train sasreck -d synthetic -o {tmp_path / 'run'}")
-    done = call("train sasrec --max-epochs 3 --out x")
-    assert "--set max_epochs=VALUE" in " ".join(done.stderr.replace("│", " ").split())
+    done = call("train sasrec --hidden-dim 3 --out x")
+    assert "--set hidden_dim=VALUE" in " ".join(done.stderr.replace("│", " ").split())
     assert isinstance(call("--debug data info nope").exception, ValueError)
 
 
