@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recgraph.contrast.clustering import Clustering, assign, concentration
+from recgraph.contrast.clustering import Clustering, concentration, nearest
 from recgraph.contrast.prototypes import prototypes_of
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphBatch
@@ -67,7 +67,7 @@ def meow_step(golden: Golden) -> Golden:
     clusterings = []
     for t in (0, 1):
         centroids = golden[f"centroid_raw_{t}"]
-        clusterings.append(Clustering(assign(fine.detach(), centroids), centroids, 0.0))
+        clusterings.append(Clustering(nearest(fine.detach(), centroids)[1], centroids, 0.0))
     prototypes = prototypes_of(clusterings, fine, model.config.contrast.temperature)
     batch = GraphBatch(len(fine), 0, Generators(0))
     losses = model.losses_of(batch, BothViews(coarse, fine), lambda: prototypes, frozenset({"info", "proto"}))

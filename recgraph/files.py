@@ -30,10 +30,7 @@ if TYPE_CHECKING:
 MANIFEST = "SHA256SUMS"
 #: name of the file that the process which works in a folder locks; it stays
 LOCK = ".lock"
-#: of a text that is parsed
-_MOST_BYTES = 64 << 20
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
-_PASSING = re.compile(rf"__pycache__|{_TEMPORARY.pattern}")
 _SUM = re.compile(r"([0-9a-f]{64})  (.+)")
 
 
@@ -42,9 +39,8 @@ class DataError(ValueError):
 
     def __init__(self, message: str, *, path: Path | None = None, row: int | None = None) -> None:
         self.path, self.row = path, row
-        place = [str(path)] if path else []
-        place += [] if row is None else [f"row {row} (from 0)"]
-        super().__init__(": ".join([", ".join(place), message] if place else [message])[:2000])
+        places = [str(path or ""), "" if row is None else f"row {row} (from 0)"]
+        super().__init__(": ".join([*filter(None, [", ".join(filter(None, places))]), message])[:2000])
 
 
 class CorruptFileError(DataError):
@@ -53,9 +49,6 @@ class CorruptFileError(DataError):
 
 class InUse(BlockingIOError, ValueError):
     """Another process, or another thread, works in a folder or holds a lock."""
-
-
-# -- writing
 
 
 @contextmanager
@@ -99,9 +92,9 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 def _check_replaceable(folder: Path) -> None:
     listed = read_manifest(folder) if (folder / MANIFEST).is_file() else {}
-    others = [folder / name for name in _files(folder) if name not in listed] or [folder]
-    if others != [folder] or (folder.exists() and not folder.is_dir()):
-        raise FileExistsError(f"{others[0]} is no part of what was saved in {folder}; give another folder")
+    others = [name for name in _files(folder) if name not in listed]
+    if others or folder.is_file():
+        raise FileExistsError(f"{folder / ''.join(others[:1])} is no part of what was saved; give another folder")
 
 
 def remove_folder(folder: Path) -> None:
@@ -174,9 +167,6 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
         save_file({name: value.detach().contiguous() for name, value in tensors.items()}, new)
 
 
-# -- reading
-
-
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """What goes wrong with the content of a file inside the block is a CorruptFileError that names the file."""
@@ -192,7 +182,7 @@ def reading(path: Path) -> Iterator[None]:
         raise CorruptFileError(f"it is damaged, or does not hold what it should: {what}", path=path) from error
 
 
-def read_bytes(path: Path, most: int = _MOST_BYTES) -> bytes:
+def read_bytes(path: Path, most: int = 64 << 20) -> bytes:
     """The content of a file; one of more than ``most`` bytes is a CorruptFileError."""
     with path.open("rb") as file:
         content = file.read(most + 1)
@@ -231,9 +221,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return load(path.read_bytes())
 
 
-# -- names and manifests
-
-
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, as hex digits."""
     with path.open("rb") as file:
@@ -255,9 +242,9 @@ def within(folder: Path, name: object) -> Path:
 
 
 def _files(folder: Path) -> list[str]:
-    """The files of a folder, without its own manifest, locks, temporaries and compiled Python."""
+    """The files of a folder, without its own manifest, locks and temporaries."""
     paths = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir() and path.name != LOCK)
-    names = {path.as_posix() for path in paths if not any(map(_PASSING.fullmatch, path.parts))}
+    names = {path.as_posix() for path in paths if not any(map(_TEMPORARY.fullmatch, path.parts))}
     return sorted(names - {MANIFEST})
 
 
@@ -277,9 +264,6 @@ def read_manifest(folder: Path) -> dict[str, str]:
     with reading(folder / MANIFEST):
         found = [_SUM.fullmatch(line) for line in lines.decode().splitlines()]
         return {check_plain(each and each[2]): str(each and each[1]) for each in found}
-
-
-# -- locks
 
 
 @contextmanager
@@ -308,24 +292,3 @@ def hold(folder: Path) -> Iterator[None]:
         finally:
             if is_new and not contents(folder):
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-# -- numbers
-
-
-class NonFinite(ValueError):
-    """Numbers, or weights, became NaN or infinite."""
-
-
-def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The names of the tensors that hold NaN or infinite values; the least or the greatest value shows both."""
-    import torch
-
-    real = ((name, each.detach()) for name, each in tensors.items() if each.is_floating_point() and each.numel())
-    return [name for name, each in real if not bool(torch.stack(each.aminmax()).isfinite().all())]
-
-
-def check_weights(state: Mapping[str, Tensor], what: str) -> None:
-    """Refuse weights that are not all finite; ``what`` they are of, for the message."""
-    if wrong := not_finite(state):
-        raise NonFinite(f"{what} holds NaN or infinite values in {', '.join(wrong[:5])}")

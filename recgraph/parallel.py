@@ -53,8 +53,7 @@ class Engine(Config):
     name: str = Field(
         "local",
         pattern="^(local|ray|ray://.+)$",
-        description="local; ray: the cluster of RAY_ADDRESS or of this machine, else one that is started; "
-        "ray://HOST:10001",
+        description="local; ray: the cluster of RAY_ADDRESS or of this machine, else a new one; ray://HOST:10001",
     )
     workers: int | None = Field(
         None, ge=1, description="pieces at a time; none: this process, or as many as the cluster has cores"
@@ -77,20 +76,12 @@ def map(
     engine: Engine | None = None,
     ordered: bool = True,
 ) -> Iterator[R]:
-    """``function(shared, piece.value)`` of each piece.
+    """``function(shared, piece.value)`` of each piece, in their order or as they come; in this process by default.
 
-    A piece may be begun several times, where workers die, and its result is given once: a function, of a module that
-    other processes can import, returns what it has found, or writes files that take their place whole.
-
-    Args:
-        pieces: read as they are needed.
-        shared: what all pieces read; do not change it.
-        engine: None: this process.
-        ordered: results in the order of the pieces; else as they come.
-
-    Raises:
-        TaskFailed: names the piece.
-        ValueError: one that the function raised; a note names the piece.
+    Pieces are read as they are needed. One may be begun several times, where workers die, and its result is given once:
+    a function, of a module that other processes can import, returns what it has found, or writes files that take their
+    place whole, and leaves what is shared as it is. An error is a TaskFailed that names the piece, or a ValueError of
+    the function with a note that does.
     """
     if engine is None or (engine.name == "local" and engine.size == 1):
         for piece in pieces:

@@ -1,12 +1,8 @@
-"""The processes that train one model together: which one this is, its share of a batch, what they tell one another.
+"""The processes that train one model together, *ranks*, that a launcher starts (torchrun, accelerate, Slurm).
 
-A launcher (torchrun, accelerate, Slurm) starts them; each is a *rank*. In a process that nobody launched there is one
-rank, and every function here gives back what it was given.
-
-Gradients follow one convention, that of data-parallel training: every rank computes a loss of its own, and the gradient
-of the step is the *mean* over the ranks. So a term that is a mean over the samples of a batch is weighted, on each
-rank, by :attr:`Share.weight`; a term that every rank computes on :func:`gathered` rows needs no weight, as it is the
-same on all. The value of a term is the mean over ranks likewise.
+In a process that nobody launched there is one rank, and every function here gives back what it was given. The gradient
+of a step, and the value of a term, is the *mean* over the ranks. So a mean over the samples of a batch is weighted, on
+each rank, by :attr:`Share.weight`; what every rank computes on :func:`gathered` rows needs no weight.
 """
 
 from __future__ import annotations
@@ -29,23 +25,14 @@ T = TypeVar("T")
 _OF_NETWORK = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "tcpstore")
 
 
-class RankLost(ConnectionError):
-    """Another of the processes that train together was killed, or does not answer."""
-
-
-class RankFailed(RankLost):
-    """Another of the processes that train together has failed, and raises its error itself."""
+class RankFailed(ConnectionError):
+    """Another of the processes that train together was killed, does not answer, or has failed and says why itself."""
 
 
 def launched_rank() -> int | None:
     """The number that a launcher gave this process among several; None where nobody launched it as one of several."""
     several = int(os.environ.get("WORLD_SIZE") or 1) > 1
     return int(os.environ["RANK"]) if several and "RANK" in os.environ else None
-
-
-def local_rank() -> int:
-    """The number of this process among those of its machine, from 0."""
-    return int(os.environ.get("LOCAL_RANK") or 0)
 
 
 def refuse_launched(what: str, instead: str) -> None:
@@ -62,7 +49,7 @@ def is_first() -> bool:
 @contextmanager
 def together() -> Iterator[Ranks]:
     """The block that all ranks enter: those that a launcher started are connected until the process ends. Alone it does
-    nothing. A broken connection, as another rank failed or was killed, is a RankLost.
+    nothing. A broken connection, as another rank failed or was killed, is a RankFailed.
 
     They exchange values through gloo, and on GPUs gradients through NCCL. A rank waits for the others for
     ``RECGRAPH_RANKS_TIMEOUT`` seconds, by default 600.
@@ -70,7 +57,7 @@ def together() -> Iterator[Ranks]:
     if launched_rank() is not None and not dist.is_initialized():
         backend = "gloo"
         if torch.cuda.is_available() and dist.is_nccl_available():
-            torch.cuda.set_device(local_rank() % torch.cuda.device_count())
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK") or 0) % torch.cuda.device_count())
             backend = "cpu:gloo,cuda:nccl"
         seconds = float(os.environ.get("RECGRAPH_RANKS_TIMEOUT", "600"))
         dist.init_process_group(backend, timeout=timedelta(seconds=seconds))
@@ -80,7 +67,7 @@ def together() -> Iterator[Ranks]:
     except RuntimeError as error:
         if ranks.count == 1 or not any(word in str(error).lower() for word in _OF_NETWORK):
             raise
-        raise RankLost(
+        raise RankFailed(
             f"rank {ranks.index} lost the others: one has failed or was killed; go on with resume=True (--resume)"
         ) from error
 
@@ -119,9 +106,7 @@ class Share:
     def places(self, device: torch.device) -> Tensor:
         """[n] int64: where each sample of the batch is among the samples of rank 0, then those of rank 1, ..."""
         samples, count = torch.arange(sum(self.sizes), device=device), len(self.sizes)
-        if not self.dealt:
-            return samples
-        return torch.cat([samples[rank::count] for rank in range(count)]).argsort()
+        return torch.cat([samples[rank::count] for rank in range(count)]).argsort() if self.dealt else samples
 
 
 #: the share of a rank that computes the whole batch, whatever its size

@@ -36,12 +36,8 @@ class Generators:
     """Torch generators by name, all derived from the recorded seed of a run; created at the first access.
 
     Processes that train together (:mod:`recgraph.ranks`) all draw the same from a stream, so that what they draw for a
-    whole batch is what one process would draw; :meth:`of_rank` gives streams that differ by rank. ``ranks`` says which
-    of the processes this one is; None: as it is connected. A stream's position is part of the training state, so that
-    a resumed run draws what an uninterrupted one would have drawn.
-
-    Attributes:
-        held: what :meth:`state_dict` gives of the streams of :meth:`on_host` while a thread draws from them ahead.
+    whole batch is what one process would draw; :meth:`of_rank` gives streams that differ by rank. A stream's position
+    is part of the training state; ``held`` is that of :meth:`on_host` while a thread draws from it ahead.
     """
 
     def __init__(self, seed: int, device: torch.device | str = "cpu", ranks: Ranks | None = None) -> None:

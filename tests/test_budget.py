@@ -40,8 +40,6 @@ OVER = {
     "recgraph": 41_700,
     "recgraph/*": 2_175,
     "recgraph/data": 5_140,
-    "recgraph/encoders": 2_480,
-    "recgraph/contrast": 2_645,
     "recgraph/leaderboard": 1_850,
     "recgraph/cli": 1_645,
 }

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import recgraph
 from recgraph.contrast.blockwise import log_sums
-from recgraph.contrast.parts import _inverse_root
+from recgraph.contrast.parts import _InverseRoot
 from recgraph.contrast.regularisers import Uniformity
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.weights import Learned, Pairs
@@ -61,7 +61,7 @@ def sparse_products_of_pairs() -> Case:
 
 
 def whitening() -> Case:
-    return lambda x: _inverse_root((x @ x.mT + torch.eye(3).double())[None]), drawn((3, 3))
+    return lambda x: _InverseRoot.apply((x @ x.mT + torch.eye(3).double())[None]), drawn((3, 3))
 
 
 def learned_weight() -> Case:

@@ -56,7 +56,7 @@ class AutoTCL(Augmenter):
         noise: float = 1.0,
         temperature: float = 1.0,
     ) -> None:
-        super().__init__(hidden_dim)
+        super().__init__()
         self.share, self.share_weight, self.noise, self.temperature = share, share_weight, noise, temperature
         inner = max(hidden_dim // 2, 1)
         self.reads = nn.Linear(hidden_dim, inner)

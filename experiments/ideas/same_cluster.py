@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 import recgraph as rg
-from recgraph.contrast.weights import Cluster, ClusterConfig, ClusterCounts, Pairs
+from recgraph.contrast.weights import Cluster, ClusterConfig, Pairs
 
 
 class SameClusterConfig(ClusterConfig):
-    n_clusters: ClusterCounts = (10,)
+    n_clusters: tuple[int, ...] = (10,)
 
 
 @rg.register("weight")

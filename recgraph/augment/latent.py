@@ -33,10 +33,6 @@ class Augmenter(nn.Module):
     #: the one batch size that the augmenter can take, or None for any
     batch_size: int | None = None
 
-    def __init__(self, hidden_dim: int, variant: Variant = "row") -> None:
-        super().__init__()
-        self.hidden_dim, self.variant = hidden_dim, variant
-
     def forward(self, hidden: Tensor, states: Ragged | None = None, generator: torch.Generator | None = None) -> Tensor:
         """Another view of each row.
 
@@ -59,7 +55,7 @@ class MLP(Augmenter):
     """
 
     def __init__(self, hidden_dim: int, variant: Variant = "row") -> None:
-        super().__init__(hidden_dim, variant)
+        super().__init__()
         half, quarter = max(hidden_dim // 2, 1), max(hidden_dim // 4, 1)
         self.dense_1 = nn.Linear(hidden_dim, half)
         self.dense_2 = nn.Linear(half, quarter)
@@ -80,11 +76,11 @@ class Attention(Augmenter):
     """
 
     def __init__(self, hidden_dim: int, variant: Variant = "row") -> None:
-        super().__init__(hidden_dim, variant)
+        super().__init__()
         self.query = nn.Linear(hidden_dim, hidden_dim)
         self.key = nn.Linear(hidden_dim, hidden_dim)
         self.value = nn.Linear(hidden_dim, hidden_dim)
-        self.needs_states = variant == "row"
+        self.variant, self.needs_states = variant, variant == "row"
 
     def forward(self, hidden: Tensor, states: Ragged | None = None, generator: torch.Generator | None = None) -> Tensor:
         query = self.query(hidden)
@@ -131,7 +127,8 @@ class Conv(Augmenter):
     """
 
     def __init__(self, hidden_dim: int, variant: Variant = "row") -> None:
-        super().__init__(hidden_dim, variant)
+        super().__init__()
+        self.variant = variant
         if variant == "published":
             self.batch_size = hidden_dim
             self.conv = nn.Conv1d(hidden_dim, hidden_dim, _KERNEL, padding="same")

@@ -6,7 +6,6 @@ All work on packed rows of tokens at once, without a loop over rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -63,7 +62,7 @@ class SequenceAugmentation:
         long_mask = sequences.lengths > 1
         if bool(long_mask.all()):
             return self.augment(sequences, generator)
-        return assign(sequences, long_mask.to(torch.int64) - 1, [lambda rows: self.augment(rows, generator)])
+        return assign(sequences, long_mask.to(torch.int64) - 1, [self.augment], generator)
 
     def _with_gaps(self, sequences: Ragged, generator: torch.Generator) -> Ragged:
         if self.by_place:
@@ -200,13 +199,13 @@ class TwoViews:
         count = sequences.n_rows if self.per == "row" else 1
         first = torch.randint(n, (count,), generator=generator, device=where)
         step = torch.randint(int(self.distinct), n, (count,), generator=generator, device=where)
-        operations = [partial(augmentation, generator=generator) for augmentation in self.augmentations]
         views = []
         for drawn in (first, (first + step) % n):
             if self.per == "batch":
-                view = operations[int(drawn)](sequences)
+                view = self.augmentations[int(drawn)](sequences, generator)
             else:
-                view = assign(sequences, drawn.masked_fill(sequences.lengths < 2, -1), operations)
+                choice = drawn.masked_fill(sequences.lengths < 2, -1)
+                view = assign(sequences, choice, self.augmentations, generator)
             views.append(view if self.max_len is None else view.last(self.max_len))
         return views[0], views[1]
 
@@ -268,7 +267,12 @@ def choose_within(sequences: Ragged, counts: Tensor, generator: torch.Generator)
     return chosen
 
 
-def assign(sequences: Ragged, choice: Tensor, operations: Sequence[Callable[[Ragged], Ragged]]) -> Ragged:
+def assign(
+    sequences: Ragged,
+    choice: Tensor,
+    operations: Sequence[Callable[[Ragged, torch.Generator], Ragged]],
+    generator: torch.Generator,
+) -> Ragged:
     """Apply the operation chosen for each row; rows keep their order.
 
     Args:
@@ -279,5 +283,5 @@ def assign(sequences: Ragged, choice: Tensor, operations: Sequence[Callable[[Rag
     for index, operation in enumerate(operations):
         rows.append(torch.nonzero(choice == index).squeeze(1))
         part = sequences.take(rows[-1])
-        parts.append(operation(part) if part.n_rows else part)
+        parts.append(operation(part, generator) if part.n_rows else part)
     return Ragged.cat(parts).take(torch.argsort(torch.cat(rows)))

@@ -50,15 +50,23 @@ _DATA = {
     "valid": _option("--valid", "PATH", "The validation part; without it one is drawn from train."),
     "test": _option("--test", "PATH", "The test part, of which training and tuning read nothing."),
 }
-_KEYS = "How it is read otherwise, e.g. encoding=latin-1, weight=NAME, missing_ids=drop; may be given many times."
+_KEYS = "How it is read otherwise, e.g. encoding=latin-1, weight=NAME; may be given many times."
+_FORMAT = "How times are written, e.g. '%d.%m.%Y %H:%M', beside numbers and ISO 8601; may be given many times."
+_LIST = (
+    "A column of texts in these files whose texts are lists, and what separates them: genres='|'; city= is one value."
+)
 #: fields of :class:`recgraph.data.read.Reading`, and ``reading`` for others
 _READING = {
     "user": _option("--user", "NAME", "Its column of users; guessed."),
     "item": _option("--item", "NAME", "Its column of items; guessed."),
     "timestamp": _option("--time", "NAME", "Its column of times; guessed. none: without."),
+    "time_format": _option("--time-format", "FORMAT", _FORMAT, list[str] | None),
+    "missing_ids": _option("--drop-missing-ids", "", "Leave out rows without a user or an item.", bool | None),
+    "bad_times": _option("--drop-bad-times", "", "Leave out rows without a time that can be read.", bool | None),
     "rating": _option("--rating", "NAME", "Its column of ratings; guessed. none: without."),
     "item_features": _option("--item-features", "FILE", "A file of features (titles, genres), one row an item."),
     "user_features": _option("--user-features", "FILE", "A file of user features, one row a user."),
+    "lists": _option("--list", "NAME=SEPARATOR", _LIST, list[str] | None),
     "reading": _option("--reading", "KEY=VALUE", _KEYS, list[str] | None),
 }
 
@@ -135,6 +143,9 @@ def _source(
 def _reading(options: dict[str, Any]) -> dict[str, Any]:
     """The fields of :class:`recgraph.data.read.Reading` that are given."""
     given = {name: value for name, value in options.items() if value is not None}
+    given |= {name: "drop" for name in ("missing_ids", "bad_times") if name in given}
+    if "lists" in given:
+        given["lists"] = dict(pair.partition("=")[::2] for pair in given["lists"])
     if pairs := given.pop("reading", None):
         from recgraph.config import parse_settings
 

@@ -178,6 +178,8 @@ def _open(run: Path) -> Recommender:
 
     recommender = Recommender.load(bundle_of(run))
     recommender.kind = "polars"  # of frames that are written here, whatever the log's is
+    if recommender.held_out:
+        note(recommender.held_out)
     return recommender
 
 

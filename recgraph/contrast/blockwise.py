@@ -14,7 +14,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,8 +48,6 @@ class BlockwiseLoss(ABC):
         gradients: by the inputs, before they are divided by what :meth:`evaluate` returns; None where not needed.
     """
 
-    #: what the loss is called in an error
-    name: ClassVar[str]
     #: whether it may be a mean over no row
     may_be_empty = False
 
@@ -102,13 +100,13 @@ class _OnePass(torch.autograd.Function):
             evaluation = loss(inputs, ctx.needs_input_grad[3:], **settings)
             value, divisor = evaluation.evaluate(block_rows)
         ctx.save_for_backward(divisor, *evaluation.gradients)
-        ctx.name, ctx.may_be_empty = loss.name, evaluation.may_be_empty
+        ctx.may_be_empty = evaluation.may_be_empty
         ctx.mark_non_differentiable(divisor)
         return value, divisor
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        refuse_second_derivative(ctx.name)
+        refuse_second_derivative("a loss over blocks of rows")
         divisor, *gradients = ctx.saved_tensors
         scale = grad_output / divisor
         if ctx.may_be_empty:  # a mean over nothing passes no gradient
@@ -155,27 +153,19 @@ class Candidates:
             )
 
 
-class BlockWeights(NamedTuple):
-    """The weights of a block of anchors.
-
-    Attributes:
-        w: [n, M], their logarithms, or where ``is_factor`` the weights themselves.
-        anchors, similarities: [n, D] and [n, M], the leaves of this block that they depend on.
-    """
-
-    w: Tensor
-    is_factor: bool
-    anchors: Tensor
-    similarities: Tensor
-
-
 class WeightBlocks:
-    """The weights of a block, and the sums of their gradients.
+    """The weights of one block of anchors after the other, and the sums of their gradients.
 
     Args:
         inputs: the embeddings of anchors and candidates, and the parameters of the weight that are trained.
         needs: which of them need a gradient.
+
+    Attributes:
+        w: [n, M] of the last block: the logarithms of its weights, or where ``is_factor`` the weights themselves.
     """
+
+    w: Tensor
+    is_factor: bool
 
     def __init__(
         self, weight: Weight, pairs: Pairs, inputs: Sequence[Tensor], needs: Sequence[bool], work: torch.dtype
@@ -187,8 +177,8 @@ class WeightBlocks:
         self.parameters = list(inputs[2:])
         self.gradients: list[Tensor | None] = [None] * len(inputs)
 
-    def block(self, rows: slice, similarities: Tensor, bounded: bool = False) -> BlockWeights:
-        """The weights of the rows.
+    def block(self, rows: slice, similarities: Tensor, bounded: bool = False) -> None:
+        """Make those of the rows.
 
         A weight of cosines that are the similarities over a temperature depends on the embeddings by these alone, so
         that one product makes both, and its gradient joins that of the loss before that is multiplied by the rows.
@@ -202,19 +192,18 @@ class WeightBlocks:
         with torch.set_grad_enabled(any(self.needs)):
             pairs = self.pairs.block(rows, anchors, self.candidates, similarities)
             factor = self.weight.factor(pairs) if bounded else None
-            w = self.weight.log_w(pairs) if factor is None else factor
-        return BlockWeights(w, factor is not None, anchors, similarities)
+            self.w, self.is_factor = self.weight.log_w(pairs) if factor is None else factor, factor is not None
+        self._leaves = [anchors, self.candidates, *self.parameters, similarities]
 
-    def add_gradients(self, rows: slice, of_block: BlockWeights, grad_log_w: Tensor) -> Tensor | None:
-        """Add the gradients of a block, given those by its log-weights [n, M].
+    def add_gradients(self, rows: slice, grad_log_w: Tensor) -> Tensor | None:
+        """Add the gradients of the last block, whose rows these are, given those by its log-weights [n, M].
 
         Returns:
             [n, M], those by its similarities; None where the weights do not depend on them.
         """
-        w, is_factor, anchors, similarities = of_block
-        if is_factor:  # a weight of 0 passes nothing
+        w, leaves = self.w, self._leaves
+        if self.is_factor:  # a weight of 0 passes nothing
             grad_log_w = grad_log_w / w.detach().clamp(min=torch.finfo(w.dtype).tiny)
-        leaves = [anchors, self.candidates, *self.parameters, similarities]
         wanted = [k for k, leaf in enumerate(leaves) if leaf.requires_grad]
         found: tuple[Tensor | None, ...] = torch.autograd.grad(
             w, [leaves[k] for k in wanted], grad_log_w.to(w.dtype), allow_unused=True
@@ -264,8 +253,6 @@ def contrast(
 
 
 class _Contrast(BlockwiseLoss):
-    name = "a contrastive term"
-
     def __init__(
         self,
         inputs: Sequence[Tensor],
@@ -314,7 +301,9 @@ class _Contrast(BlockwiseLoss):
             self.add_gradients(rows, t)
             return losses, None
         s_pos = t.gather(1, positives)
-        weights = None if self.weights is None else self.weights.block(rows, t, bounded)
+        weights = self.weights
+        if weights is not None:
+            weights.block(rows, t, bounded)
         # logarithms, or where the weights themselves are at hand what they are the logarithms of
         of_positive, of_none, is_raised = s_pos, -math.inf, weights is not None and weights.is_factor
         if is_raised:
@@ -343,11 +332,11 @@ class _Contrast(BlockwiseLoss):
             return losses, keep_mask
         p = t.mul_(torch.where(keep_mask, 1 / total, 0))
         through_weight: Tensor | None = None
-        if self.weights is not None and weights is not None and learns:
+        if weights is not None and learns:
             own = p.gather(1, positives)
-            if not self.candidates.weigh_positive:
+            if not candidates.weigh_positive:
                 p.scatter_(1, positives, 0)
-            through_weight = self.weights.add_gradients(rows, weights, p)
+            through_weight = weights.add_gradients(rows, p)
             p.scatter_(1, positives, own)
         p.scatter_add_(1, positives, -keep_mask.to(p.dtype))
         if through_weight is not None:
@@ -440,10 +429,10 @@ class _LogSums(torch.autograd.Function):
             of_x = torch.empty_like(x) if needs[0] else None
             of_y = torch.zeros_like(y) if needs[1] else None
             for rows, t in score_blocks(len(x), len(y), x, block_rows):
-                of_weight = _logits(x, y, rows, t, barred, weights)
+                _logits(x, y, rows, t, barred, weights)
                 p = _exponentials(t, peaks[rows, None]).mul_(passed[rows, None])
-                if weights is not None and of_weight is not None and of_weight.w.requires_grad:
-                    through_weight = weights.add_gradients(rows, of_weight, p)
+                if weights is not None and weights.w.requires_grad:
+                    through_weight = weights.add_gradients(rows, p)
                     if through_weight is not None:
                         p += through_weight
                 if of_x is not None:
@@ -455,18 +444,16 @@ class _LogSums(torch.autograd.Function):
 
 
 def _logits(
-    x: Tensor, y: Tensor, rows: slice, out: Tensor, barred: Tensor | None, weights: WeightBlocks | None = None
-) -> BlockWeights | None:
-    """Into ``out`` [n, M] those of some rows of x, without gradient; ``-inf`` where a column is no candidate. Returns
-    the weights, where there are some."""
+    x: Tensor, y: Tensor, rows: slice, out: Tensor, barred: Tensor | None, weights: WeightBlocks | None
+) -> None:
+    """Into ``out`` [n, M] those of some rows of x, without gradient; ``-inf`` where a column is no candidate."""
     torch.mm(x[rows], y.t(), out=out)
-    of_weight = None if weights is None else weights.block(rows, out)
-    if of_weight is not None:
-        out += of_weight.w.detach()
+    if weights is not None:
+        weights.block(rows, out)
+        out += weights.w.detach()
     if barred is not None:
         own = barred[rows]
         out.scatter_add_(1, own.clamp(min=0), torch.where(own < 0, 0, -math.inf).to(out.dtype))
-    return of_weight
 
 
 def contrast_drawn(

@@ -37,13 +37,9 @@ class Clustering:
     objective: Tensor
 
 
-def assign(x: Tensor, centroids: Tensor) -> Tensor:
-    """[N] int64: the centroid with the greatest inner product for each row of x; of equal ones the first."""
-    return _nearest(x, centroids)[1]
-
-
-def _nearest(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """[N] three times: the greatest inner product of each row, the index of its centroid, and the next greatest."""
+def nearest(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """[N] three times: the greatest inner product of each row, the index of its centroid (of equal ones the first), and
+    the next greatest."""
     cells = _CELLS_HOST if x.is_cpu else _CELLS_ACCELERATOR
     if len(x) * len(centroids) <= 2 * cells:
         return _two_best(x @ centroids.t())
@@ -99,18 +95,16 @@ def kmeans(
     start = start if start is None else start.to(x.dtype)
     if method == "scikit-learn":
         return _by_scikit_learn(x, k, seed, iterations, restarts, start)
-    firsts = [start] if start is not None else _drawn(x, k, seed, restarts)
+    if start is not None:
+        firsts = [start]
+    else:  # k different rows for each restart
+        generator = torch.Generator(x.device).manual_seed(derive(seed, "kmeans", k))
+        orders = (torch.randperm(len(x), generator=generator, device=x.device) for _ in range(restarts))
+        firsts = [x[order[:k]] for order in orders]
     with full_precision(x):
         if is_accelerated(x):
             return _all_at_once(x, torch.stack(firsts), iterations)
         return max((_restart(x, first, iterations) for first in firsts), key=lambda found: float(found.objective))
-
-
-def _drawn(x: Tensor, k: int, seed: int, restarts: int) -> list[Tensor]:
-    """k different rows for each restart."""
-    generator = torch.Generator(x.device).manual_seed(derive(seed, "kmeans", k))
-    orders = (torch.randperm(len(x), generator=generator, device=x.device) for _ in range(restarts))
-    return [x[order[:k]] for order in orders]
 
 
 def _all_at_once(x: Tensor, centroids: Tensor, iterations: int) -> Clustering:
@@ -148,12 +142,15 @@ def _nearest_of_each(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _restart(x: Tensor, centroids: Tensor, iterations: int) -> Clustering:
-    k, near = len(centroids), _nearest(x, centroids)
+    k, near = len(centroids), nearest(x, centroids)
     for _ in range(iterations):
         value, assignments, _ = near
         sizes, sums = group_sizes(assignments, k), group_sums(x, assignments, k)
-        last = centroids
-        centroids = _fill_empty(sums / sizes.clamp(min=1)[:, None], sizes, x, value)
+        last, centroids = centroids, sums / sizes.clamp(min=1)[:, None]
+        empty = torch.nonzero(sizes == 0).squeeze(1)
+        if empty.numel():
+            fills = x[value.topk(empty.numel(), largest=False).indices]
+            centroids = centroids.index_copy(0, empty, fills)
         near = _nearest_again(x, centroids, (centroids != last).any(1), near)
         if torch.equal(assignments, near[1]):
             break
@@ -163,7 +160,7 @@ def _restart(x: Tensor, centroids: Tensor, iterations: int) -> Clustering:
 def _nearest_again(
     x: Tensor, centroids: Tensor, moved_mask: Tensor, near: tuple[Tensor, Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """:func:`_nearest` after some centroids moved, updated from its last result: few move after the first iterations.
+    """:func:`nearest` after some centroids moved, updated from its last result: few move after the first iterations.
 
     Rows are compared with the moved centroids alone. This suffices unless a row's own centroid moved and the best of
     the moved ones is below the row's rival, an upper bound on the products with centroids that stayed; such rows are
@@ -171,11 +168,11 @@ def _nearest_again(
     """
     moved = torch.nonzero(moved_mask).squeeze(1)
     if 2 * len(moved) > len(centroids):
-        return _nearest(x, centroids)
+        return nearest(x, centroids)
     if not len(moved):
         return near
     value, own, rival = near
-    best, which, second = _nearest(x, centroids[moved])
+    best, which, second = nearest(x, centroids[moved])
     which = moved[which]
     own_moved = moved_mask[own]
     stayed = torch.where(own_moved, torch.minimum(rival, value), value)
@@ -188,16 +185,8 @@ def _nearest_again(
     )
     value, own = torch.where(better, best, value), torch.where(better, which, own)
     if len(again):
-        value[again], own[again], rival[again] = _nearest(x[again], centroids)
+        value[again], own[again], rival[again] = nearest(x[again], centroids)
     return value, own, rival
-
-
-def _fill_empty(centroids: Tensor, sizes: Tensor, x: Tensor, value: Tensor) -> Tensor:
-    """Centroids of empty clusters are moved to the rows that fit their own worst."""
-    empty = torch.nonzero(sizes == 0).squeeze(1)
-    if not empty.numel():
-        return centroids
-    return centroids.index_copy(0, empty, x[value.topk(empty.numel(), largest=False).indices])
 
 
 def _by_scikit_learn(x: Tensor, k: int, seed: int, iterations: int, restarts: int, start: Tensor | None) -> Clustering:

@@ -211,12 +211,7 @@ class DebiasedConfig(ObjectiveConfig):
 
 
 class _Debiased(Objective):
-    """``loss_i = log(e^{s_ip} + n g_i) - s_ip`` of n candidates beside the positive, with
-
-    ``g_i = max((mean_j w_ij e^{s_ij} - tau+ e^{s_ip}) / (1 - tau+), e^{-|x_i| max |y|})``,
-
-    the least similarity that there can be: ``e^{-1 / tau}`` for cosines. All candidates are taken.
-    """
+    """See :class:`DebiasedNTXent`. All candidates are taken, n beside the positive."""
 
     Config = DebiasedConfig
 
@@ -227,15 +222,7 @@ class _Debiased(Objective):
         n = len(y) - barred.shape[1]
         sums = log_sums(x, y, barred, weight, pairs, block_rows)
         own = torch.linalg.vecdot(x, y.index_select(0, places))
-        others = self._negatives(sums, own, x, y, n)
-        counted_own = own
-        if weight is not None and pairs is not None and candidates.weigh_positive:
-            ids, rows = pairs.candidate_ids[places], pairs.candidates.index_select(0, places)
-            counted_own = own + of_positives(weight, pairs, ids, rows, block_rows)
-        return mean_loss(candidates, x, [others, counted_own] if candidates.count_positive else [others], own)
-
-    def _negatives(self, sums: Tensor, own: Tensor, x: Tensor, y: Tensor, n: int) -> Tensor:
-        """[N]: ``log(n g_i)``; ``-inf`` where there is no candidate."""
+        # log(n g_i), -inf where there is no candidate
         tau_plus, none_mask = self.config.tau_plus, sums == -math.inf
         mean = torch.where(none_mask, 0, sums) - math.log(max(n, 1))
         peak = torch.maximum(mean, own).detach()
@@ -244,7 +231,12 @@ class _Debiased(Objective):
         positive_mask = left > 0
         g = peak + torch.where(positive_mask, left, 1).log() - math.log1p(-tau_plus)
         g = torch.maximum(torch.where(positive_mask, g, least), least)
-        return (g + math.log(max(n, 1))).masked_fill(none_mask, -math.inf)
+        others = (g + math.log(max(n, 1))).masked_fill(none_mask, -math.inf)
+        counted_own = own
+        if weight is not None and pairs is not None and candidates.weigh_positive:
+            ids, rows = pairs.candidate_ids[places], pairs.candidates.index_select(0, places)
+            counted_own = own + of_positives(weight, pairs, ids, rows, block_rows)
+        return mean_loss(candidates, x, [others, counted_own] if candidates.count_positive else [others], own)
 
 
 class DebiasedNTXent(_Debiased, NTXent):

@@ -244,20 +244,17 @@ def _whiten(x: Tensor, order: Tensor, group_size: int, eps: float) -> Tensor:
         # rows that are all alike have no variance: they become zeros
         ridge = eps * variance + torch.finfo(variance.dtype).tiny ** 0.5
         covariance = covariance + torch.diag_embed(ridge[:, None].expand(-1, group_size))
-        whitened = centred @ _inverse_root(covariance)
+        whitened = centred @ _InverseRoot.apply(covariance)  # type: ignore[no-untyped-call]
         out: Tensor = whitened.transpose(0, 1).flatten(1).index_select(1, torch.argsort(order))
     return out
 
 
-def _inverse_root(matrices: Tensor) -> Tensor:
-    """``M^(-1/2)`` of symmetric positive definite matrices [G, d, d]; it can be differentiated once."""
-    root: Tensor = _InverseRoot.apply(matrices)  # type: ignore[no-untyped-call]
-    return root
-
-
 class _InverseRoot(torch.autograd.Function):
-    """With M = U diag(l) U^T the derivative is ``U (F * (U^T dM U)) U^T``, ``F_ij`` the divided difference of l^(-1/2),
-    ``-1 / (sqrt(l_i l_j) (sqrt l_i + sqrt l_j))``, which is finite where two eigenvalues are equal."""
+    """``M^(-1/2)`` of symmetric positive definite matrices [G, d, d], differentiable once.
+
+    With M = U diag(l) U^T the derivative is ``U (F * (U^T dM U)) U^T``, ``F_ij`` the divided difference of l^(-1/2),
+    ``-1 / (sqrt(l_i l_j) (sqrt l_i + sqrt l_j))``, which is finite where two eigenvalues are equal.
+    """
 
     @staticmethod
     def forward(ctx: Any, matrices: Tensor) -> Tensor:

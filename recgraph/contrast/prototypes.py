@@ -56,13 +56,16 @@ class Prototypes(nn.Module):
         config, found = self.config, []
         for t, wanted in enumerate(config.n_clusters):
             k = min(wanted, len(x))
-            last = getattr(self, f"last_{t}") if config.warm_start else None
-            start = last if last is not None and k == wanted and bool(last.any()) else None
-            how: dict[str, Any] = {name: getattr(config, name) for name in ("iterations", "restarts", "method")}
-            clustering = kmeans(x, k, seed=t, start=start, **how)
-            if last is not None and k == wanted:
-                last.copy_(clustering.centroids)
-            found.append(clustering)
+            last = getattr(self, f"last_{t}") if config.warm_start and k == wanted else None
+            start = last if last is not None and bool(last.any()) else None
+            how: dict[str, Any] = {
+                "iterations": config.iterations,
+                "restarts": config.restarts,
+                "method": config.method,
+            }
+            found.append(kmeans(x, k, seed=t, start=start, **how))
+            if last is not None:
+                last.copy_(found[-1].centroids)
         return found
 
 
@@ -91,13 +94,9 @@ def prototypes_of(clusterings: Sequence[Clustering], members: Tensor, temperatur
 
 
 def offer(term: ContrastiveTerm, prototypes: Callable[[], Sequence[PrototypeSet]], ids: Tensor | None = None) -> None:
-    """Offer clusterings to the weight of a contrast, which are made if it reads them.
-
-    Args:
-        prototypes: makes the clusters of its candidates.
-        ids: [N] int64, ascending, the indices of the clustered rows; None: 0 ... N - 1.
-    """
-    term.prepare(lambda: torch.stack([found.assignments for found in prototypes()]), ids)
+    """Offer the clusters of its candidates to the weight of a contrast; see :meth:`Weight.prepare`."""
+    if term.weight is not None:
+        term.weight.prepare(lambda: torch.stack([found.assignments for found in prototypes()]), ids)
 
 
 def proto_nce(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal, cast
 
@@ -171,11 +171,6 @@ class ContrastiveTerm(nn.Module):
             return None
         return generators.of_rank("contrast") if of_rank else generators["contrast"]
 
-    def prepare(self, clusterings: Callable[[], Tensor], ids: Tensor | None = None) -> None:
-        """Offer clusterings to the weight; see :meth:`Weight.prepare`."""
-        if self.weight is not None:
-            self.weight.prepare(clusterings, ids)
-
     def forward(
         self,
         a: Tensor,
@@ -206,7 +201,13 @@ class ContrastiveTerm(nn.Module):
         if ids_b is None:
             paired = positives is None and len(a) == len(b)
             ids_b = ids_a if paired else torch.arange(len(b), device=b.device)
-        if share is not None and (share.is_whole or isinstance(positives, Ragged) or not self._splits()):
+        # an anchor may be left out of the mean where its other candidates have weight 0, or are not drawn
+        config = self.objective.config
+        splits = self.objective.splits and (
+            (self.weight is None and config.n_candidates is None)
+            or (config.count_positive and (self.weight is None or not config.weigh_positive))
+        )
+        if share is not None and (share.is_whole or isinstance(positives, Ragged) or not splits):
             share = None
         views = Views(a, b, ids_a, ids_b, positives, temperatures, generator, share)
         if self.queue is not None:
@@ -232,12 +233,3 @@ class ContrastiveTerm(nn.Module):
         partners = b if positives is None or isinstance(positives, Ragged) else b.index_select(0, positives)
         parts = cast("list[Regulariser]", list(self.regularisers))
         return outcome.loss + torch.stack([each(a, partners) * each.config.coefficient for each in parts]).sum()
-
-    def _splits(self) -> bool:
-        """Whether each rank can compute its own anchors: its mean is then over as many as its share says."""
-        config = self.objective.config
-        if not self.objective.splits:
-            return False
-        # else an anchor may be left out: its other candidates have weight 0, or are not drawn
-        has_others = self.weight is None and config.n_candidates is None
-        return has_others or (config.count_positive and (self.weight is None or not config.weigh_positive))

@@ -10,11 +10,11 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph.config import Config, Search
-from recgraph.contrast.clustering import assign, kmeans
+from recgraph.contrast.clustering import kmeans, nearest
 from recgraph.contrast.parts import Component, Pairs
 from recgraph.sparse.blocks import EXPONENT_LIMIT, FEWEST_ROWS, refuse_second_derivative, row_blocks, unit_length
 from recgraph.sparse.device import is_accelerated
@@ -157,7 +157,11 @@ class _Series:
         torch.div(2 * scale * (1 - r * r), self.s + self.s * self.s, out=self.terms[0])
         for k in range(1, n_terms):
             torch.mul(self.terms[k - 1], z, out=self.terms[k])
-        self.chebyshev = _chebyshev(n_terms).to(r)
+        # the coefficients of the powers 1, 2, ... in the polynomials T_1, T_2, ...
+        polynomials = torch.eye(1 + n_terms, dtype=torch.float64)
+        for k in range(2, 1 + n_terms):
+            polynomials[k] = 2 * polynomials[k - 1].roll(1) - polynomials[k - 2]
+        self.chebyshev = polynomials[1:, 1:].t().to(r)
         self.by_power = self._by_power(self.terms)
 
     def sums(self) -> Tensor:
@@ -204,14 +208,6 @@ class _Series:
     def _tiles(self) -> Iterator[slice]:
         """Columns whose powers take the memory of a block."""
         return row_blocks(self.t.shape[1], (1 + len(self.terms)) * len(self.t), self.t)
-
-
-def _chebyshev(degree: int) -> Tensor:
-    """[degree, degree] float64: the coefficients of the powers 1, 2, ... in the polynomials T_1, T_2, ..."""
-    polynomials = torch.eye(1 + degree, dtype=torch.float64)
-    for k in range(2, 1 + degree):
-        polynomials[k] = 2 * polynomials[k - 1].roll(1) - polynomials[k - 2]
-    return polynomials[1:, 1:].t()
 
 
 def _tiles(x: Tensor) -> list[slice]:
@@ -293,22 +289,11 @@ class SameTarget(SelfMask):
     """
 
 
-def _tell_apart(n_clusters: tuple[int, ...]) -> tuple[int, ...]:
-    """Refuse clusters that hold all rows: no row would be a candidate of another."""
-    if max(n_clusters) < 2:
-        raise ValueError("one cluster holds all rows; give at least 2 clusters in one of the granularities")
-    return n_clusters
-
-
-ClusterCounts = Annotated[
-    tuple[Annotated[int, Field(ge=1)], ...],
-    Field(min_length=1, description="clusters of each granularity, at most one a row"),
-    AfterValidator(_tell_apart),
-]
-
-
 class ClusterConfig(WeightConfig):
-    n_clusters: ClusterCounts = (10, 30)
+    n_clusters: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...],
+        Field(min_length=1, description="clusters of each granularity, at most one a row"),
+    ] = (10, 30)
     iterations: Annotated[int, Field(ge=1, description="of k-means, where none are given")] = 10
 
 
@@ -342,11 +327,8 @@ class Cluster(Weight):
         return self._apart(pairs).to(pairs.anchors.dtype).log_()
 
     def log_w_beside(self, pairs: Pairs, ids: Tensor, rows: Tensor) -> Tensor:
-        if self.assignments is not None:
-            ours, theirs = (self.assignments[:, self._columns(of)] for of in (pairs.anchor_ids, ids))
-        else:
-            ours, _ = self._cluster(pairs)
-            theirs, _ = self._cluster(Pairs(ids, pairs.candidate_ids, rows, pairs.candidates))
+        ours, _ = self._clusters(pairs)
+        theirs, _ = self._clusters(Pairs(ids, pairs.candidate_ids, rows, pairs.candidates))
         return (ours != theirs).sum(0).to(pairs.anchors.dtype).log_()
 
     def factor(self, pairs: Pairs) -> Tensor | None:
@@ -355,22 +337,22 @@ class Cluster(Weight):
 
     def _apart(self, pairs: Pairs) -> Tensor:
         """[n, M]: T - shared, counted in bytes: these are passes over all pairs."""
-        if self.assignments is not None:
-            ours, theirs = (self.assignments[:, self._columns(of)] for of in (pairs.anchor_ids, pairs.candidate_ids))
-        else:
-            ours, theirs = self._cluster(pairs)
+        ours, theirs = (clusters.to(torch.int32) for clusters in self._clusters(pairs))
         count = torch.uint8 if len(ours) < 256 else torch.int32
-        apart = _differ(ours[0], theirs[0], count)
+        apart = (ours[0][:, None] != theirs[0]).view(torch.uint8).to(count)
         for mine, other in zip(ours[1:], theirs[1:], strict=True):
-            apart += _differ(mine, other, count)
+            apart += (mine[:, None] != other).view(torch.uint8)
         return apart
 
-    def _columns(self, ids: Tensor) -> Tensor:
-        return ids if self.ids is None else torch.searchsorted(self.ids, ids)
-
     @torch.no_grad()
-    def _cluster(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
-        """[T, n] and [T, M]: the clusters of anchors and candidates, made once for all blocks."""
+    def _clusters(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
+        """[T, n] and [T, M]: the clusters of anchors and candidates; where none were given made once for all blocks."""
+        if self.assignments is not None:
+            ours, theirs = (
+                ids if self.ids is None else torch.searchsorted(self.ids, ids)
+                for ids in (pairs.anchor_ids, pairs.candidate_ids)
+            )
+            return self.assignments[:, ours], self.assignments[:, theirs]
         candidates = pairs.candidates
         if self._made is None or self._made[0]() is not candidates:
             units = F.normalize(candidates.detach(), dim=1)
@@ -382,12 +364,7 @@ class Cluster(Weight):
             self._made = weakref.ref(candidates), [clustering.centroids for clustering in found], of_candidates
         _, centroids, of_candidates = self._made
         units = F.normalize(pairs.anchors.detach(), dim=1)
-        return torch.stack([assign(units, centroid) for centroid in centroids]), of_candidates
-
-
-def _differ(ours: Tensor, theirs: Tensor, dtype: torch.dtype) -> Tensor:
-    """[n, M]: 1 where the clusters differ, else 0."""
-    return (ours.to(torch.int32)[:, None] != theirs.to(torch.int32)).view(torch.uint8).to(dtype)
+        return torch.stack([nearest(units, centroid)[1] for centroid in centroids]), of_candidates
 
 
 # sums of smaller weights might leave the range of numbers
@@ -494,7 +471,12 @@ class Hardness(Weight):
 
     def log_w(self, pairs: Pairs) -> Tensor:
         c, own, out, _ = self._compared(pairs)
-        return self._of(*self._kept(c, out), own, out)
+        kept, n_kept = self._kept(c, out)
+        # own and out are overwritten: each matrix more would drive others from the cache
+        # 0, and -inf where it is out but not of the anchor's id; of numbers, as a mask takes several times as long
+        barred = None if out is own else out.sub_(own).neg_().add_(0.5).mul_(math.inf).clamp_(max=0)
+        log_w = (kept.log_softmax(1) + n_kept.clamp(min=1).log()).mul_(own.neg_().add_(1))
+        return log_w if barred is None else log_w.add_(barred)
 
     def log_w_beside(self, pairs: Pairs, ids: Tensor, rows: Tensor) -> Tensor:
         c, _, out, lowest = self._compared(pairs)
@@ -522,14 +504,6 @@ class Hardness(Weight):
     def _kept(self, c: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
         """[n, M]: ``beta c`` over K_i, far less outside, in the memory of c; [n, 1]: how many are in it."""
         return c.mul_(self.config.beta).sub_(out, alpha=_FAR), c.shape[1] - out.sum(1, keepdim=True)
-
-    def _of(self, kept: Tensor, n_kept: Tensor, own: Tensor, out: Tensor) -> Tensor:
-        """[n, M], the logarithms of the weights; own and out are overwritten."""
-        # 0, and -inf where it is out but not of the anchor's id; of numbers, as a mask takes several times as long
-        barred = None if out is own else out.sub_(own).neg_().add_(0.5).mul_(math.inf).clamp_(max=0)
-        # each matrix more would drive others from the cache: the complement is in the memory of own
-        log_w = (kept.log_softmax(1) + n_kept.clamp(min=1).log()).mul_(own.neg_().add_(1))
-        return log_w if barred is None else log_w.add_(barred)
 
     def _threshold(self, among: Tensor, n_among: Tensor) -> Tensor:
         """[n, 1]: the least of the greatest cosines of each row, a share ``hardest`` of the ``n_among`` [n, 1].

@@ -34,24 +34,37 @@ class Columns(Config):
 
 
 TimeUnit = Literal["none", "own", "seconds", "us"]
-_SAMPLE = 1000
+#: of times that are texts, in the letters of ``strftime``; of several the first that reads a text
+TimeFormat = str | tuple[str, ...] | None
+#: of a column, by which its form is told
+SAMPLE = 1000
 _DATES = ("%Y-%m-%d", "%Y/%m/%d", "%Y%m%d")
 _CLOCKS = ("%H:%M:%S%.f%#z", "%H:%M:%S%.f", "%H:%M:%S%.f UTC", "%H:%M%#z", "%H:%M")
 _FORMATS = _DATES[:2] + tuple(f"{date}{mark}{clock}" for date in _DATES for mark in "T " for clock in _CLOCKS)
+#: formats that are proposed, and used only where they are given: most of them may be taken for another one
+_PROPOSED = tuple(
+    f"{date}{clock}"
+    for date in ("%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y.%m.%d", "%d %b %Y", "%b %d, %Y")
+    for clock in (" %H:%M:%S", " %H:%M", " %I:%M:%S %p", " %I:%M %p", ", %H:%M", "")
+)
 #: the letters of a time of day in a format
 _OF_CLOCK = re.compile("%[-_0.:#\\d]*[HIklMSTRrXcfpPs+]")
 #: in microseconds; "%Y" reads the 24 of 05/01/24 as the year 24
 _YEAR_1000 = (dt.datetime(1000, 1, 1) - dt.datetime(1970, 1, 1)) // dt.timedelta(microseconds=1)
 
 
-def times_of(given: pl.Series, time_format: str | None = None) -> tuple[pl.Series, TimeUnit]:
-    """Timestamps as integers, null where one cannot be read, and their unit; ``time_format`` as of ``strftime``."""
+def times_of(given: pl.Series, time_format: TimeFormat = None) -> tuple[pl.Series, TimeUnit]:
+    """Timestamps as integers, null where one cannot be read, and their unit. Beside the formats that are given ISO 8601
+    is read."""
     dtype = given.dtype
     if dtype.is_decimal():
         given = given.cast(pl.Int64 if getattr(dtype, "scale", 0) == 0 else pl.Float64)
         dtype = given.dtype
     if time_format is not None and (dtype == pl.String or dtype.is_integer()):
-        return _parsed(given.cast(pl.String), [time_format.replace(".%f", "%.f")]), "us"
+        formats = [time_format] if isinstance(time_format, str) else time_format
+        formats = [form.replace(".%f", "%.f") for form in formats]
+        iso = [] if any(form.startswith("%Y") for form in formats) else [*_FORMATS]
+        return _read(given.cast(pl.String).str.strip_chars(), formats, iso), "us"
     if dtype.is_integer():
         return given.cast(pl.Int64, strict=False), "own"
     if dtype.is_float():
@@ -60,7 +73,7 @@ def times_of(given: pl.Series, time_format: str | None = None) -> tuple[pl.Serie
         zone = getattr(dtype, "time_zone", None)
         return given.cast(pl.Datetime("us", zone), strict=False).to_physical(), "us"
     if dtype == pl.String:
-        return _of_texts(given)
+        return _of_texts(given.str.strip_chars())
     return pl.Series(given.name, [None] * len(given), pl.Int64), "own"
 
 
@@ -72,23 +85,29 @@ def _of_floats(given: pl.Series) -> tuple[pl.Series, TimeUnit]:
     return (given * 1e6).round().cast(pl.Int64, strict=False), "seconds"
 
 
-def _of_texts(given: pl.Series) -> tuple[pl.Series, TimeUnit]:
-    texts = given.str.strip_chars()
-    sample = texts.head(_SAMPLE)
-    unread = sample.cast(pl.Float64, strict=False).null_count()
-    fitting = [form for form in _FORMATS if _parsed(sample, [form]).null_count() < len(sample)] if unread else []
+def _of_texts(texts: pl.Series) -> tuple[pl.Series, TimeUnit]:
     # one number among dates, or one date among numbers, is what cannot be read
-    if not fitting or unread <= _parsed(sample, fitting).null_count():
+    sample = texts.head(SAMPLE)
+    fitting = [form for form in _FORMATS if _parsed(sample, [form]).null_count() < len(sample)]
+    numbers = texts.cast(pl.Float64, strict=False)
+    if not fitting or numbers.head(SAMPLE).null_count() <= _parsed(sample, fitting).null_count():
         whole = texts.cast(pl.Int64, strict=False)
-        return (whole, "own") if not whole.null_count() else _of_floats(texts.cast(pl.Float64, strict=False))
-    return _parsed(texts, fitting), "us"
+        return (whole, "own") if whole.null_count() == numbers.null_count() else _of_floats(numbers)
+    return _read(texts, fitting, _FORMATS), "us"
+
+
+def _read(texts: pl.Series, formats: Sequence[str], others: Sequence[str]) -> pl.Series:
+    """Microseconds by the first of the formats that reads a text; by the others what none of them reads."""
+    read = _parsed(texts, formats)
+    rest = (read.is_null() & texts.is_not_null()).arg_true()
+    return read.scatter(rest, _parsed(texts.gather(rest), others)) if len(rest) and others else read
 
 
 def _parsed(texts: pl.Series, formats: Sequence[str]) -> pl.Series:
     """Microseconds by the first of the formats that reads a text; years before 1000 are none, but for the year 1."""
     read = pl.coalesce(_parse(form) for form in formats)
     is_whole_year = (pl.col("read") >= _YEAR_1000) | pl.col("text").str.contains("0001", literal=True)
-    frame = texts.str.strip_chars().alias("text").to_frame().with_columns(read.alias("read"))
+    frame = texts.alias("text").to_frame().with_columns(read.alias("read"))
     return frame.select(pl.when(is_whole_year).then(pl.col("read")).alias("time")).to_series()
 
 
@@ -98,6 +117,30 @@ def _parse(form: str) -> pl.Expr:
         return text.to_date(form, strict=False).cast(pl.Datetime("us")).to_physical()
     zone = None if re.search("%[:#]*z", form) else "UTC"
     return text.to_datetime(form, time_unit="us", time_zone=zone, strict=False).to_physical()
+
+
+def is_dated(sample: pl.Series) -> bool:
+    """Whether a column holds dates: by its type, or most of its texts are ISO 8601."""
+    if sample.dtype in (pl.Date, pl.Datetime):
+        return True
+    if sample.dtype != pl.String:
+        return False
+    texts = sample.drop_nulls().str.strip_chars()
+    texts = texts.filter(texts != "")
+    return bool(len(texts)) and 2 * _parsed(texts, _FORMATS).null_count() < len(texts)
+
+
+def proposed_formats(texts: pl.Series) -> list[str]:
+    """Formats that read times which cannot be read without one; where two read the same, both, as ``A or B``."""
+    rest, found = texts.drop_nulls().str.strip_chars().unique(maintain_order=True).head(SAMPLE), []
+    while len(rest):
+        unread = {form: _parsed(rest, [form]).is_null() for form in _PROPOSED}
+        left = min(unread.values(), key=lambda mask: mask.sum())
+        if 20 * int((~left).sum()) < len(texts.head(SAMPLE)):
+            break
+        found.append(" or ".join(repr(form) for form, mask in unread.items() if mask.equals(left)))
+        rest = rest.filter(left)
+    return found
 
 
 def in_unit(times: Tensor, unit: TimeUnit, wanted: TimeUnit) -> Tensor | None:

@@ -22,6 +22,8 @@ from recgraph.files import DataError
 
 FrameKind = Literal["pandas", "polars", "pyarrow"]
 _KINDS = ("pandas", "polars", "pyarrow")
+#: the one separator of values that is none of ordinary texts
+BAR = "|"
 
 
 def frame_kind(frame: Any, argument: str = "frame") -> FrameKind:
@@ -38,6 +40,19 @@ def frame_kind(frame: Any, argument: str = "frame") -> FrameKind:
 def names_of(frame: Any) -> list[str]:
     """The names of a frame's columns; those of pandas need not be texts."""
     return [str(name) for name in nw.from_native(frame).collect_schema().names()]
+
+
+def head_of(frame: Any, n_rows: int) -> pl.DataFrame:
+    """The first rows of a frame; a column whose values polars cannot hold is one of nulls."""
+    head = nw.from_native(frame).head(n_rows)
+    head = head.collect() if isinstance(head, nw.LazyFrame) else head
+    made = {}
+    for name in head.columns:
+        try:
+            made[str(name)] = _column(head.get_column(name), str(name), is_id=False)
+        except DataError:
+            made[str(name)] = pl.Series([None] * len(head))
+    return pl.DataFrame(made)
 
 
 def from_native(frame: Any, argument: str = "frame") -> pl.DataFrame:
@@ -130,7 +145,7 @@ def attach(frame: Any, key: str, ids: IdMap, argument: str) -> pl.DataFrame:
     return table
 
 
-def relation(features: pl.DataFrame | None, key: str, column: str, separator: str, role: str) -> pl.DataFrame:
+def relation(features: pl.DataFrame | None, key: str, column: str, separator: str | None, role: str) -> pl.DataFrame:
     """A column as pairs ``(id, value)``; null, NaN and empty values give no pair."""
     there = [] if features is None else [name for name in features.columns if name != key]
     if features is None or column not in there:
@@ -138,12 +153,20 @@ def relation(features: pl.DataFrame | None, key: str, column: str, separator: st
     return pairs_of(features, key, column, separator)
 
 
-def pairs_of(features: pl.DataFrame, key: str, column: str, separator: str) -> pl.DataFrame:
+def pairs_of(features: pl.DataFrame, key: str, column: str, separator: str | None) -> pl.DataFrame:
     """:func:`relation` of a column that is there, of plain values or lists of them."""
     pairs = features.select(key, column)
     if pairs[column].dtype == pl.String:
-        pairs = pairs.with_columns(pl.col(column).str.split(separator))
+        separator = separator or (BAR if are_lists(pairs[column], BAR) else None)
+        pairs = pairs.with_columns(pl.col(column).str.split(separator)) if separator else pairs
     return exploded(pairs, column)
+
+
+def are_lists(texts: pl.Series, separator: str) -> bool:
+    """Whether texts are lists of what a separator stands between: the values come again in other texts."""
+    texts = texts.drop_nulls().unique()
+    values = texts.str.split(separator).explode()
+    return len(values) > len(texts) >= values.n_unique()
 
 
 def exploded(frame: pl.DataFrame, column: str) -> pl.DataFrame:

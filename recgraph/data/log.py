@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +17,11 @@ import torch
 
 from recgraph import registry
 from recgraph.config import checked
-from recgraph.data.columns import Columns, TimeUnit, times_of
-from recgraph.data.dataframe import FrameKind, attach, columns_of, frame_kind, names_of, to_native
-from recgraph.data.ids import IdMap, integers_of, numbered, plain_series, renumbered
+from recgraph.data.columns import SAMPLE, Columns, TimeFormat, TimeUnit, proposed_formats, times_of
+from recgraph.data.dataframe import FrameKind, attach, columns_of, frame_kind, head_of, to_native
+from recgraph.data.ids import IdMap, integers_of, listed, numbered, plain_series, renumbered
 from recgraph.data.part import OrderedLog
-from recgraph.data.read import FEATURES, NO_COLUMN, LogFile, MissingIds, Reading, Source, Table, given_apart
+from recgraph.data.read import FEATURES, FOR_MISSING, NO_COLUMN, BadRows, LogFile, Reading, Source, Table, given_apart
 from recgraph.files import (
     DataError,
     check_manifest,
@@ -82,7 +82,7 @@ class Log:
     item_features: pl.DataFrame | None = None
     graph: Any = None
     files: LogFile | None = None
-    time_format: str | None = None
+    time_format: TimeFormat = None
 
     @classmethod
     @checked
@@ -97,8 +97,9 @@ class Log:
         weight: str | None = None,
         user_features: Any = None,
         item_features: Any = None,
-        time_format: str | None = None,
-        missing_ids: MissingIds = "error",
+        time_format: TimeFormat = None,
+        missing_ids: BadRows = "error",
+        bad_times: BadRows = "error",
     ) -> Self:
         """From a pandas, polars (also lazy) or pyarrow frame, one row an interaction.
 
@@ -110,15 +111,17 @@ class Log:
             rating: numbers, for :meth:`min_rating`.
             weight: numbers of at least 0: how much an interaction counts in training.
             user_features, item_features: frames with the column ``user`` or ``item`` and one row an id.
-            time_format: of timestamps that are texts, e.g. ``"%d/%m/%Y %H:%M"``; histories are read by it, too.
+            time_format: of timestamps that are texts, e.g. ``"%d/%m/%Y %H:%M"``, or several, of which the first that
+                reads a text does; ISO 8601 is read beside them. Histories are read by it, too.
             missing_ids: ``"drop"`` leaves out rows without a user or an item; they are an error by default.
+            bad_times: ``"drop"`` leaves out rows without a time that can be read, likewise.
 
         Ids that are whole floats, as pandas makes of integers beside a NaN, become integers; texts stay as written.
         A DataError says what is wrong, with the row.
         """
         columns = {"user": user, "item": item, "weight": weight}
         columns |= {"timestamp": timestamp or NO_COLUMN, "rating": rating or NO_COLUMN}
-        how = {"time_format": time_format, "missing_ids": missing_ids}
+        how: dict[str, Any] = {"time_format": time_format, "missing_ids": missing_ids, "bad_times": bad_times}
         return cls.of_parts({"train": frame}, user_features, item_features, **columns, **how)
 
     @classmethod
@@ -146,14 +149,14 @@ class Log:
             beside = {name: str(path) for name, path in given.items() if name != "train"}
             return cls.from_files(LogFile(str(train), how.model_copy(update=beside))).with_features(**frames)
         kind = frame_kind(train, "the log")
-        columns = how.columns_of(names_of(train), f"{kind} frame")
+        columns = how.columns_of(head_of(train, SAMPLE), f"{kind} frame")
         tables = [_table_of(given[name], columns) if name in given else None for name in parts]
         data = cls._encoded(given_apart(tables), kind, how)
         return data.with_feature_files(LogFile("", how)).with_features(**frames)
 
     @classmethod
     def _encoded(cls, table: Table, kind: FrameKind, how: Reading) -> Self:
-        log, users, items, unit = encode(table, how.time_format, how.missing_ids)
+        log, users, items, unit = encode(table, how)
         form = how.time_format if table.columns.timestamp is not None else None
         return cls(log, users, items, table.columns, unit, table.source, kind, time_format=form)
 
@@ -178,7 +181,8 @@ class Log:
         return len(self.log)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.n_users:,} users, {self.n_items:,} items, {len(self):,} interactions)"
+        sizes = f"{self.n_users:,} users, {self.n_items:,} items, {len(self):,} interactions"
+        return f"{type(self).__name__}({sizes}{', in the order of the rows' if self.time_unit == 'none' else ''})"
 
     def _repr_html_(self) -> str:
         """What is known without looking at the rows."""
@@ -188,7 +192,7 @@ class Log:
             "items": self.n_items,
             "interactions": len(self),
             "columns": self.columns.model_dump(exclude_none=True),
-            "times": None if self.time_unit == "none" else self.time_unit,
+            "times": "none: in the order of the rows" if self.time_unit == "none" else self.time_unit,
             "features": {name: frame.width - 1 for name, frame in features.items() if frame is not None} or None,
             "relations": None if self.graph is None else repr(self.graph),
         }
@@ -400,46 +404,89 @@ def _of_matrix(part: Any) -> Any:
     return frame.with_columns(pl.col("user_id", "item_id").cast(pl.Int64))
 
 
-def encode(
-    table: Table, time_format: str | None = None, missing_ids: MissingIds = "error"
-) -> tuple[pl.DataFrame, IdMap, IdMap, TimeUnit]:
-    """Encode a log: -> its columns as of :class:`Interactions`, the ids of users and of items, the unit of times."""
-    columns, source = table.columns, table.source
+class _Bad(NamedTuple):
+    """Rows that cannot be used: a mask [T], the column that is wrong, why, and what may be done about it."""
+
+    mask: pl.Series
+    given: pl.Series
+    why: str
+    fix: str = ""
+    drops: bool = False
+
+    def described(self, source: Source) -> str:
+        """How many rows, and three of them, of different values where there are."""
+        rows = self.mask.arg_true()
+        table = pl.DataFrame({"row": rows, "value": self.given.gather(rows)})
+        first = pl.concat([table.unique("value", maintain_order=True)[:3], table])
+        first = first.unique("row", maintain_order=True)[:3].with_columns(pl.col("row").cast(pl.Int64))
+        texts = [(row, "nothing" if value is None else repr(value)) for row, value in first.rows()]
+        shown = ", ".join(f"{text} in row {source.place(row)[1]}" for row, text in texts)
+        return f"column {self.given.name!r} has {self.why} in {len(rows):,} of {len(self.mask):,} rows ({shown})"
+
+
+def encode(table: Table, how: Reading) -> tuple[pl.DataFrame, IdMap, IdMap, TimeUnit]:
+    """Encode a log: -> its columns as of :class:`Log`, the ids of users and of items, the unit of times."""
+    columns, source, frame = table.columns, table.source, table.frame
     if columns.user == columns.item:
         raise DataError(f"user = {columns.user!r} and item = {columns.item!r} must be two columns")
-    frame = table.frame.with_row_index("__row")
     ids = [_plain_ids(frame[name], source) for name in (columns.user, columns.item)]
-    missing = [_missing(each, table.as_text) for each in ids]
-    if missing_ids == "drop":
-        keep = ~(missing[0] | missing[1])
-        frame, ids = frame.filter(keep), [each.filter(keep) for each in ids]
-        if n_missing := int((~keep).sum()):
-            _log.warning("%s: %s rows without a user or an item are left out", source.path or "frame", f"{n_missing:,}")
-    else:
-        for each, mask in zip(ids, missing, strict=True):
-            fix = "fill it in, or leave such rows out with missing_ids='drop' (--reading missing_ids=drop)"
-            _refuse(mask, each, source, f"which is no id (of {int(mask.sum()):,} such rows): {fix}")
-    if not len(frame):
-        raise source.error("there is no interaction")
-    rows = frame["__row"].cast(pl.UInt32)
-    (user, users), (item, items) = (numbered(_integers(each, table, rows)) for each in ids)
-    log = pl.DataFrame([rows.alias("row"), pl.Series("user", user), pl.Series("item", item)])
+    drops = how.missing_ids == "drop"
+    missing = [_missing(each, table.as_text, drops) for each in ids]
+    fix = "fill it in, or leave such rows out: missing_ids='drop' (--drop-missing-ids)"
+    bad = [_Bad(mask, each, "no id", fix, drops) for each, mask in zip(ids, missing, strict=True)]
+    kept = ~(missing[0] | missing[1])
+    unit: TimeUnit = "none"
+    log = pl.DataFrame({"row": pl.arange(len(frame), dtype=pl.UInt32, eager=True)})
     for role, name in (("rating", columns.rating), ("weight", columns.weight)):
         if name is not None:
             texts = plain_series(frame[name]) if not frame[name].dtype.is_decimal() else frame[name]
             texts = texts.str.strip_chars() if texts.dtype == pl.String else texts
             values = texts.cast(pl.Float64, strict=False)
             wrong = ~values.is_finite().fill_null(False) | (values < (0 if role == "weight" else -np.inf))
-            _refuse(wrong.fill_null(True), frame[name], source, f"which is no {role}", rows)
+            bad.append(_Bad(wrong.fill_null(True) & kept, frame[name], f"no {role}"))
             log = log.with_columns(values.alias(role))
-    unit: TimeUnit = "none"
     if columns.timestamp is not None:
         given = frame[columns.timestamp]
-        times, unit = times_of(given if given.dtype.is_decimal() else plain_series(given), time_format)
-        how = f"by time_format={time_format!r}" if time_format else "as a number, date or ISO 8601; see time_format="
-        _refuse(times.is_null(), given, source, f"a timestamp that cannot be read {how}", rows)
+        given = given if given.dtype.is_decimal() else plain_series(given)
+        times, unit = times_of(given, how.time_format)
+        unread = _Bad(times.is_null() & kept, given, "no time that can be read", drops=how.bad_times == "drop")
+        bad.append(unread._replace(fix=_fix_of_times(unread)))
         log = log.with_columns(times.alias("time"))
+    bad = [each for each in bad if each.mask.any()]
+    if refused := [each for each in bad if not each.drops]:
+        message = "; ".join(f"{each.described(source)}; {each.fix}".removesuffix("; ") for each in refused)
+        raise source.error(message, row=min(int(each.mask.arg_max() or 0) for each in refused))
+    for each in bad:
+        kept &= ~each.mask
+    if bad:
+        left, why = f"{int((~kept).sum()):,} of {len(frame):,} rows", "; ".join(each.described(source) for each in bad)
+        _log.warning("%s: %s are left out: %s", source.path or "frame", left, why)
+    if not kept.any():
+        raise source.error("there is no interaction")
+    log, ids = log.filter(kept), [each.filter(kept) for each in ids]
+    (user, users), (item, items) = (numbered(_integers(each, table, log["row"])) for each in ids)
+    log.insert_column(1, pl.Series("user", user)).insert_column(2, pl.Series("item", item))
+    for values in (users, items):
+        _warn_of_odd(values)
     return (with_parts(log, table.ends) if table.ends else log), IdMap(users), IdMap(items), unit
+
+
+def _fix_of_times(unread: _Bad) -> str:
+    """What may be done about times that cannot be read: formats that read most of them, or leave them out."""
+    texts = unread.given.filter(unread.mask) if unread.given.dtype == pl.String and not unread.drops else None
+    formats = [] if texts is None else proposed_formats(texts)
+    how = f"say how they are written: time_format= (--time-format) {', '.join(formats)}" if formats else ""
+    return f"{how}{', or ' if how else ''}leave such rows out: bad_times='drop' (--drop-bad-times)"
+
+
+def _warn_of_odd(ids: pl.Series) -> None:
+    """Say which texts among the ids may be none, or another one written with blanks."""
+    if ids.dtype == pl.String:
+        plain = ids.str.strip_chars()
+        odd = ids.filter(plain.is_in(FOR_MISSING) | ((plain != ids) & plain.is_in(ids.implode())))
+        if len(odd):
+            message = "column %r: %s are ids like all others, and may stand for none or for another id"
+            _log.warning(message, ids.name, listed(odd, most=3))
 
 
 def with_parts(log: pl.DataFrame, ends: tuple[int, ...] | list[int]) -> pl.DataFrame:
@@ -464,8 +511,11 @@ def _plain_ids(ids: pl.Series, source: Source) -> pl.Series:
     return plain
 
 
-def _missing(ids: pl.Series, as_text: bool) -> pl.Series:
-    """[T] bool: whether a row has no id; in a text file an empty field is none, in quotes or not."""
+def _missing(ids: pl.Series, as_text: bool, drops: bool) -> pl.Series:
+    """[T] bool: whether a row has no id; in a text file an empty field is none, in quotes or not. Where such rows are
+    left out, words for a missing one and blanks are none either."""
+    if ids.dtype == pl.String and drops:
+        return ids.is_null() | ids.str.strip_chars().is_in(FOR_MISSING).fill_null(False)
     if as_text and ids.dtype == pl.String:
         return ids.is_null() | (ids == "").fill_null(False)
     return ids.is_null() | ids.is_nan().fill_null(False) if ids.dtype.is_float() else ids.is_null()

@@ -23,13 +23,13 @@ import polars as pl
 from pydantic import Field
 
 from recgraph.config import Config
-from recgraph.data.columns import Columns
-from recgraph.data.dataframe import without_categories
+from recgraph.data.columns import SAMPLE, Columns, TimeFormat, is_dated
+from recgraph.data.dataframe import BAR, are_lists, without_categories
 from recgraph.data.ids import family, integers_of, listed
 from recgraph.files import CorruptFileError, DataError, reading, sha256
 
 FileFormat = Literal["csv", "tsv", "jsonl", "parquet", "recbole", "sequences"]
-MissingIds = Literal["error", "drop"]
+BadRows = Literal["error", "drop"]
 #: the fields of :class:`Reading` that are paths: of files of features, and of given parts
 FEATURES = ("user_features", "item_features")
 PARTS = ("valid", "test")
@@ -51,8 +51,10 @@ _SEPARATORS = ("::", ",", "\t", ";", "|")
 _UNIT = "\x1f"
 #: columns by which a row without any value is a blank line
 _LOOKED_AT = 64
+#: the column that says whether all others are null
+_EMPTY = "__empty"
 #: what other programs write in the place of a missing value
-_FOR_MISSING = ("", "nan", "NaN", "NULL", "null", "None", "NA", "N/A", "<NA>", "\\N")
+FOR_MISSING = ("", "nan", "NaN", "NULL", "null", "None", "NA", "N/A", "<NA>", "\\N")
 _log = logging.getLogger(__name__)
 
 # Role -> usual names without case, spaces and underscores. The first is the library's own and wins over all others.
@@ -66,7 +68,7 @@ _NAMES: dict[str, str] = {
     "offerid goodsid goods anime animeid adid",
     "timestamp": "timestamp time ts datetime date eventtime eventdate eventtimestamp createdat created unixtime "
     "unixreviewtime reviewtime unixtimestamp orderdate ordertime purchasedate purchasetime invoicedate tdat at when "
-    "day interactiontime visittime",
+    "t day interactiontime visittime",
     "rating": "rating ratings stars star score overall userrating reviewscore ratingvalue starrating",
     "weight": "",
 }
@@ -84,14 +86,19 @@ class Reading(Config):
     separator: str | None = Field(None, description="between fields of a csv file; none: by its first line")
     names: tuple[str, ...] = Field((), description="of the columns, where a csv file has no header line")
     encoding: str = Field("utf-8", description="of text files, e.g. latin-1")
-    time_format: str | None = Field(
-        None, description="of times that are texts, e.g. %d/%m/%Y %H:%M; none: numbers, or ISO 8601 and the like"
+    time_format: TimeFormat = Field(
+        None, description="of times that are texts, e.g. %d/%m/%Y %H:%M, or several; none: numbers, or ISO 8601"
     )
-    missing_ids: MissingIds = Field("error", description='rows without a user or an item; "drop" leaves them out')
+    missing_ids: BadRows = Field("error", description='rows without a user or an item; "drop" leaves them out')
     user_features: str | None = Field(None, description="a file of features, one row a user")
     item_features: str | None = Field(None, description="a file of features, one row an item: titles, genres, ...")
 
     # what came after the first data sets were split is no part of their hashes where it is not used
+    bad_times: BadRows = Field(
+        "error",
+        exclude_if=lambda value: value == "error",
+        description='rows without a time, or with one that cannot be read; "drop" leaves them out',
+    )
     valid: str | None = Field(
         None,
         exclude_if=lambda value: value is None,
@@ -103,12 +110,15 @@ class Reading(Config):
     lists: dict[str, str] = Field(
         {},
         exclude_if=lambda value: not value,
-        description='column of texts in files of features -> the separator of the list that each is; "": one value',
+        description='column of texts in files of features -> the separator of the list that each is; "": one value; '
+        "not given: a bar, where values that it separates come again",
     )
     quotes: bool = Field(True, exclude_if=bool, description='of csv and tsv: whether " begins and ends a quoted field')
 
-    def columns_of(self, names: Sequence[str], label: str, path: Path | None = None) -> Columns:
-        """The columns of a log: those that are given, and others by their names; guesses are logged."""
+    def columns_of(self, sample: pl.DataFrame, label: str, path: Path | None = None) -> Columns:
+        """The columns of a log: those that are given, and others by their names, that of times also by its values, as
+        the first rows tell; guesses are logged."""
+        names = sample.columns
         chosen: dict[str, str | None] = {}
         for role in ROLES:
             name = getattr(self, role)
@@ -117,10 +127,12 @@ class Reading(Config):
             if name not in names and (name != NO_COLUMN or role in ("user", "item")):
                 raise DataError(f"there is no column {name!r}; the columns are {listed(names)}", path=path)
             chosen[role] = name if name in names else None
-        free = [name for name in names if name not in chosen.values()]
         guessed: dict[str, str | None] = {}
         for role in (role for role in ROLES if role not in chosen):
+            free = [name for name in names if name not in chosen.values() and name not in guessed.values()]
             candidates = candidates_of(role, free)
+            if role == "timestamp" and not candidates:
+                candidates = [name for name in free if is_dated(sample[name])]
             if len(candidates) > 1 or (not candidates and role in ("user", "item")):
                 option = "time" if role == "timestamp" else role
                 found = f"{listed(candidates)} may each be" if candidates else f"none of {listed(free)} looks like"
@@ -130,8 +142,14 @@ class Reading(Config):
         columns = Columns(**chosen, **guessed)
         if any(guessed.values()):
             found = ", ".join(f"{role} = {name!r}" for role, name in columns.model_dump().items() if name)
-            without = [role for role in ("timestamp", "rating") if getattr(columns, role) is None]
-            _log.info("%s: %s%s", label, found, f"; no {' and no '.join(without)}" if without else "")
+            _log.info("%s: %s%s", label, found, "" if columns.rating or "rating" in chosen else "; no rating")
+        if "timestamp" in guessed and columns.timestamp is None:
+            _log.warning(
+                "%s: none of %s looks like times: the order of each user's interactions is that of the rows. Name the "
+                'column: timestamp=... (--time NAME); "none" says that there is none',
+                label,
+                listed(names),
+            )
         return columns
 
     def from_folder(self, folder: Path) -> Self:
@@ -157,13 +175,18 @@ class Source:
     path: Path | None = None
     parts: tuple[tuple[Path, int], ...] = ()
 
+    def place(self, row: int) -> tuple[Path | None, int]:
+        """The file of a row, and its number in it."""
+        for path, count in self.parts:
+            if row < count:
+                return path, row
+            row -= count
+        return self.path, row
+
     def error(self, message: str, *, row: int | None = None) -> DataError:
         """An error that names the file and the row in it."""
-        for path, count in self.parts if row is not None else ():
-            if row is not None and row < count:
-                return DataError(message, path=path, row=row)
-            row = (row or 0) - count
-        return DataError(message, path=self.path, row=row)
+        path, row = (self.path, None) if row is None else self.place(row)
+        return DataError(message, path=path, row=row)
 
 
 @dataclass(frozen=True)
@@ -252,14 +275,19 @@ class LogFile:
 
     def features(self, columns: Columns) -> dict[str, pl.DataFrame]:
         """The features in :meth:`feature_files`, keyed by the log's columns of ids; texts of lists are split."""
-        found = {}
+        found, lists = {}, dict(self.reading.lists)
         for name, path in self.feature_files().items():
             role = name.removesuffix("_features")
             found[name] = _read_features(path, getattr(columns, role), role, self.reading)
+            for column, dtype in found[name].schema.items():
+                is_free = column not in (*lists, getattr(columns, role)) and dtype == pl.String
+                if is_free and are_lists(found[name][column], BAR):
+                    _log.info("%s: %s holds lists, between bars", path, column)
+                    lists[column] = BAR
         there = {column for frame in found.values() for column in frame.columns}
         if found and (unknown := {*self.reading.lists} - there):
             raise DataError(f"lists: the features have no column {listed(unknown)}; they have {listed(there)}")
-        return {name: with_lists(frame, self.reading.lists) for name, frame in found.items()}
+        return {name: with_lists(frame, lists) for name, frame in found.items()}
 
     def _columns(self, form: FileFormat, first: Path) -> Columns:
         """All columns, by the first file."""
@@ -267,8 +295,8 @@ class LogFile:
         if form == "sequences":
             return Columns(user=given.user or "user_id", item=given.item or "item_id")
         with _explained(first):
-            names = _scan(first, form, given, names_only=True).collect_schema().names()
-        return given.columns_of(names, self.path, first)
+            sample = _scan(first, form, given, is_sample=True).head(SAMPLE).collect()
+        return given.columns_of(sample, self.path, first)
 
 
 def with_lists(frame: pl.DataFrame, lists: Mapping[str, str]) -> pl.DataFrame:
@@ -379,14 +407,14 @@ def _separator(path: Path, form: FileFormat, given: Reading) -> str:
     return next(iter([*fits, *held]), ",")
 
 
-def _scan(path: Path, form: FileFormat, given: Reading, names_only: bool = False) -> pl.LazyFrame:
-    """The rows of a file; fields of text files are texts, and blank lines are no rows."""
+def _scan(path: Path, form: FileFormat, given: Reading, is_sample: bool = False) -> pl.LazyFrame:
+    """The rows of a file; fields of text files are texts, and a blank line is a row of nulls."""
     if form == "parquet":
         return pl.scan_parquet(path, glob=False)
     if form == "jsonl":
         plain = _plain(path, given.encoding)  # polars takes a path for a pattern
         plain = Path(glob.escape(str(plain))) if isinstance(plain, Path) else plain
-        return pl.scan_ndjson(plain, infer_schema_length=1000 if names_only else None)
+        return pl.scan_ndjson(plain, infer_schema_length=SAMPLE if is_sample else None)
     separator, source = _separator(path, form, given), _plain(path, given.encoding)
     if is_wide := len(separator) > 1:  # polars separates by one character
         fields = _lines(path, given.encoding).select(pl.col("line").str.replace_all(separator, _UNIT, literal=True))
@@ -403,8 +431,7 @@ def _scan(path: Path, form: FileFormat, given: Reading, names_only: bool = False
     names = given.names or there
     if form == "recbole":
         names = [name.rpartition(":")[0] or name for name in names]
-    lazy = lazy.rename(dict(zip(there, names, strict=True)))
-    return lazy.filter(~pl.all_horizontal(pl.col(name).is_null() for name in names[:_LOOKED_AT]))
+    return lazy.rename(dict(zip(there, names, strict=True)))
 
 
 def read_rows(path: Path, form: FileFormat, given: Reading, columns: Columns | None = None) -> pl.DataFrame:
@@ -412,8 +439,23 @@ def read_rows(path: Path, form: FileFormat, given: Reading, columns: Columns | N
     with _explained(path):
         if form == "sequences":
             return _read_sequences(path, given, columns or Columns(user="user_id", item="item_id"))
-        rows = _scan(path, form, given)
-        return (rows if columns is None else rows.select(columns.named())).collect(engine="streaming")
+        lazy = _scan(path, form, given)
+        names = lazy.collect_schema().names()
+        wanted = names if columns is None else columns.named()
+        if form in ("parquet", "jsonl"):
+            return lazy.select(wanted).collect(engine="streaming")
+        is_empty = pl.all_horizontal(pl.col(name).is_null() for name in names[:_LOOKED_AT])
+        rows = lazy.select(*wanted, is_empty.alias(_EMPTY)).collect(engine="streaming")
+        empty = rows[_EMPTY].arg_true()
+        if not len(empty):
+            return rows.drop(_EMPTY)
+        # a line of separators alone is a row without ids, a blank line is none: polars reads both as nulls
+        line = pl.col("line").str.strip_chars("\r")
+        without_values = line.str.replace_all(_separator(path, form, given), "", literal=True) == ""
+        lines = _lines(path, given.encoding).select(line).filter(without_values).collect()["line"]
+        is_blank = lines == "" if len(lines) == len(empty) else pl.repeat(True, len(empty), eager=True)
+        blank = pl.repeat(False, len(rows), eager=True).scatter(empty, is_blank)
+        return rows.filter(~blank).drop(_EMPTY)
 
 
 def _read_sequences(path: Path, given: Reading, columns: Columns) -> pl.DataFrame:
@@ -438,7 +480,10 @@ def _read_features(path: Path, key: str, role: str, given: Reading) -> pl.DataFr
             header = _lines(path, given.encoding).head(1).collect()["line"][0].split("\t")
             floats = [name.removesuffix(":float") for name in header if name.endswith(":float")]
             texts = pl.col(name for name in floats if name != key).str.strip_chars()
-            frame = frame.with_columns(texts.replace(_FOR_MISSING, None).cast(pl.Float64))
+            frame = frame.with_columns(texts.replace(FOR_MISSING, None).cast(pl.Float64))
+            sequences = [name.removesuffix(":token_seq") for name in header if name.endswith(":token_seq")]
+            of_lists = [name for name in sequences if name not in given.lists and are_lists(frame[name], " ")]
+            frame = frame.with_columns(pl.col(name).str.split(" ") for name in of_lists)
     own = [key] if key in frame.columns else candidates_of(role, frame.columns)
     if len(own) != 1:
         raise DataError(f"{role} features need the column {key!r}; there are {listed(frame.columns)}", path=path)

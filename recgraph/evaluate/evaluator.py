@@ -33,7 +33,7 @@ from recgraph.evaluate.metrics import (
     value_of,
 )
 from recgraph.evaluate.protocol import Protocol, Seen, Ties, is_leaked
-from recgraph.evaluate.ranking import GROUP, Ranker, Scorer, Targets, catalogue_for, item_vectors_of, rank
+from recgraph.evaluate.ranking import GROUP, Ranker, Targets, catalogue_for, item_vectors_of, rank
 from recgraph.evaluate.rerank import CoOccurrence, Cosine, Reranker, Reranking, bind, pick, reranker_of
 from recgraph.evaluate.results import Result, Results
 from recgraph.evaluate.topk import Catalogue, Lists
@@ -52,7 +52,7 @@ _SHARES = 2
 
 @checked
 def evaluate(
-    model: Ranker | Scorer,
+    model: Ranker,
     cases: Cases,
     *,
     protocols: Sequence[Protocol] | None = None,

@@ -32,25 +32,18 @@ _AHEAD = 2
 
 @runtime_checkable
 class Ranker(Protocol):
-    """What evaluation and serving need of a model (:class:`recgraph.models.base.Model` is one): scores [B, n_items],
-    higher is better; where it has vectors, they are inner products of vectors [B, D] and [n_items, D]."""
+    """What evaluation needs of a model (:class:`recgraph.models.base.Model` is one): ``score(query)``, [B, n_items],
+    higher is better; or, where it has vectors, ``encode_users(query)`` [B, D] and ``encode_items()`` [n_items, D],
+    whose inner products are the scores."""
 
     @property
     def has_vectors(self) -> bool: ...
-
-    def score(self, query: Query) -> Tensor: ...
-
-    def encode_users(self, query: Query) -> Tensor: ...
-
-    def encode_items(self) -> Tensor: ...
 
 
 class Scorer(ABC):
     """Base of rankers that have scores and no vectors."""
 
     has_vectors = False
-    encode_users: Any = None
-    encode_items: Any = None
 
     @abstractmethod
     def score(self, query: Query) -> Tensor:
@@ -107,7 +100,7 @@ def evaluating(model: object) -> Iterator[None]:
         yield
 
 
-def item_vectors_of(model: Ranker) -> Tensor | None:
+def item_vectors_of(model: Any) -> Tensor | None:
     """[n_items, D], the items as the model sees them now; None where it gives scores."""
     with evaluating(model):
         return model.encode_items() if model.has_vectors else None
@@ -123,7 +116,7 @@ def catalogue_for(
 
 
 def rank(
-    model: Ranker,
+    model: Any,
     catalogue: Catalogue,
     query: Query,
     seen: Ragged | None,

@@ -133,7 +133,7 @@ def from_interactions(
     part: Part | None,
     item_relations: Sequence[str] | Mapping[str, str] | None,
     user_relations: Sequence[str] | Mapping[str, str] | None,
-    separator: str,
+    separator: str | None,
 ) -> GraphParts:
     """A graph of users, items and what their side information says of them.
 
@@ -148,7 +148,7 @@ def from_interactions(
         item_relations, user_relations: the columns; a mapping gives the node type a name (``{"genres": "genre"}``).
             None takes the columns of texts, and of lists of plain values, that have at most half as many values as the
             frame has rows; a column of users with the name of a column of items has the node type ``"user_<name>"``.
-        separator: between the values of one text.
+        separator: between the values of one text; None: a bar where its values come again, else a text is one value.
     """
     logs = part if part is not None else interactions.ordered.part
     users, items = interactions.users, interactions.items
@@ -179,7 +179,7 @@ def from_interactions(
 
 
 def _relations(
-    table: pl.DataFrame | None, key: str, wanted: Sequence[str] | Mapping[str, str] | None, separator: str
+    table: pl.DataFrame | None, key: str, wanted: Sequence[str] | Mapping[str, str] | None, separator: str | None
 ) -> Iterable[tuple[str, str]]:
     """The columns of side information that become relations, each with its node type."""
     if wanted is not None:

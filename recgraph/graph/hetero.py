@@ -140,7 +140,7 @@ class HeteroGraph:
         part: Part | None = None,
         item_relations: Sequence[str] | Mapping[str, str] | None = None,
         user_relations: Sequence[str] | Mapping[str, str] | None = None,
-        separator: str = " ",
+        separator: str | None = None,
     ) -> HeteroGraph:
         """From a log with side information; see :func:`recgraph.graph.exchange.from_interactions`."""
         return cls(*exchange.from_interactions(interactions, part, item_relations, user_relations, separator))

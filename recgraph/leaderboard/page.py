@@ -10,13 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import polars as pl
+
 from recgraph.config import checked
 from recgraph.evaluate.metrics import higher_is_better
 from recgraph.files import write_text
 from recgraph.leaderboard.board import Board, load_board
 from recgraph.leaderboard.compare import MARKS
-from recgraph.leaderboard.sheet import COSTS, NEAR, Number, ScoreTable, Sheet, open_sheet, text_of, update_comparisons
-from recgraph.leaderboard.tables import cost_text, markdown, metric_name, short_hash, to_csv
+from recgraph.leaderboard.sheet import NEAR, Number, Sheet, open_sheet, text_of, update_comparisons
+from recgraph.leaderboard.tables import cost_text, markdown, metric_name, short_hash
 from recgraph.pages import charts, environment
 from recgraph.pages.charts import Chart, Figure, Line, Scale
 
@@ -49,7 +51,7 @@ def render(board: str | Path | Board, out: str | Path, *, results: str | Path | 
 
     Args:
         board: a name, a folder, a TOML file, or a board.
-        out: ends in ``.html`` (one file that needs no network), ``.md`` or ``.csv`` (all numbers, a line each).
+        out: ends in ``.html`` (one file that needs no network), ``.md`` or ``.csv`` (a line for each seed of a number).
         results: the folder of records; by default ``results`` beside the board's folder.
 
     Raises:
@@ -60,10 +62,10 @@ def render(board: str | Path | Board, out: str | Path, *, results: str | Path | 
         raise ValueError(f"out = {str(out)!r} must end in .html, .md or .csv")
     found = board if isinstance(board, Board) else load_board(board)
     sheets = [update_comparisons(open_sheet(found, sheet, results)) for sheet in found.sheets]
-    if path.suffix == ".html":
-        text = page(sheets, found)
+    if path.suffix == ".csv":
+        text = pl.concat([sheet.frame for sheet in sheets], how="vertical_relaxed").write_csv()
     else:
-        text = markdown(sheets, found.name) if path.suffix == ".md" else to_csv(sheets)
+        text = page(sheets, found) if path.suffix == ".html" else markdown(sheets, found.name)
     write_text(text, path)
     return path
 
@@ -76,7 +78,6 @@ def page(sheets: Sequence[Sheet], board: Board) -> str:
     templates = environment("leaderboard")
     templates.filters |= {
         "metric_name": metric_name,
-        "spread": spread,
         "cost": cost_text,
         "pretty": partial(json.dumps, indent=1),
     }
@@ -95,7 +96,6 @@ def page(sheets: Sequence[Sheet], board: Board) -> str:
         spoken=_SPOKEN,
         near=NEAR,
         cost_figures=cost_figures,
-        costs=COSTS,
         curve_figures=curve_figures,
         group_tables=group_tables,
         is_best=is_best,
@@ -103,13 +103,6 @@ def page(sheets: Sequence[Sheet], board: Board) -> str:
         short_hash=short_hash,
         text_of=text_of,
     )
-
-
-def spread(number: Number) -> str:
-    """The standard deviation as ``±.0012``; empty of one seed."""
-    if number.sd is None:
-        return ""
-    return f"±{number.sd:.4f}".replace("±0.", "±.") if number.sd else "±0"
 
 
 # -- tables
@@ -191,17 +184,16 @@ def cost_figures(sheet: Sheet) -> list[Figure]:
     An entry is on the Pareto front where no other dominates it. The front comes first, so that its names are placed
     first.
     """
-    return [_cost_figure(sheet, sheet.tables[0], name) for name in ("training", "inference") if sheet.tables]
+    return [_cost_figure(sheet, name) for name in ("training", "inference") if sheet.tables]
 
 
-def _cost_figure(sheet: Sheet, table: ScoreTable, name: str) -> Figure:
+def _cost_figure(sheet: Sheet, name: str) -> Figure:
+    table = sheet.tables[0]
     metric, sign = metric_name(table.metrics[0]), 1 if higher_is_better(table.metrics[0]) else -1
     found = {
-        entry.name: (spent.mean, score)
+        entry.name: (sheet.numbers[entry.name, "", "", "", f"{name}_seconds"].mean, score)
         for entry in sheet.entries
-        if (score := sheet.score(entry.name, table.title, table.metrics[0]))
-        and math.isfinite(score.mean)
-        and (spent := sheet.cost(entry.name, f"{name}_seconds"))
+        if (score := sheet.score(entry.name, table.title, table.metrics[0])) and math.isfinite(score.mean)
     }
     places = [(x, sign * score.mean) for x, score in found.values()]
     marks, front = [], []
@@ -237,22 +229,20 @@ def curve_figures(sheet: Sheet) -> list[Figure]:
     for entry in sheet.entries:
         for seed, metric, points in entry.curves:
             found.setdefault(metric, []).append((entry.name, seed, points))
-    return [_curve_figure(metric, curves) for metric, curves in found.items()]
-
-
-def _curve_figure(metric: str, curves: Sequence[tuple[str, int, list[tuple[int, float]]]]) -> Figure:
-    names = list(dict.fromkeys(name for name, _, _ in curves))
-    kinds = {name: f"c{i + 1}" if i < _N_COLOURS else "other" for i, name in enumerate(names)}
-    lines = [Line(f"curve {kinds[name]}", points, f"{name}, seed {seed}") for name, seed, points in curves]
-    key = [(kind, name) for name, kind in kinds.items() if kind != "other"]
-    if len(names) > _N_COLOURS:
-        key.append(("other", "others"))
-    axis = "loss" if metric == "loss" else f"{metric_name(metric)} on the valid part"
-    first, last = ([points[place][0] for _, _, points in curves] for place in (0, -1))
-    y = Scale.of([value for line in lines for _, value in line.points])
-    # the best entries are drawn last, on top
-    chart = Chart(f"{axis} by epoch, a line a seed", _scale(last, first, whole=True), y, "epoch", axis, [], lines[::-1])
-    return Figure("Course of training" if metric != "loss" else "Loss of training", str(chart), "", tuple(key))
+    figures = []
+    for metric, curves in found.items():
+        names = list(dict.fromkeys(name for name, _, _ in curves))
+        kinds = {name: f"c{i + 1}" if i < _N_COLOURS else "other" for i, name in enumerate(names)}
+        # the best entries are drawn last, on top
+        lines = [Line(f"curve {kinds[name]}", points, f"{name}, seed {seed}") for name, seed, points in curves[::-1]]
+        key = {kind: name if kind != "other" else "others" for name, kind in kinds.items()}
+        axis = "loss" if metric == "loss" else f"{metric_name(metric)} on the valid part"
+        first, last = ([points[place][0] for _, _, points in curves] for place in (0, -1))
+        epochs = _scale(last, first, whole=True)
+        values = Scale.of([value for line in lines for _, value in line.points])
+        chart = Chart(f"{axis} by epoch, a line a seed", epochs, values, "epoch", axis, [], lines)
+        figures.append(Figure("Course of training", str(chart), "", tuple(key.items())))
+    return figures
 
 
 def _scale(values: Sequence[float], more: Sequence[float] = (), whole: bool = False) -> Scale:

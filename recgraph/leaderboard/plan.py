@@ -224,14 +224,14 @@ def _jobs_of(sheet: SheetSpec, entry: EntrySpec, folder: Path) -> list[Job]:
 
 
 class DataHashes(NamedTuple):
-    """Hashes of the data of a sheet: of all that models read, and of the split or the graph."""
+    """Of a sheet's data: of all that models read, and of the split or the graph."""
 
     data: str
     split: str
 
 
 def load_data_hashes(sheet: SheetSpec) -> DataHashes:
-    """The hashes of a sheet's data; reads the data."""
+    """Reads the data."""
     if is_of_nodes(sheet.dataset):
         from recgraph.data.catalog import load_graph, load_node_task
 

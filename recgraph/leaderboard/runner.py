@@ -37,7 +37,8 @@ __all__ = ["Summary", "run"]
 _POINTS = 100
 #: loggers that warn of the reading of test data
 _UNSEALING = ("recgraph.data.split", "recgraph.train.run")
-_BY_POPULARITY = ("head", "mixed", "tail", "cold")
+#: groups of users in the order of their table
+_GROUPS = ("0", "1-4", "5-19", "20+", "head", "mixed", "tail", "cold")
 #: kept: it was done by now; busy: another run of the board works on it
 Status = Literal["done", "kept", "failed", "busy"]
 _log = logging.getLogger(__name__)
@@ -60,11 +61,6 @@ class Summary:
     failed: dict[str, str] = field(default_factory=dict)
     busy: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every job of the board is done."""
-        return not (self.failed or self.busy or self.missing)
 
     def __str__(self) -> str:
         counts = ", ".join(f"{len(names)} {outcome}" for outcome, names in vars(self).items() if names)
@@ -104,11 +100,10 @@ def run(
     """
     refuse_launched("leaderboard.run", "start it without a launcher; workers=N starts processes of its own")
     found = board if isinstance(board, Board) else load_board(board)
-    entries = [entry for sheet in found.sheets for entry in sheet.models]
+    entries = {entry.name: entry for sheet in found.sheets for entry in sheet.models}
     for name in only:
-        if not any(_matches(entry, [name]) for entry in entries):
-            names = ", ".join(dict.fromkeys(entry.name for entry in entries))
-            raise ValueError(f"only = {name} names no model of board {found.name!r}; there are {names}")
+        if not any(_matches(entry, [name]) for entry in entries.values()):
+            raise ValueError(f"only = {name} names no model of board {found.name!r}; there are {', '.join(entries)}")
     place_of_work = engine or parallel.Engine()
     if workers is not None:
         place_of_work = parallel.Engine.of(place_of_work.model_dump() | {"workers": workers})
@@ -124,12 +119,12 @@ def run(
             summary.missing.append(f"{sheet.name}: {error}")
             continue
         # the first seed of every model before the second of any, so that an interrupted board still compares all models
-        for place in range(max((len(jobs) for _, jobs in planned), default=0)):
-            for entry, job in ((entry, jobs[place]) for entry, jobs in planned if place < len(jobs)):
-                name = f"{sheet.name} / {entry.name} / seed {job.seed}"
-                # a job that two sheets ask for is done once, with the metrics of both
-                first, same, own = todo.setdefault(job.work, (name, job, hashes))
-                todo[job.work] = first, replace(same, metrics=tuple(dict.fromkeys((*same.metrics, *job.metrics)))), own
+        placed = [(place, entry.name, job) for entry, jobs in planned for place, job in enumerate(jobs)]
+        for _, entry, job in sorted(placed, key=lambda each: each[0]):
+            # a job that two sheets ask for is done once, with the metrics of both
+            name = f"{sheet.name} / {entry} / seed {job.seed}"
+            first, same, own = todo.setdefault(job.work, (name, job, hashes))
+            todo[job.work] = first, replace(same, metrics=tuple(dict.fromkeys((*same.metrics, *job.metrics)))), own
     summary.kept = [name for name, job, hashes in todo.values() if job.is_done(hashes.data, values)]
     pieces = [parallel.Piece(each[0], each) for each in todo.values() if each[0] not in summary.kept]
     _log.info("board %s: %d to do, %d done before", found.name, len(pieces), len(summary.kept))
@@ -178,28 +173,22 @@ def run_job(shared: tuple[str | None, bool], piece: tuple[str, Job, DataHashes])
         with locked(job.folder / ".work" / f"{job.stem}.lock", wait=False), _alike():
             if job.is_done(hashes.data, values):
                 return name, "kept", ""
-            why = _run_locked(job, hashes, device)
-            return name, "failed" if why else "done", why
+            with suppress(OSError):  # of Linux: the peak of memory is counted from here on
+                Path("/proc/self/clear_refs").write_text("5")
+            is_trained = False
+            try:
+                import_all(job.imports)
+                run = _train(job, hashes, device)
+                is_trained = True
+                job.save(_test(run, job, hashes, device))
+                return name, "done", ""
+            except Exception as error:
+                # what is trained is kept, and a training that the disk or the memory stopped goes on
+                restart = not (is_trained or isinstance(error, OSError | MemoryError))
+                job.save_failure(failure_record(job, error), restart)
+                return name, "failed", f"{type(error).__name__}: {error}"
     except BlockingIOError:
         return name, "busy", ""
-
-
-def _run_locked(job: Job, hashes: DataHashes, device: str | None) -> str:
-    """Run a job and save its record, or that of its failure: why it failed, or nothing."""
-    is_trained = False
-    with suppress(OSError):  # of Linux: the peak of memory is counted from here on
-        Path("/proc/self/clear_refs").write_text("5")
-    try:
-        import_all(job.imports)
-        run = _train(job, hashes, device)
-        is_trained = True
-        job.save(_test(run, job, hashes, device))
-    except Exception as error:
-        # what is trained is kept, and where the disk or the memory gave out the training goes on from its checkpoint
-        restart = not (is_trained or isinstance(error, OSError | MemoryError))
-        job.save_failure(failure_record(job, error), restart)
-        return f"{type(error).__name__}: {error}"
-    return ""
 
 
 def _train(job: Job, hashes: DataHashes, device: str | None) -> Run | NodeRun:
@@ -236,10 +225,16 @@ def _test(run: Run | NodeRun, job: Job, hashes: DataHashes, device: str | None) 
         found = run.evaluate(cutoffs=job.cutoffs, metrics=job.metric_names) if isinstance(run, Run) else run.evaluate()
     # another process than that of the test may have trained
     peaks = [cost.peak_memory_mb or 0.0, *(float(each.get("peak_memory_mb") or 0.0) for each in costs)]
+    if isinstance(found, NodeResults):
+        scores, protocols = _node_scores(found)
+    else:
+        protocols = {TITLES[result.protocol.seen]: result.to_dict() for result in found}
+        scores = {title: result.pop("metrics") for title, result in protocols.items()}
     record = {
         **job.described,
         "data_hash": hashes.data,
-        **(_node_scores(found) if isinstance(found, NodeResults) else _user_scores(found)),
+        "scores": scores,
+        "protocols": protocols,
         "training": {
             "seconds": sum(each["seconds"] for each in costs),
             "cpu_seconds": sum(each["cpu_seconds"] for each in costs),
@@ -270,13 +265,8 @@ def _test(run: Run | NodeRun, job: Job, hashes: DataHashes, device: str | None) 
     return record
 
 
-def _user_scores(found: Results) -> dict[str, Any]:
-    protocols = {TITLES[result.protocol.seen]: result.to_dict() for result in found}
-    scores = {title: result.pop("metrics") for title, result in protocols.items()}
-    return {"scores": scores, "protocols": protocols}
-
-
-def _node_scores(found: NodeResults) -> dict[str, Any]:
+def _node_scores(found: NodeResults) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Title -> its scores, and title -> its protocol."""
     titles = {"linear": "{} labels a class", "logistic": "{} labels, logistic regression"}
     scores = {
         titles.get(row["probe"], "k-means").format(row["labels"]): {
@@ -285,19 +275,15 @@ def _node_scores(found: NodeResults) -> dict[str, Any]:
         for row in found.rows()
     }
     protocol = {"protocol": found.protocol.model_dump(mode="json"), "protocol_hash": found.hash}
-    return {"scores": scores, "protocols": dict.fromkeys(scores, protocol)}
+    return scores, dict.fromkeys(scores, protocol)
 
 
 def _group_metrics(found: Results, labels: list[str]) -> dict[str, dict[str, dict[str, float]]]:
-    """Title -> group -> its metrics: ``"1-4"`` before ``"20+"``, the head before the tail."""
-
-    def order(group: str) -> int:
-        return _BY_POPULARITY.index(group) if group in _BY_POPULARITY else int(re.split("[-+]", group)[0])
-
+    """Title -> group -> its metrics."""
     groups = {}
     for result in found:
         rows = {row.pop("group"): row for row in by_group(result, labels).iter_rows(named=True)}
-        groups[TITLES[result.protocol.seen]] = {group: rows[group] for group in sorted(rows, key=order)}
+        groups[TITLES[result.protocol.seen]] = {group: rows[group] for group in _GROUPS if group in rows}
     return groups
 
 

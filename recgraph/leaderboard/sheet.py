@@ -29,13 +29,6 @@ Key = tuple[str, str, str, str, str]
 #: what a core at work is taken to draw, as a server's processor of 200 to 280 W has 24 to 64 of them; and memory, as
 #: codecarbon has it, 3 W for 8 GiB
 WATTS_PER_CORE, WATTS_PER_GIB = 10.0, 0.375
-#: cost of one seed: wall-clock and CPU seconds (training includes building the model; inference is one pass over all
-#: test cases, or the probes of a node task), the estimated watt hours of training, the peak memory of the process in
-#: MiB, the number of parameters, and the number of epochs
-COSTS = (
-    *("training_seconds", "training_cpu_seconds", "training_wh", "inference_seconds", "inference_cpu_seconds"),
-    *("peak_memory_mb", "n_parameters", "epochs"),
-)
 #: an entry is nearly the best where it is within this share of the best mean
 NEAR = 0.01
 
@@ -88,18 +81,23 @@ def _numbers(record: Record) -> Iterator[tuple[Any, ...]]:
 
 
 def costs_of(record: Record) -> dict[str, float | None]:
-    """The costs of one seed, in the order of ``COSTS``; None where there is none.
+    """The costs of one seed: wall-clock and CPU seconds, watt hours, MiB of memory; None where there is none.
 
-    The watt hours are an estimate; of a training on an accelerator, whose energy CPU time does not tell, there is none.
+    Training includes building the model; inference is one pass over all test cases, or the probes of a node task. The
+    watt hours are an estimate; of a training on an accelerator, whose energy CPU time does not tell, there is none.
     """
     training, inference = record["training"], record["inference"]
     watts = WATTS_PER_CORE + WATTS_PER_GIB * record["peak_memory_mb"] / 1024
-    wh = watts * training["cpu_seconds"] / 3600 if device_of(record).startswith("cpu") else None
-    costs = (
-        *(training["seconds"], training["cpu_seconds"], wh, inference["seconds"], inference["cpu_seconds"]),
-        *(record["peak_memory_mb"], record["n_parameters"], training["epochs"] or None),
-    )
-    return dict(zip(COSTS, costs, strict=True))
+    return {
+        "training_seconds": training["seconds"],
+        "training_cpu_seconds": training["cpu_seconds"],
+        "training_wh": watts * training["cpu_seconds"] / 3600 if device_of(record).startswith("cpu") else None,
+        "inference_seconds": inference["seconds"],
+        "inference_cpu_seconds": inference["cpu_seconds"],
+        "peak_memory_mb": record["peak_memory_mb"],
+        "n_parameters": record["n_parameters"],
+        "epochs": training["epochs"] or None,
+    }
 
 
 def device_of(record: Record) -> str:
@@ -110,22 +108,11 @@ def device_of(record: Record) -> str:
     return "cuda" if record["provenance"]["cuda"] else "cpu"
 
 
-# up to the venue and the year, or to the end of the paragraph where there are none
-_SOURCE = re.compile(r"Source:\s*((?:(?!\n\s*\n).)+?\([^)]*\d{4}[^)]*\)|.+?(?=\n\s*\n|\Z))", re.DOTALL)
-_DEPARTURES = re.compile(r"Departures?:\s*(.+?)(?=\n\s*\n|\Z)", re.DOTALL)
-
-
-def text_of(cls: type[Model]) -> dict[str, str]:
-    """The ``summary``, ``source`` and ``departures`` of a model's docstring as plain text, empty where not given."""
-    text = inspect.cleandoc(cls.__dict__.get("__doc__") or "")
-    source, departures = _SOURCE.search(text), _DEPARTURES.search(text)
-    parts = {
-        "summary": text.partition("\n")[0],
-        "source": source[1] if source else "",
-        "departures": departures[1] if departures else "",
-    }
-    plain = {name: re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"\1", part) for name, part in parts.items()}
-    return {name: re.sub(r"\s+", " ", part.replace("``", "")).strip() for name, part in plain.items()}
+def text_of(cls: type[Model]) -> list[str]:
+    """The first paragraph of a model's docstring, and those on its source and on departures from it, as plain text."""
+    text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"\1", inspect.cleandoc(cls.__dict__.get("__doc__") or ""))
+    first, *others = (" ".join(each.replace("``", "").split()) for each in re.split(r"\n\s*\n", text))
+    return [first, *(each for each in others if re.search("Source:|Departure", each))]
 
 
 @dataclass(frozen=True)
@@ -159,11 +146,6 @@ class Entry:
         return found
 
     @property
-    def note(self) -> str:
-        """Of the board."""
-        return self.spec.note
-
-    @property
     def settings(self) -> list[str]:
         """``key=value`` of all that are not defaults."""
         return [setting_text(*each) for each in self.jobs[0].settings.items()]
@@ -173,11 +155,6 @@ class Entry:
         """All settings, by part."""
         identity = self.jobs[0].identity
         return {name: identity[name] for name in ("config", "training", "data") if name in identity}
-
-    @property
-    def files(self) -> dict[int, str]:
-        """Seed -> its record, relative to the sheet's folder."""
-        return {job.seed: f"{job.stem}.json" for job in self.jobs if job.seed in self.records}
 
     @property
     def curves(self) -> list[tuple[int, str, list[tuple[int, float]]]]:
@@ -199,15 +176,14 @@ class Entry:
     @property
     def provenance(self) -> dict[str, list[str]]:
         """What made the records: each machine, each set of versions of packages, each commit of the code, once."""
-        machines, versions, commits = list[str](), list[str](), list[str]()
+        found: dict[str, dict[str, None]] = {"machine": {}, "versions": {}, "code": {}}
         for made in (record["provenance"] for record in self.records.values()):
+            packages = {"Python": made["python"], **made["packages"]}
             threads = f"{made['threads']} thread{'' if made['threads'] == 1 else 's'}"
-            machines.append(", ".join(filter(None, (made["machine"], made["cuda"], threads))))
-            packages = (f"{name} {version}" for name, version in made["packages"].items() if version)
-            versions.append(", ".join((f"Python {made['python']}", *packages)))
-            commits.append(made["commit"] or "unknown")
-        found = {"machine": machines, "versions": versions, "code": commits}
-        return {name: list(dict.fromkeys(texts)) for name, texts in found.items()}
+            found["machine"][", ".join(filter(None, (made["machine"], made["cuda"], threads)))] = None
+            found["versions"][", ".join(f"{name} {version}" for name, version in packages.items() if version)] = None
+            found["code"][made["commit"] or "unknown"] = None
+        return {name: [*texts] for name, texts in found.items()}
 
 
 class ScoreTable(NamedTuple):
@@ -303,10 +279,14 @@ class Sheet:
 
     @property
     def frame(self) -> pl.DataFrame:
-        """All numbers, a row for each seed of each."""
-        rows = [(*key, *pair) for key, number in self.numbers.items() for pair in number.by_seed.items()]
-        names = ("entry", "table", "group_kind", "group", "metric", "seed", "value")
-        return pl.DataFrame(rows, schema=names, orient="row")
+        """All numbers, a row for each seed of each, with the mark of the score and the adjusted p that decided it."""
+        addresses = {one.name: one.address for one in self.entries}
+        where, rows = (self.board, self.spec.name, self.spec.dataset), []
+        for (entry, *key), number in self.numbers.items():
+            mark = number.mark or None, number.versus[0].p_adjusted if number.versus else None
+            rows += [(*where, entry, addresses[entry], *key, *pair, *mark) for pair in number.by_seed.items()]
+        names = ("board", "sheet", "dataset", "entry", "address", "table", "group_kind", "group", "metric", "seed")
+        return pl.DataFrame(rows, [*names, "value", "mark", "p_adjusted"], orient="row", infer_schema_length=None)
 
     def __repr__(self) -> str:
         return f"Sheet({self.board}, {self.spec.dataset}: {self.n_done} of {self.n_jobs} trainings are done)"
@@ -314,21 +294,20 @@ class Sheet:
     def _repr_html_(self) -> str:
         shown = []
         for table in self.tables:
-            rows = []
-            for entry in self.ranked(table):
-                scores = {metric: self.score(entry.name, table.title, metric) for metric in table.metrics}
-                rows.append({"model": entry.name} | {name: score and score.mean for name, score in scores.items()})
-            shown.append(pages.table(rows, table.title))
+            scores = {entry.name: self.scores(entry.name, table.title) for entry in self.ranked(table)}
+            means = {name: {metric: own[metric].mean for metric in table.metrics} for name, own in scores.items()}
+            shown.append(pages.table([{"model": name, **own} for name, own in means.items()], table.title))
         return pages.block(repr(self), {}, shown, self.tested)
 
     def score(self, entry: str, title: str, metric: str) -> Number | None:
         return self.numbers.get((entry, title, "", "", metric))
 
     def scores(self, entry: str, title: str) -> dict[str, Number]:
+        """The scores of an entry in a table, or with an empty title its costs."""
         return {key[4]: number for key, number in self.numbers.items() if key[:4] == (entry, title, "", "")}
 
     def cost(self, entry: str, name: str) -> Number | None:
-        """A cost of an entry, of ``COSTS``."""
+        """A cost of an entry, of :func:`costs_of`."""
         return self.numbers.get((entry, "", "", "", name))
 
     def ranked(self, table: ScoreTable) -> list[Entry]:
@@ -345,18 +324,17 @@ class Sheet:
 
         None where fewer than two entries have a score and a cost.
         """
-        found: dict[str, tuple[float, float]] = {}
-        for table in self.tables[:1]:
-            for entry in self.ranked(table):
-                score = self.score(entry.name, table.title, table.metrics[0])
-                cost = self.cost(entry.name, "training_cpu_seconds")
-                if score and cost and math.isfinite(score.mean):
-                    found[entry.name] = score.mean, cost.mean
+        found = [
+            (cost.mean, score.mean, entry.name)
+            for table in self.tables[:1]
+            for entry in self.ranked(table)
+            if (score := self.score(entry.name, table.title, table.metrics[0])) and math.isfinite(score.mean)
+            if (cost := self.cost(entry.name, "training_cpu_seconds"))
+        ]
         if len(found) < 2:
             return None
-        best, (highest, _) = next(iter(found.items()))
-        near = [name for name, (score, _) in found.items() if abs(score - highest) <= NEAR * abs(highest)]
-        return best, min(near, key=lambda name: found[name][1])
+        _, highest, best = found[0]
+        return best, min(one for one in found if abs(one[1] - highest) <= NEAR * abs(highest))[2]
 
 
 def text(value: Any) -> str:

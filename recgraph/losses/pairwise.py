@@ -184,8 +184,6 @@ class SharedNegatives(BlockwiseLoss):
         n_items, weights: see there.
     """
 
-    name = "a pairwise loss"
-
     def __init__(
         self,
         inputs: Sequence[Tensor],

@@ -137,8 +137,6 @@ class _Softmax(BlockwiseLoss):
         shift: [M], added to the scores of the drawn.
     """
 
-    name = "a softmax loss"
-
     def __init__(
         self,
         inputs: Sequence[Tensor],

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
+import torch
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
@@ -18,6 +19,22 @@ from recgraph.models.reading import HistoryReading, Reading
 from recgraph.rng import Generators, seeded_init
 
 UpdatedBy = Literal["training", "fitting"]
+
+
+class NonFinite(ValueError):
+    """Numbers, or weights, became NaN or infinite."""
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of the tensors that hold NaN or infinite values; the least or the greatest value shows both."""
+    real = ((name, each.detach()) for name, each in tensors.items() if each.is_floating_point() and each.numel())
+    return [name for name, each in real if not bool(torch.stack(each.aminmax()).isfinite().all())]
+
+
+def check_weights(state: Mapping[str, Tensor], what: str) -> None:
+    """Refuse weights that are not all finite; ``what`` they are of, for the message."""
+    if wrong := not_finite(state):
+        raise NonFinite(f"{what} holds NaN or infinite values in {wrong[0]}")
 
 
 class PathKey(NamedTuple):

@@ -2,9 +2,7 @@
 
 By default a catalogue of n items is cut into ``sqrt(n)`` cells (k-means of a sample), an item is stored as 4 bits for
 each number of what its vector differs from its cell's centroid (product quantisation), and the items of the 64 cells
-nearest to a user are compared, many at a time in registers (faiss's fast scan); the best of them are then compared by
-their vectors. Cells and codes are read in order, where a search in a graph (HNSW) waits for the memory at every step:
-at 250,000 items a list takes .7 of the time at a higher recall, and the index .09 (``docs/benchmarks.md``).
+nearest to a user are compared; the best of them are then compared by their vectors.
 """
 
 from __future__ import annotations
@@ -42,13 +40,9 @@ _NUMBERS = 1 << 22
 class AnnIndex:
     """A faiss index over the items of one model.
 
-    Only the candidates are approximate: their scores are computed again from the vectors, and the order is that of the
-    exact ranking, ties included. A recommender ranks all items for a user for whom it finds too few.
-
-    Args:
-        index: a faiss index of inner products.
-        vectors: [n_items, D] float32, on the host.
-        oversample: candidates fetched for each item of a list, beyond those that the user has seen.
+    Only the candidates are approximate, ``oversample`` for each item of a list beyond those that the user has seen:
+    scores are computed again from the vectors, and the order is that of the exact ranking, ties included. A recommender
+    ranks all items for a user for whom it finds too few.
     """
 
     def __init__(self, index: Any, vectors: Tensor, oversample: int = _OVERSAMPLE) -> None:
@@ -67,9 +61,8 @@ class AnnIndex:
             factory: a faiss index description, e.g. ``"HNSW32"``, ``"IVF256,Flat"`` or ``"Flat"``. None: cells and
                 codes (``"IVF{sqrt(n)},PQ{D}x4fs"``), below 20,000 items ``"Flat"``, which compares all.
             oversample: see the class; None: 10 for codes (``PQ``), else 4.
-            search: faiss's search parameters, e.g. ``"efSearch=128"`` or ``"nprobe=16"``. Larger values raise the
-                recall (:func:`recgraph.serve.recommender.recall_of_lists` measures it) and the time of a search. None:
-                64 cells of the default index, faiss's defaults for others.
+            search: faiss's search parameters, e.g. ``"efSearch=128"`` or ``"nprobe=16"``: larger values raise recall
+                and time. None: 64 cells of the default index, faiss's defaults for others.
         """
         try:
             import faiss

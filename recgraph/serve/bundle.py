@@ -37,9 +37,9 @@ from torch import Tensor
 
 from recgraph import __version__, registry
 from recgraph.data.item_features import FeatureSchema, ItemFeatures
-from recgraph.files import MANIFEST, check_manifest, check_weights, read_bytes, read_object, replacing_folder
+from recgraph.files import MANIFEST, check_manifest, read_bytes, read_object, replacing_folder
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.models.base import FeatureSpace, Model, Space
+from recgraph.models.base import FeatureSpace, Model, Space, check_weights
 from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
 from recgraph.pages import block
 
@@ -72,10 +72,8 @@ def write(folder: Path, what: Holds, model: Model, fill: Callable[[Path], None],
 
 
 def unshared(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of the host that share no memory, as those of tied weights do, which safetensors refuses.
-
-    A tensor that shares none is not copied: it may take half of the machine's memory.
-    """
+    """Tensors of the host that share no memory, as those of tied weights do, which safetensors refuses; one that shares
+    none is not copied."""
     found: dict[str, Tensor] = {}
     taken: set[int] = set()
     for name, value in state.items():
@@ -154,10 +152,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read(folder: Path, what: Holds, make: Callable[[dict[str, Any]], T]) -> T:
-    """What ``make`` reads of a bundle's files, given its ``config.json``, once these are those of the manifest.
-
-    BundleError where that fails, or another bundle has taken the folder's place meanwhile.
-    """
+    """What ``make`` reads of a bundle's files, given its ``config.json``, once these are those of the manifest; a
+    BundleError where that fails, or another bundle has taken the folder's place meanwhile."""
     before = digest(folder)
     try:
         config = read_config(folder)
@@ -181,15 +177,11 @@ def check_same(folder: Path, before: str) -> None:
 
 
 class Embedder:
-    """The embeddings of the nodes of one type, by their ids, and the model that made them.
-
-    Of a bundle the model is built again only when :attr:`model` is read.
+    """The embeddings of the nodes of one type, by their ids, and the model that made them, built when it is read.
 
     Args:
-        target: the node type.
         table: [N] rows, the column ``target`` with the nodes' ids (their indices where the graph has no ids) and the
             column ``embedding`` of arrays, in the order of the indices.
-        model: returns the model that made them.
         record: anything that can be written as JSON and belongs to them.
     """
 
@@ -234,10 +226,8 @@ class Embedder:
 
     @classmethod
     def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Embedder:
-        """Read a bundle that :meth:`save` wrote, or that of a run's folder; BundleError where it cannot be read.
-
-        Reading :attr:`model` raises it where the model cannot be built again, or another bundle lies there by then.
-        """
+        """Read a bundle that :meth:`save` wrote, or that of a run's folder; BundleError where it cannot be read, or, of
+        :attr:`model`, where another bundle lies there by then."""
         place = bundle_of(folder)
         before = digest(place)
 

@@ -99,8 +99,12 @@ def export(
         raise ExportError(f"{type(model).__name__} cannot be exported: it has scores alone and no padded_form()")
     vectors = encode_items(model) if model.has_vectors else None
     with replacing_folder(folder) as into:
-        with evaluating(model), _on_host(model):
-            graph = _write_histories(form, _UNITS[time_unit], into) if form else _write_vectors(vectors, into)
+        device = device_of(model)
+        try:
+            with evaluating(model.to("cpu")):  # where exports are made to run
+                graph = _write_histories(form, _UNITS[time_unit], into) if form else _write_vectors(vectors, into)
+        finally:
+            model.to(device)
         tables = {"items": _write_ids(into, "item", columns.item, items.ids(range(len(items))), vectors)}
         if form is None:
             every = Query(torch.arange(seen.n_rows), seen, times)
@@ -120,17 +124,6 @@ def export(
         }
         (into / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     return manifest
-
-
-@contextmanager
-def _on_host(model: Model) -> Iterator[None]:
-    """Within the block the model is on the host, where exports are made to run."""
-    device = device_of(model)
-    model.to("cpu")
-    try:
-        yield
-    finally:
-        model.to(device)
 
 
 def _write_vectors(vectors: Tensor | None, folder: Path) -> dict[str, Any]:
@@ -161,10 +154,8 @@ def _write_histories(form: PaddedForm, unit: str, folder: Path) -> dict[str, Any
 def _write_graph(
     module: nn.Module, inputs: list[dict[str, Any]], example: Tensor, dynamic: dict[int, Any], gives: str, folder: Path
 ) -> dict[str, Any]:
-    """Write ``model.pt2`` and ``model.onnx`` -> how they are called.
-
-    ``example`` and the dimensions that are not fixed (``dynamic``) are those of each input; ``gives`` names the output.
-    """
+    """Write ``model.pt2`` and ``model.onnx`` -> how they are called; each input is like ``example``, with ``dynamic``
+    dimensions, and the output is called ``gives``."""
     examples = tuple(example.clone() for _ in inputs)
     with _quiet():
         shapes = {each["name"]: dynamic for each in inputs}

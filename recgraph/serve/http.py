@@ -7,11 +7,13 @@ FastAPI reads requests and describes them at ``/openapi.json``. ``recgraph serve
 
 import asyncio
 import contextlib
+import hmac
 import logging
+import resource
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,7 +56,12 @@ _GRACE_S = 30
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.1, 0.25, 0.5, 1, 2.5)
 _USERS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _JSON = "application/json"
-_HEADERS = {408: {"connection": "close"}, 413: {"connection": "close"}, 503: {"retry-after": "1"}}
+_HEADERS = {status: {"connection": "close"} for status in (400, 408, 413)}
+_HEADERS |= {401: {"www-authenticate": "Bearer"}, 503: {"retry-after": "1"}}
+#: connections that the system makes before they are taken, and those that are taken in one go
+_BACKLOG, _TAKEN = 2048, 32
+#: descriptors that connections leave to files and to what is taken before others are closed
+_SPARE = 4 * _TAKEN + 64
 T = TypeVar("T")
 
 
@@ -85,20 +92,18 @@ class Metrics:
 
 
 class Service:
-    """Answers requests from the bundle in a folder, and replaces it when the folder holds another.
+    """Answers requests from the bundle in a folder, and replaces it when the folder holds another that can be read.
 
-    Requests that wait at the same moment are answered together, in threads beside the event loop. There is no pause to
-    wait for more: under load batches grow by themselves, and a lone request is ranked at once. Requests that are being
-    answered keep the bundle they began with. A new bundle that cannot be read is refused, and the old one goes on.
+    Requests that wait at the same moment are answered together, in threads beside the event loop: under load batches
+    grow by themselves, and a lone request is ranked at once. Each keeps the bundle that it began with.
 
     Args:
         path: of a bundle or a run; each time it is looked at, symbolic links are followed anew.
-        limits: of requests.
         threads: batches ranked at the same time.
-        device: where models compute.
         poll_s: seconds between two looks at the folder.
         admin: answer ``POST /reload``.
-
+        api_keys: one of them stands in each request but ``/health``, as ``Authorization: Bearer KEY`` or ``X-API-Key``;
+            none: all requests are answered.
     """
 
     def __init__(
@@ -110,9 +115,10 @@ class Service:
         device: str = "cpu",
         poll_s: float = 0.5,
         admin: bool = False,
+        api_keys: Collection[str] = (),
     ) -> None:
         self.path, self.limits, self.threads, self.device = path, limits or Limits(), threads, device
-        self.poll_s, self.admin = poll_s, admin
+        self.poll_s, self.admin, self.api_keys = poll_s, admin, [key.encode() for key in api_keys]
         self.reload_error: str | None = None
         self.queue: list[tuple[Job, asyncio.Future[Result]]] = []
         self._arrived, self._loading = asyncio.Condition(), asyncio.Lock()
@@ -292,7 +298,9 @@ def make_app(service: Service) -> FastAPI:
         lifespan=lambda _: service.running(),
     )
     of_users, of_items = limited(service.limits)
-    errors: dict[int | str, dict[str, Any]] = {status: {"model": Error} for status in (404, 408, 413, 422, 503)}
+    errors: dict[int | str, dict[str, Any]] = {
+        status: {"model": Error} for status in (400, 401, 404, 408, 413, 422, 503)
+    }
 
     @app.post("/recommend", summary="Recommend items", response_model=Results[ListOfUser], responses=errors)
     async def recommend(body: of_users) -> Response:  # type: ignore[valid-type]
@@ -364,6 +372,7 @@ class _Bounds:
             await send(message)
 
         try:
+            self._check_head(scope)
             if (body := await self._read(scope, receive)) is None:  # the client has gone
                 return
 
@@ -383,6 +392,18 @@ class _Bounds:
             path = scope["path"] if scope["path"] in self._paths else "other"
             self._service.metrics.requests.labels(path, str(status)).inc()
             self._service.metrics.request_seconds.labels(path).observe(time.perf_counter() - start)
+
+    def _check_head(self, scope: Message) -> None:
+        """Refuse a request without a key, and one whose end two servers may see in different places."""
+        heads = dict(scope["headers"])
+        if b"content-length" in heads and b"transfer-encoding" in heads:
+            raise Refused(400, "a request has Content-Length or Transfer-Encoding, not both")
+        if not (keys := self._service.api_keys) or scope["path"] == "/health":
+            return
+        kind, _, key = heads.get(b"authorization", b"").partition(b" ")
+        given = key.strip() if kind.lower() == b"bearer" else heads.get(b"x-api-key", b"")
+        if not any(hmac.compare_digest(given, own) for own in keys):
+            raise Refused(401, "send a key of this service as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'")
 
     async def _read(self, scope: Message, receive: Receive) -> bytes | None:
         """The body of a request; it is refused where it is longer than it may be, or not there in time."""
@@ -410,16 +431,49 @@ def listen(host: str, port: int) -> socket.socket:
     listening = socket.socket(family, kind, protocol)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(address)
-    listening.listen(2048)
+    listening.listen(_BACKLOG)
     return listening
 
 
-def run(service: Service, listening: socket.socket, ready: Callable[[], None]) -> None:
+def _bounded(base: Any, most: int, read_s: float) -> Any:
+    """uvicorn's connections, at most so many: a new one takes the place of the oldest that waits for its client, or is
+    refused where all are being answered. One without a request after ``read_s`` is closed."""
+    opened: dict[Any, None] = {}
+
+    class Connection(base):  # type: ignore[misc]
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            super().connection_made(transport)
+            opened[self] = None
+            self.deadline = self.loop.call_later(read_s, self.expire)
+            if len(opened) > most:
+                gives_way = next(each for each in opened if each is self or each.waits())
+                del opened[gives_way]
+                if gives_way is self:
+                    transport.write(b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n")
+                    transport.close()
+                else:
+                    gives_way.transport.abort()
+
+        def expire(self) -> None:
+            if self.cycle is None:
+                self.transport.abort()
+
+        def waits(self) -> bool:
+            """Whether it waits for a request, or for the rest of one."""
+            return self.cycle is None or self.cycle.response_complete or self.cycle.more_body
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            opened.pop(self, None)
+            self.deadline.cancel()
+            super().connection_lost(exc)
+
+    return Connection
+
+
+def run(service: Service, listening: socket.socket, ready: Callable[[], None], most: int | None = None) -> None:
     """Serve until SIGTERM or Ctrl-C; requests in flight are answered first. SIGHUP reads the bundle again.
 
-    Args:
-        listening: from :func:`listen`; closed at the end.
-        ready: called once requests are answered.
+    ``ready`` is called once requests are answered; ``most`` connections are open, or as many as there may be files.
     """
 
     class Server(uvicorn.Server):
@@ -434,6 +488,7 @@ def run(service: Service, listening: socket.socket, ready: Callable[[], None]) -
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
+            listening.listen(_BACKLOG)  # uvicorn's is what is taken in one go
             if self.started:
                 ready()
 
@@ -441,11 +496,17 @@ def run(service: Service, listening: socket.socket, ready: Callable[[], None]) -
     config = uvicorn.Config(
         make_app(service),
         log_config=None,
+        log_level="error",  # not a line for each request that is none
         access_log=False,
+        backlog=_TAKEN,
         lifespan="on",
         ws="none",
         server_header=False,
         timeout_graceful_shutdown=_GRACE_S,
     )
+    config.load()
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    room = max(files - _SPARE, _TAKEN) if files >= 0 else 1 << 16
+    config.http_protocol_class = _bounded(config.http_protocol_class, min(most or room, room), service.limits.read_s)
     with listening:
         asyncio.run(Server(config).serve([listening]))

@@ -56,12 +56,8 @@ class Lister:
     def lists(
         self, query: Query, options: ListOptions, unknown: Tensor, popularity: Tensor | None, ann: AnnIndex | None
     ) -> Lists:
-        """A list for each row of a query.
-
-        Args:
-            unknown: the rows that :meth:`unknown` names, whose scores are the ``popularity`` [n_items].
-            ann: an approximate index, used where no rules apply.
-        """
+        """A list for each row of a query, by an approximate index where no rules apply; the scores of the rows that
+        :meth:`unknown` names are the ``popularity`` [n_items]."""
         n_users, k = len(query), options.k
         items, scores = torch.full((n_users, k), -1), torch.zeros(n_users, k, dtype=torch.float64)
         if len(unknown) and popularity is not None:
@@ -101,11 +97,8 @@ class Lister:
 
     @torch.no_grad()
     def rank_together(self, queries: Sequence[Query], k: int, exclude_seen: bool) -> list[Lists]:
-        """The lists of several requests without rules, each with the items and scores of :meth:`lists` alone.
-
-        Each request's users are encoded by themselves, since the rounding of a model may depend on who shares its
-        batch; items are ranked for all of them in the tiles of one catalogue, whose rounding does not.
-        """
+        """The lists of several requests without rules, each with the items and scores of :meth:`lists` alone: the
+        rounding of a model may depend on who shares its batch, that of a catalogue's tiles does not."""
         catalogue = self.catalogue_for(k)
         convention = "exclude" if exclude_seen else "keep"
         vectors = torch.cat([self._encode(query, catalogue.device) for query in queries])
@@ -136,8 +129,7 @@ class Lister:
         candidates: Tensor | None,
         batch_size: int = 1024,
     ) -> Lists:
-        """The items most like each of ``index`` [B] int64 (-1: not known, with an empty list), whatever else is in the
-        batch; ``candidates``: [C] items that lists may have, None for all."""
+        """The items, or ``candidates`` [C], that are most like each of ``index`` [B]; none is like -1, unknown."""
         items, scores = torch.full((len(index), k), -1), torch.zeros(len(index), k, dtype=torch.float64)
         closed = torch.empty(0, dtype=torch.int64)
         if candidates is not None and self.n_items - len(candidates) <= _FEW:

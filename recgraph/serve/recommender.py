@@ -20,7 +20,7 @@ from torch import Tensor
 from recgraph import parallel
 from recgraph.config import checked
 from recgraph.data.batches import Query
-from recgraph.data.columns import Columns, TimeUnit
+from recgraph.data.columns import Columns, TimeFormat, TimeUnit
 from recgraph.data.dataframe import FrameKind, from_native, to_native, without_categories
 from recgraph.data.ids import IdMap
 from recgraph.data.item_features import ItemColumns, feature_rows
@@ -64,12 +64,10 @@ class Counts(Counter[str]):
 
 
 class Recommender:
-    """Recommends items to users, in the user's own ids.
-
-    Several threads may use one recommender; each gets the answers that a single thread would.
+    """Recommends items to users, in the user's own ids; several threads may use one.
 
     Args:
-        model: a built model; it must not be trained further while it serves (:meth:`refresh` afterwards).
+        model: a built model; :meth:`refresh` after it was trained further.
         users, items: index <-> id, in the model's order.
         seen: a row for each user: what the user did, oldest first. It is what the model reads, and what
             ``exclude_seen`` leaves out.
@@ -99,7 +97,7 @@ class Recommender:
         record: Mapping[str, Any] | None = None,
         times: Tensor | None = None,
         time_unit: TimeUnit = "none",
-        time_format: str | None = None,
+        time_format: TimeFormat = None,
     ) -> None:
         sizes = model.space
         if sizes is None or sizes.n_items != len(items) or sizes.n_users not in (0, len(users), seen.n_rows):
@@ -132,6 +130,16 @@ class Recommender:
         times: dict[str, Any] = {"times": log.ordered.times, "time_unit": log.time_unit, "time_format": log.time_format}
         return cls(model, log.users, log.items, log.ordered.items, record=record, **same, **times)
 
+    @property
+    def held_out(self) -> str | None:
+        """What the model has not been fitted on, and how that is mended; None where it knows the whole log."""
+        fitted_on = (self.record.get("update") or {}).get("parent", self.record).get("fitted_on")
+        if fitted_on not in ("train", "train+valid"):
+            return None
+        by_user = (self.record.get("data") or {}).get("split") in ("leave-one-out", "ratio")
+        what = "each user's newest events were" if by_user else "the split's test part was"
+        return f"{what} held out: fit on everything with --refit or --fit-on all (rg.fit: refit=True, fit_on='all')"
+
     @cached_property
     def popularity(self) -> Tensor:
         """[n_items] int64: how often each item was seen."""
@@ -159,21 +167,16 @@ class Recommender:
             histories: interactions of users never seen in training: a frame with the training data's column names
                 (or ``user``, ``item``, ``timestamp``), or a mapping user -> list of items, oldest first. Items that
                 the model does not know are skipped and counted in :attr:`counters`.
-            k: the length of the lists; shorter where fewer items may be recommended.
             exclude_seen: leave out what the user has done.
             allow, block: ids of items to which the lists are restricted, and of items that are in none.
             rules: business rules, :class:`recgraph.serve.rules.Rules` or a mapping of its settings.
-            fallback: ``"popularity"`` gives users of whom nothing is known (no known item; of models that read a graph,
-                no relation either) the items seen most often; None raises.
+            fallback: ``"popularity"`` gives users of whom nothing is known the items seen most often; None raises.
             item_columns: columns of the item features to add, e.g. ``["title"]``.
 
         Returns:
             A frame with the columns user, item, score, rank (from 1), users in the order given and best items first. It
             is of the kind of the frame or series that was given, else of that of the training data. The scores of a
             fallback are counts.
-
-        Raises:
-            NoHistoryError: nothing is known of a user, and there is no fallback.
         """
         request = self._request(users, histories)
         options = self._options(k, exclude_seen, allow, block, rules, fallback, item_columns)
@@ -193,12 +196,10 @@ class Recommender:
         """:meth:`recommend` in parts of ``batch_size`` users, in memory that does not grow with their number.
 
         Args:
-            users, histories: one of them, as there; all users by default.
+            users, histories, options: as there; all users by default.
             engine: answers the parts (:mod:`recgraph.parallel`); None: this process.
-            options: ``exclude_seen``, ``allow``, ``block``, ``rules``, ``fallback``, ``item_columns``, as there.
 
-        Yields:
-            Frames; one under the other they have the items of :meth:`recommend`, and its scores up to rounding.
+        Yields frames; one under the other they have the items of :meth:`recommend`, and its scores up to rounding.
         """
         request = self._request(None if histories is not None and is_all(users) else users, histories)
         n, shared = len(request.labels), (self, self._options(k, **options), histories is not None or not is_all(users))
@@ -290,11 +291,9 @@ class Recommender:
 
         Args:
             items: ids of items of the training data (list, array, series, or one id), or ``"all"``.
-            k: the length of the lists; shorter where fewer items are like it.
             by: ``"vectors"``: the cosine of the model's item vectors; ``"co_occurrence"``: that of the sets of users
                 who have both. None: by vectors where the model has them.
-            allow, block: items to which the lists are restricted, and items that are in none.
-            item_columns: columns of the item features of the similar items to add, e.g. ``["title"]``.
+            allow, block, item_columns: as :meth:`recommend`.
             batch_size: items at a time; bounds memory and does not alter results.
 
         Returns:
@@ -457,11 +456,8 @@ def _answer_part(shared: tuple[Recommender, ListOptions, bool], part: Request) -
 
 @checked
 def load(folder: str | Path, device: torch.device | str = "cpu") -> Recommender | Embedder:
-    """Read what a run saved, from its folder or a bundle's: a recommender, or the embeddings of a graph's nodes.
-
-    Raises:
-        BundleError: the folder holds no bundle, a file is missing or damaged, or this version cannot read it.
-    """
+    """Read what a run saved, from its folder or a bundle's: a recommender, or the embeddings of a graph's nodes; a
+    BundleError where there is none, a file is missing or damaged, or this version cannot read it."""
     if bundle.read_config(bundle.bundle_of(folder))["holds"] == "embedder":
         return Embedder.load(folder, device)
     return Recommender.load(folder, device)
@@ -469,8 +465,7 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recommender 
 
 @checked
 def recall_of_lists(recommender: Recommender, k: int = 10, n_users: int = 256, seed: int = 0) -> float:
-    """The share of the items of exact lists of length k that a recommender's approximate ones contain, after
-    :meth:`Recommender.use_ann`; of a sample of ``n_users`` with a history."""
+    """The share of the items of exact lists that those of :meth:`Recommender.use_ann` contain, of a sample of users."""
     near, exact = copy(recommender), copy(recommender)
     near.kind = exact.kind = "polars"
     exact.ann = None

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from recgraph.config import is_list
 from recgraph.data.batches import Query
-from recgraph.data.columns import Columns, TimeUnit, in_unit
+from recgraph.data.columns import Columns, TimeFormat, TimeUnit, in_unit
 from recgraph.data.dataframe import FrameKind, names_of
 from recgraph.data.ids import IdMap, as_series
 from recgraph.data.split import Interactions
@@ -29,7 +29,6 @@ class Request:
     Attributes:
         labels: [B] the ids of the users as the caller gave them.
         query: users (-1 for those not in the training data) and what is known of them.
-        kind: the kind of frame to return.
         n_unknown_items, n_unknown_users: of the given histories, skipped; ids that are no users of the training data.
     """
 
@@ -101,16 +100,11 @@ def of_users(given: Any, users: IdMap, seen: Ragged, kind: FrameKind, times: Rag
 
 
 def of_histories(
-    given: Any, items: IdMap, columns: Columns, kind: FrameKind, time_unit: TimeUnit | None, time_format: str | None
+    given: Any, items: IdMap, columns: Columns, kind: FrameKind, time_unit: TimeUnit | None, time_format: TimeFormat
 ) -> Request:
-    """The request for new users with the given histories.
-
-    Args:
-        given: a frame with a row for each interaction, named like the training data's or ``user``, ``item`` and,
-            optionally, ``timestamp``; or a mapping user -> list of items, oldest first; or a log.
-        time_unit: of the training data, for a model that reads times; without times no gap is known.
-        time_format: by which the times of the training data were read, where they were texts.
-    """
+    """The request for new users with the given histories: a frame with a row for each interaction, named like the
+    training data's or ``user``, ``item`` and, optionally, ``timestamp``; a mapping user -> list of items, oldest first;
+    or a log. ``time_unit`` is that of the training data, for a model that reads times."""
     times = None
     if isinstance(given, Mapping):
         for user, row in given.items():
@@ -122,7 +116,12 @@ def of_histories(
         index = items.index([item for row in rows for item in row], "items of histories")
         lengths = torch.tensor([len(row) for row in rows])
     else:
-        log = given if isinstance(given, Interactions) else _read(given, columns, time_format)
+        log = given
+        if not isinstance(log, Interactions):
+            there = names_of(given)
+            named = {"user": columns.user, "item": columns.item, "timestamp": columns.timestamp}
+            found = {role: own if own in there else role for role, own in named.items() if {own, role} & {*there}}
+            log = with_times_like(given, Columns(**{"user": "user", "item": "item", **found}), time_format)
         if time_unit is not None and log.ordered.times is not None:
             times = in_unit(log.ordered.times, log.time_unit, time_unit)
             if times is None:
@@ -133,15 +132,7 @@ def of_histories(
     return Request(labels, query, kind, n_unknown_items=int((index < 0).sum()))
 
 
-def _read(frame: Any, columns: Columns, time_format: str | None) -> Interactions:
-    there = names_of(frame)
-    times = [name for name in (columns.timestamp, "timestamp") if name is not None and name in there]
-    user = columns.user if columns.user in there else "user"
-    item = columns.item if columns.item in there else "item"
-    return with_times_like(frame, Columns(user=user, item=item, timestamp=times[0] if times else None), time_format)
-
-
-def with_times_like(frame: Any, columns: Columns, time_format: str | None) -> Interactions:
+def with_times_like(frame: Any, columns: Columns, time_format: TimeFormat) -> Interactions:
     """A log in a frame whose times are written like those of the training data, or are dates."""
     dtype = None if columns.timestamp is None else nw.from_native(frame).collect_schema()[columns.timestamp]
     is_written = dtype is not None and (dtype.is_numeric() or dtype in (nw.String, nw.Categorical, nw.Enum))

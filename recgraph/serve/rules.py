@@ -1,9 +1,7 @@
 """Business rules: which items may be recommended, what raises a score, how many of a kind a list holds.
 
 ``Rules`` is a value that recommenders, the command line (``--rules FILE``) and the service read; ``resolve`` looks its
-ids and item features up; a ``ResolvedRules`` ranks. All scores of some users are computed (in the tiles of the ranking
-without rules, so that they are the same to the last bit), changed and sorted, and a ranking that rules cut too short is
-read on.
+ids and item features up; a ``ResolvedRules`` ranks. Scores are those of the ranking without rules to the last bit.
 """
 
 from __future__ import annotations
@@ -40,9 +38,9 @@ _FURTHER = 4
 class Boost(Config):
     """What an item feature does to scores.
 
-    With ``value`` the items whose column holds it are raised by ``weight``. Without it the column holds numbers, and an
-    item's number times ``weight`` counts. Other items stay as they are. ``add`` adds that to the score. ``multiply``
-    multiplies scores above 0 by it, which must be above 0, and divides those below: above 1 it raises every item.
+    With ``value`` the items whose column holds it are raised by ``weight``; without it the column holds numbers, and an
+    item's number times ``weight`` counts. ``multiply`` takes scores above 0 times that, which must be above 0, and
+    divides those below: above 1 it raises every item.
     """
 
     column: Annotated[str, Field(description="of the item features")]
@@ -61,8 +59,7 @@ class Rules(Config):
     3. The list is filled from the best down, or by a re-ranker (``rerank``); an item one of whose values would come up
        more often than ``max_per`` says is passed over. An item without a value is never passed over.
 
-    ``Rules.of({...})`` reads a mapping (from JSON), with errors that name the setting; ``Rules.read(path)`` a file. Ids
-    may be given as texts where the log's are of another type.
+    ``Rules.of({...})`` reads a mapping, ``Rules.read(path)`` a file. Ids may be texts whatever the log's are.
     """
 
     allow: Annotated[Ids | None, Field(description="items to which lists are restricted")] = None
@@ -139,8 +136,6 @@ class ResolvedRules:
     Attributes:
         candidates: [C] int64, ascending: the items that everyone may be recommended; None for all.
         changes: boosts with [n_items] float64 each: what is added, or times what the score is taken.
-        limits: of values in a list.
-        reranking: how lists are picked from the ranking, or None.
         n_unknown: ids in the rules that the model does not know; they are skipped.
     """
 
@@ -245,24 +240,19 @@ def candidates_of(rules: Rules, items: IdMap) -> tuple[Tensor | None, int]:
     n_unknown = 0
     mask = torch.full((len(items),), rules.allow is None)
     for name, ids, value in (("allow", rules.allow, True), ("block", rules.block, False)):
-        index = _index(ids or (), items, name)
+        given = as_series(list(ids or ()), name)
+        if given.dtype == pl.String and family(items.values.dtype) != "texts":  # ids of the log's type
+            parsed = items.parse(given.to_list())
+            if parsed.null_count():
+                text = given[int(parsed.is_null().arg_max() or 0)]
+                raise ValueError(f"{name}: {text!r} cannot be an item: the log's ids are {family(items.values.dtype)}")
+            given = parsed
+        index = torch.from_numpy(items.index(given, name))
         n_unknown += int((index < 0).sum())
         mask[index[index >= 0]] = value
     if not bool(mask.any()):
         raise ValueError("allow and block leave no item to recommend")
     return mask.nonzero().flatten(), n_unknown
-
-
-def _index(ids: Any, items: IdMap, setting: str) -> Tensor:
-    """[N] int64, -1 for an unknown id; texts are read as ids of the log's type."""
-    given = as_series(list(ids), setting)
-    if given.dtype == pl.String and family(items.values.dtype) != "texts":
-        parsed = items.parse(given.to_list())
-        if parsed.null_count():
-            text = given[int(parsed.is_null().arg_max() or 0)]
-            raise ValueError(f"{setting}: {text!r} cannot be an item: the log's ids are {family(items.values.dtype)}")
-        given = parsed
-    return torch.from_numpy(items.index(given, setting))
 
 
 def _change(boost: Boost, columns: ItemColumns, separator: str | None) -> Tensor:

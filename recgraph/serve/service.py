@@ -157,10 +157,8 @@ class JsonIds:
 
 @dataclass(frozen=True)
 class Job:
-    """A request whose users, histories or items are looked up: indices, -1 for what is not known.
-
-    Jobs of the same ``key`` may be computed together; None: only alone.
-    """
+    """A request whose users, histories or items are looked up: indices, -1 for what is not known. Jobs of the same
+    ``key`` may be computed together; None: only alone."""
 
     predictor: Predictor
     request: RecommendRequest | SimilarRequest
@@ -184,10 +182,8 @@ class Result:
 
 
 class Predictor:
-    """Answers requests from one bundle, each as the library's ``recommend`` and ``similar`` do, whoever shares a batch.
-
-    Several threads may use it. ``identity`` names the bundle.
-    """
+    """Answers requests from one bundle, each as the library's ``recommend`` and ``similar`` do, whoever shares a batch;
+    several threads may use it. ``identity`` names the bundle."""
 
     def __init__(self, recommender: Recommender, limits: Limits, identity: str) -> None:
         self.recommender, self.limits, self.identity, self.loaded = recommender, limits, identity, time.time()
@@ -223,6 +219,7 @@ class Predictor:
             "user_ids": self.users.family,
             "item_ids": self.items.family,
             "item_columns": [] if features is None else features.columns,
+            "held_out": self.recommender.held_out,
         }
 
     def prepare(self, request: RecommendRequest | SimilarRequest) -> Job:

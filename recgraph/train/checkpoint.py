@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from recgraph.files import check_manifest, not_finite, read_object, read_tensors, remove_folder, replacing_folder
-from recgraph.models.base import TrainableModel
+from recgraph.files import check_manifest, read_object, read_tensors, remove_folder, replacing_folder
+from recgraph.models.base import TrainableModel, not_finite
 from recgraph.train.config import FALLING, TrainConfig
 
 _BEST, _STATE = "best.safetensors", "state.json"

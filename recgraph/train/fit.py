@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -30,7 +31,7 @@ from recgraph.graph.metapath import MetaPath
 from recgraph.models.base import FeatureSpace, Model, Space, TrainableModel
 from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
 from recgraph.models.two_stage import Member, Plan, TwoStage, last_held_out
-from recgraph.ranks import Ranks, local_rank, of_all, refuse_launched, together
+from recgraph.ranks import Ranks, of_all, refuse_launched, together
 from recgraph.rng import derive
 from recgraph.serve.bundle import Embedder
 from recgraph.train.config import (
@@ -187,7 +188,7 @@ def train(
         check_task(cls, dataset, card.task == "nodes")
         parts = share_out(cls, settings, {"model": cls.Config, **parts_of(cls)})
         if Ranks.here().count > 1 and not is_data_path(dataset):  # one process of each machine prepares it for all
-            of_all(lambda: get(dataset) if local_rank() == 0 else None)
+            of_all(lambda: get(dataset) if os.environ.get("LOCAL_RANK", "0") == "0" else None)
         if issubclass(cls, GraphModel):
             assert isinstance(card, GraphCard)
             graph_config, source = GraphTrainConfig.of(parts["training"]), {"dataset": dataset}

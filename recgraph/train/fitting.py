@@ -12,8 +12,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from recgraph.data.part import Part
-from recgraph.files import LOCK, check_weights, contents, hold, read_object, sweep, write_json
-from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel
+from recgraph.files import LOCK, contents, hold, read_object, sweep, write_json
+from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel, check_weights
 from recgraph.ranks import all_values, is_first, of_all
 from recgraph.rng import Generators
 from recgraph.train.config import TrainConfig, make_accelerator, pick_device

@@ -20,8 +20,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from recgraph.data.batches import Batches
-from recgraph.files import NonFinite, not_finite, sweep, write_tensors
-from recgraph.models.base import TrainableModel, compile_parts
+from recgraph.files import sweep, write_tensors
+from recgraph.models.base import NonFinite, TrainableModel, compile_parts, not_finite
 from recgraph.ranks import Ranks, all_values, of_all, stacked
 from recgraph.rng import Generators, derive
 from recgraph.sparse.device import is_accelerated

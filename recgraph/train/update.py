@@ -23,11 +23,11 @@ from torch import Tensor
 from recgraph import registry
 from recgraph.data.batches import Query
 from recgraph.data.columns import Columns, in_unit
-from recgraph.data.dataframe import names_of
+from recgraph.data.dataframe import BAR, names_of
 from recgraph.data.ids import IdMap
 from recgraph.data.item_features import ItemFeatures
 from recgraph.data.part import Cases, OrderedLog, Part
-from recgraph.data.read import LogFile, Reading
+from recgraph.data.read import LogFile, Reading, with_lists
 from recgraph.data.split import Interactions
 from recgraph.evaluate.evaluator import validation
 from recgraph.evaluate.ranking import Scorer, device_of
@@ -55,7 +55,7 @@ _SCHEDULED = ("schedule", "drop_after", "drop_factor", "schedule_epochs", "warmu
 #: what an update is validated by where nothing has selected the run
 _METRIC = "ndcg@10"
 #: the settings of a reading that say how files are written
-_WRITTEN = ("format", "separator", "names", "encoding", "time_format", "missing_ids", "quotes")
+_WRITTEN = ("format", "separator", "names", "encoding", "time_format", "missing_ids", "bad_times", "quotes")
 #: below it every score of a model ends; items that a model does not know rank behind all that it knows
 _LOWEST = torch.finfo(torch.float32).min
 _log = logging.getLogger(__name__)
@@ -453,6 +453,11 @@ def read_new_log(given: Any, recommender: Recommender, item_features: Any = None
         like = _written(recommender.record, ("encoding", "quotes", "lists"))
         file = LogFile("", Reading.of(like, item_features=str(item_features)))
         item_features = log.with_feature_files(file).item_features
+        old = {} if recommender.item_features is None else recommender.item_features.schema
+        held = [name for name, dtype in item_features.schema.items() if isinstance(old.get(name), pl.List)]
+        texts = [name for name in held if item_features.schema[name] == pl.String]
+        mark = " " if ".item" in Path(file.reading.item_features or "").name else BAR
+        item_features = with_lists(item_features, dict.fromkeys(texts, mark))
     return log.with_features(item_features=item_features)
 
 

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from recgraph import parallel
 from recgraph.config import ConfigError, distribute
 from recgraph.data.split import SealedSplit, Split, without_test_data
-from recgraph.files import NonFinite, locked, read_object, remove_folder, replacing_folder, write_json
+from recgraph.files import locked, read_object, remove_folder, replacing_folder, write_json
+from recgraph.models.base import NonFinite
 from recgraph.pages import print_note
 from recgraph.train import fit as experiment
 from recgraph.train.observers import Observer
@@ -63,8 +64,7 @@ class Reporter(Observer):
 
     def end_epoch(self, row: Mapping[str, Any]) -> None:
         if self._metric in row:
-            epoch = int(row["epoch"])
-            if epoch not in self._reported:
+            if (epoch := int(row["epoch"])) not in self._reported:
                 self._trial.report(float(row[self._metric]), epoch)
             if self._trial.should_prune():
                 self._pruned_at = epoch
@@ -154,8 +154,8 @@ def cannot_be_trained(error: BaseException) -> bool:
     """Whether an error is the configuration's fault: it is not possible, diverges, or does not fit into memory."""
     import torch
 
-    no_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
-    return isinstance(error, NonFinite | ConfigError) or no_memory
+    found = isinstance(error, NonFinite | ConfigError | MemoryError | torch.OutOfMemoryError)
+    return found or "allocate memory" in str(error)
 
 
 def _checked(values: Any, metrics: Sequence[str]) -> list[float]:

@@ -158,7 +158,7 @@ def test_usage_errors(tmp_path: Path) -> None:
 def test_ctrl_c_ends_with_130_and_a_loss_that_is_not_finite_with_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from recgraph.files import NonFinite
+    from recgraph.models.base import NonFinite
     from recgraph.train import fit
 
     for error, code in ((KeyboardInterrupt("saved in runs/a"), 130), (NonFinite("rec is nan at step 3"), 1)):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import resource
 import signal
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -36,8 +39,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Process:
     """A service in a process of its own."""
 
-    def __init__(self, *arguments: object) -> None:
-        self.process = forked.module("recgraph", "serve", *arguments, "--port", 0)
+    def __init__(self, *arguments: object, program: str = "recgraph") -> None:
+        self.process = forked.module(program, "serve", *arguments, "--port", 0)
         until(lambda: "\n" in self.process.error or self.process.poll() is not None)
         line = self.process.error
         assert "http://127.0.0.1:" in line, line
@@ -48,8 +51,17 @@ class Process:
         with urllib.request.urlopen(self.url + path, timeout=120) as answer:
             return str(answer.read().decode())
 
-    def post(self, path: str, **body: Any) -> tuple[int, dict[str, Any]]:
-        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), method="POST")
+    def raw(self, text: str) -> str:
+        """The answer to a request as it is sent, until the service closes the connection."""
+        with self.connect() as there:
+            there.sendall(text.replace("\n", "\r\n").encode())
+            return b"".join(iter(lambda: there.recv(65536), b"")).decode()
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", int(self.url.rsplit(":", 1)[1])), timeout=60)
+
+    def post(self, path: str, headers: dict[str, str] | None = None, **body: Any) -> tuple[int, dict[str, Any]]:
+        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), headers or {}, method="POST")
         try:
             with urllib.request.urlopen(request, timeout=120) as answer:
                 return answer.status, json.load(answer)
@@ -66,8 +78,8 @@ class Process:
 def start() -> Iterator[Callable[..., Process]]:
     started: list[Process] = []
 
-    def make(*arguments: object) -> Process:
-        started.append(Process(*arguments))
+    def make(*arguments: object, program: str = "recgraph") -> Process:
+        started.append(Process(*arguments, program=program))
         return started[-1]
 
     yield make
@@ -136,3 +148,81 @@ def test_a_signal_reads_the_bundle_again(run: Path, start: Callable[..., Process
     until(lambda: json.loads(service.get("/health"))["bundle"]["id"] != before)
     assert service.post("/reload")[1]["outcome"] == "unchanged"
     assert service.stop(signal.SIGINT)[0] == 0
+
+
+def test_it_says_that_newest_events_were_held_out(run: Path, start: Callable[..., Process], tmp_path: Path) -> None:
+    service = start(run)
+    assert "--refit" in service.process.error
+    assert "--refit" in json.loads(service.get("/health"))["bundle"]["held_out"]
+    for command in (["recommend", run, "--user", "7"], ["vectors", run], ["export", run, "--out", tmp_path / "export"]):
+        done = CliRunner().invoke(app, list(map(str, command)))
+        assert (done.exit_code, "--refit" in done.stderr) == (0, True), done.output
+    whole = rg.load(run)
+    whole.record["fitted_on"] = "all"
+    whole.save(tmp_path / "whole")
+    done = CliRunner().invoke(app, ["recommend", str(tmp_path / "whole"), "--user", "7"])
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert json.loads(start(tmp_path / "whole").get("/health"))["bundle"]["held_out"] is None
+
+
+def test_only_requests_with_a_key_are_answered(run: Path, start: Callable[..., Process], tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("")
+    assert CliRunner().invoke(app, ["serve", str(run), "--api-key-file", str(keys)]).exit_code != 0
+    keys.write_text("first\nsecond\n")
+    service = start(run, "--api-key-file", keys, "--admin")
+    service.get("/health")
+    for headers in ({}, {"X-API-Key": "third"}, {"Authorization": "Bearer "}, {"Authorization": "Basic first"}):
+        assert service.post("/recommend", headers, user=7)[0] == 401
+        assert service.post("/reload", headers)[0] == 401
+    for headers in ({"X-API-Key": "second"}, {"Authorization": "bearer first"}):
+        assert service.post("/recommend", headers, user=7)[0] == 200
+    with pytest.raises(urllib.error.HTTPError):
+        service.get("/metrics")
+
+
+def test_a_request_with_two_lengths_is_refused(run: Path, start: Callable[..., Process]) -> None:
+    service = start(run)
+    lengths = "Content-Length: 11\nTransfer-Encoding: chunked\n"
+    answer = service.raw(f'POST /recommend HTTP/1.1\nHost: here\n{lengths}\nb\n{{"user": 7}}\n0\n\n')
+    assert answer.startswith("HTTP/1.1 400")
+    assert service.post("/recommend", user=7)[0] == 200
+
+
+_FEW_FILES = """
+import resource, runpy
+resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
+runpy.run_module("recgraph", run_name="__main__")
+"""
+
+
+def test_half_open_connections_stop_nothing(run: Path, start: Callable[..., Process], tmp_path: Path) -> None:
+    """1,300 clients that never end their request, of a service that may have 1,024 files."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] < 2048:
+        pytest.skip("this process may not open as many files")
+    (tmp_path / "few.py").write_text(_FEW_FILES)
+    heads = ("GET /hea", "POST /recommend HTTP/1.1\r\nHost: here\r\nContent-Length: 99\r\n\r\n{", "")
+    service = start(run, program=str(tmp_path / "few.py"))
+    with contextlib.ExitStack() as opened:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], 2048), limits[1]))
+        opened.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        for number in range(1300):
+            there = opened.enter_context(service.connect())
+            with contextlib.suppress(OSError):  # it gave way
+                there.sendall(heads[number % 3].encode())
+        began = time.monotonic()
+        for _ in range(20):
+            assert json.loads(service.get("/health"))["status"] == "ok"
+        assert service.post("/recommend", user=7)[0] == 200
+        assert time.monotonic() - began < 8  # bodies that never come are refused after 10 s
+    assert service.stop() == (0, "")
+
+
+def test_busy_connections_are_bounded(run: Path, start: Callable[..., Process]) -> None:
+    service = start(run, "--limit-concurrency", 2)
+    with service.connect() as first, service.connect() as second, service.connect():
+        first.settimeout(10)
+        assert first.recv(1) == b""  # the oldest that waits gives way
+        second.sendall(b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n")
+        assert second.recv(12) == b"HTTP/1.1 200"

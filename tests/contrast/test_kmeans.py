@@ -9,7 +9,7 @@ from launches import count
 from torch import Tensor
 
 from recgraph.contrast import clustering
-from recgraph.contrast.clustering import Clustering, assign, concentration, kmeans
+from recgraph.contrast.clustering import Clustering, concentration, kmeans, nearest
 from recgraph.contrast.prototypes import Prototypes
 from recgraph.sparse.device import accelerator_path
 
@@ -86,7 +86,7 @@ def test_concentration_of_singletons_and_right_angles() -> None:
 
 
 def all_again(x: Tensor, centroids: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
-    return clustering._nearest(x, centroids)
+    return nearest(x, centroids)
 
 
 @pytest.mark.parametrize("k", [1, 120])
@@ -128,7 +128,7 @@ def test_an_accelerator_finds_the_same_clusters_and_reads_nothing(
         found = count(lambda: kmeans(x, k, seed=3, iterations=25, restarts=3, start=start), "cpu")
     assert not found.reads
     if data == "repeated":  # of equal rows any may fill what is empty
-        assert torch.equal(there.assignments, assign(x, there.centroids))
+        assert torch.equal(there.assignments, nearest(x, there.centroids)[1])
         assert there.objective == pytest.approx(float((x @ there.centroids.t()).amax(1).sum()))
         return
     torch.testing.assert_close(there.objective, on_host.objective)

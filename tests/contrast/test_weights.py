@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recgraph.contrast import weights
-from recgraph.contrast.clustering import Clustering, assign, concentration, kmeans
+from recgraph.contrast.clustering import Clustering, concentration, kmeans, nearest
 from recgraph.contrast.prototypes import proto_nce, prototypes_of
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.weights import Cluster, Hardness, Learned, Pairs, Weight
@@ -126,7 +126,7 @@ def test_published_prototypes(step: str) -> None:
     clusterings = []
     for t in (0, 1):
         raw = golden[f"centroid_raw_{t}"]
-        clustering = Clustering(assign(z, raw), raw, 0.0)
+        clustering = Clustering(nearest(z, raw)[1], raw, 0.0)
         assert torch.equal(clustering.assignments, golden[f"cluster_{t}"])
         close(concentration(z, clustering, tau), golden[f"density_{t}"])
         clusterings.append(clustering)

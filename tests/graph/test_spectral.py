@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.graph.spectral import coordinates, joint_adjacency
+from recgraph.graph.spectral import coordinates
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -44,15 +44,6 @@ def dense(graph: HeteroGraph) -> Tensor:
         total[place[a], place[b]] += pattern / torch.sqrt((left + left.mean())[:, None] * (right + right.mean()))
     total += total.T.clone()
     return total
-
-
-def test_joint_adjacency_is_the_sum_over_relations() -> None:
-    graph = grouped(2, 6)
-    made, places = joint_adjacency(graph)
-    torch.testing.assert_close(made.coalesce().to_dense().double(), dense(graph), rtol=1e-6, atol=1e-7)
-    assert [places[name].stop - places[name].start for name in graph.node_types] == [
-        graph.count(name) for name in graph.node_types
-    ]
 
 
 def test_coordinates_span_the_leading_eigenvectors() -> None:

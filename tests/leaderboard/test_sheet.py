@@ -68,7 +68,7 @@ def test_tables_have_a_protocol_each(board: Board) -> None:
 def test_cards(board: Board) -> None:
     sheet = opened(board)
     own = entry(sheet, "LightGCN")
-    assert own.note == "Two layers."
+    assert own.spec.note == "Two layers."
     assert own.settings == ["max_epochs=3", "n_layers=2"]
     assert own.configuration["config"]["n_layers"] == 2
     assert sheet.cost("Popularity", "epochs") is None
@@ -139,13 +139,15 @@ def test_the_text_of_a_model() -> None:
         """
 
     text = text_of(Mine)  # type: ignore[arg-type]
-    assert text["summary"] == "Does EASE better."
-    assert text["source"] == "Me and You, A Paper: With a Title (RecSys 2031)"
-    assert text["departures"] == "none worth a word."
+    assert text == [
+        "Does EASE better.",
+        "Source: Me and You, A Paper: With a Title (RecSys 2031), section 4. More of it.",
+        "Departures: none worth a word.",
+    ]
     for name in registry.names("model"):
         cls = registry.load("model", name)
         if cls.__module__.startswith("recgraph."):
-            assert text_of(cls)["source"] or name == "popularity", f"{name}: say whose model it is"
+            assert len(text_of(cls)) > 1 or name == "popularity", f"{name}: say whose model it is"
 
 
 @pytest.mark.parametrize(("device", "cuda", "wh"), [("cpu", None, 26.0), ("auto", None, 26.0), ("cuda:0", "a", None)])

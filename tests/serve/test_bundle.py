@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickletools
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from recgraph.models.heterogeneous.meow import MEOW
 from recgraph.serve import bundle
 from recgraph.serve.bundle import BundleError, Embedder
 from recgraph.serve.recommender import Recommender
+from recgraph.serve.service import Limits, Predictor
 from recgraph.sparse.csr import Csr
 
 
@@ -44,6 +46,25 @@ def test_every_recommender_recommends_the_same_from_its_bundle(name: str, tmp_pa
     assert other.record == {"metrics": {"ndcg@10": 0.5}}
     for key, value in one.model.state_dict().items():
         assert torch.equal(value, other.model.state_dict()[key])
+
+
+@pytest.mark.parametrize("name", ["sasrec", "meowrec"])
+def test_a_bundle_of_links_is_read(name: str, tmp_path: Path) -> None:
+    """As in the cache of a hub: files lie under their digests, and the bundle's are links to them."""
+    one, linked = of_model(name), tmp_path / "snapshots" / "main"
+    one.save(tmp_path / "bundle")
+    for path in list((tmp_path / "bundle").rglob("*")):
+        if path.is_file():
+            link = linked / path.relative_to(tmp_path / "bundle")
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path.rename(tmp_path / hashlib.sha256(path.read_bytes()).hexdigest()))
+    (linked / "README.md").write_text("a model card")
+    (tmp_path / "now").symlink_to(linked)
+    for place in (linked, tmp_path / "now"):
+        other = recgraph.load(place)
+        assert isinstance(other, Recommender)
+        assert other.recommend("all").equals(one.recommend("all"))
+    Predictor.load(tmp_path / "now", Limits())
 
 
 def test_no_file_is_pickle(folder: Path) -> None:

@@ -379,21 +379,6 @@ def test_threads_get_the_answers_of_one(make: Callable[[], Model]) -> None:
 
 
 @pytest.mark.usefixtures("frequent_switches")
-def test_threads_replace_the_catalogue_meanwhile() -> None:
-    served = recommender(LightGCN, 200)
-    lengths = (5, 6, 7)
-    alone = {(u, k): served.recommend(users=[u], k=k) for u in range(N_USERS) for k in lengths}
-
-    def call(number: int) -> bool:
-        user, k = number % N_USERS, lengths[number % 7 % 3]
-        if number % 11 == 0:
-            served.refresh()
-        return bool(served.recommend(users=[user], k=k).equals(alone[user, k]))
-
-    assert all(in_threads(160, call))
-
-
-@pytest.mark.usefixtures("frequent_switches")
 def test_no_count_is_lost() -> None:
     served = recommender(LightGCN)
     in_threads(160, lambda n: served.recommend(users=[3, -1], k=3, allow=[1, 2, 3, 999], fallback="popularity"))

@@ -71,21 +71,6 @@ def test_long_blocks_give_the_bits_of_short_ones(weighted: bool, monkeypatch: py
     assert torch.equal(long.values(), short.values())
 
 
-def test_work_grows_with_the_pairs_and_not_with_the_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    n_degrees: list[int] = []
-    own = Csr.degrees.fget
-    assert own is not None
-    monkeypatch.setattr(Csr, "degrees", property(lambda m: (n_degrees.append(m.shape[0]), own(m))[1]))
-    for n in (10_000, 40_000):
-        draw = torch.Generator().manual_seed(n)
-        rows = torch.arange(n).repeat_interleave(3)
-        a, b = (Csr.from_coo(rows, torch.randint(n, (3 * n,), generator=draw), shape=(n, n)) for _ in range(2))
-        n_degrees.clear()
-        n_blocks = sum(1 for _ in compose_blocks(a, b))
-        assert n_blocks <= 2 * 9 * n / _products._MAX_SORTED + 1
-        assert sum(n_degrees) <= 3 * n
-
-
 N_COLUMNS = 13
 
 
@@ -212,12 +197,6 @@ def test_a_type_that_is_too_narrow_is_left(device: torch.device) -> None:
     torch.testing.assert_close(narrow, wide.float(), rtol=1e-5, atol=1e-7)
     with pytest.raises(torch.linalg.LinAlgError):
         ridge_rows(rows, table, 1000.0, torch.full((4,), 1e-30, device=device))
-
-
-def test_steps_from_the_solution_stay_there(device: torch.device) -> None:
-    rows, table, ridge = _case(device)
-    solved = ridge_rows(rows, table, 2.5, ridge)
-    torch.testing.assert_close(ridge_rows_cg(rows, table, 2.5, ridge, solved, 3), solved, rtol=1e-9, atol=1e-12)
 
 
 # -- the contract of sparse times dense: every backend gives the same values and gradients

@@ -105,11 +105,6 @@ def test_sparse_adam_steps_the_rows_that_a_step_touches() -> None:
     assert 0 < int(moved_mask.sum()) < N_ITEMS // 2
 
 
-def test_who_has_no_such_table() -> None:
-    for name, settings in [("sasrec", {}), ("lightgcn", {}), ("bprmf", {"loss": "full_softmax"})]:
-        assert registry.load("model", name)(**settings).build(Space(n_users=3, n_items=5)).row_sparse_tables == ()
-
-
 # -- ragged rows against the same thing done with lists
 
 Rows = list[list[int]]

@@ -18,7 +18,6 @@ from recgraph.ranks import (
     gathered,
     is_first,
     launched_rank,
-    local_rank,
     refuse_launched,
 )
 
@@ -210,23 +209,23 @@ def test_gathered_rows_have_the_gradient_of_one_process() -> None:
 
 
 @pytest.mark.parametrize(
-    ("variables", "rank", "local"),
+    ("variables", "rank"),
     [
-        ({}, None, 0),
-        ({"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}, None, 0),
-        ({"WORLD_SIZE": "2"}, None, 0),
-        ({"WORLD_SIZE": "2", "RANK": "0"}, 0, 0),
-        ({"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1"}, 3, 1),
+        ({}, None),
+        ({"WORLD_SIZE": "1", "RANK": "0"}, None),
+        ({"WORLD_SIZE": "2"}, None),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, 0),
+        ({"WORLD_SIZE": "4", "RANK": "3"}, 3),
     ],
 )
 def test_a_process_knows_its_place_from_the_variables(
-    variables: dict[str, str], rank: int | None, local: int, monkeypatch: pytest.MonkeyPatch
+    variables: dict[str, str], rank: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+    for name in ("WORLD_SIZE", "RANK"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert (launched_rank(), is_first(), local_rank()) == (rank, rank in (None, 0), local)
+    assert (launched_rank(), is_first()) == (rank, rank in (None, 0))
     if rank is not None:
         with refused("tune"):
             refuse_launched("tune", "start it without a launcher")

@@ -149,7 +149,8 @@ def contrast_parts(options: dict[str, Any]) -> Any:
         settings = {"similarity": "cosine", "temperature": _TAU, "objective": "info_nce", **options["term"]}
         term = ContrastiveTerm(dim=options["width"], **settings).to(device)
         clusters = torch.stack([torch.randint(k, (n,), generator=draw) for k in (10, 30)]).to(device)
-        term.prepare(lambda: clusters)
+        if term.weight is not None:
+            term.weight.prepare(lambda: clusters)
         ids, is_queued = torch.arange(n, device=device), "queue_size" in options["term"]
 
         def loss() -> Tensor:

@@ -1,0 +1,56 @@
+"""The recipes of docs/examples: each trains to the losses and the metric of the model that it writes out."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import recgraph as rg
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "examples"
+_TRANSFORMER = {"inner_dim": 64, "attention_dropout": 0.1}
+_OF_SEQUENCES = {"hidden_dim": 32, "max_len": 12, "dropout": 0.1}
+_SEQUENCES = {"batch_size": 128, "learning_rate": 3e-3}
+_PAIRS = {"batch_size": 4096, "learning_rate": 1e-2}
+#: recipe -> the same model of the library, and how it is trained
+RECIPES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "sasrec": (rg.models.SASRec(**_OF_SEQUENCES, encoder=_TRANSFORMER), _SEQUENCES),
+    "bsarec": (rg.models.BSARec(**_OF_SEQUENCES, encoder=_TRANSFORMER), _SEQUENCES | {"batch_size": 256}),
+    "hstu": (rg.models.HSTU(**_OF_SEQUENCES, encoder={"time_bias": True}), _SEQUENCES),
+    "cl4srec": (rg.models.CL4SRec(**_OF_SEQUENCES, encoder=_TRANSFORMER), _SEQUENCES),
+    "mclrec": (
+        rg.models.MCLRec(**_OF_SEQUENCES, encoder=_TRANSFORMER, regime="prefix"),
+        _SEQUENCES | {"batch_size": 256},
+    ),
+    "lightgcn": (rg.models.LightGCN(hidden_dim=32), _PAIRS),
+    "xsimgcl": (rg.models.XSimGCL(hidden_dim=32), _PAIRS),
+}
+
+
+def recipe(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(f"recipe_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_the_model_of_the_library(name: str) -> None:
+    model, training = RECIPES[name]
+    split = rg.load_dataset("synthetic").split("leave-one-out")
+    run = rg.fit(model, split, seed=0, max_epochs=2, metric="last", **training)
+    curve, ndcg = recipe(name).main(epochs=2)
+    term = "rec" if name == "mclrec" else "loss"  # of its phases it prints the term that all have
+    assert curve == pytest.approx([row[term] for row in run.history], rel=1e-6)
+    found = rg.evaluate.evaluate(run.model, split.test, seen=("exclude",), cutoffs=(10,))
+    assert ndcg == pytest.approx(found["exclude"].metrics["ndcg@10"], rel=1e-6)
+
+
+def test_recipes_fit_on_a_screen() -> None:
+    lengths = {path.name: len(path.read_text("utf-8").splitlines()) for path in EXAMPLES.glob("*.py")}
+    assert max(lengths.values()) <= 110, lengths
