@@ -116,7 +116,11 @@ def parse(path: str, graph: HeteroGraph) -> Route:
         for step in steps:
             graph.adjacency(step.edge_type)
         return tuple(steps)
+    relations = {relation for _, relation, _ in graph.edges}
     for name in names:
+        if name in relations and name not in graph.nodes:
+            steps_there = " or ".join(f"'{Step(edge_type)}'" for edge_type in graph.edges if edge_type[1] == name)
+            raise PathError(f"path = {path!r}: {name!r} is a relation; leave it out, or write it as {steps_there}")
         graph.count(name)
     steps = []
     for start, end in pairwise(names):
@@ -514,9 +518,12 @@ class Proposal:
         """``coverage * (1 - density)``: a path that relates nobody, or everybody to everybody, tells nothing."""
         return self.coverage * (1 - min(self.density, 1.0))
 
+    def __repr__(self) -> str:
+        return f"{self.path} (of {self.coverage:.0%} of nodes, density {self.density:.2g})"
 
-def propose(graph: HeteroGraph, target: str, max_steps: int = 4) -> list[Proposal]:
-    """All symmetric meta-paths of the target type, and its edges to itself, the best by :attr:`Proposal.score` first.
+
+def propose(graph: HeteroGraph, target: str, max_steps: int = 4, n: int | None = 12) -> list[Proposal]:
+    """Symmetric meta-paths of the target type, and its edges to itself, the best by :attr:`Proposal.score` first.
 
     Symmetric paths walk some steps out and the same steps back; those whose way out comes back over the very edges that
     it has just taken are left out (``paper-author-paper-author-paper`` is a power of ``paper-author-paper``). Of edge
@@ -525,6 +532,7 @@ def propose(graph: HeteroGraph, target: str, max_steps: int = 4) -> list[Proposa
     Args:
         target: the node type at both ends.
         max_steps: the most steps of a path.
+        n: so many of them; None: all.
     """
     graph.count(target)
     steps = _distinct_steps(graph)
@@ -540,7 +548,7 @@ def propose(graph: HeteroGraph, target: str, max_steps: int = 4) -> list[Proposa
         matrices = [step.followed(graph, weights=True).with_weights(None) for step in route]
         density = estimate_nnz(matrices) / max(matrices[0].shape[0] * matrices[-1].shape[1], 1)
         found.append(Proposal(text_of(route, graph), _coverage(matrices), density))
-    return sorted(found, key=lambda proposal: (-proposal.score, len(proposal.path), proposal.path))
+    return sorted(found, key=lambda proposal: (-proposal.score, len(proposal.path), proposal.path))[:n]
 
 
 def _distinct_steps(graph: HeteroGraph) -> dict[Step, Step]:

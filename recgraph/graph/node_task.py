@@ -75,6 +75,11 @@ class NodeTask:
                         f"{len(labels)} nodes of {self.target!r}"
                     )
 
+    def __repr__(self) -> str:
+        sizes = (f"{name!r} {'/'.join(str(len(getattr(each, part))) for part in MASKS)}" for name, each in self.splits.items())
+        parts = [f"{self.target}: {len(self.labels)} nodes, {self.n_classes} classes", f"splits {', '.join(sizes) or 'none'}"]
+        return f"NodeTask({'; '.join([*parts, *self.paths])})"
+
     def permuted(self, order: Tensor) -> NodeTask:
         """The task of a graph whose target node j is node ``order[j]`` of this one."""
         order = torch.as_tensor(order)

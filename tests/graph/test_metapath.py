@@ -300,7 +300,7 @@ def test_pathsim_of_ways_without_a_way_back() -> None:
 
 def test_proposals_from_the_schema() -> None:
     graph = _typed()
-    proposals = propose(graph, "user", max_steps=4)
+    proposals = propose(graph, "user", max_steps=4, n=None)
     paths = [proposal.path for proposal in proposals]
     assert "user-user" in paths
     assert "user>rates>item<rates<user" in paths
