@@ -21,8 +21,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_serializer, m
 from pydantic.fields import FieldInfo
 
 #: what other libraries call a setting -> its name here
-_ELSEWHERE = {
+ELSEWHERE = {
     "lr": "learning_rate",
+    "epochs": "max_epochs",
     "wd": "weight_decay",
     "embedding_size": "hidden_dim",
     "hidden_size": "hidden_dim",
@@ -242,7 +243,7 @@ def unknown_key(key: str, *within: Config | type[Config]) -> str:
     then by their letters."""
     names = sorted(name for config in within for name, _, _ in walk(config))
     inner = [name for name in names if name.rpartition(".")[2] == key]
-    if close := inner or [name for name in names if name == _ELSEWHERE.get(key)]:
+    if close := inner or [name for name in names if name == ELSEWHERE.get(key)]:
         return f"unknown setting {key!r} (did you mean {' or '.join(close)}?)"
     meant = did_you_mean(key, names) or f"; there are {', '.join(name for name in names if '.' not in name) or 'none'}"
     return f"unknown setting {key!r}{meant}"

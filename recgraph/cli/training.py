@@ -29,26 +29,10 @@ if TYPE_CHECKING:
 FitOn = Literal["train", "train+valid", "all"]
 _TRAIN_SET = (
     "A setting of the model or of training, e.g. hidden_dim=32, or of one of its parts, e.g. encoder.alpha=0.5; may be "
-    "given many times."
+    "given many times. Shorter: --hidden-dim 32, --lr 0.001, --epochs 20, --batch-size 512."
 )
 _REFIT = "Choose the epoch on the validation part first, then fit anew to all for so many epochs."
 _FIT_ON = "What the model learns from; all: to serve, and not to be evaluated. [default: train]"
-
-
-#: settings that people type by the words of other libraries
-LrOption = Annotated[
-    float | None, typer.Option("--lr", "--learning-rate", metavar="RATE", help="The setting learning_rate.")
-]
-EpochsOption = Annotated[
-    int | None, typer.Option("--epochs", "--max-epochs", metavar="N", help="The setting max_epochs.")
-]
-BatchOption = Annotated[int | None, typer.Option("--batch-size", metavar="N", help="The setting batch_size.")]
-
-
-def _pairs(settings: list[str] | None, lr: float | None, epochs: int | None, batch_size: int | None) -> list[str]:
-    """The settings that are given by --set and by options of their own."""
-    typed = {"learning_rate": lr, "max_epochs": epochs, "batch_size": batch_size}
-    return [*(settings or ()), *(f"{name}={value}" for name, value in typed.items() if value is not None)]
 
 
 def train(
@@ -56,9 +40,6 @@ def train(
     source: Source,
     out: Annotated[Path, typer.Option("--out", "-o", help="The run's folder; it must not exist yet.")],
     settings: Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help=_TRAIN_SET)] = None,
-    lr: LrOption = None,
-    epochs: EpochsOption = None,
-    batch_size: BatchOption = None,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="A TOML file; --set wins.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, batches, views and dropout; recorded.")] = 0,
     device: DeviceOption = None,
@@ -75,8 +56,7 @@ def train(
     from recgraph.train import fit
     from recgraph.train.record import SELECTION
 
-    pairs = _pairs(settings, lr, epochs, batch_size)
-    values = {**parse_settings(pairs, with_none(read_toml(config)) if config else {}), **source.settings}
+    values = {**parse_settings(settings or [], with_none(read_toml(config)) if config else {}), **source.settings}
     with notes_of(*FOUND, "recgraph.train.fit"):
         run = fit.train(
             model,
@@ -126,9 +106,6 @@ def tune(
     pruner: Annotated[Pruner | None, typer.Option(help="[default: median; of two metrics none]")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the sampler and of every trial.")] = 0,
     settings: Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help=_SET)] = None,
-    lr: LrOption = None,
-    epochs: EpochsOption = None,
-    batch_size: BatchOption = None,
     test_seeds: Annotated[int, typer.Option(min=0, help="Last trainings, tested once; 0: no test.")] = 3,
     device: DeviceOption = None,
     engine: EngineOption = None,
@@ -146,7 +123,7 @@ def tune(
 
     metrics = tuple(metric or ["ndcg@10"])
     with notes_of(*FOUND):
-        fixed, of_data = _settings(model, _pairs(settings, lr, epochs, batch_size), source)
+        fixed, of_data = _settings(model, settings or [], source)
         split = of_data.split_of(source.dataset)
     name = study or f"{model}-{data_name(source.dataset)}-{'-'.join(metrics)}"
     folder = out or Path("runs") / name

@@ -76,9 +76,10 @@ class NodeTask:
                     )
 
     def __repr__(self) -> str:
-        sizes = (f"{name!r} {'/'.join(str(len(getattr(each, part))) for part in MASKS)}" for name, each in self.splits.items())
-        parts = [f"{self.target}: {len(self.labels)} nodes, {self.n_classes} classes", f"splits {', '.join(sizes) or 'none'}"]
-        return f"NodeTask({'; '.join([*parts, *self.paths])})"
+        parts = {name: [str(len(getattr(split, part))) for part in MASKS] for name, split in self.splits.items()}
+        sizes = ", ".join(f"{name} ({'/'.join(counts)})" for name, counts in parts.items()) or "none"
+        what = f"{self.target}: {len(self.labels)} nodes, {self.n_classes} classes"
+        return f"NodeTask({what}; splits {sizes}; paths {', '.join(self.paths) or 'none'})"
 
     def permuted(self, order: Tensor) -> NodeTask:
         """The task of a graph whose target node j is node ``order[j]`` of this one."""

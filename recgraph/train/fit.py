@@ -135,7 +135,7 @@ def fit(
 @checked
 def fit_graph(
     model: GraphModel,
-    graph: HeteroGraph,
+    graph: Any,
     *,
     seed: int,
     out: str | Path | None = None,
@@ -149,14 +149,15 @@ def fit_graph(
 
     Args:
         model: with its settings, among them ``metapaths``; not built.
-        graph: all that is read.
+        graph: all that is read: a :class:`recgraph.graph.hetero.HeteroGraph`, or what PyTorch Geometric has.
         seed, out, device, resume, progress, observers: see :func:`fit`.
         training: settings of :class:`recgraph.train.config.GraphTrainConfig`.
     """
     folder = None if out is None else Path(out)
     options = FitOptions(GraphTrainConfig.of(training), seed, folder, device, resume, progress, observers)
     with together():
-        return _fit_nodes(model, graph, options, evaluation={})
+        own = graph if isinstance(graph, HeteroGraph) else HeteroGraph.from_pyg(graph)
+        return _fit_nodes(model, own, options, evaluation={})
 
 
 def train(

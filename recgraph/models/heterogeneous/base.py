@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ from recgraph.rng import Generators, derive, dropout
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import row_shares
 from recgraph.sparse.spmm import spmm
+
+_log = logging.getLogger(__name__)
 
 
 class GraphSpace(Space):
@@ -280,13 +283,13 @@ class GraphModel(HoldsGraph, TrainableModel):
         return None if node_type in self.config.features else features
 
     def _features(self, graph: HeteroGraph, node_type: str) -> Tensor | Csr | None:
-        """[N, F]: the features of a type, divided by their row sums unless it is in ``raw_features``.
-
-        Raises:
-            ValueError: features to be divided hold a negative value.
-        """
+        """[N, F]: the features of a type, divided by their row sums unless it is in ``raw_features`` or they hold
+        negative values, whose sums mean nothing."""
         features = self.features_of(graph, node_type)
         if features is None or node_type in self.config.raw_features:
+            return features
+        if bool(((features.values() if isinstance(features, Csr) else features) < 0).any()):
+            _log.warning("features of %r hold negative values: they are read as with raw_features", node_type)
             return features
         return row_shares(features, f"features of {node_type!r}", f"add {node_type!r} to raw_features")
 
