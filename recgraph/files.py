@@ -235,12 +235,6 @@ def check_plain(name: object) -> str:
     return str(name)
 
 
-def within(folder: Path, name: object) -> Path:
-    """A file of a folder by a name that someone else wrote; a CorruptFileError where it leads out of the folder."""
-    with reading(folder):
-        return folder / check_plain(name)
-
-
 def _files(folder: Path) -> list[str]:
     """The files of a folder, without its own manifest, locks and temporaries."""
     paths = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir() and path.name != LOCK)

@@ -182,7 +182,7 @@ def _connected(engine: Engine) -> Any:
     return ray
 
 
-#: in a worker: what the pieces of the last map share, by its token
+#: in a worker: the function and what the pieces share, of the last map, by its token
 _shared: dict[str, tuple[Callable[[Any, Any], Any], Any]] = {}
 
 

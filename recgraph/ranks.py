@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -47,7 +47,7 @@ def is_first() -> bool:
 
 
 @contextmanager
-def together() -> Iterator[Ranks]:
+def together() -> Iterator[None]:
     """The block that all ranks enter: those that a launcher started are connected until the process ends. Alone it does
     nothing. A broken connection, as another rank failed or was killed, is a RankFailed.
 
@@ -63,7 +63,7 @@ def together() -> Iterator[Ranks]:
         dist.init_process_group(backend, timeout=timedelta(seconds=seconds))
     ranks = Ranks.here()
     try:
-        yield ranks
+        yield
     except RuntimeError as error:
         if ranks.count == 1 or not any(word in str(error).lower() for word in _OF_NETWORK):
             raise
@@ -72,7 +72,6 @@ def together() -> Iterator[Ranks]:
         ) from error
 
 
-@dataclass(frozen=True)
 class Share:
     """The samples of a batch, ``rows``, that one rank computes, of ``sizes`` for each rank.
 
@@ -81,20 +80,13 @@ class Share:
     samples is multiplied by, so that the mean over ranks is the batch's.
     """
 
-    sizes: tuple[int, ...]
-    index: int
-    dealt: bool = False
-    is_whole: bool = field(init=False)
-    rows: slice = field(init=False, compare=False)
-    weight: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        count, n_samples = len(self.sizes), sum(self.sizes)
-        start = sum(self.sizes[: self.index])
-        rows = slice(self.index, n_samples, count) if self.dealt else slice(start, start + self.sizes[self.index])
-        object.__setattr__(self, "is_whole", count == 1)
-        object.__setattr__(self, "rows", slice(None) if count == 1 else rows)
-        object.__setattr__(self, "weight", 1.0 if count == 1 else count * self.sizes[self.index] / n_samples)
+    def __init__(self, sizes: tuple[int, ...], index: int, dealt: bool = False) -> None:
+        count, n_samples, start = len(sizes), sum(sizes), sum(sizes[:index])
+        self.sizes, self.dealt, self.is_whole = sizes, dealt, count == 1
+        self.rows = slice(index, n_samples, count) if dealt else slice(start, start + sizes[index])
+        if self.is_whole:
+            self.rows = slice(None)
+        self.weight = 1.0 if self.is_whole else count * sizes[index] / n_samples
 
     def gathered(self, x: Tensor) -> Tensor:
         """The rows of the whole batch, in its order, of this rank's rows; see :func:`gathered`."""
@@ -127,8 +119,7 @@ class Ranks:
         return cls(dist.get_rank(), dist.get_world_size()) if connected else cls()
 
     def share_of_batch(self, n_samples: int, dealt: bool = False) -> Share:
-        """The share of a training batch, of sizes that differ by one at most; of fewer samples than ranks all have
-        all."""
+        """The share of a batch, of sizes that differ by one at most; of fewer samples than ranks each has all."""
         if self.count == 1 or n_samples < self.count:
             return WHOLE
         least, more = divmod(n_samples, self.count)
@@ -181,21 +172,19 @@ def all_values(value: T) -> list[T]:
 
 
 def of_all(make: Callable[[], T]) -> list[T]:
-    """What ``make()`` gives on each rank, by rank; where it raises on one, the others raise a :class:`RankFailed`.
-
-    ``make`` must not communicate: a rank on which it fails would leave the others waiting.
-    """
-    made: list[T] = []
+    """What ``make()`` gives on each rank, by rank; where it raises on one, the others raise a :class:`RankFailed`. It
+    must not communicate: a rank on which it fails would leave the others waiting."""
+    made: Any = None
     own: Exception | None = None
     try:
-        made.append(make())
+        made = make()
     except Exception as error:
         own = error
     found = all_values((made, own and f"{type(own).__name__}: {own}"))
     for rank, (_, failed) in enumerate(found):
         if failed is not None:
             raise own if own is not None and rank == Ranks.here().index else RankFailed(f"rank {rank}: {failed}")
-    return [each[0] for each, _ in found]
+    return [each for each, _ in found]
 
 
 def first_does(act: Callable[[], object]) -> None:

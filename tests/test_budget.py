@@ -37,10 +37,9 @@ BUDGET = {
 }
 #: what is over its budget yet -> lines at most: it only gets smaller, and leaves this table
 OVER = {
-    "recgraph": 41_700,
-    "recgraph/*": 2_175,
+    "recgraph": 40_000,
+    "recgraph/*": 1_600,
     "recgraph/data": 5_140,
-    "recgraph/leaderboard": 1_850,
     "recgraph/cli": 1_645,
 }
 #: ``raise`` statements in recgraph/, at most

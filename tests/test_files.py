@@ -105,10 +105,10 @@ def test_the_manifest_names_a_file_with_a_flipped_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "/a", "../a", "a/../../b", "c:\\a", "a\\b", "a\0b", 7])
-def test_names_stay_in_their_folder(tmp_path: Path, name: object) -> None:
+def test_names_stay_in_their_folder(name: object) -> None:
     with pytest.raises(ValueError, match="relative path"):
-        files.within(tmp_path, name)
-    assert files.within(tmp_path, "a/b.txt") == tmp_path / "a" / "b.txt"
+        files.check_plain(name)
+    assert files.check_plain("a/b.txt") == "a/b.txt"
 
 
 def test_damaged_and_large_files_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,8 +137,6 @@ def check(
     split: Annotated[str | None, typer.Option(help=_CHECK_SPLIT)] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help=_CHECK_SET)] = None,
     split_seed: Annotated[int, typer.Option(min=0, help="Of splits that draw.")] = 0,
-    cutoff: Annotated[int, typer.Option(min=1, help="Of the recall at chance.")] = 10,
-    users: Annotated[int, typer.Option(min=1, help="Test users, at most, of the recall at chance.")] = 2000,
     form: FormatOption = None,
 ) -> None:
     """Check a split of DATASET, or of your own file (--data), and the evaluation on it.
@@ -156,7 +154,7 @@ def check(
     with notes_of(*FOUND):
         made = data.split_of(source.dataset)
     note(f"{made.n_users:,} users, {made.n_items:,} items, split {made.name} {made.hash[:12]}")
-    rows = check_split(made, cutoff=cutoff, n_users=users)
+    rows = check_split(made)
     show(({"check": row.name, "status": row.status, "value": row.value, "detail": row.detail} for row in rows), form)
     failed = [row.name for row in rows if row.status == "fail"]
     if failed:

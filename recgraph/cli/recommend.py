@@ -62,6 +62,8 @@ def recommend(
     form: FileFormatOption = None,
 ) -> None:
     """Recommend items to users of a run: by --user ID, to all of them by --all, or by --histories FILE."""
+    from recgraph.serve.recommender import recall_of_lists
+
     if bool(user) + (histories is not None) + every != 1 or (every and out is None):
         raise ValueError("say for whom: one of --user ID (once or more), --histories FILE, and --all with --out FILE")
     options: dict[str, Any] = {
@@ -74,7 +76,8 @@ def recommend(
     recommender = _open(run)
     if ann:
         recommender.use_ann()
-        _note_recall(recommender, k)
+        if len(recommender.users):  # a run on sessions may know none
+            note(f"of the items of exact lists {recall_of_lists(recommender, k):.1%} are found, by a sample of users")
     if every and out is not None:
         write_parts(recommender.stream("all", engine=given_engine(engine, engine_set), **options), form, out)
         return
@@ -98,17 +101,6 @@ def _rules(file: Path | None, pairs: list[str], allow: list[str] | None, block: 
     if block:  # texts all, which are read as ids of the log's type
         values["block"] = list(dict.fromkeys([*map(str, values.get("block", ())), *block]))
     return Rules.of(values)
-
-
-def _note_recall(recommender: Recommender, k: int) -> None:
-    from recgraph.serve.recommender import recall_of_lists
-
-    try:
-        share = recall_of_lists(recommender, k)
-    except ValueError as error:  # a run on sessions may know no users
-        note(f"approximate lists: recall not measured: {error}")
-    else:
-        note(f"approximate lists: they contain {share:.1%} of the items of exact lists (of a sample of users)")
 
 
 By = Literal["vectors", "co_occurrence"]

@@ -9,19 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from recgraph.cli.options import (
-    FOUND,
-    DeviceOption,
-    EngineOption,
-    EngineSetOption,
-    RunArgument,
-    Source,
-    given_engine,
-)
+from recgraph.cli.options import FOUND, DeviceOption, EngineOption, EngineSetOption, RunArgument, Source, given_engine
 from recgraph.cli.output import Failure, FormatOption, is_quiet, note, notes_of, progress_wanted, show
 
 if TYPE_CHECKING:
-    from recgraph.config import Config
     from recgraph.train.settings import DataConfig
 
 
@@ -152,11 +143,9 @@ def tune(
         note(line)
     note(f"kept in {folder}; recgraph study {shlex.quote(str(folder))} shows more")
     if best_trial(found) is None:
-        pruned = [trial for trial in found.trials if trial.state.name == "PRUNED"]
-        reasons = Counter(trial.user_attrs.get("reason") or "no reason" for trial in pruned)
-        for reason, count in reasons.most_common(5):
-            note(f"pruned, {count} of {reasons.total()}: {reason}")
-        raise Failure("no trial is complete: all were pruned; go on with more --trials, or with other settings")
+        reasons = Counter(trial.user_attrs.get("reason") for trial in found.trials)
+        reason = reasons.most_common(1)[0][0] or "for no reason that is known"
+        raise Failure(f"no trial is complete, most are pruned: {reason}; give more --trials, or other settings")
     show(test_rows(found), form)
 
 
@@ -164,18 +153,13 @@ def _settings(model: str, pairs: list[str], source: Source) -> tuple[dict[str, A
     """The fixed settings of model and training, and the configuration of the data."""
     from recgraph import registry
     from recgraph.config import parse_settings
-    from recgraph.models.base import TrainableModel
-    from recgraph.train.config import share_out, training_config
-    from recgraph.train.pretrained import InitItemsConfig
+    from recgraph.train.config import share_out
+    from recgraph.train.fit import parts_of
     from recgraph.train.settings import DataConfig
 
     cls = registry.load("model", model)
-    known: dict[str, type[Config]] = {"model": cls.Config, "data": DataConfig}
-    if issubclass(cls, TrainableModel):
-        known |= {"training": training_config(cls), "items": InitItemsConfig}
-    settings = {**parse_settings(pairs), **source.settings}
-    parts = share_out(cls, settings, known)
-    of_data = DataConfig.of(parts["data"]).completed(source.dataset)
+    parts = share_out(cls, {**parse_settings(pairs), **source.settings}, {"model": cls.Config, **parts_of(cls)})
+    of_data = DataConfig.of(parts.get("data")).completed(source.dataset)
     return {**parts["model"], **parts.get("training", {}), **parts.get("items", {})}, of_data
 
 

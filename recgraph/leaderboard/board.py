@@ -14,7 +14,7 @@ from recgraph import registry
 from recgraph.config import Config, ConfigError, checked, with_none
 from recgraph.data.catalog.cards import UnknownDatasetError, card_files, data_name, find_card, with_train
 from recgraph.data.read import PATHS, is_data_path
-from recgraph.evaluate.metrics import DEFAULT_METRICS, full_name, split_metric
+from recgraph.evaluate.metrics import full_name
 from recgraph.evaluate.nodes import SCORES
 from recgraph.evaluate.protocol import Cutoff
 from recgraph.files import read_toml
@@ -117,13 +117,6 @@ class SheetSpec(Config):
     def imported(self) -> tuple[str, ...]:
         """What it imports as a command takes it anywhere: a file by its absolute path, a module by its name."""
         return tuple(_path(self.file, each) if is_path(each) else each for each in self.imports)
-
-    @property
-    def more_metrics(self) -> tuple[str, ...]:
-        """The metrics beyond the default ones."""
-        if is_of_nodes(self.dataset):
-            return ()
-        return tuple(metric for metric in self.metrics if split_metric(metric)[0] not in DEFAULT_METRICS)
 
     def located(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The settings with their paths from the board's file on; addresses have them as they are written."""

@@ -77,11 +77,8 @@ class Job:
 
     Attributes:
         settings: those that are not defaults, as a tree, as for ``recgraph train``.
-        identity: see :func:`identity_of`.
         metrics: those beyond the default ones; a record without them is made again, under the same address.
         imports: what the board's file imports; files by their absolute paths.
-        fit_on: the parts that the tested model learns from, see :class:`recgraph.leaderboard.board.ProtocolSpec`.
-        folder: of the records.
     """
 
     dataset: str
@@ -97,7 +94,6 @@ class Job:
 
     @cached_property
     def address(self) -> str:
-        """Of the configuration, equal for all seeds."""
         return digest(self.identity)
 
     @property
@@ -125,12 +121,10 @@ class Job:
 
     @property
     def described(self) -> Record:
-        """What its record says of it."""
         return {name: getattr(self, name) for name in ("model", "dataset", "seed", "identity", "settings")}
 
     @property
     def stem(self) -> str:
-        """The name of its files without suffix."""
         return f"{self.model}-{self.address}-seed{self.seed}"
 
     @property
@@ -215,7 +209,8 @@ def _jobs_of(sheet: SheetSpec, entry: EntrySpec, folder: Path) -> list[Job]:
         split = protocol.data.model_dump(mode="json", exclude_defaults=True)
         settings |= {name: value for name, value in split.items() if value}
     identity = identity_of(sheet, cls, settings)
-    more = (sheet.more_metrics, sheet.imported, protocol.fit_on, folder)
+    metrics = () if of_nodes else tuple(each for each in sheet.metrics if split_metric(each)[0] not in DEFAULT_METRICS)
+    more = (metrics, sheet.imported, protocol.fit_on, folder)
     found = sheet.located(settings)
     return [
         Job(sheet.dataset, cls.key(), found, seed, protocol.cutoffs, identity, *more)

