@@ -111,7 +111,9 @@ def models(
     from recgraph.train.fit import parts_of
 
     if name is None:
-        show([_summary(key) for key in registry.names("model")], form, cut="what")
+        found = (registry.load("model", key) for key in registry.names("model"))
+        rows = ((each, _UPDATES[None if each.reads_graph else each.updated_by]) for each in found)
+        show(({"model": each.key(), "update": how, "what": _first_line(each)} for each, how in rows), form, cut="what")
         note("their settings: recgraph models MODEL")
         return
     model = registry.load("model", name)
@@ -119,20 +121,11 @@ def models(
     parts = {"model": model.Config, **(parts_of(model) if whole else {})}
     _show_settings([row for part, config in parts.items() for row in _settings(part, config, whole)], form)
     if not whole:
-        note(f"those of its parts, of training ({_COMMON}, ...) and data: recgraph models {name} --all")
+        note(f"those of its parts and of training (learning_rate, max_epochs, ...): recgraph models {name} --all")
 
 
-_COMMON = "learning_rate, batch_size, max_epochs, patience"
 #: how `recgraph update` takes in a new log
 _UPDATES = {"training": "trained on", "fitting": "fitted again", None: "no"}
-
-
-def _summary(key: str) -> dict[str, Any]:
-    from recgraph import registry
-
-    model = registry.load("model", key)
-    update = _UPDATES[None if model.reads_graph else model.updated_by]
-    return {"model": registry.name_of("model", model), "update": update, "what": _first_line(model)}
 
 
 def _settings(part: str, config: type[Config], whole: bool = False) -> list[dict[str, Any]]:
@@ -159,14 +152,10 @@ def _show_settings(rows: list[dict[str, Any]], form: Format | None) -> None:
     """Print settings; in a table their types and ranges stand behind their meanings, so that 80 characters suffice."""
     if (form or default_format()) == "table":
         for row in rows:
-            values = row["allowed"] or ("" if row["type"] in _PLAIN else row["type"])
-            row["meaning"] += f" ({values})" if values else ""
+            if values := row["allowed"] or (row["type"] if row["type"][0].islower() else ""):
+                row["meaning"] += f" ({values})"
         rows = [{name: row[name] for name in ("setting", "default", "meaning")} for row in rows]
     show(rows, form)
-
-
-#: types that a default shows
-_PLAIN = ("bool", "int", "float", "str", "Contrast", "ItemTable")
 
 
 def _default(value: Any) -> str:

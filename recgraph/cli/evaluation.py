@@ -68,15 +68,11 @@ def evaluate(
     on, lengths = given_engine(engine, engine_set), tuple(cutoffs or (5, 10, 20))
     picks = None if rerank is None else reranker_of(parse_settings([f"rerank={rerank}"])["rerank"]).specification
     found: dict[Path, Results] = {}
-    noted: set[str] = set()
     for folder, run in opened.items():
         assert isinstance(run, Run)
         results = found[folder] = run.evaluate(split, seen, lengths, metrics=metrics, engine=on, rerank=picks)
         for title, result in zip(results.titles(), results, strict=True):
-            text = f"{title}: {len(result.users)} users, protocol {result.hash}"
-            if text not in noted:
-                note(text)
-            noted.add(text)
+            note(f"{title}: {len(result.users)} users, protocol {result.hash}")
             if save_users is not None:
                 picked = "" if picks is None else f"-{picks['name']}"
                 named = f"{folder.resolve().name}-{split}-{result.protocol.seen}{picked}"

@@ -33,7 +33,7 @@ FileFormatOption = Annotated[FileFormat | None, typer.Option("--format", help=_H
 #: notes of the commands, shown unless ``-q``; and what the log file alone gets
 NOTES, FILE = logging.getLogger("recgraph.cli.notes"), logging.getLogger("recgraph.cli")
 _root = logging.getLogger("recgraph")
-#: loggers that say one thing, of each run anew: a command shows it once
+#: loggers that say one thing, of each run anew: a command shows it once, as it does any note
 _ONCE = ("recgraph.data.split",)
 #: the watch of the command that runs
 _current: list[Watch] = []
@@ -95,10 +95,11 @@ class Watch(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         is_note, level = record.name in self.notes, record.levelno
         least = logging.ERROR if self.is_quiet else logging.DEBUG if is_note else self._shown
-        if level < least or record.name == FILE.name or (record.name in _ONCE and record.name in self._said):
+        message, is_once = record.getMessage(), record.name in (NOTES.name, *_ONCE)
+        said = record.name if record.name in _ONCE else message
+        if level < least or record.name == FILE.name or (is_once and said in self._said):
             return
-        self._said.add(record.name)
-        message = record.getMessage()
+        self._said.add(said)
         if level >= logging.WARNING:
             message = f"{record.levelname.lower()}: {message}"
         elif not is_note:
@@ -211,7 +212,7 @@ def _table(rows: Sequence[Row], title: str, columns: Sequence[str], cut: str) ->
     widths = {name: max(len(name), *(len(row[name]) for row in texts)) for name in columns} if texts else {}
     for name in columns:
         numeric = all(isinstance(row[name], int | float) or row[name] is None for row in rows)
-        whole = numeric or (name in _NAMES and widths[name] <= _UNBROKEN)
+        whole = numeric or (name in _NAMES and widths.get(name, 0) <= _UNBROKEN)
         justify: Any = "right" if numeric else "left"
         table.add_column(Text(for_terminal(name)), justify=justify, no_wrap=whole, overflow="fold")
     room = console.width - 2 - sum(width + 3 for name, width in widths.items() if name != cut)
