@@ -15,11 +15,11 @@ from recgraph.contrast.term import ContrastiveTerm
 from recgraph.encoders.graph import GCN, SemanticAttention
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
-from recgraph.rng import Generators
+from recgraph.rng import Generators, derive, dropout, seeded_init
 from recgraph.sparse.operators import normalise
 from recgraph.sparse.spmm import spmm
 
-N, CLASSES, DIM, TAU = 300, 3, 32, 0.5
+N, CLASSES, DIM, DROPOUT, TAU = 300, 3, 32, 0.2, 0.5
 PATHS = ("paper-author-paper", "paper-subject-paper")
 
 
@@ -42,34 +42,37 @@ def planted_graph(generator: torch.Generator) -> tuple[HeteroGraph, Tensor]:
 class MEOW(nn.Module):
     """The coarse view says who is connected, the fine one through which context."""
 
-    def __init__(self, graph: HeteroGraph, generators: Generators) -> None:
+    def __init__(self, graph: HeteroGraph, seed: int) -> None:
         super().__init__()
+        drawn, drop, mask = Generators(derive(seed, "graph views")), EdgeDrop(ratio=0.3), FeatureMask(ratio=0.3)
+        self.x = {name: F.normalize(graph.features(name), p=1, dim=1) for name in ("paper", "author", "subject")}
+        self.masked = mask(self.x["paper"], mask.stream(drawn, "paper"))
         paths = [MetaPath(path, top_k=20) for path in PATHS]
-        drop, mask = EdgeDrop(ratio=0.3), FeatureMask(ratio=0.3)
-        self.x = {name: graph.features(name) for name in graph.node_types}
-        self.masked = mask(self.x["paper"], mask.stream(generators, "paper"))
-        self.adjacencies = [path(graph) for path in paths]
-        kept = [drop(path.adjacency(graph), drop.stream(generators, path.name)) for path in paths]
-        self.twins = [normalise(adjacency, "meow") for adjacency in kept]
+        adjacencies = [path.adjacency(graph) for path in paths]
+        kept = [drop(a, drop.stream(drawn, path.name)) for a, path in zip(adjacencies, paths, strict=True)]
+        self.adjacencies, self.twins = ([normalise(a, "meow") for a in each] for each in (adjacencies, kept))
         self.contexts = [[(c.node_type, c.reached) for c in path.contexts(graph)] for path in paths]
         self.layers = nn.ModuleDict({name: nn.Linear(x.shape[1], DIM) for name, x in self.x.items()})
-        self.gcn, self.attention, self.project = (
-            GCN(DIM, DIM, DIM, dropout=0.2),
-            SemanticAttention(DIM),
-            nn.Linear(DIM, DIM),
+        self.of_contexts = nn.ModuleList(
+            nn.ModuleList(nn.Linear(DIM, DIM, bias=False) for _ in contexts) for contexts in self.contexts
         )
+        self.gcn, self.attention = GCN(DIM, DIM, DIM, DROPOUT), SemanticAttention(DIM, dropout=DROPOUT)
+        self.project = nn.Linear(DIM, DIM)
 
-    def views(self, dropout: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def views(self, draw: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """The coarse and the fine view of all papers, [N, DIM] each; the latter is the embedding."""
-        h = {name: F.elu(self.layers[name](x)) for name, x in self.x.items()}
-        masked = F.elu(self.layers["paper"](self.masked))
-        coarse = self.gcn(tuple(self.adjacencies), h["paper"], dropout)
-        each = []
-        for adjacency, twin, contexts in zip(self.adjacencies, self.twins, self.contexts, strict=True):
-            context = sum(spmm(r, h[name]) / r.degrees.clamp(min=1)[:, None] for name, r in contexts)
-            each += [self.gcn((adjacency,), F.elu(h["paper"] + context), dropout)]
-            each += [self.gcn((twin,), F.elu(masked + context), dropout)]
-        return coarse, self.attention([F.normalize(z, dim=1) for z in each])
+        h = {name: F.elu(dropout(self.layers[name](x), DROPOUT, draw)) for name, x in self.x.items()}
+        masked = F.elu(dropout(self.layers["paper"](self.masked), DROPOUT, draw))
+        fine = []
+        of_paths = zip(self.adjacencies, self.twins, self.contexts, self.of_contexts, strict=True)
+        for adj, twin, contexts, layers in of_paths:
+            means = [spmm(reached, h[name]) / reached.degrees.clamp(min=1)[:, None] for name, reached in contexts]
+            summed = sum(layer(mean) for layer, mean in zip(layers, means, strict=True))
+            context = dropout(summed, DROPOUT, draw)
+            fine.append(F.normalize(self.gcn((adj,), F.elu(h["paper"] + context), draw), dim=1))
+            fine.append(F.normalize(self.gcn((twin,), F.elu(masked + context), draw), dim=1))
+        embedding = self.attention(fine, draw)
+        return self.gcn(tuple(self.adjacencies), h["paper"], draw), embedding
 
     def head(self, z: Tensor) -> Tensor:
         return F.normalize(torch.tanh(self.project(z)), dim=1)
@@ -77,21 +80,18 @@ class MEOW(nn.Module):
 
 def main(epochs: int = 40, seed: int = 0) -> tuple[list[float], float]:
     """Train without labels; gives the losses and the accuracy of the nearest class mean on half the papers."""
-    torch.manual_seed(seed)
     generators = Generators(seed)
-    graph, classes = planted_graph(generators["graph"])
-    model, prototypes, prototype_term = (
-        MEOW(graph, generators),
-        Prototypes(n_clusters=(6, 12)),
-        ContrastiveTerm(objective="info_nce"),
-    )
+    graph, classes = planted_graph(generators.fresh("graph"))
+    with seeded_init(seed):
+        model = MEOW(graph, seed)
+    prototypes, proto_term = Prototypes(n_clusters=(6, 12)), ContrastiveTerm(objective="info_nce")
     info = ContrastiveTerm(temperature=TAU, weight="cluster", objective={"name": "info_nce", "count_positive": False})
-    optimiser, curve = torch.optim.Adam(model.parameters(), lr=5e-3), []
+    optimiser, curve = torch.optim.Adam(model.parameters(), lr=5e-3, fused=True), []
     for epoch in range(epochs):
         coarse, fine = map(model.head, model.views(generators["dropout"]))
-        clusterings = prototypes(fine)
-        info.weight.prepare(lambda found=clusterings: torch.stack([one.assignments for one in found]))
-        loss = info(coarse, fine) + proto_nce(prototype_term, coarse, prototypes_of(clusterings, fine, TAU))
+        found = prototypes(fine)
+        info.weight.prepare(lambda found=found: torch.stack([one.assignments for one in found]))
+        loss = info(coarse, fine) + proto_nce(proto_term, coarse, prototypes_of(found, fine, TAU))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

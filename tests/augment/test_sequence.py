@@ -223,7 +223,7 @@ def _inserted(row: tuple[int, ...], chosen: tuple[int, ...], of: dict[int, int])
 def test_similar_items_are_drawn_from_the_nearest(n_similar: int, device: torch.device) -> None:
     view = Substitute(n_similar=n_similar)
     view.setup(Part(Ragged.from_lists(HISTORIES, device), N_SIMILAR))
-    generator = torch.Generator(device).manual_seed(0)
+    generator = _generator(0, device)
     tokens = torch.arange(N_SIMILAR + 1, device=device).repeat(400)
     drawn = view.similar(tokens, generator).view(400, -1).T.tolist()
     for token, expected in _ranked().items():
@@ -239,26 +239,16 @@ def test_every_similar_item_has_its_probability(
     view.setup(Part(Ragged.from_lists(HISTORIES), N_SIMILAR))
     nearest = {token: found[0] for token, found in _ranked().items() if found}
     count = max(math.floor(ratio * len(row)), 1)
-    likely = Counter(oracle(row, chosen, nearest) for chosen in combinations(range(len(row)), count))
-
+    likely = [oracle(row, chosen, nearest) for chosen in combinations(range(len(row)), count)]
     batch = Ragged.from_lists([row, (1, 2, 3, 4, 5, 1)] * 3_000)
-    drawn = [tuple(made) for made in view(batch, torch.Generator().manual_seed(len(row))).to_lists()[::2]]
-    seen = Counter(drawn)
-    assert seen.keys() <= likely.keys()
-    scale = len(drawn) / likely.total()
-    statistic = sum((seen[out] - n * scale) ** 2 / (n * scale) for out, n in likely.items())
-    assert statistic <= chi2.ppf(1 - 1e-4, max(len(likely) - 1, 1))
+    drawn = [tuple(made) for made in view(batch, _generator(len(row))).to_lists()[::2]]
+    assert_drawn_from(drawn, likely)
 
 
 # Augmentations of rows with time gaps: the tokens are those without, and gaps go where they can be followed
 
 
 TRAIN = Part(Ragged.from_lists([[0, 1, 2, 3], [1, 2, 3, 4], [2, 3, 4, 5, 6]]), 9)
-NAMES = [
-    name
-    for name in registry.names("augmentation")
-    if issubclass(registry.load("augmentation", name), SequenceAugmentation)
-]
 
 
 def rows() -> Ragged:
@@ -267,53 +257,40 @@ def rows() -> Ragged:
     return tokens.with_values(torch.stack([tokens.values, tokens.values + 20], 1))
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_tokens_are_those_without_gaps(name: str) -> None:
+@pytest.mark.parametrize("name", _of_sequences())
+def test_tokens_are_those_without_gaps_and_times_go_where_gaps_go(name: str) -> None:
     augmentation = registry.make("augmentation", name)
     augmentation.setup(TRAIN)
     pairs = rows()
+    triples = pairs.with_values(torch.cat([pairs.values, pairs.values[:, 1:] + 100], 1))
     for seed in range(5):
-        plain = augmentation(pairs.with_values(pairs.values[:, 0]), generator(seed))
-        timed = augmentation(pairs, generator(seed))
-        assert torch.equal(plain.offsets, timed.offsets)
-        assert torch.equal(plain.values, timed.values[:, 0])
-        assert bool((timed.values[timed.values[:, 0] == 0, 1] == 0).all()), "a masked token has no known gap"
+        plain = augmentation(pairs.with_values(pairs.values[:, 0]), _generator(seed))
+        of_pairs, of_triples = (augmentation(given, _generator(seed)) for given in (pairs, triples))
+        assert torch.equal(plain.offsets, of_pairs.offsets)
+        assert torch.equal(plain.values, of_pairs.values[:, 0])
+        assert torch.equal(of_triples.values[:, :2], of_pairs.values)
+        tokens, gaps, times = of_triples.values.unbind(1)
+        assert not gaps[tokens == 0].any(), "a masked token has no known gap"
+        assert torch.equal(times, torch.where(gaps > 0, gaps + 100, 0))
 
 
 @pytest.mark.parametrize("name", ["crop", "mask", "reorder"])
 def test_gaps_go_with_their_tokens(name: str) -> None:
     augmentation = registry.make("augmentation", name)
     for seed in range(5):
-        tokens, gaps = augmentation(rows(), generator(seed)).values.unbind(1)
+        tokens, gaps = augmentation(rows(), _generator(seed)).values.unbind(1)
         assert torch.equal(gaps, torch.where(tokens > 0, tokens + 20, 0))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_times_go_where_gaps_go(name: str) -> None:
-    augmentation = registry.make("augmentation", name)
-    augmentation.setup(TRAIN)
-    pairs = rows()
-    triples = pairs.with_values(torch.cat([pairs.values, pairs.values[:, 1:] + 100], 1))
-    for seed in range(3):
-        of_pairs, of_triples = (augmentation(given, generator(seed)) for given in (pairs, triples))
-        assert torch.equal(of_triples.values[:, :2], of_pairs.values)
-        gaps, times = of_triples.values[:, 1:].unbind(1)
-        assert torch.equal(times, torch.where(gaps > 0, gaps + 100, 0))
 
 
 def test_substitutes_keep_the_gap_of_their_place_and_insertions_have_none() -> None:
     substitute = registry.make("augmentation", {"name": "substitute", "ratio": 0.9})
     substitute.setup(TRAIN)
     given = rows()
-    view = substitute(given, generator())
+    view = substitute(given, _generator(0))
     assert not torch.equal(view.values[:, 0], given.values[:, 0])
     assert torch.equal(view.values[:, 1], given.values[:, 1])
     insert = registry.make("augmentation", {"name": "insert", "ratio": 0.9})
     insert.setup(TRAIN)
-    longer = insert(given.take(torch.tensor([0])), generator())
+    longer = insert(given.take(torch.tensor([0])), _generator(0))
     assert len(longer.values) > 6
     assert not longer.values[:, 1].any()
