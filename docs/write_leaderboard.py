@@ -21,7 +21,7 @@ HEAD = """\
 
 What the boards of this project gave, as far as they were run: each number with its protocol, seeds, test and cost,
 its record under `experiments/results/BOARD/DATA SET/`, and the command that makes it again, to the last digit on a CPU
-of the same kind. [How boards are written, run and rendered](leaderboards.md); `recgraph leaderboard render BOARD`
+of the same kind. [How boards are written, run and rendered](leaderboards.md); `recgraph board render BOARD`
 gives the same as a page with plots.
 
 (This page is written by `python docs/write_leaderboard.py` from the records.)

@@ -80,14 +80,19 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         for path in (*new.rglob("*"), new):
             _flush(path, temporary)
         _check_replaceable(folder)
-        # exchanged in one step, where there is a folder and the system can
-        call = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
-        here, exchange = -100, 2
-        if call is None or call(here, os.fsencode(new), here, os.fsencode(folder), exchange):
+        exchange(new, folder)
+
+
+def exchange(new: Path, folder: Path) -> None:
+    """Put a folder in the place of another, and that, if it is there, in its place: in one step where that is known."""
+    call = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    here, exchanged = -100, 2
+    if call is None or call(here, os.fsencode(new), here, os.fsencode(folder), exchanged):
+        previous = new.with_name(f"{new.name}.previous")
+        for source, target in ((folder, previous), (new, folder), (previous, new)):
             with suppress(FileNotFoundError):
-                os.replace(folder, temporary / "previous")
-            os.replace(new, folder)
-        _flush(folder.parent)
+                os.replace(source, target)
+    _flush(folder.parent)
 
 
 def _check_replaceable(folder: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import recgraph as rg
 from recgraph.rng import Generators
@@ -28,6 +29,18 @@ RECIPES: dict[str, tuple[Any, dict[str, Any]]] = {
     ),
     "lightgcn": (rg.models.LightGCN(hidden_dim=32), _PAIRS),
     "xsimgcl": (rg.models.XSimGCL(hidden_dim=32), _PAIRS),
+    "meowrec": (rg.models.MEOWRec(hidden_dim=32), _PAIRS),
+}
+_OF_NODES = {"hidden_dim": 32, "raw_features": ("paper", "author", "subject")}
+#: the same of models of nodes
+OF_NODES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "adameow": (rg.models.AdaMEOW, {"paths": {"top_k": 20, "ties": "index"}}),
+    "heco": (rg.models.HeCo, {"ties": "index"}),
+}
+#: and of models that are fitted in one step
+FITTED = {
+    "ease": rg.models.EASE(),
+    "two_stage": rg.models.TwoStage(models=("ease", {"name": "itemknn", "k": 20}, "popularity"), candidates=30),
 }
 
 
@@ -56,6 +69,26 @@ def test_meow_is_the_model_of_the_library() -> None:
     run = rg.fit_graph(model, graph, seed=0, max_epochs=10, learning_rate=5e-3, metric="last")
     assert curve[:10] == pytest.approx([row["loss"] for row in run.history], rel=1e-6)
     assert accuracy > 0.6  # a third at chance
+
+
+@pytest.mark.parametrize("name", OF_NODES)
+def test_a_recipe_of_nodes_is_the_model_of_the_library(name: str) -> None:
+    made, (cls, settings) = recipe(name), OF_NODES[name]
+    graph, _ = made["planted_graph"](Generators(0)["graph"])
+    model = cls(metapaths=made["PATHS"], **_OF_NODES, **settings)
+    run = rg.fit_graph(model, graph, seed=0, max_epochs=3, metric="last", learning_rate=5e-3)
+    assert made["main"](epochs=3)[0] == pytest.approx([row["loss"] for row in run.history], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_a_recipe_in_one_step_is_the_model_of_the_library(name: str) -> None:
+    split = rg.load_dataset("synthetic").split("leave-one-out")
+    run = rg.fit(FITTED[name], split, seed=0)
+    found = rg.evaluate.evaluate(run.model, split.test, seen=("exclude",), cutoffs=(10,))
+    made = recipe(name)["main"]()
+    assert (made[1] if name == "ease" else made) == pytest.approx(found["exclude"].metrics["ndcg@10"], rel=1e-6)
+    if name == "ease":
+        torch.testing.assert_close(made[0], run.model.weights, rtol=1e-6, atol=1e-6)
 
 
 def test_recipes_fit_on_a_screen() -> None:

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from recgraph import __version__
-from recgraph.cli import about, evaluation, inspect, leaderboard, recommend, serve, training
+from recgraph.cli import about, board, evaluation, inspect, recommend, serve, training
 from recgraph.cli.options import takes_data
 from recgraph.cli.output import FILE, Failure, Watch
 from recgraph.config import ELSEWHERE
@@ -126,20 +126,23 @@ def _rank() -> int | None:
 app = typer.Typer(
     cls=Commands,
     help="Graph and sequential recommendation on one contrastive core. The options may stand behind a command, too.",
+    epilog="Further commands, each with --help: similar, vectors, export, plot, study, parts.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(about.data, name="data")
-app.add_typer(leaderboard.app, name="leaderboard")
-for command in (
-    *(takes_data(training.train), takes_data(training.tune), training.study, evaluation.evaluate),
-    *(takes_data(evaluation.check, positional=True), recommend.recommend, recommend.similar, recommend.vectors),
-    *(recommend.export, evaluation.plot, training.update, serve.serve, inspect.inspect),
-):
-    app.command(no_args_is_help=True)(command)
-for command in (about.models, about.parts, about.doctor):
-    app.command()(command)
+_MODEL, _COMPARE, _LOOK = "From a log to a service", "Find what works", "Look things up"
+train, check = takes_data(training.train), takes_data(evaluation.check, positional=True)
+for command in (train, evaluation.evaluate, recommend.recommend, training.update, serve.serve):
+    app.command(rich_help_panel=_MODEL, no_args_is_help=True)(command)
+for command in (takes_data(training.tune), check):
+    app.command(rich_help_panel=_COMPARE, no_args_is_help=True)(command)
+app.add_typer(board.app, name="board", rich_help_panel=_COMPARE)
+app.add_typer(about.data, name="data", rich_help_panel=_LOOK)
+for command in (about.models, inspect.inspect, about.doctor):
+    app.command(rich_help_panel=_LOOK, no_args_is_help=command is inspect.inspect)(command)
+for command in (recommend.similar, recommend.vectors, recommend.export, evaluation.plot, training.study, about.parts):
+    app.command(hidden=True, no_args_is_help=command is not about.parts)(command)
 
 
 def _show_version(wanted: bool) -> None:

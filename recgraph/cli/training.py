@@ -190,12 +190,14 @@ _EPOCHS = "Over samples with new targets and replayed ones; the best is kept."
 _RATE = "Of the training; by default a quarter of the run's; an update of an update keeps the rate."
 _VALID = "The newest share of the new log: validated on, and not trained on."
 _FORCE = "Keep a result that is worse than the run, or (--valid 0) not validated."
+_REPLACE = "In place of --out: the new run takes RUN's place, and a service of RUN follows; RUN-before is what RUN was."
 
 
 def update(
     run: RunArgument,
     data: Annotated[str, typer.Option("--data", metavar="FILE", help=_DATA)],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="NEWRUN", help="Folder of the new run.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="NEWRUN", help="Folder of the new run.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help=_REPLACE)] = False,
     item_features: Annotated[str | None, typer.Option("--item-features", metavar="FILE", help=_FEATURES)] = None,
     epochs: Annotated[int, typer.Option(min=1, help=_EPOCHS)] = 2,
     replay: Annotated[float, typer.Option(min=0, max=1, help="Share of the old samples trained on again.")] = 0.1,
@@ -210,15 +212,20 @@ def update(
 ) -> None:
     """Take new interactions, users and items into a run, at a fraction of the cost of training it again.
 
-    A trained model goes on from its weights; one in closed form is fitted again. RUN stays as it is. The result is
-    validated on the newest share of the new log, and refused (exit code 1, nothing written) where RUN is better there.
+    A trained model goes on from its weights; one in closed form is fitted again. The result is validated on the newest
+    share of the new log, and refused (exit code 1, RUN stays as it is) where RUN is better there.
     """
+    from recgraph.files import exchange, remove_folder
+    from recgraph.ranks import first_does
     from recgraph.serve.bundle import bundle_of
     from recgraph.serve.recommender import Recommender
     from recgraph.train.record import RunRecord
     from recgraph.train.run import Run
 
-    bundle = bundle_of(run)
+    if (out is None) != replace:
+        raise ValueError("say where the new run goes: one of --out NEWRUN and --replace")
+    here, bundle = run.resolve(), bundle_of(run)
+    place = out or here.with_name(f"{here.name}-new")
     if bundle == run:
         opened = Run.of_bundle(run)
     else:  # without its data
@@ -226,7 +233,7 @@ def update(
     made = opened.update(
         data,
         item_features=item_features,
-        out=out,
+        out=None if replace and bundle == run else place,
         epochs=epochs,
         replay=replay,
         learning_rate=learning_rate,
@@ -245,4 +252,15 @@ def update(
     if (after := done["valid"]["after"]) is not None:
         users, before = f"({done['valid']['users']:,} users)", done["valid"]["before"]
         note(f"{done['valid']['metric']} on the newest slice {users}: {before:.4f} before, {after:.4f} after")
-    note(f"saved in {out}; try next: recgraph recommend {shlex.quote(str(out))} --user ID")
+
+    def take_place() -> None:
+        if bundle == run:
+            made.save(place)
+        exchange(place, here)
+        remove_folder(here.with_name(f"{here.name}-before"))
+        place.rename(here.with_name(f"{here.name}-before"))
+
+    if replace:
+        first_does(take_place)
+    saved = run if replace else place
+    note(f"saved in {saved}; try next: recgraph recommend {shlex.quote(str(saved))} --user ID")

@@ -10,11 +10,13 @@ from typing import Any
 
 import polars as pl
 import pytest
+import typer
 from command_line import call, refused, works
 from safetensors.torch import load_file
 from small_settings import make_card
 
 from recgraph import __version__, registry
+from recgraph.cli.app import app
 from recgraph.evaluate.results import load_users
 
 SMALL = "--set hidden_dim=16 --set max_epochs=1 --set batch_size=128 --set encoder.n_heads=1"
@@ -318,6 +320,16 @@ def test_update(run: Path, tmp_path: Path) -> None:
     before, after = (load_file(one / "bundle" / weights) for one in (run, tmp_path / "newer"))
     assert before.keys() == after.keys()
     assert len(rows(f"recommend {tmp_path / 'newer'} -u 1 -k 2")) == 2
+    assert "--replace" in refused(f"update {run} --data {tmp_path / 'new.csv'}")
+
+
+def test_the_commands_of_the_first_page() -> None:
+    first, more = works("--help").stdout.split("Further commands")
+    known = typer.main.get_group(app).commands
+    shown = [name for name, command in known.items() if not command.hidden]
+    assert len(shown) == 12
+    assert all(f" {name} " in first for name in shown)
+    assert all(name in more for name in known if name not in shown)
 
 
 def test_tune(tmp_path: Path) -> None:
@@ -340,8 +352,10 @@ def test_leaderboard(tmp_path: Path) -> None:
         'title = "Tiny"\nseeds = [3]\nmetrics = ["ndcg@10"]\n[protocol]\ncutoffs = [10]\n'
         '[[models]]\nmodel = "popularity"\n'
     )
-    assert "1 made" in works(f"leaderboard run {board.parent} --device cpu").stderr
-    works(f"leaderboard render {board.parent} --out {tmp_path / 'tiny.md'}")
+    told = works(f"board run {board.parent} --device cpu").stderr
+    assert "1 made" in told
+    assert told.count("unsealed") == 1
+    works(f"board render {board.parent} --out {tmp_path / 'tiny.md'}")
     assert "Popularity" in (tmp_path / "tiny.md").read_text()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import resource
+import shutil
 import signal
 import socket
 import time
@@ -21,6 +22,7 @@ from typer.testing import CliRunner
 
 import recgraph as rg
 from recgraph.cli.app import app
+from recgraph.serve.bundle import bundle_of, digest
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +118,31 @@ def test_from_a_run_to_recommendations(run: Path, start: Callable[..., Process])
     assert 'recgraph_requests_total{path="/recommend",status="200"} 1.0' in service.get("/metrics")
     assert service.post("/reload")[0] == 404
     assert service.stop() == (0, "")
+
+
+@pytest.mark.parametrize("served", ["run", "bundle"])
+def test_an_update_takes_the_place_of_what_is_served(
+    run: Path, tmp_path: Path, start: Callable[..., Process], served: str
+) -> None:
+    place, lines = tmp_path / "served", [f"1,{item},{10**10}" for item in range(200, 209)]
+    shutil.copytree(run if served == "run" else run / "bundle", place)
+    (tmp_path / "new.csv").write_text("\n".join(["user_id,item_id,timestamp", *lines]) + "\n")
+    service = start(place, "--poll", 0.05)
+
+    def bundle() -> str:
+        return str(json.loads(service.get("/health"))["bundle"]["id"])
+
+    seen = [bundle()]
+    for _ in range(2):
+        command = ["update", place, "--data", tmp_path / "new.csv", "--replace", "--epochs", 1, "--force"]
+        done = CliRunner().invoke(app, [*map(str, command)])
+        assert done.exit_code == 0, done.output
+        until(lambda: bundle() not in seen)
+        seen.append(bundle())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.csv", "served", "served-before"]
+    assert digest(bundle_of(place))[:12] == seen[2]
+    assert digest(bundle_of(tmp_path / "served-before"))[:12] == seen[1]
+    assert service.stop()[0] == 0
 
 
 def test_requests_in_flight_are_answered_before_it_stops(run: Path, start: Callable[..., Process]) -> None:

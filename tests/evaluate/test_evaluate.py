@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from dataclasses import replace
 from itertools import permutations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -486,28 +483,3 @@ def test_two_processes_find_bit_for_bit_what_one_finds(case: int, ranks: list[An
 def test_an_engine_finds_bit_for_bit_what_one_process_finds(engine: Engine) -> None:
     found, alone = measured(*SHARED[0], engine), measured(*SHARED[0])
     assert found["results"] == alone["results"]
-
-
-class Dies(Scores):
-    """Ends the first worker that asks it, in the middle of its share."""
-
-    def __init__(self, values: torch.Tensor, mark: Path) -> None:
-        super().__init__(values)
-        self.mark, self.owner = mark, os.getpid()
-
-    def score(self, query: Any) -> torch.Tensor:
-        found = super().score(query)
-        if os.getpid() != self.owner and not self.mark.exists():
-            self.mark.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return found
-
-
-def test_a_worker_that_is_killed_is_redone_and_no_user_counts_twice(ray_cluster: None, tmp_path: Path) -> None:
-    cases, values = random_cases(N_USERS, N_ITEMS), scores(N_USERS)
-    model = Dies(values, tmp_path / "killed")
-    found, alone = evaluate(model, cases, engine=Engine(name="ray")), evaluate(Scores(values), cases)
-    assert model.mark.exists()
-    for here, there in zip(found, alone, strict=True):
-        assert here.to_dict() == there.to_dict()
-        assert all(here.per_user[name].tobytes() == there.per_user[name].tobytes() for name in there.per_user)

@@ -1,6 +1,6 @@
 """Commands that are killed go on to the same result, and damaged files are refused or harmless.
 
-One kill of `train`, `tune`, `leaderboard run` and `update` is part of `make test`; `make test-faults` runs all.
+One kill of `train`, `tune`, `board run` and `update` is part of `make test`; `make test-faults` runs all.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SMALL = "--device cpu --seed 3 --set hidden_dim=8 --set encoder.inner_dim=8 --s
 _TRAIN = f"train sasrec --data log.csv --out run {_SMALL} --set checkpoint_every=2"
 _TUNE = f"tune sasrec --data log.csv --out study {_SMALL} --study s --space space.toml --test-seeds 1 --workers 2"
 _TUNE += " --pruner none --sampler random --trials 4"
-_BOARD = "leaderboard run boards/tiny --device cpu"
+_BOARD = "board run boards/tiny --device cpu"
 #: entries of JSON files that differ from run to run, or are digests of what does
 _VOLATILE = re.compile(
     "at|cost|cpu_seconds|curve_seconds|files|inference|machine|manifest|peak_memory_mb|preparation|provenance|results"

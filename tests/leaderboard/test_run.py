@@ -227,7 +227,7 @@ def epochs_of(board: Path) -> list[dict[str, Any]]:
 def test_a_board_that_is_killed_goes_on(ran: tuple[Path, Summary], tmp_path: Path) -> None:
     """The records of a run in other processes, and nothing is done twice, no epoch either."""
     board = write(tmp_path)
-    with forked.module("recgraph", "leaderboard", "run", board, "--device", "cpu") as process:
+    with forked.module("recgraph", "board", "run", board, "--device", "cpu") as process:
         until = time.monotonic() + GRACE
         while len(epochs_of(board)) < 5:
             assert process.poll() is None, process.error

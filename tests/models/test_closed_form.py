@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import numpy.typing as npt
@@ -143,6 +145,21 @@ def test_ease_in_float32_is_that_of_float64_to_rounding(recwarn: pytest.Warnings
 def test_what_no_memory_holds_is_refused(model: ClosedFormModel) -> None:
     with refused("n_items"):
         model.build(Space(n_users=1, n_items=10_000_000))
+
+
+@pytest.mark.parametrize(("solve_in", "bytes_a_pair"), [("float32", 4), ("float64", 12)])
+def test_ease_counts_its_matrix_once(solve_in: str, bytes_a_pair: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has taken is no longer free: it fits into a memory of just what it takes, and into no smaller one."""
+    part, space = _log_of(300, 200), Space(n_users=200, n_items=300)
+    for short in (0, 1):
+        model, room = EASE(solve_in=solve_in), bytes_a_pair * 300**2 - short
+
+        def memory(model: EASE = model, room: int = room) -> SimpleNamespace:
+            return SimpleNamespace(available=room - 4 * 300**2 * len(model.state_dict()))
+
+        monkeypatch.setattr("psutil.virtual_memory", memory)
+        with refused("n_items") if short else nullcontext():
+            model.build(space).fit(part)
 
 
 @pytest.mark.parametrize(("l1", "l2"), [(0.1, 0.5), (1.0, 3.0), (2.5, 0.0)])

@@ -168,6 +168,3 @@ def test_models_of_pairs_leave_out_a_users_own_items(
     theirs = [one for one in own.parameters() if one.requires_grad]
     for got, want in zip(torch.autograd.grad(value, parameters), torch.autograd.grad(expected, theirs), strict=True):
         torch.testing.assert_close(got, want, **EXACT)
-
-
-# The norms of a batch's vectors: their formula, and the same from row-sparse tables

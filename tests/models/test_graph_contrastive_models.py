@@ -233,6 +233,3 @@ def test_clusters_are_of_the_vectors_in_the_first_step_of_each_epoch() -> None:
     # another training begins without them
     model.batches(planted()[0], 32, Generators(5))
     assert [int(memory.epoch) for memory in model._memories()] == [-1, -1]
-
-
-# --- other parts ------------------------------------------------------------------------------------

@@ -192,31 +192,6 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("seen")
-def test_what_the_second_stage_learns_from() -> None:
-    settings: dict[str, Any] = {"models": [{"name": "itemknn", "k": 5}, "popularity"], "candidates": 6}
-    model = TwoStage(**settings, ranker="seen").build(SPACE, seed=3)
-    model.fit(part())
-    features, labels, groups = model.ranker.taught  # type: ignore[attr-defined]
-    inner, cases = last_held_out(part())
-    # as each would be alone, of the inner part
-    alone = [each.build(SPACE, seed=3).fit(inner) for each in (rg.models.ItemKNN(k=5), rg.models.Popularity())]
-    asked = Query(cases.users, cases.history)
-    every = union([best_of(each.score(asked), asked, 6, asked.history.lengths > 0, repeats=False) for each in alone])
-    rows, items = every.keys // SPACE.n_items, every.keys % SPACE.n_items
-    right = torch.tensor([int(i) in cases.truth.row(int(r)).tolist() for r, i in zip(rows, items, strict=True)])
-    kept = torch.isin(rows, rows[right])
-    assert 0 < int(right.sum()) < len(cases), "of some users no candidate is right"
-    assert torch.equal(labels, right[kept].float())
-    assert groups.tolist() == [n for n in torch.bincount(rows[kept]).tolist() if n]
-    torch.testing.assert_close(features[:, :2], every.scores[kept], equal_nan=True)
-    torch.testing.assert_close(features[:, 2:4], every.ranks[kept])
-    # then all of the part is what ranks
-    whole = rg.models.ItemKNN(k=5).build(SPACE, seed=3).fit(part())
-    assert torch.equal(model.stages[0].similarities, whole.similarities)  # type: ignore[union-attr]
-    assert torch.equal(model.features.counts, part().item_counts())
-
-
-@pytest.mark.usefixtures("seen")
 def test_wrong_candidates_and_users_are_drawn_by_the_seed() -> None:
     def taught(seed: int, **settings: Any) -> tuple[Tensor, Tensor, Tensor]:
         model = TwoStage(models=("itemknn",), candidates=20, ranker="seen", **settings).build(SPACE, seed=seed)

@@ -1,4 +1,4 @@
-"""``recgraph leaderboard``: run a board, and render its results."""
+"""``recgraph board``: run a board, and render its results."""
 
 from __future__ import annotations
 
