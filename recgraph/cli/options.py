@@ -34,7 +34,7 @@ def given_engine(name: str | None, settings: list[str] | None) -> Engine | None:
 
 
 #: loggers that say what is found out of a file
-FOUND = ("recgraph.data.read", "recgraph.data.log", "recgraph.data.strategies")
+FOUND = ("recgraph.data.read", "recgraph.data.log", "recgraph.data.strategies", "recgraph.train.config")
 _LOG = "A log: csv, tsv, jsonl, parquet or .inter, also packed; a folder or pattern of them."
 _NAME = "A data set that `recgraph data list` shows."
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -11,6 +12,9 @@ import torch
 from torch import Tensor
 
 from recgraph.sparse.ragged import Ragged
+
+#: by whom repeats are told
+_FIRST_USERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,16 @@ class Part:
             if (values := getattr(self, name, None)) is not None:
                 kept[name] = torch.from_numpy(values.numpy()[mask])
         return replace(self, items=Ragged(torch.from_numpy(self.items.values.numpy()[mask]), offsets), **kept)
+
+    @cached_property
+    def repeats(self) -> float:
+        """The share of interactions with an item that the user had at another time before, among the first users."""
+        rows = self.items.part(0, min(self.n_users, _FIRST_USERS))
+        held = {"user": rows.rows.numpy(), "item": rows.values.numpy()}
+        held |= {} if self.times is None else {"time": self.times[: rows.values.numel()].numpy()}
+        frame = pl.DataFrame(held)
+        frame = frame if self.times is None else frame.unique()
+        return 1 - frame.select("user", "item").n_unique() / max(len(frame), 1)
 
     def item_counts(self) -> Tensor:
         """[n_items] int64: interactions of each item."""

@@ -40,10 +40,8 @@ def digest(values: Any) -> str:
 
 
 def identity_of(sheet: SheetSpec, cls: type[Model], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the numbers of a job beside its seed: an entry's address is its digest.
-
-    The resolved configuration, the card and the protocol; the hash of the data is compared separately.
-    """
+    """What decides the numbers of a job beside its seed: an entry's address is its digest. It is the resolved
+    configuration, the card and the protocol; the hash of the data is compared separately."""
     of_nodes, protocol = is_of_nodes(sheet.dataset), sheet.protocol
     parts: dict[str, type[Config]] = {"config": cls.Config, "data": ProbeSettings if of_nodes else DataConfig}
     if of_nodes and issubclass(cls, TrainableModel):
@@ -51,6 +49,7 @@ def identity_of(sheet: SheetSpec, cls: type[Model], settings: Mapping[str, Any])
     elif issubclass(cls, TrainableModel):
         parts |= {"training": training_config(cls), "items": InitItemsConfig}
     shared = share_out(cls, settings, parts)
+    shared.get("training", {}).setdefault("select_seen", "exclude")  # which "auto" is on most logs
     made = {name: part.of(shared[name]) for name, part in parts.items()}
     if made.get("items") == InitItemsConfig():  # entries that read none keep their address
         del made["items"]

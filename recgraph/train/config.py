@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from copy import copy
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from accelerate import Accelerator
@@ -12,10 +13,12 @@ from accelerate.state import AcceleratorState, PartialState
 from pydantic import Field, create_model
 
 from recgraph.config import Config, ConfigError, Search, distribute
+from recgraph.data.part import Part
 from recgraph.models.base import Model, TrainableModel
 
 #: the schedules that bring the learning rate down to 0 over a number of epochs
 FALLING = frozenset({"linear", "cosine"})
+_log = logging.getLogger(__name__)
 
 
 class TrainConfig(Config):
@@ -49,9 +52,9 @@ class TrainConfig(Config):
         ),
     ] = "ndcg@10"
     select_seen: Annotated[
-        Literal["keep", "exclude"],
-        Field(description="whether seen items are candidates in the validation that selects"),
-    ] = "exclude"
+        Literal["auto", "keep", "exclude"],
+        Field(description="whether seen items are candidates in the validation that selects; auto: if users buy again"),
+    ] = "auto"
     validate_every: Annotated[
         int, Field(ge=1, description="epochs between validations; the last epoch is validated, too")
     ] = 1
@@ -96,6 +99,16 @@ class TrainConfig(Config):
         Literal["mlflow", "wandb"] | None,
         Field(description="also tell MLflow or Weights & Biases, set by their environment variables (extra: track)"),
     ] = None
+
+    def decided(self, part: Part) -> Self:
+        """With ``select_seen`` decided by what the model is fitted on."""
+        if self.select_seen != "auto":
+            return self
+        if part.repeats < 0.1:
+            return self.model_copy(update={"select_seen": "exclude"})
+        message = "users buy again, in %.0f %% of the interactions: select_seen=keep; recommend too with --keep-seen"
+        _log.warning(message, 100 * part.repeats)
+        return self.model_copy(update={"select_seen": "keep"})
 
 
 def refuse_training(model: type[Model], names: Iterable[str]) -> None:

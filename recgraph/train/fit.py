@@ -251,13 +251,15 @@ def _training_of(given: Mapping[str, Any], model: type[Model], selects: bool) ->
 
 def _fit_split(model: Model, split: Split | SealedSplit, options: FitOptions, fit_on: FitPart) -> Run:
     """Fit a model that is not built to a part of a split, in the folder of ``options``."""
-    config, sealed = options.config, split.sealed()
+    sealed = split.sealed()
     part, log = sealed.train, sealed.interactions
     read: Split | SealedSplit = sealed
     if fit_on != "train" and split.name != EVERYTHING:
         whole = read = sealed.unseal(f"fit {type(model).__name__} on {fit_on}")
         part = whole.fit_part(fit_on)
         log = whole.interactions if fit_on == "all" else log
+    config = options.config.decided(part)
+    options = replace(options, config=config)
     data: dict[str, Any] = {"split": split.name, "split_params": split.params, "split_hash": split.hash}
     data |= {"n_users": split.n_users, "n_items": split.n_items}
     record = new_record(model, options, fit_on, data)
@@ -269,7 +271,7 @@ def _fit_split(model: Model, split: Split | SealedSplit, options: FitOptions, fi
     if isinstance(model, TrainableModel) and config.metric not in ("loss", "last"):
         check_selects(config.metric)
         if fit_on == "train" and len(sealed.valid):
-            seen = config.select_seen
+            seen: Any = config.select_seen
             validate = partial(validation, model, sealed.valid, config.metric, seen=seen, fit_part=part)
     with run_folder(model, options, record) as is_complete:
         if is_complete:
@@ -329,7 +331,7 @@ def _refit(model: Model, split: Split | SealedSplit, options: FitOptions, fit_on
         length = max(1, config.max_epochs)
     fixed = {"metric": "last", "patience": None, "max_epochs": epochs, "schedule_epochs": length}
     selection = found.only(*_OF_SELECTION)
-    then = TrainConfig.of({**config.model_dump(), **fixed})
+    then = TrainConfig.of({**found.training, **fixed})
     run = _fit_split(model, split, replace(options, config=then, observers=(), selection=selection), fit_on)
     run.selection = first
     if run.record.selection != selection:  # the selection has gone on with more epochs

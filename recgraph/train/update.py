@@ -101,11 +101,12 @@ def update(
     """
     old_model = parent.model
     check_updatable(old_model)
-    joined = Joined.of(parent, read_new_log(new_log, parent, options.item_features), options.valid)
+    log = without_known(read_new_log(new_log, parent, options.item_features), parent)
+    joined = Joined.of(parent, log, options.valid)
     cases = joined.cases() if options.valid else None
     if cases is not None and not len(cases):
         raise ValueError(f"valid = {options.valid}: nothing else is known of these users; give a larger share")
-    config = _training(parent, options)
+    config = _training(parent, options).decided(joined.trained)
     seed = options.seed if options.seed is not None else int(parent.record.get("seed") or 0)
     fit_options = FitOptions(
         config, seed, device=options.device, progress=options.progress, observers=options.observers
@@ -118,7 +119,8 @@ def update(
     def measure(model: Any) -> float | None:
         if cases is None:
             return None
-        measured = validation(model, cases, config.metric, seen=config.select_seen, fit_part=joined.trained)
+        seen: Any = config.select_seen
+        measured = validation(model, cases, config.metric, seen=seen, fit_part=joined.trained)
         return measured[config.metric]
 
     def fit_again(part: Part, options: FitOptions) -> Model:
@@ -369,6 +371,21 @@ class Joined:
         return Cases(users, history.take(users), truth.take(users), len(self.items), times=when)
 
 
+def without_known(log: Interactions, recommender: Recommender) -> Interactions:
+    """The new log without what is known with the same time; where the model reads no times, nothing tells."""
+    ordered, old = log.ordered, recommender.times
+    times = None if ordered.times is None else in_unit(ordered.times, log.time_unit, recommender.time_unit)
+    if old is None or times is None:
+        return log
+    rows = recommender.users.index(log.users.values)[ordered.items.rows]
+    items = recommender.items.index(log.items.values)[ordered.items.values]
+    new = {"user": rows, "item": items, "time": times.numpy()}
+    known = {"user": old.rows.numpy(), "item": recommender.seen.values.numpy(), "time": old.values.numpy()}
+    again = pl.DataFrame(new).with_row_index().join(pl.DataFrame(known), on=[*new], how="semi")["index"].to_numpy()
+    _log.info("new_log: %d of %d interactions are known, with their times, and left out", len(again), len(log))
+    return log.masked(~np.isin(np.arange(len(log)), again))
+
+
 def newest(log: OrderedLog, share: float) -> Tensor:
     """[T] bool: the newest interactions.
 
@@ -454,10 +471,8 @@ def read_new_log(given: Any, recommender: Recommender, item_features: Any = None
         file = LogFile("", Reading.of(like, item_features=str(item_features)))
         item_features = log.with_feature_files(file).item_features
         old = {} if recommender.item_features is None else recommender.item_features.schema
-        held = [name for name, dtype in item_features.schema.items() if isinstance(old.get(name), pl.List)]
-        texts = [name for name in held if item_features.schema[name] == pl.String]
-        mark = " " if ".item" in Path(file.reading.item_features or "").name else BAR
-        item_features = with_lists(item_features, dict.fromkeys(texts, mark))
+        texts = [name for name, dtype in item_features.schema.items() if dtype == pl.String]
+        item_features = with_lists(item_features, {name: BAR for name in texts if isinstance(old.get(name), pl.List)})
     return log.with_features(item_features=item_features)
 
 

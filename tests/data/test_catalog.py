@@ -322,16 +322,6 @@ def _jumps(tables: dict[str, pl.DataFrame], config: Synthetic = CONFIG) -> pl.Da
     ).filter(pl.col("jump").is_not_null())
 
 
-def test_sizes_ids_and_order(tables: dict[str, pl.DataFrame]) -> None:
-    log = tables["interactions"]
-    lengths = log.group_by("user_id").len()["len"]
-    assert log["user_id"].n_unique() == CONFIG.n_users == len(tables["users"])
-    assert (lengths.min(), lengths.max()) == (CONFIG.min_length, CONFIG.max_length)
-    assert set(log["item_id"]) == set(range(1, CONFIG.n_items + 1)) == set(tables["items"]["item_id"])
-    assert log.equals(log.sort("user_id", "timestamp"))
-    assert not log.select("user_id", "item_id").is_duplicated().any(), "nobody comes back to an item"
-
-
 def test_jumps_have_their_probabilities(tables: dict[str, pl.DataFrame]) -> None:
     jumps = _jumps(tables)["jump"].to_numpy()
     seen = np.bincount(jumps, minlength=CONFIG.reach + 1)[1:]
@@ -339,12 +329,6 @@ def test_jumps_have_their_probabilities(tables: dict[str, pl.DataFrame]) -> None
     expected = jump_probabilities(CONFIG) * len(jumps)
     chi2 = float(((seen - expected) ** 2 / expected).sum())
     assert chi2 < 16.3  # 0.999 quantile at 3 degrees of freedom
-
-
-def test_the_same_seed_gives_the_same_data(tables: dict[str, pl.DataFrame]) -> None:
-    again, other = generate(CONFIG), generate(Synthetic(seed=8))
-    assert all(tables[name].equals(again[name]) for name in tables)
-    assert not tables["interactions"].equals(other["interactions"])
 
 
 def test_the_structure_can_be_learned_from_the_train_part(tables: dict[str, pl.DataFrame]) -> None:

@@ -305,15 +305,6 @@ def test_duplicates_by_time_then_by_row() -> None:
     assert data.deduplicate("first").log["row"].to_list() == [1, 2, 4]
     assert data.deduplicate("last").log["row"].to_list() == [2, 3, 4]  # of two at time 5 the later row
     assert _log(pairs).deduplicate("first").log["row"].to_list() == [0, 2, 4]
-    with refused("policy"):
-        data.deduplicate("some")  # type: ignore[arg-type]
-
-
-def test_order_is_by_time_then_by_row() -> None:
-    data = _log([("a", 1), ("b", 2), ("a", 3), ("a", 4), ("a", 5)], [7, 1, 2, 7, 2])
-    assert data.ordered.rows.tolist() == [2, 4, 0, 3, 1]
-    assert data.ordered.times is not None
-    assert data.ordered.times.tolist() == [2, 2, 7, 7, 1]
 
 
 # -- files that are written part by part

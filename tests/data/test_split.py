@@ -110,19 +110,6 @@ def test_ratio_against_a_slow_version(order: str, valid: float, test: float) -> 
         assert sorted(history + truth) == sorted(_items(of)) or not truth
 
 
-def test_ratio_is_seeded_and_uniform() -> None:
-    frame = pl.DataFrame({"u": np.repeat(np.arange(2000), 5), "i": np.tile(np.arange(5), 2000)})
-    data = Interactions.from_frame(frame, user="u", item="i")
-    one, same, other = (data.split("ratio", seed=seed, valid=0.2, test=0.2) for seed in (1, 1, 2))
-    assert torch.equal(one.labels, same.labels)
-    assert one.hash == same.hash != other.hash
-    assert one.seed == 1
-    # each place is as likely: 2,000 draws of 1/5, standard error .009
-    share = torch.bincount(one.test.truth.values, minlength=5) / 2000
-    assert torch.all((share - 0.2).abs() < 0.04)
-    assert data.split("ratio", order="time", seed=1).hash == data.split("ratio", order="time", seed=2).hash
-
-
 @pytest.mark.parametrize("order", ["time", "random"])
 def test_held_out_users(order: str) -> None:
     data = _log(n_users=40, least=1)

@@ -223,20 +223,3 @@ def test_nothing_at_or_after_a_cut_is_trained_on_and_no_history_is_later_than_it
             known = cases.times.to_lists()[row]
             latest = {"first": target.min(), "all": cuts[part]}.get(targets, target.max())
             assert not known or max(known) <= latest
-
-
-def test_a_random_target_is_drawn_by_the_recorded_seed() -> None:
-    data = _log(2)
-    cuts = {"valid_from": 50, "test_from": 70, "targets": "random"}
-    splits = [data.split("time", seed=seed, **cuts) for seed in (0, 0, 1)]
-    assert splits[0].hash == splits[1].hash != splits[2].hash
-    assert [split.seed for split in splits] == [0, 0, 1]
-    last = _cases(data.split("time", **{**cuts, "targets": "last"}).test)
-    for split in splits:
-        found = _cases(split.test)
-        assert all(len(truth) == 1 for _, truth in found.values())
-        for user, (history, truth) in found.items():
-            whole = [*last[user][0], *last[user][1]]
-            assert whole[: len(history) + 1] == [*history, *truth]
-    counts = np.mean([len(history) for history, _ in _cases(splits[0].test).values()])
-    assert counts < np.mean([len(history) for history, _ in last.values()])
