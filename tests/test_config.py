@@ -39,10 +39,6 @@ class Training(Config):
     options: Annotated[dict[str, int], Field(default_factory=dict)]
 
 
-class Required(Config):
-    n_items: Annotated[int, Field(gt=0)]
-
-
 def test_defaults_and_keywords() -> None:
     config = Encoder.of({"dropout": 0.2}, hidden_dim=32)
     assert (config.hidden_dim, config.dropout, config.loss) == (32, 0.2, "full")
@@ -65,14 +61,6 @@ def test_defaults_and_keywords() -> None:
 def test_refusals_name_field_value_and_range(settings: dict[str, object], names: list[str]) -> None:
     with refused(*names, by=ConfigError):
         Encoder.of(settings)
-
-
-def test_a_part_of_a_configuration_is_named_by_its_place() -> None:
-    class Several(Config):
-        entries: tuple[Required, ...] = ()
-
-    with refused("entries.0", "n_items", "n_item", by=ConfigError):
-        Several.of({"entries": [{"n_item": 1}]})
 
 
 def test_distribute_divides_settings_by_their_fields() -> None:

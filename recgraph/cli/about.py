@@ -8,6 +8,7 @@ import platform
 import re
 import shlex
 import sys
+import textwrap
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -110,10 +111,14 @@ def models(
     from recgraph import registry
     from recgraph.train.fit import parts_of
 
+    rows: list[dict[str, Any]] = []
     if name is None:
-        found = (registry.load("model", key) for key in registry.names("model"))
-        rows = ((each, _UPDATES[None if each.reads_graph else each.updated_by]) for each in found)
-        show(({"model": each.key(), "update": how, "what": _first_line(each)} for each, how in rows), form, cut="what")
+        width = 50 if (form or default_format()) == "table" else 1000  # a line a model
+        for each in (registry.load("model", key) for key in registry.names("model")):
+            update = _UPDATES[None if each.reads_graph else each.updated_by]
+            what = textwrap.shorten(_first_line(each), width, placeholder="…")
+            rows.append({"model": each.key(), "update": update, "what": what})
+        show(rows, form)
         note("their settings: recgraph models MODEL")
         return
     model = registry.load("model", name)
@@ -159,12 +164,12 @@ def _show_settings(rows: list[dict[str, Any]], form: Format | None) -> None:
 
 
 def _default(value: Any) -> str:
-    from recgraph.config import Config, PartConfig
+    from recgraph.config import Config
 
-    if isinstance(value, tuple) and value and isinstance(value[0], PartConfig):
-        return ", ".join(each.part_name for each in value)
+    if isinstance(value, tuple) and value:
+        return ", ".join(map(_default, value))
     if isinstance(value, Config):
-        return value.part_name if isinstance(value, PartConfig) else "see --all"
+        return str(getattr(value, "part_name", "see --all"))
     return "none" if value is None else str(value)
 
 

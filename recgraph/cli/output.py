@@ -9,7 +9,6 @@ import math
 import platform
 import re
 import sys
-import textwrap
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -153,19 +152,14 @@ def default_format() -> Format:
     return "table" if sys.stdout.isatty() else "tsv"
 
 
-def show(
-    rows: Iterable[Row], form: FileFormat | None = None, title: str = "", columns: Sequence[str] = (), cut: str = ""
-) -> None:
-    """Print rows that all have the same keys, which are ``columns`` where there are no rows.
-
-    A table cuts the texts of the column ``cut``, so that each row is one line.
-    """
+def show(rows: Iterable[Row], form: FileFormat | None = None, columns: Sequence[str] = ()) -> None:
+    """Print rows that all have the same keys, which are ``columns`` where there are no rows."""
     from recgraph.data.row_files import cell, csv_line, json_of
 
     rows, form = list(rows), form or default_format()
     header = list(rows[0] if rows else columns)
     if form == "table":
-        _table(rows, title, header, cut)
+        _table(rows, header)
     elif form in ("json", "jsonl"):
         for text in [json_of(rows, indent=2)] if form == "json" else map(json_of, rows):
             say(text)
@@ -196,32 +190,26 @@ def write_parts(parts: Iterable[pl.DataFrame], form: FileFormat | None, output: 
     note(f"{replace_parts(parts, output, chosen)} rows written to {output}")
 
 
-#: columns of names, which people copy: names of so many letters are never broken
-_NAMES, _UNBROKEN = ("model", "setting", "part", "kind", "name"), 40
+#: columns of names, which people copy: names of up to 40 letters are not broken
+_NAMES = ("model", "setting", "part", "kind", "name")
 
 
-def _table(rows: Sequence[Row], title: str, columns: Sequence[str], cut: str) -> None:
+def _table(rows: Sequence[Row], columns: Sequence[str]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    heading, console = Text(for_terminal(title)) if title else None, Console()
-    table = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    texts = [{name: for_terminal(_table_text(value)) for name, value in row.items()} for row in rows]
-    widths = {name: max(len(name), *(len(row[name]) for row in texts)) for name in columns} if texts else {}
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
         numeric = all(isinstance(row[name], int | float) or row[name] is None for row in rows)
-        whole = numeric or (name in _NAMES and widths.get(name, 0) <= _UNBROKEN)
+        whole = numeric or (name in _NAMES and all(len(_table_text(row[name])) <= 40 for row in rows))
         justify: Any = "right" if numeric else "left"
         table.add_column(Text(for_terminal(name)), justify=justify, no_wrap=whole, overflow="fold")
-    room = console.width - 2 - sum(width + 3 for name, width in widths.items() if name != cut)
-    for row in texts:
-        if cut:
-            row[cut] = textwrap.shorten(row[cut], max(room, 20), placeholder="…")
+    for row in rows:
         # Text: a value such as "[Drama]" is no markup
-        table.add_row(*(Text(text) for text in row.values()))
-    console.print(table)
+        table.add_row(*(Text(for_terminal(_table_text(value))) for value in row.values()))
+    Console().print(table)
 
 
 def _short(value: Any) -> Any:
