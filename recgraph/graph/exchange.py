@@ -24,7 +24,6 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recgraph.config import shown
 from recgraph.data.dataframe import from_native, pairs_of, relation
 from recgraph.data.ids import IdMap, as_series, family
 from recgraph.data.log import INTERACTS, ids_of
@@ -268,8 +267,6 @@ def _fill(store: Any, given: Mapping[str, Any]) -> None:
 
 def stores_of_pyg(data: Any, node_type: str, relation: str) -> Stores:
     """The attributes of a ``HeteroData``, or of a ``Data`` with names for its one type of nodes and of edges."""
-    if not hasattr(data, "stores"):
-        raise GraphError(f"graph = {shown(data)}: neither a HeteroGraph nor a HeteroData or Data of PyTorch Geometric")
     if not hasattr(data, "node_types"):
         both = data.to_dict()
         of_edges = {name: both.pop(name) for name in _OF_EDGES & both.keys()}

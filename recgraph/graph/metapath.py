@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recgraph.config import Config, Search, configure
+from recgraph.config import Config, Search, configure, did_you_mean
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.schema import EdgeType, UnknownTypeError
 from recgraph.rng import derive
@@ -36,6 +36,8 @@ _SAMPLE = 128
 _MAX_SAMPLED = 1 << 23
 # A half of a path with more entries than this is not made to find out which nodes it relates; all paths count then.
 _MAX_HALF = 1 << 25
+# Proposed paths that an error names.
+_MOST_OFFERED = 5
 # Features with a larger share of entries than this are multiplied as a dense matrix.
 _DENSE = 1 / 64
 
@@ -116,12 +118,12 @@ def parse(path: str, graph: HeteroGraph) -> Route:
         for step in steps:
             graph.adjacency(step.edge_type)
         return tuple(steps)
-    relations = {relation for _, relation, _ in graph.edges}
-    for name in names:
-        if name in relations and name not in graph.nodes:
-            steps_there = " or ".join(f"'{Step(edge_type)}'" for edge_type in graph.edges if edge_type[1] == name)
-            raise PathError(f"path = {path!r}: {name!r} is a relation; leave it out, or write it as {steps_there}")
-        graph.count(name)
+    if unknown := next((name for name in names if name not in graph.nodes), None):
+        start = names[0] if names[0] in graph.nodes else next(iter(graph.nodes))
+        offered = ", ".join(proposal.path for proposal in propose(graph, start)[:_MOST_OFFERED]) or "none"
+        edge = next((f"; write an edge type as '{a}>{name}>{b}'" for a, name, b in graph.edges if name == unknown), "")
+        types = f"{did_you_mean(unknown, graph.nodes)}; there are {', '.join(graph.nodes)}{edge}"
+        raise UnknownTypeError(f"path = {path!r}: no node type {unknown!r}{types}; paths from {start!r}: {offered}")
     steps = []
     for start, end in pairwise(names):
         ways = [Step(edge_type, backwards) for backwards in (False, True) for edge_type in graph.edges]
@@ -499,7 +501,7 @@ class MetaPath:
         return tuple(found)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Proposal:
     """A meta-path from the target type to itself.
 
@@ -519,11 +521,11 @@ class Proposal:
         return self.coverage * (1 - min(self.density, 1.0))
 
     def __repr__(self) -> str:
-        return f"{self.path} (of {self.coverage:.0%} of nodes, density {self.density:.2g})"
+        return f"Proposal({self.path}, coverage {self.coverage:.0%}, density {self.density:.2%})"
 
 
-def propose(graph: HeteroGraph, target: str, max_steps: int = 4, n: int | None = 12) -> list[Proposal]:
-    """Symmetric meta-paths of the target type, and its edges to itself, the best by :attr:`Proposal.score` first.
+def propose(graph: HeteroGraph, target: str, max_steps: int = 4) -> list[Proposal]:
+    """All symmetric meta-paths of the target type, and its edges to itself, the best by :attr:`Proposal.score` first.
 
     Symmetric paths walk some steps out and the same steps back; those whose way out comes back over the very edges that
     it has just taken are left out (``paper-author-paper-author-paper`` is a power of ``paper-author-paper``). Of edge
@@ -532,7 +534,6 @@ def propose(graph: HeteroGraph, target: str, max_steps: int = 4, n: int | None =
     Args:
         target: the node type at both ends.
         max_steps: the most steps of a path.
-        n: so many of them; None: all.
     """
     graph.count(target)
     steps = _distinct_steps(graph)
@@ -548,7 +549,7 @@ def propose(graph: HeteroGraph, target: str, max_steps: int = 4, n: int | None =
         matrices = [step.followed(graph, weights=True).with_weights(None) for step in route]
         density = estimate_nnz(matrices) / max(matrices[0].shape[0] * matrices[-1].shape[1], 1)
         found.append(Proposal(text_of(route, graph), _coverage(matrices), density))
-    return sorted(found, key=lambda proposal: (-proposal.score, len(proposal.path), proposal.path))[:n]
+    return sorted(found, key=lambda proposal: (-proposal.score, len(proposal.path), proposal.path))
 
 
 def _distinct_steps(graph: HeteroGraph) -> dict[Step, Step]:

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import polars as pl
 import torch
+from pydantic import BeforeValidator
 from torch import Tensor
 
 from recgraph import registry
@@ -26,8 +27,7 @@ from recgraph.data.split import FitPart, Interactions, SealedSplit, Split, witho
 from recgraph.data.strategies import EVERYTHING, GROUPS, Label, Ratio, Shares, Strategy
 from recgraph.evaluate.evaluator import check_selects, validation
 from recgraph.files import contents
-from recgraph.graph.hetero import HeteroGraph
-from recgraph.graph.metapath import MetaPath
+from recgraph.graph.hetero import HeteroGraph, as_graph
 from recgraph.models.base import FeatureSpace, Model, Space, TrainableModel
 from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
 from recgraph.models.two_stage import Member, Plan, TwoStage, last_held_out
@@ -135,7 +135,7 @@ def fit(
 @checked
 def fit_graph(
     model: GraphModel,
-    graph: Any,
+    graph: Annotated[HeteroGraph, BeforeValidator(as_graph)],
     *,
     seed: int,
     out: str | Path | None = None,
@@ -149,15 +149,14 @@ def fit_graph(
 
     Args:
         model: with its settings, among them ``metapaths``; not built.
-        graph: all that is read: a :class:`recgraph.graph.hetero.HeteroGraph`, or what PyTorch Geometric has.
+        graph: all that is read; a graph of PyTorch Geometric or DGL is converted (:meth:`HeteroGraph.from_pyg`).
         seed, out, device, resume, progress, observers: see :func:`fit`.
         training: settings of :class:`recgraph.train.config.GraphTrainConfig`.
     """
     folder = None if out is None else Path(out)
     options = FitOptions(GraphTrainConfig.of(training), seed, folder, device, resume, progress, observers)
     with together():
-        own = graph if isinstance(graph, HeteroGraph) else HeteroGraph.from_pyg(graph)
-        return _fit_nodes(model, own, options, evaluation={})
+        return _fit_nodes(model, graph, options, evaluation={})
 
 
 def train(
@@ -419,10 +418,7 @@ def _side(features: pl.DataFrame | None, key: str, ids: IdMap, known: Tensor, wi
 
 
 def _fit_nodes(model: GraphModel, graph: HeteroGraph, options: FitOptions, evaluation: dict[str, Any]) -> NodeRun:
-    if not model.config.metapaths:
-        raise ValueError("metapaths = () must name at least one path, e.g. metapaths=('paper-author-paper',)")
-    # the node type that the meta-paths begin with; the model itself checks the rest when it is built
-    target = MetaPath(model.config.metapaths[0]).route(graph)[0].start
+    target = model.target_of(graph)
     data = {
         "target": target,
         "graph_hash": graph.hash,

@@ -10,13 +10,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from refusing import refused
 from test_hetero import assert_same
 
-import recgraph as rg
 from recgraph.data.ids import IdMap
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.graph.metapath import propose
 from recgraph.graph.node_task import NodeSplit, NodeTask
 from recgraph.graph.schema import EdgeType, GraphError, LeftOutWarning
 
@@ -160,28 +157,3 @@ def test_labels_of_one_type_and_masks_of_several_splits() -> None:
     assert list(task.splits) == ["masks 0", "masks 1"]
     assert torch.equal(task.splits["masks 1"].train, other["train_mask"].nonzero().flatten())
     assert torch.equal(task.splits["masks 1"].test, task.splits["masks 0"].test)
-
-
-def test_a_graph_of_pyg_is_fitted_as_it_is_and_fits_on_a_screen() -> None:
-    from torch_geometric.data import HeteroData
-
-    data = HeteroData()
-    generator = torch.Generator().manual_seed(0)
-    data["paper"].x = torch.randn(30, 4, generator=generator)  # negative values are not divided by their sums
-    data["author"].num_nodes = 9
-    data["paper", "cites", "paper"].edge_index = torch.randint(30, (2, 60), generator=generator)
-    written = torch.stack([torch.arange(30), torch.arange(30) % 9])
-    data["paper", "written_by", "author"].edge_index = written
-    settings: dict[str, Any] = {"metapaths": ("paper-author-paper",), "hidden_dim": 4}
-    run = rg.fit_graph(rg.models.AdaMEOW(**settings), data, seed=0, max_epochs=2, progress=False)
-    raw = rg.models.AdaMEOW(**settings, raw_features=("paper",))
-    same = rg.fit_graph(raw, HeteroGraph.from_pyg(data), seed=0, max_epochs=2, progress=False)
-    assert torch.equal(run.model.embed(), same.model.embed())
-    with refused("paper>cites>paper"):
-        rg.fit_graph(rg.models.AdaMEOW(metapaths=("paper-cites-paper",)), data, seed=0)
-    with refused("graph"):
-        rg.fit_graph(raw, 3, seed=0)
-    data["paper"].update({"y": torch.arange(30) % 3, **masks(30)})
-    graph, task = HeteroGraph.from_pyg_with_task(data)
-    assert max(len(repr(task)), *(len(repr(each)) for each in propose(graph, "paper"))) < 100
-    assert len(propose(graph, "paper", max_steps=8)) <= 12

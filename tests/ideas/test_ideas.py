@@ -541,34 +541,15 @@ def test_pseudo_labels_are_drawn_and_count_by_their_confidence(idea: Idea, tmp_p
 # -- re-rankers and explanations
 
 
-def oracle(items: list[int], scores: list[float], similarity: torch.Tensor, strength: float, k: int) -> list[int]:
-    """The gain of every candidate anew at every step."""
-    weights = [math.exp(score - max(scores)) for score in scores]
-    chosen: list[int] = []
-    while len(chosen) < k:
-        gains = {
-            item: (1 - strength) * weight / sum(weights)
-            - strength * max((float(similarity[item, other]) for other in chosen), default=0.0)
-            for item, weight in zip(items, weights, strict=True)
-            if item not in chosen
-        }
-        chosen.append(max(gains, key=lambda item: gains[item]))
-    return chosen
-
-
-def test_lists_of_contrastive_search_are_those_of_the_oracle(idea: Idea) -> None:
+def test_lists_of_contrastive_search_are_those_of_mmr_of_probabilities(idea: Idea) -> None:
+    """Which has its oracle in tests/evaluate/test_rerank.py."""
     idea("contrastive_search")
-    draw = torch.Generator().manual_seed(0)
+    draw, settings = torch.Generator().manual_seed(0), {"strength": 0.6, "pool": 15}
     vectors = torch.randn(40, 8, generator=draw)
-    unit = torch.nn.functional.normalize(vectors.double())
     scores, items = (3 * torch.randn(12, 40, generator=draw)).double().sort(1, descending=True)
-    for strength in (0.0, 0.1, 0.6):
-        reranker = reranker_of({"name": "contrastive_search", "strength": strength, "pool": 15})
-        places, _ = pick(items, scores, 7, reranking=Reranking(reranker, Cosine(vectors)))
-        for row in range(12):
-            own = items[row, :15].tolist()
-            wanted = oracle(own, scores[row, :15].tolist(), unit @ unit.T, strength, 7)
-            assert items[row][places[row]].tolist() == wanted
+    asked = [{"name": "contrastive_search", **settings}, {"name": "mmr", "relevance": "probability", **settings}]
+    ours, mmr = (pick(items, scores, 7, reranking=Reranking(reranker_of(one), Cosine(vectors)))[0] for one in asked)
+    assert torch.equal(ours, mmr)
 
 
 N_ITEMS, HISTORY, TARGET = 30, [3, 17, 5, 22, 9, 11], 20

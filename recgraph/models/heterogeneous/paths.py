@@ -405,7 +405,7 @@ def side_paths(graph: HeteroGraph, side: str, given: Sequence[str] | None, paths
         ValueError: there are none, or one leads elsewhere.
     """
     if given is None:
-        routes = {found.path: MetaPath(found.path).route(graph) for found in propose(graph, side, max_steps=2, n=None)}
+        routes = {found.path: MetaPath(found.path).route(graph) for found in propose(graph, side, max_steps=2)}
         given = [path for path, route in routes.items() if len(route) == 1 or route[0].end != side]
     if not given:
         raise ValueError(f"{side}_metapaths: name at least one path, such as '{side}-x-{side}'")
