@@ -218,19 +218,13 @@ def update(
     from recgraph.files import exchange, remove_folder
     from recgraph.ranks import first_does
     from recgraph.serve.bundle import bundle_of
-    from recgraph.serve.recommender import Recommender
-    from recgraph.train.record import RunRecord
     from recgraph.train.run import Run
 
     if (out is None) != replace:
         raise ValueError("say where the new run goes: one of --out NEWRUN and --replace")
     here, bundle = run.resolve(), bundle_of(run)
     place = out or here.with_name(f"{here.name}-new")
-    if bundle == run:
-        opened = Run.of_bundle(run)
-    else:  # without its data
-        opened = Run.serving(Recommender.load(bundle), RunRecord.read(run), run)
-    made = opened.update(
+    made = Run.of_bundle(run).update(
         data,
         item_features=item_features,
         out=None if replace and bundle == run else place,
