@@ -87,8 +87,8 @@ def fit(
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None: a GPU with CUDA where there is one, else the CPU (see
             :func:`recgraph.train.config.pick_device`).
         resume: continue from the newest checkpoint in ``out``; a finished run is returned as it is.
-        progress: None: a bar on a terminal and in a notebook, elsewhere nothing; True: elsewhere lines; False: nothing.
-            Log records (logger ``recgraph``) tell the same.
+        progress: a bar on a terminal and in a notebook, elsewhere lines, how many epochs there may be first. None:
+            no lines where log records (logger ``recgraph``, INFO) tell the same; False: nothing.
         fit_on: what of a split is read: ``"train"``, the default; ``"train+valid"`` for a last fit before the test;
             ``"all"`` to serve. The last two have no validation: the last epoch is kept, or with ``metric="loss"`` the
             one of the lowest loss. Of a log it is all.
@@ -382,7 +382,7 @@ def _plan(
 
     def fit_member(one: Model, part: Part, member: Member) -> None:
         config = _training_of(member.training, member.cls, selects=False)
-        own = replace(options, config=config, folder=None, resume=False, observers=(), source={})
+        own = replace(options, config=config, folder=None, resume=False, progress=False, observers=(), source={})
         data = {"split": sealed.name, "n_users": sealed.n_users, "n_items": sealed.n_items}
         train_model(one, part, own, new_record(one, own, "its part", data))
 
