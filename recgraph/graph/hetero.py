@@ -350,3 +350,11 @@ def _write_columns(columns: Mapping[str, Tensor | None], path: Path) -> None:
 def _read_columns(path: Path) -> dict[str, Tensor]:
     frame = read_frame(path)
     return {name: torch.from_numpy(frame[name].to_numpy().copy()) for name in frame.columns}
+
+
+def as_graph(given: Any) -> Any:
+    """A graph of PyTorch Geometric or of DGL as a :class:`HeteroGraph`; all else as it is."""
+    library = type(given).__module__.partition(".")[0]
+    if library == "torch_geometric":
+        return HeteroGraph.from_pyg(given)
+    return HeteroGraph.from_dgl(given) if library == "dgl" else given

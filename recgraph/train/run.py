@@ -24,7 +24,7 @@ from recgraph.graph.node_task import NodeTask
 from recgraph.models.base import Model
 from recgraph.parallel import Engine
 from recgraph.ranks import first_does, is_first, together
-from recgraph.serve.bundle import Embedder
+from recgraph.serve.bundle import Embedder, bundle_of
 from recgraph.serve.recommender import Recommender
 from recgraph.train.observers import Observer
 from recgraph.train.record import SELECTION, Plot, RunRecord, curves, run_html, run_text
@@ -339,8 +339,7 @@ class Run(BaseRun):
             epochs: over samples with new targets and replayed ones; the best by validation is kept.
             replay: the share of old samples that is trained on again.
             learning_rate: by default a quarter of that of the run's training; an update of an update keeps the rate.
-            valid: share of the new log, its newest, that the update is validated on and not trained on: by time, or,
-                without times, of each user. 0: none.
+            valid: the newest share of the new log, validated on and not trained on; without times, that of each user.
             fold_in: whether that slice becomes part of the users' histories afterwards.
             force: keep a result that is worse than what there was, or not validated.
             seed: of everything random; by default the run's.
@@ -348,8 +347,7 @@ class Run(BaseRun):
 
         Raises:
             UpdateRefused: the result is worse on the slice than this run; names both numbers, and nothing is written.
-            ValueError: the model cannot be updated (:attr:`Model.updated_by`), ids are of another type than the run's,
-                ``out`` is not empty, or a setting is out of range.
+            ValueError: the model cannot be updated (:attr:`Model.updated_by`), or ids are of another type than its own.
         """
         settings = (epochs, replay, learning_rate, valid, fold_in, force, seed, device, progress, observers)
         options = UpdateOptions(*settings, item_features)
@@ -369,8 +367,10 @@ class Run(BaseRun):
     @classmethod
     @checked
     def of_bundle(cls, folder: str | Path) -> Run:
-        """A run of a bundle, or of that in a run's folder: it recommends and can be updated, but has no data."""
+        """A run of a bundle, or of a run's folder without its data: it recommends and can be updated."""
         recommender = Recommender.load(folder)
+        if bundle_of(folder) != Path(folder):
+            return cls.serving(recommender, RunRecord.read(Path(folder)), Path(folder))
         model = recommender.model
         known = {"model": model.key(), "config": model.config.model_dump(mode="json"), "seed": model.seed or 0}
         unknown = {"training": {}, "fitted_on": "unknown", "data": {}}
