@@ -137,7 +137,7 @@ def library() -> str:
 
 def _documented(value: Any) -> str:
     kind = "autoclass" if inspect.isclass(value) else "autofunction"
-    public = value.__qualname__ in rg.__all__
+    public = getattr(rg, value.__qualname__, None) is value
     path = f"recgraph.{value.__qualname__}" if public else f"{value.__module__}.{value.__qualname__}"
     assert pkgutil.resolve_name(path) is value
     options = ("   :members:\n" if value in _WITH_MEMBERS else "   :no-members:\n") if kind == "autoclass" else ""
