@@ -58,7 +58,7 @@ _log = logging.getLogger(__name__)
 @checked
 def fit(
     model: Model | str,
-    data: Interactions | Split | SealedSplit,
+    data: Interactions | Split | SealedSplit | HeteroGraph,
     *,
     seed: int,
     out: str | Path | None = None,
@@ -111,10 +111,10 @@ def fit(
             validation that there is not.
     """
     made: Model = registry.load("model", model)() if isinstance(model, str) else model
-    if made.space is not None or isinstance(made, GraphModel):
-        embeds = "embeds a typed graph; use rg.fit_graph(model, graph)"
-        why = embeds if isinstance(made, GraphModel) else "is built already; give a new one"
-        raise ValueError(f"model {type(made).__name__} {why}")
+    if made.space is not None:
+        raise ValueError(f"model {type(made).__name__} is built already; give a new one")
+    if isinstance(made, GraphModel) or isinstance(data, HeteroGraph):
+        raise ValueError(f"model {type(made).__name__}: typed graphs are fitted to by rg.fit_graph(model, graph)")
     split, part = _split_and_part(data, fit_on, refit)
     with together():
         options = FitOptions(
