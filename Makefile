@@ -70,7 +70,7 @@ types: $(STAMP)  ## mypy --strict over the library
 test-slow: $(STAMP)  ## what takes long, and what Hypothesis finds with examples that nobody chose
 	RECGRAPH_EXPLORE=1 $(PYTEST) -m "(slow or hypothesis) and not faults and not peer and not gpu" $(ARGS)
 
-test-faults: $(STAMP)  ## commands that are killed go on to the same result, damaged files are refused: docs/contract.md
+test-faults: $(STAMP)  ## commands that are killed go on to the same result: docs/contract.md
 	$(PYTEST) -m faults tests/faults $(ARGS)
 
 # `make test-order SEED=2` takes another order.

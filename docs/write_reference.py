@@ -46,8 +46,13 @@ def _heading(title: str, line: str = "=") -> str:
 
 
 def _text(value: str) -> str:
-    """As a paragraph in which nothing is markup."""
-    return "".join(f"\\{letter}" if letter in "\\*`_|" else letter for letter in " ".join(value.split()))
+    """As a paragraph in which nothing is markup but code between backticks."""
+    parts = " ".join(value.split()).split("`")
+    if len(parts) % 2 == 0:
+        parts = ["\\`".join(parts)]
+    told = ["".join(f"\\{letter}" if letter in "\\*_|@" else letter for letter in part) for part in parts[::2]]
+    code = [f"``{part}``\\ " for part in parts[1::2]]
+    return "".join(text for pair in zip(told, [*code, ""], strict=True) for text in pair)
 
 
 def _table(columns: list[str], rows: Iterable[Iterable[Any]], widths: str = "auto") -> str:
@@ -74,7 +79,7 @@ def commands() -> str:
         usage = " ".join(param.name.upper() for param in command.params if param.param_type_name == "argument")
         parts += [_heading(name, "-"), f"``{name} {usage} [OPTIONS]``\n", _text(command.help or "") + "\n"]
         options = [
-            (", ".join((*param.opts, *param.secondary_opts)), param.help or "")
+            (", ".join(f"`{name}`" for name in (*param.opts, *param.secondary_opts)), param.help or "")
             for param in command.params
             if param.param_type_name == "option" and not param.hidden
         ]
@@ -132,7 +137,8 @@ def library() -> str:
 
 def _documented(value: Any) -> str:
     kind = "autoclass" if inspect.isclass(value) else "autofunction"
-    path = f"{value.__module__}.{value.__qualname__}"
+    public = getattr(rg, value.__qualname__, None) is value
+    path = f"recgraph.{value.__qualname__}" if public else f"{value.__module__}.{value.__qualname__}"
     assert pkgutil.resolve_name(path) is value
     options = ("   :members:\n" if value in _WITH_MEMBERS else "   :no-members:\n") if kind == "autoclass" else ""
     return f".. {kind}:: {path}\n{options}"

@@ -21,8 +21,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_serializer, m
 from pydantic.fields import FieldInfo
 
 #: what other libraries call a setting -> its name here
-_ELSEWHERE = {
+ELSEWHERE = {
     "lr": "learning_rate",
+    "epochs": "max_epochs",
     "wd": "weight_decay",
     "embedding_size": "hidden_dim",
     "hidden_size": "hidden_dim",
@@ -110,11 +111,7 @@ class PartConfig(Config):
         return {"name": self.part_name, **inner(self)}
 
     def build(self, **given: Any) -> Any:
-        """The member with these settings.
-
-        Args:
-            given: what the caller decides; the member gets what it has an argument or a field for.
-        """
+        """The member with these settings and, of ``given``, what it has an argument or a field for."""
         values = dict(self)
         for name in given.keys() & self.accepts:
             values[name] = given[name]
@@ -206,8 +203,7 @@ def configure(owner: object, cls: type[C], config: C | None, settings: Mapping[s
 
 
 def distribute(values: Mapping[str, Any], parts: Mapping[str, type[Config]]) -> dict[str, dict[str, Any]]:
-    """Divide one mapping of settings among several configurations, by the names of their fields; ConfigError: none has
-    the field."""
+    """Divide one mapping of settings among several configurations, by the names of their fields."""
     shared: dict[str, dict[str, Any]] = {part: {} for part in parts}
     for key, value in values.items():
         owner = next((part for part, cls in parts.items() if key in cls.model_fields), None)
@@ -242,7 +238,7 @@ def unknown_key(key: str, *within: Config | type[Config]) -> str:
     then by their letters."""
     names = sorted(name for config in within for name, _, _ in walk(config))
     inner = [name for name in names if name.rpartition(".")[2] == key]
-    if close := inner or [name for name in names if name == _ELSEWHERE.get(key)]:
+    if close := inner or [name for name in names if name == ELSEWHERE.get(key)]:
         return f"unknown setting {key!r} (did you mean {' or '.join(close)}?)"
     meant = did_you_mean(key, names) or f"; there are {', '.join(name for name in names if '.' not in name) or 'none'}"
     return f"unknown setting {key!r}{meant}"
@@ -268,14 +264,8 @@ def shown(value: object) -> str:
 def parse_settings(
     pairs: Iterable[str], base: Mapping[str, Any] | None = None, option: str = "--set"
 ) -> dict[str, Any]:
-    """Read ``key=value`` texts as a command line gives them; a value is JSON, TOML, or else a plain string.
-
-    ``encoder.alpha=0.7`` sets one setting of a part, and keeps the others that ``base`` or a text before has.
-
-    Args:
-        base: settings that these add to or replace, as those of a file.
-        option: what gives the texts, for messages.
-    """
+    """Read ``key=value`` texts, which ``option`` gives; a value is JSON, TOML, or else a plain string. They add to the
+    settings ``base``: ``encoder.alpha=0.7`` keeps the others of that part."""
     values = dict(base or {})
     for pair in pairs:
         key, sign, text = pair.partition("=")
@@ -310,15 +300,10 @@ def _read(text: str) -> Any:
 
 def setting_text(name: str, value: Any) -> str:
     """``key=value`` as :func:`parse_settings` reads it; a plain text is not quoted."""
-    if value is None:
-        text = "none"
-    elif isinstance(value, float):  # infinity, too, of which JSON knows nothing
-        text = f"{value}"
-    elif isinstance(value, str) and not value.startswith(("{", "[")) and _read(value) == value:
-        text = value
-    else:
-        text = json.dumps(value, ensure_ascii=False)
-    return f"{name}={text}"
+    is_plain = isinstance(value, str) and not value.startswith(("{", "[")) and _read(value) == value
+    if value is None or is_plain or isinstance(value, float):  # infinity, too, of which JSON knows nothing
+        return f"{name}={'none' if value is None else value}"
+    return f"{name}={json.dumps(value, ensure_ascii=False)}"
 
 
 # -- arguments of the public functions
@@ -327,11 +312,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def checked(function: F) -> F:
-    """A function that refuses arguments of another type than their annotations say.
-
-    Raises:
-        ValueError: names the argument, its value and what may be given.
-    """
+    """A function that refuses arguments of another type than their annotations say, with a ValueError that names the
+    argument, its value and what may be given."""
     # read at the first call, when the names of all annotations are known
     validated = validate_call(config=ConfigDict(arbitrary_types_allowed=True, defer_build=True))(function)
     names = [*inspect.signature(function).parameters]

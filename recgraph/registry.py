@@ -114,11 +114,7 @@ def name_of(kind: str, cls: type[Any]) -> str:
 
 
 def load(kind: str, name: str) -> Any:
-    """The class of a kind by name; case, ``-`` and ``_`` do not matter.
-
-    Raises:
-        ValueError: no such kind or name; the message gives the nearest names and those that exist.
-    """
+    """The class of a kind by name; case, ``-`` and ``_`` do not matter."""
     wanted = key(f"{name}")
     if (kind, wanted) in _registered:
         return _registered[kind, wanted][0]
@@ -140,9 +136,6 @@ def register(kind: str, name: str | None = None) -> Callable[[T], T]:
 
     A class that is defined again, as its module is imported under a second name or a cell of a notebook is run again,
     takes the place of the earlier one.
-
-    Raises:
-        ValueError: the kind is not known, or the name is taken.
     """
     there = members(kind)
 
@@ -229,11 +222,7 @@ def make(kind: str, spec: Any, /, **given: Any) -> Any:
 
 
 def find_part(name: str, *kinds: str) -> type[PartConfig]:
-    """The settings of the member of a kind whose class is called so, as ``rg.encoders.BSA``.
-
-    Raises:
-        AttributeError: there is none.
-    """
+    """The settings of the member of a kind whose class is called so, as ``rg.encoders.BSA``."""
     for kind in kinds:
         if key(name) in members(kind) and load(kind, name).__name__ == name:
             return part_class(kind, name)

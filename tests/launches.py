@@ -165,22 +165,3 @@ def on_meta(model: torch.nn.Module) -> Iterator[Accelerator]:
         # products with a sparse matrix, which have none: one operator
         patch.setattr(sparse_products, "multiply", lambda adj, x, _: x.new_zeros(adj.shape[0], x.shape[1]))
         yield accelerator
-
-
-class Largest(TorchDispatchMode):
-    """Within the block it notes the largest tensor that an operation returns.
-
-    Args:
-        without: a tensor that does not count, nor do parts of it.
-    """
-
-    def __init__(self, without: Tensor | None = None) -> None:
-        super().__init__()
-        self._without = None if without is None else without.data_ptr()
-        self.numel = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        if isinstance(made, Tensor) and (self._without is None or made.untyped_storage().data_ptr() != self._without):
-            self.numel = max(self.numel, made.numel())
-        return made

@@ -17,7 +17,6 @@ from recgraph.config import (
     PartConfig,
     Search,
     assignments,
-    configure,
     distribute,
     merged,
     parse_settings,
@@ -38,10 +37,6 @@ class Training(Config):
     max_epochs: Annotated[int, Field(ge=1)] = 100
     patience: Annotated[int | None, Field(ge=1)] = None
     options: Annotated[dict[str, int], Field(default_factory=dict)]
-
-
-class Required(Config):
-    n_items: Annotated[int, Field(gt=0)]
 
 
 def test_defaults_and_keywords() -> None:
@@ -68,28 +63,12 @@ def test_refusals_name_field_value_and_range(settings: dict[str, object], names:
         Encoder.of(settings)
 
 
-def test_a_part_of_a_configuration_is_named_by_its_place() -> None:
-    class Several(Config):
-        entries: tuple[Required, ...] = ()
-
-    with refused("entries.0", "n_items", "n_item", by=ConfigError):
-        Several.of({"entries": [{"n_item": 1}]})
-
-
 def test_distribute_divides_settings_by_their_fields() -> None:
     parts: dict[str, type[Config]] = {"model": Encoder, "training": Training}
     shared = distribute({"max_epochs": 3, "dropout": 0.1}, parts)
     assert shared == {"model": {"dropout": 0.1}, "training": {"max_epochs": 3}}
     with refused("max_epoch", by=ConfigError):
         distribute({"max_epoch": 3}, parts)
-
-
-def test_configure_takes_a_value_or_settings() -> None:
-    assert configure(None, Training, None, {"max_epochs": 2}) == Training(max_epochs=2)
-    assert configure(None, Training, Training(max_epochs=3), {}) == Training(max_epochs=3)
-    for config, settings in ((Training(), {"max_epochs": 2}), ("3", {})):
-        with refused("Training", by=ConfigError):
-            configure(3, Training, config, settings)  # type: ignore[type-var]
 
 
 # -- a tree of settings
@@ -168,18 +147,8 @@ def test_a_part_of_ones_own_is_a_member_by_being_registered(monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("64", 64),
-        ("1e-3", 1e-3),
-        ("+3", 3),
-        ("1_000", 1000),
-        ("true", True),
-        ("none", None),
-        ("null", None),
-        ("full", "full"),
-        ('"64"', "64"),
-        ("007", "007"),
-        ("NaN", "NaN"),
-        ("a,b", "a,b"),
+        *(("64", 64), ("1e-3", 1e-3), ("+3", 3), ("1_000", 1000), ("007", "007"), ('"64"', "64")),
+        *(("true", True), ("none", None), ("null", None), ("full", "full"), ("NaN", "NaN"), ("a,b", "a,b")),
         ("[1, 2]", [1, 2]),
         ('["crop", {"name": "mask", "ratio": 0.3}]', ["crop", {"name": "mask", "ratio": 0.3}]),
         ('{name = "mask", ratio = 0.3}', {"name": "mask", "ratio": 0.3}),

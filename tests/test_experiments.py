@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +9,6 @@ import pytest
 
 from experiments.bench import __main__ as command
 from experiments.bench import environments, growth
-from experiments.bench import report as bench_report
-from experiments.bench.harness import Side, measure_in_turn
 from experiments.bench.suite import suite
 from experiments.same_numbers import KEPT, Listed, Outcome, differences, digest, read
 from experiments.same_numbers_cases import CASES
@@ -59,39 +55,6 @@ def test_every_case_has_fingerprints() -> None:
         pytest.skip("the fingerprints are of another kind of machine")
     assert {*CASES} <= {*kept}
     assert all(each.digests and each.numbers and not each.error for each in kept.values())
-
-
-COUNTING = """
-def prepare(options):
-    with open(options["log"], "a") as log:
-        log.write(options["name"] + "+")
-    def run(steps):
-        with open(options["log"], "a") as log:
-            log.write(options["name"] + str(steps))
-        return {"targets": steps}
-    return run
-"""
-
-
-def side(folder: Path, name: str, source: str = COUNTING) -> tuple[Side, Path]:
-    workload = folder / f"{name}.py"
-    workload.write_text(source)
-    options = {"name": name, "log": str(folder / "log"), "steps": 7, "warmup": 2}
-    return Side(name, str(workload), options), Path(sys.executable)
-
-
-def test_processes_are_measured_in_turn_and_one_that_fails_gives_its_reason(tmp_path: Path) -> None:
-    sides = [side(tmp_path, "a"), side(tmp_path, "b"), side(tmp_path, "c", "raise ValueError('it broke')")]
-    first, second, broken = measure_in_turn(sides, threads=1, repeats=2)
-    assert (tmp_path / "log").read_text() == "a+a2b+b2a7b7a7b7"
-    assert [found.counts["targets"] for found in first.samples] == [7, 7]
-    assert not broken.ok
-    assert "it broke" in str(broken.reason)
-    made = bench_report.line(bench="b", unit="targets", ours=first, peer=second, machine="m", threads=1)
-    assert json.loads(json.dumps(made))["ratio"] > 0
-    missing = bench_report.line(bench="b", unit="targets", ours=first, peer=broken, machine="m", threads=1)
-    assert missing["ratio"] is None
-    assert len(bench_report.table([made, missing]).splitlines()) >= 4
 
 
 def test_every_workload_of_the_suite_exists_and_names_differ() -> None:

@@ -8,16 +8,17 @@ import platform
 import re
 import shlex
 import sys
+import textwrap
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
 from recgraph import __version__
 from recgraph.cli.options import FOUND, Source, takes_file
-from recgraph.cli.output import FormatOption, note, notes_of, show
+from recgraph.cli.output import Format, FormatOption, default_format, note, notes_of, show
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -110,26 +111,26 @@ def models(
     from recgraph import registry
     from recgraph.train.fit import parts_of
 
+    rows: list[dict[str, Any]] = []
     if name is None:
-        show([_summary(key) for key in registry.names("model")], form)
+        width = 50 if (form or default_format()) == "table" else 1000  # a line a model
+        for each in (registry.load("model", key) for key in registry.names("model")):
+            update = _UPDATES[None if each.reads_graph else each.updated_by]
+            what = textwrap.shorten(_first_line(each), width, placeholder="…")
+            rows.append({"model": each.key(), "update": update, "what": what})
+        show(rows, form)
+        note("their settings: recgraph models MODEL")
         return
     model = registry.load("model", name)
     note(_first_line(model))
     parts = {"model": model.Config, **(parts_of(model) if whole else {})}
-    show([row for part, config in parts.items() for row in _settings(part, config, whole)], form)
+    _show_settings([row for part, config in parts.items() for row in _settings(part, config, whole)], form)
+    if not whole:
+        note(f"those of its parts and of training (learning_rate, max_epochs, ...): recgraph models {name} --all")
 
 
 #: how `recgraph update` takes in a new log
 _UPDATES = {"training": "trained on", "fitting": "fitted again", None: "no"}
-
-
-def _summary(key: str) -> dict[str, Any]:
-    from recgraph import registry
-
-    model = registry.load("model", key)
-    fields = [name for name, field in model.Config.model_fields.items() if not field.exclude]
-    update = _UPDATES[None if model.reads_graph else model.updated_by]
-    return {"model": registry.name_of("model", model), "what": _first_line(model), "update": update, "settings": fields}
 
 
 def _settings(part: str, config: type[Config], whole: bool = False) -> list[dict[str, Any]]:
@@ -152,13 +153,23 @@ def _settings(part: str, config: type[Config], whole: bool = False) -> list[dict
     ]
 
 
-def _default(value: Any) -> str:
-    from recgraph.config import Config, PartConfig
+def _show_settings(rows: list[dict[str, Any]], form: Format | None) -> None:
+    """Print settings; in a table their types and ranges stand behind their meanings, so that 80 characters suffice."""
+    if (form or default_format()) == "table":
+        for row in rows:
+            if values := row["allowed"] or (row["type"] if row["type"][0].islower() else ""):
+                row["meaning"] += f" ({values})"
+        rows = [{name: row[name] for name in ("setting", "default", "meaning")} for row in rows]
+    show(rows, form)
 
-    if isinstance(value, tuple) and value and isinstance(value[0], PartConfig):
-        return ", ".join(each.part_name for each in value)
+
+def _default(value: Any) -> str:
+    from recgraph.config import Config
+
+    if isinstance(value, tuple) and value:
+        return ", ".join(map(_default, value))
     if isinstance(value, Config):
-        return value.part_name if isinstance(value, PartConfig) else "see --all"
+        return str(getattr(value, "part_name", "see --all"))
     return "none" if value is None else str(value)
 
 
@@ -175,6 +186,8 @@ def _type(field: FieldInfo) -> str:
         return str(kind)
     if isinstance(annotation, type) and not getattr(annotation, "__args__", None):
         return annotation.__name__
+    if get_origin(annotation) is Literal:
+        return ", ".join(map(str, get_args(annotation)))
     text = re.sub(r"Annotated\[[\w.]+PartConfig, part\(kind='(\w+)'\)\]", r"\1", str(annotation))
     return text.replace("typing.", "").replace("NoneType", "None")
 
@@ -193,7 +206,7 @@ def parts(
 
     if kind is not None and name is not None:
         note(_first_line(registry.load(kind, name)))
-        show(_settings(kind, registry.part_class(kind, name)), form)
+        _show_settings(_settings(kind, registry.part_class(kind, name)), form)
         return
     kinds = [each for each in registry.KINDS if each not in _NO_PARTS] if kind is None else [kind]
     found = [registry.part_class(each, key) for each in kinds for key in registry.names(each)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from recgraph import __version__
 from recgraph.cli import about, board, evaluation, inspect, recommend, serve, training
 from recgraph.cli.options import takes_data
 from recgraph.cli.output import FILE, Failure, Watch
+from recgraph.config import ELSEWHERE
 from recgraph.pages import for_terminal
 from recgraph.registry import import_all
 
@@ -55,15 +57,22 @@ class Commands(TyperGroup):
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the options of the group, wherever they stand, unless the command has one of the same name."""
+        """Read the options of the group, wherever they stand, unless the command has one of the same name. An option
+        that `train` or `tune` does not have is a setting: ``--hidden-dim 32`` stands for ``--set hidden_dim=32``."""
         own: dict[str, Any] = {name: option for option in self.params for name in option.opts}
         command = next((self.commands[text] for text in args if text in self.commands), None)
         taken = {name for option in (command.params if command else ()) for name in option.opts}
+        takes_settings = command is not None and command.name in ("train", "tune")
+        options = [*taken, *own, "--help"]
         first: list[str] = []
         rest: list[str] = []
         texts = iter(args)
         for text in texts:
-            name, sign, _ = ("-v", "", "") if re.fullmatch("-v+", text) else text.partition("=")
+            name, sign, value = ("-v", "", "") if re.fullmatch("-v+", text) else text.partition("=")
+            if takes_settings and name.startswith("--") and not get_close_matches(name, options, cutoff=0.8):
+                setting = name.removeprefix("--").replace("-", "_")
+                rest += ["--set", f"{ELSEWHERE.get(setting, setting)}={value if sign else next(texts, '')}"]
+                continue
             if name in taken or name not in own:
                 rest.append(text)
                 continue
@@ -98,7 +107,6 @@ class Commands(TyperGroup):
                 or hasattr(error, "exit_code")
                 or isinstance(error, typer.Abort | BrokenPipeError)
             ):
-                _say_how_settings_are_given(error)
                 raise
             FILE.error("%s", message, exc_info=error)
             place = "" if rank is None else f"rank {rank}: "
@@ -113,13 +121,6 @@ def _rank() -> int | None:
     from recgraph.ranks import launched_rank
 
     return launched_rank()
-
-
-def _say_how_settings_are_given(error: Any) -> None:
-    """Add it to an error about an option or an argument that a command with a MODEL does not have."""
-    context = getattr(error, "ctx", None)
-    if context is not None and context.info_name in ("train", "tune") and not getattr(error, "possibilities", True):
-        error.message += f". A setting is given by --set {error.option_name.lstrip('-').replace('-', '_')}=VALUE."
 
 
 app = typer.Typer(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import platform
 import re
 import sys
@@ -31,6 +32,8 @@ FileFormatOption = Annotated[FileFormat | None, typer.Option("--format", help=_H
 #: notes of the commands, shown unless ``-q``; and what the log file alone gets
 NOTES, FILE = logging.getLogger("recgraph.cli.notes"), logging.getLogger("recgraph.cli")
 _root = logging.getLogger("recgraph")
+#: loggers that say one thing, of each run anew: a command shows it once, as it does any note
+_ONCE = ("recgraph.data.split",)
 #: the watch of the command that runs
 _current: list[Watch] = []
 
@@ -56,6 +59,7 @@ class Watch(logging.Handler):
         if verbose and quiet:
             raise ValueError("-v shows more and -q shows errors alone: give one of them")
         self.verbose, self.is_quiet = verbose, quiet
+        self._said: set[str] = set()
         self._shown = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
         #: loggers whose records are shown as notes
         self.notes = {NOTES.name}
@@ -90,9 +94,11 @@ class Watch(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         is_note, level = record.name in self.notes, record.levelno
         least = logging.ERROR if self.is_quiet else logging.DEBUG if is_note else self._shown
-        if level < least or record.name == FILE.name:
+        message, is_once = record.getMessage(), record.name in (NOTES.name, *_ONCE)
+        said = record.name if record.name in _ONCE else message
+        if level < least or record.name == FILE.name or (is_once and said in self._said):
             return
-        message = record.getMessage()
+        self._said.add(said)
         if level >= logging.WARNING:
             message = f"{record.levelname.lower()}: {message}"
         elif not is_note:
@@ -146,19 +152,19 @@ def default_format() -> Format:
     return "table" if sys.stdout.isatty() else "tsv"
 
 
-def show(rows: Iterable[Row], form: FileFormat | None = None, title: str = "", columns: Sequence[str] = ()) -> None:
+def show(rows: Iterable[Row], form: FileFormat | None = None, columns: Sequence[str] = ()) -> None:
     """Print rows that all have the same keys, which are ``columns`` where there are no rows."""
     from recgraph.data.row_files import cell, csv_line, json_of
 
     rows, form = list(rows), form or default_format()
     header = list(rows[0] if rows else columns)
     if form == "table":
-        _table(rows, title, header)
+        _table(rows, header)
     elif form in ("json", "jsonl"):
         for text in [json_of(rows, indent=2)] if form == "json" else map(json_of, rows):
             say(text)
     else:
-        lines = [*([header] if header else []), *([cell(value) for value in row.values()] for row in rows)]
+        lines = [*([header] if header else []), *([_short(cell(value)) for value in row.values()] for row in rows)]
         text = "".join(csv_line(line, "," if form == "csv" else "\t") for line in lines)
         # a program that reads a pipe gets every id as it is
         sys.stdout.write(for_terminal(text) if sys.stdout.isatty() else text)
@@ -184,22 +190,33 @@ def write_parts(parts: Iterable[pl.DataFrame], form: FileFormat | None, output: 
     note(f"{replace_parts(parts, output, chosen)} rows written to {output}")
 
 
-def _table(rows: Sequence[Row], title: str, columns: Sequence[str]) -> None:
+#: columns of names, which people copy: names of up to 40 letters are not broken
+_NAMES = ("model", "setting", "part", "kind", "name")
+
+
+def _table(rows: Sequence[Row], columns: Sequence[str]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    heading = Text(for_terminal(title)) if title else None
-    table = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
         numeric = all(isinstance(row[name], int | float) or row[name] is None for row in rows)
+        whole = numeric or (name in _NAMES and all(len(_table_text(row[name])) <= 40 for row in rows))
         justify: Any = "right" if numeric else "left"
-        table.add_column(Text(for_terminal(name)), justify=justify, no_wrap=numeric, overflow="fold")
+        table.add_column(Text(for_terminal(name)), justify=justify, no_wrap=whole, overflow="fold")
     for row in rows:
         # Text: a value such as "[Drama]" is no markup
         table.add_row(*(Text(for_terminal(_table_text(value))) for value in row.values()))
     Console().print(table)
+
+
+def _short(value: Any) -> Any:
+    """A number with at most 6 digits that count, and all of those before the point; what is no float as it is."""
+    if not isinstance(value, float) or not math.isfinite(value):
+        return value
+    return f"{value:.6g}" if abs(value) < 1e6 else f"{value:.0f}"
 
 
 def _table_text(value: Any) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FitOn = Literal["train", "train+valid", "all"]
 _TRAIN_SET = (
     "A setting of the model or of training, e.g. hidden_dim=32, or of one of its parts, e.g. encoder.alpha=0.5; may be "
-    "given many times."
+    "given many times. Shorter: --hidden-dim 32, --lr 0.001, --epochs 20, --batch-size 512."
 )
 _REFIT = "Choose the epoch on the validation part first, then fit anew to all for so many epochs."
 _FIT_ON = "What the model learns from; all: to serve, and not to be evaluated. [default: train]"
@@ -201,7 +201,7 @@ def update(
     item_features: Annotated[str | None, typer.Option("--item-features", metavar="FILE", help=_FEATURES)] = None,
     epochs: Annotated[int, typer.Option(min=1, help=_EPOCHS)] = 2,
     replay: Annotated[float, typer.Option(min=0, max=1, help="Share of the old samples trained on again.")] = 0.1,
-    learning_rate: Annotated[float | None, typer.Option("--learning-rate", help=_RATE)] = None,
+    learning_rate: Annotated[float | None, typer.Option("--lr", "--learning-rate", help=_RATE)] = None,
     valid: Annotated[float, typer.Option(min=0, max=0.9, help=_VALID)] = 0.1,
     fold_in: Annotated[
         bool, typer.Option("--fold-in/--no-fold-in", help="Whether that share becomes known history afterwards.")
@@ -218,19 +218,13 @@ def update(
     from recgraph.files import exchange, remove_folder
     from recgraph.ranks import first_does
     from recgraph.serve.bundle import bundle_of
-    from recgraph.serve.recommender import Recommender
-    from recgraph.train.record import RunRecord
     from recgraph.train.run import Run
 
     if (out is None) != replace:
         raise ValueError("say where the new run goes: one of --out NEWRUN and --replace")
     here, bundle = run.resolve(), bundle_of(run)
     place = out or here.with_name(f"{here.name}-new")
-    if bundle == run:
-        opened = Run.of_bundle(run)
-    else:  # without its data
-        opened = Run.serving(Recommender.load(bundle), RunRecord.read(run), run)
-    made = opened.update(
+    made = Run.of_bundle(run).update(
         data,
         item_features=item_features,
         out=None if replace and bundle == run else place,

@@ -350,3 +350,19 @@ def _write_columns(columns: Mapping[str, Tensor | None], path: Path) -> None:
 def _read_columns(path: Path) -> dict[str, Tensor]:
     frame = read_frame(path)
     return {name: torch.from_numpy(frame[name].to_numpy().copy()) for name in frame.columns}
+
+
+def as_graph(given: Any) -> Any:
+    """A graph of PyTorch Geometric or of DGL as a :class:`HeteroGraph`; all else as it is."""
+    library = type(given).__module__.partition(".")[0]
+    if library == "torch_geometric":
+        return HeteroGraph.from_pyg(given)
+    return HeteroGraph.from_dgl(given) if library == "dgl" else given
+
+
+def as_task(given: Any) -> Any:
+    """The labels and masks of a graph of PyTorch Geometric or of DGL as a task; all else as it is."""
+    library = type(given).__module__.partition(".")[0]
+    if library == "torch_geometric":
+        return HeteroGraph.from_pyg_with_task(given)[1]
+    return HeteroGraph.from_dgl_with_task(given)[1] if library == "dgl" else given

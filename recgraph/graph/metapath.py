@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recgraph.config import Config, Search, configure
+from recgraph.config import Config, Search, configure, did_you_mean
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.schema import EdgeType, UnknownTypeError
 from recgraph.rng import derive
@@ -36,6 +36,8 @@ _SAMPLE = 128
 _MAX_SAMPLED = 1 << 23
 # A half of a path with more entries than this is not made to find out which nodes it relates; all paths count then.
 _MAX_HALF = 1 << 25
+# Proposed paths that an error names.
+_MOST_OFFERED = 5
 # Features with a larger share of entries than this are multiplied as a dense matrix.
 _DENSE = 1 / 64
 
@@ -116,8 +118,12 @@ def parse(path: str, graph: HeteroGraph) -> Route:
         for step in steps:
             graph.adjacency(step.edge_type)
         return tuple(steps)
-    for name in names:
-        graph.count(name)
+    if unknown := next((name for name in names if name not in graph.nodes), None):
+        start = names[0] if names[0] in graph.nodes else next(iter(graph.nodes))
+        offered = ", ".join(proposal.path for proposal in propose(graph, start)[:_MOST_OFFERED]) or "none"
+        edge = next((f"; write an edge type as '{a}>{name}>{b}'" for a, name, b in graph.edges if name == unknown), "")
+        types = f"{did_you_mean(unknown, graph.nodes)}; there are {', '.join(graph.nodes)}{edge}"
+        raise UnknownTypeError(f"path = {path!r}: no node type {unknown!r}{types}; paths from {start!r}: {offered}")
     steps = []
     for start, end in pairwise(names):
         ways = [Step(edge_type, backwards) for backwards in (False, True) for edge_type in graph.edges]
@@ -495,7 +501,7 @@ class MetaPath:
         return tuple(found)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Proposal:
     """A meta-path from the target type to itself.
 
@@ -513,6 +519,9 @@ class Proposal:
     def score(self) -> float:
         """``coverage * (1 - density)``: a path that relates nobody, or everybody to everybody, tells nothing."""
         return self.coverage * (1 - min(self.density, 1.0))
+
+    def __repr__(self) -> str:
+        return f"Proposal({self.path}, coverage {self.coverage:.0%}, density {self.density:.2%})"
 
 
 def propose(graph: HeteroGraph, target: str, max_steps: int = 4) -> list[Proposal]:

@@ -24,7 +24,7 @@ MASKS = {"train": "train_mask", "valid": "val_mask", "test": "test_mask"}
 LABELS = (*MASKS.values(), "split_names", "metapaths")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class NodeSplit:
     """Indices of target nodes, as published (IMDB's train parts hold some nodes twice): [n] int64, given as indices or
     as a mask of booleans, in a tensor, an array or a list."""
@@ -38,8 +38,11 @@ class NodeSplit:
             given = _tensor(getattr(self, part))
             object.__setattr__(self, part, given.nonzero().flatten() if given.dtype == torch.bool else given.long())
 
+    def __repr__(self) -> str:
+        return f"NodeSplit({', '.join(f'{len(getattr(self, part)):,} {part}' for part in MASKS)})"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class NodeTask:
     """A node classification task. Training reads none of it but what it is given by name
     (:func:`rg.fit_graph`, ``labels``): labels are for the evaluation of what was trained.
@@ -74,6 +77,11 @@ class NodeTask:
                         f"split {name!r}: {part} holds node {int(index[wrong][0])}, which has no known class among the "
                         f"{len(labels)} nodes of {self.target!r}"
                     )
+
+    def __repr__(self) -> str:
+        facts = [f"{len(self.labels):,} {self.target} of {int(self.labels.max()) + 1} classes"]
+        facts += [f"{name}: {split!r}" for name, split in self.splits.items()]
+        return f"NodeTask({'; '.join([*facts, *self.paths])})"
 
     def permuted(self, order: Tensor) -> NodeTask:
         """The task of a graph whose target node j is node ``order[j]`` of this one."""

@@ -7,7 +7,7 @@ fits a phone.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +15,8 @@ from recgraph.pages import for_html as escape
 
 #: fraction of an axis that is left free at each end
 _MARGIN = 0.05
+#: a factor between the curves of two terms beyond which their axis is logarithmic
+_FAR = 50
 
 
 def number(value: float) -> str:
@@ -243,6 +245,30 @@ class Figure:
     note: str = ""
     key: tuple[tuple[str, str], ...] = ()
     group: str = ""
+
+
+def curve(title: str, history: Sequence[Mapping[str, Any]], names: Sequence[str], best: int | None) -> Figure:
+    """Lines of some columns of the history, by epoch, with a mark at the best one of the first."""
+    series = {name: [(row["epoch"], row[name]) for row in history if name in row] for name in names}
+    drawn = [value for points in series.values() for _, value in points]
+    far = len(names) > 1 and min(drawn) > 0 and min(drawn) * _FAR < max(drawn)
+    # a line of one point cannot be seen
+    alone = [(number, points[0]) for number, points in enumerate(series.values(), start=1) if len(points) == 1]
+    marks, note = [Mark(*point, kind=f"s{number}", text=f"{point[1]:.4f}") for number, point in alone], ""
+    if found := [value for epoch, value in series[names[0]] if epoch == best]:
+        note = f"best: {found[0]:.4f} at epoch {best}"
+        marks.append(Mark(best, found[0], "best", f"epoch {best}: {found[0]:.4f}"))
+    chart = Chart(
+        title,
+        Scale.of([row["epoch"] for row in history], whole=True),
+        Scale.of(drawn, log=far),
+        "epoch",
+        title.split(" on ")[0].lower() if len(names) > 1 else names[0],
+        marks,
+        [Line(f"s{number}", points, name) for number, (name, points) in enumerate(series.items(), start=1)],
+    )
+    key = tuple((f"s{number}", name) for number, name in enumerate(names, start=1)) if len(names) > 1 else ()
+    return Figure(title, f"{chart}", note, key)
 
 
 def _svg(title: str, width: int, height: int, parts: Sequence[str]) -> str:

@@ -107,7 +107,7 @@ def read(path: Path) -> Checkpoint:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
     if wrong := not_finite({**optimisers, **(best or {}), **model}):
-        raise CheckpointError(f"checkpoint {path} holds NaN or infinite values in {', '.join(wrong[:5])}")
+        raise CheckpointError(f"checkpoint {path} holds NaN or infinite values in {wrong[0]}")
     return Checkpoint(model, optimisers, generators, state, best)
 
 

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import polars as pl
 import torch
+from pydantic import BeforeValidator
 from torch import Tensor
 
 from recgraph import registry
@@ -26,8 +27,7 @@ from recgraph.data.split import FitPart, Interactions, SealedSplit, Split, witho
 from recgraph.data.strategies import EVERYTHING, GROUPS, Label, Ratio, Shares, Strategy
 from recgraph.evaluate.evaluator import check_selects, validation
 from recgraph.files import contents
-from recgraph.graph.hetero import HeteroGraph
-from recgraph.graph.metapath import MetaPath
+from recgraph.graph.hetero import HeteroGraph, as_graph
 from recgraph.models.base import FeatureSpace, Model, Space, TrainableModel
 from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
 from recgraph.models.two_stage import Member, Plan, TwoStage, last_held_out
@@ -58,7 +58,7 @@ _log = logging.getLogger(__name__)
 @checked
 def fit(
     model: Model | str,
-    data: Interactions | Split | SealedSplit,
+    data: Interactions | Split | SealedSplit | HeteroGraph,
     *,
     seed: int,
     out: str | Path | None = None,
@@ -87,8 +87,8 @@ def fit(
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None: a GPU with CUDA where there is one, else the CPU (see
             :func:`recgraph.train.config.pick_device`).
         resume: continue from the newest checkpoint in ``out``; a finished run is returned as it is.
-        progress: None: a bar on a terminal and in a notebook, elsewhere nothing; True: elsewhere lines; False: nothing.
-            Log records (logger ``recgraph``) tell the same.
+        progress: a bar on a terminal and in a notebook, elsewhere lines, how many epochs there may be first. None:
+            no lines where log records (logger ``recgraph``, INFO) tell the same; False: nothing.
         fit_on: what of a split is read: ``"train"``, the default; ``"train+valid"`` for a last fit before the test;
             ``"all"`` to serve. The last two have no validation: the last epoch is kept, or with ``metric="loss"`` the
             one of the lowest loss. Of a log it is all.
@@ -111,10 +111,10 @@ def fit(
             validation that there is not.
     """
     made: Model = registry.load("model", model)() if isinstance(model, str) else model
-    if made.space is not None or isinstance(made, GraphModel):
-        embeds = "embeds a typed graph; use rg.fit_graph(model, graph)"
-        why = embeds if isinstance(made, GraphModel) else "is built already; give a new one"
-        raise ValueError(f"model {type(made).__name__} {why}")
+    if made.space is not None:
+        raise ValueError(f"model {type(made).__name__} is built already; give a new one")
+    if isinstance(made, GraphModel) or isinstance(data, HeteroGraph):
+        raise ValueError(f"model {type(made).__name__}: typed graphs are fitted to by rg.fit_graph(model, graph)")
     split, part = _split_and_part(data, fit_on, refit)
     with together():
         options = FitOptions(
@@ -135,7 +135,7 @@ def fit(
 @checked
 def fit_graph(
     model: GraphModel,
-    graph: HeteroGraph,
+    graph: Annotated[HeteroGraph, BeforeValidator(as_graph)],
     *,
     seed: int,
     out: str | Path | None = None,
@@ -149,7 +149,7 @@ def fit_graph(
 
     Args:
         model: with its settings, among them ``metapaths``; not built.
-        graph: all that is read.
+        graph: all that is read; a graph of PyTorch Geometric or DGL is converted (:meth:`HeteroGraph.from_pyg`).
         seed, out, device, resume, progress, observers: see :func:`fit`.
         training: settings of :class:`recgraph.train.config.GraphTrainConfig`.
     """
@@ -382,7 +382,7 @@ def _plan(
 
     def fit_member(one: Model, part: Part, member: Member) -> None:
         config = _training_of(member.training, member.cls, selects=False)
-        own = replace(options, config=config, folder=None, resume=False, observers=(), source={})
+        own = replace(options, config=config, folder=None, resume=False, progress=False, observers=(), source={})
         data = {"split": sealed.name, "n_users": sealed.n_users, "n_items": sealed.n_items}
         train_model(one, part, own, new_record(one, own, "its part", data))
 
@@ -418,10 +418,7 @@ def _side(features: pl.DataFrame | None, key: str, ids: IdMap, known: Tensor, wi
 
 
 def _fit_nodes(model: GraphModel, graph: HeteroGraph, options: FitOptions, evaluation: dict[str, Any]) -> NodeRun:
-    if not model.config.metapaths:
-        raise ValueError("metapaths = () must name at least one path, e.g. metapaths=('paper-author-paper',)")
-    # the node type that the meta-paths begin with; the model itself checks the rest when it is built
-    target = MetaPath(model.config.metapaths[0]).route(graph)[0].start
+    target = model.target_of(graph)
     data = {
         "target": target,
         "graph_hash": graph.hash,

@@ -248,6 +248,7 @@ def _observers(options: FitOptions, past: Sequence[Mapping[str, Any]]) -> Iterat
         yield Tracked("tensorboard")
     if options.folder is not None:
         yield JsonLines(options.folder / "log.jsonl", past)
-    yield EpochLines(config, past, shows=options.progress is True and not bar)
+    lines = not _log.isEnabledFor(logging.INFO) if options.progress is None else options.progress
+    yield EpochLines(config, past, shows=lines and not bar)
     if bar and options.progress is not False:
         yield ProgressBar(config)

@@ -171,7 +171,8 @@ class EpochLines(Observer):
     """A line of text an epoch: loss, the metric that selects, the best so far, time and an estimate.
 
     Each is a log record at level INFO, with the epoch's row as ``record.row``. With ``shows`` they also go to the
-    standard error stream, for pipes and files: the first, the last, and none within ``every`` seconds of one before.
+    standard error stream, for pipes and files: the first, the last, and none within ``every`` seconds of one before;
+    before them, how many epochs there may be.
     """
 
     def __init__(
@@ -182,12 +183,19 @@ class EpochLines(Observer):
         every: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._metric, self._max_epochs, self._may_stop = config.metric, config.max_epochs, config.patience is not None
+        self._metric, self._max_epochs, self._patience = config.metric, config.max_epochs, config.patience
         self._shows, self._every, self._clock = shows, every, clock
         self._shown_at, self._pending = -math.inf, ""
         self._best: tuple[float, int] | None = None
         for row in history:
             self.line(row)
+
+    def begin(self, record: Mapping[str, Any], folder: Path | None) -> None:
+        if self._shows and self._patience is None:
+            print_note(f"{record['model']}: {self._max_epochs} epochs")
+        elif self._shows:
+            stops = f"it stops when {self._metric} was no better {self._patience} times in a row (patience)"
+            print_note(f"{record['model']}: at most {self._max_epochs} epochs (max_epochs); {stops}")
 
     def line(self, row: Row) -> str:
         """The line of an epoch, the next one."""
@@ -201,7 +209,7 @@ class EpochLines(Observer):
             parts.append(f"best {self._best[0]:.4f} (epoch {self._best[1]})")
         parts.append(duration(seconds))
         if epoch < self._max_epochs:
-            most = "at most " if self._may_stop else "about "
+            most = "about " if self._patience is None else "at most "
             parts.append(f"{most}{duration(seconds / epoch * (self._max_epochs - epoch))} left")
         return f"epoch {epoch}/{self._max_epochs}: {', '.join(parts)}"
 

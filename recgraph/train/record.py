@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -23,7 +23,7 @@ from recgraph.data.strategies import EVERYTHING
 from recgraph.files import read_object, reading, write_json, write_text
 from recgraph.models.base import Model
 from recgraph.pages import block, table
-from recgraph.pages.charts import Chart, Figure, Line, Mark, Scale
+from recgraph.pages.charts import Figure, curve
 from recgraph.pages.plot import drawing, html_page, notebook_html
 from recgraph.registry import imported
 from recgraph.train.observers import duration
@@ -34,8 +34,6 @@ IDENTIFYING = ("model", "config", "training", "seed", "fitted_on", "data", "init
 #: name of the folder, inside a run's, of the run that chose its number of epochs
 SELECTION = "selection"
 _SEEN = {"keep": "seen kept", "exclude": "seen excluded"}
-#: a factor between the curves of two terms beyond which their axis is logarithmic
-_FAR = 50
 #: what selects an epoch without a validation: its loss, or that it is the last
 _NOT_ON_VALID = ("loss", "last")
 
@@ -318,38 +316,14 @@ def curves(record: RunRecord, model: Model) -> Plot:
     of_phases = [term for phase in getattr(model, "phases", ()) for term in phase.terms]
     terms = [name for name in dict.fromkeys(of_phases) if name in history[0]]
     losses = ["loss", *terms] if len(terms) > 1 else ["loss"]
-    figures = [_curve("Loss", history, losses, record.best_epoch if metric == "loss" else None)]
+    figures = [curve("Loss", history, losses, record.best_epoch if metric == "loss" else None)]
     if metric not in _NOT_ON_VALID:
-        figures.append(_curve(f"{metric} on valid", history, [metric], record.best_epoch))
+        figures.append(curve(f"{metric} on valid", history, [metric], record.best_epoch))
     if (chosen := record.selection) is not None:  # the training before this one, which chose its number of epochs
         selects = chosen["training"]["metric"]
         title = f"{selects} on valid, of the fit that chose the epochs"
-        figures.append(_curve(title, chosen["history"], [selects], chosen["best_epoch"]))
+        figures.append(curve(title, chosen["history"], [selects], chosen["best_epoch"]))
     columns = ["epoch", *losses, *([metric] if metric not in _NOT_ON_VALID else [])]
     rows = [{column: row[column] for column in columns if column in row} for row in history]
     data = record.data.dataset or record.data.split or "a graph"
     return Plot(f"{record.model} on {data}: learning curves", tuple(figures), tuple(rows))
-
-
-def _curve(title: str, history: Sequence[Mapping[str, Any]], names: Sequence[str], best: int | None) -> Figure:
-    """Lines of some columns of the history, by epoch, with a mark at the best one of the first."""
-    series = {name: [(row["epoch"], row[name]) for row in history if name in row] for name in names}
-    drawn = [value for points in series.values() for _, value in points]
-    far = len(names) > 1 and min(drawn) > 0 and min(drawn) * _FAR < max(drawn)
-    # a line of one point cannot be seen
-    alone = [(number, points[0]) for number, points in enumerate(series.values(), start=1) if len(points) == 1]
-    marks, note = [Mark(*point, kind=f"s{number}", text=f"{point[1]:.4f}") for number, point in alone], ""
-    if found := [value for epoch, value in series[names[0]] if epoch == best]:
-        note = f"best: {found[0]:.4f} at epoch {best}"
-        marks.append(Mark(best, found[0], "best", f"epoch {best}: {found[0]:.4f}"))
-    chart = Chart(
-        title,
-        Scale.of([row["epoch"] for row in history], whole=True),
-        Scale.of(drawn, log=far),
-        "epoch",
-        title.split(" on ")[0].lower() if len(names) > 1 else names[0],
-        marks,
-        [Line(f"s{number}", points, name) for number, (name, points) in enumerate(series.items(), start=1)],
-    )
-    key = tuple((f"s{number}", name) for number, name in enumerate(names, start=1)) if len(names) > 1 else ()
-    return Figure(title, f"{chart}", note, key)

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from recgraph.config import checked
 from recgraph.data.catalog import load_graph, load_node_task
@@ -20,11 +20,12 @@ from recgraph.evaluate.nodes import NodeResults, ProbeConfig, evaluate_nodes
 from recgraph.evaluate.protocol import is_leaked
 from recgraph.evaluate.rerank import Reranker, reranker_of
 from recgraph.evaluate.results import Results
+from recgraph.graph.hetero import as_task
 from recgraph.graph.node_task import NodeTask
 from recgraph.models.base import Model
 from recgraph.parallel import Engine
 from recgraph.ranks import first_does, is_first, together
-from recgraph.serve.bundle import Embedder
+from recgraph.serve.bundle import Embedder, bundle_of
 from recgraph.serve.recommender import Recommender
 from recgraph.train.observers import Observer
 from recgraph.train.record import SELECTION, Plot, RunRecord, curves, run_html, run_text
@@ -113,11 +114,18 @@ class NodeRun(BaseRun):
         return self.embedder.embeddings()
 
     @checked
-    def evaluate(self, task: NodeTask | None = None, *, probe: ProbeConfig | None = None, seed: int = 0) -> NodeResults:
+    def evaluate(
+        self,
+        task: Annotated[NodeTask | None, BeforeValidator(as_task)] = None,
+        *,
+        probe: ProbeConfig | None = None,
+        seed: int = 0,
+    ) -> NodeResults:
         """Probes and clustering of the embeddings. This reads the labels for the first time; logged and recorded.
 
         Args:
-            task: classes of the nodes; by default those of the run's data set.
+            task: classes of the nodes, or a graph of PyTorch Geometric or DGL that has them; by default those of the
+                run's data set.
             probe: settings of the linear probe; by default those that the run was made with.
             seed: of the probes, the same for all trainings that are to be compared.
         """
@@ -339,8 +347,7 @@ class Run(BaseRun):
             epochs: over samples with new targets and replayed ones; the best by validation is kept.
             replay: the share of old samples that is trained on again.
             learning_rate: by default a quarter of that of the run's training; an update of an update keeps the rate.
-            valid: share of the new log, its newest, that the update is validated on and not trained on: by time, or,
-                without times, of each user. 0: none.
+            valid: the newest share of the new log, validated on and not trained on; without times, that of each user.
             fold_in: whether that slice becomes part of the users' histories afterwards.
             force: keep a result that is worse than what there was, or not validated.
             seed: of everything random; by default the run's.
@@ -348,8 +355,7 @@ class Run(BaseRun):
 
         Raises:
             UpdateRefused: the result is worse on the slice than this run; names both numbers, and nothing is written.
-            ValueError: the model cannot be updated (:attr:`Model.updated_by`), ids are of another type than the run's,
-                ``out`` is not empty, or a setting is out of range.
+            ValueError: the model cannot be updated (:attr:`Model.updated_by`), or ids are of another type than its own.
         """
         settings = (epochs, replay, learning_rate, valid, fold_in, force, seed, device, progress, observers)
         options = UpdateOptions(*settings, item_features)
@@ -369,8 +375,10 @@ class Run(BaseRun):
     @classmethod
     @checked
     def of_bundle(cls, folder: str | Path) -> Run:
-        """A run of a bundle, or of that in a run's folder: it recommends and can be updated, but has no data."""
+        """A run of a bundle, or of a run's folder without its data: it recommends and can be updated."""
         recommender = Recommender.load(folder)
+        if bundle_of(folder) != Path(folder):
+            return cls.serving(recommender, RunRecord.read(Path(folder)), Path(folder))
         model = recommender.model
         known = {"model": model.key(), "config": model.config.model_dump(mode="json"), "seed": model.seed or 0}
         unknown = {"training": {}, "fitted_on": "unknown", "data": {}}

@@ -35,14 +35,9 @@ from recgraph.train.phases import TABLES, Averaging, freeze_all_but, make_optimi
 _READ_EVERY = 20
 # batches that are prepared on the host while an accelerator computes
 _AHEAD = 3
-_WAY_OUT = "try a smaller learning_rate, or clip_norm"
 #: parameters of glibc's mallopt
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 _log = logging.getLogger(__name__)
-
-
-class NonFiniteLoss(NonFinite):
-    """A loss term became NaN or infinite."""
 
 
 @dataclass
@@ -277,7 +272,7 @@ class Trainer:
         for (step, name), of_ranks in zip(names, values.t().tolist(), strict=True):
             if wrong := [rank for rank, value in enumerate(of_ranks) if not math.isfinite(value)]:
                 where = f" on rank {', '.join(map(str, wrong))} of {len(of_ranks)}" if len(of_ranks) > 1 else ""
-                raise NonFiniteLoss(f"term {name!r} became {of_ranks[wrong[0]]} at step {step}{where}; {_WAY_OUT}")
+                raise NonFinite(self._diverged(f"term {name!r} became {of_ranks[wrong[0]]} at", step, where))
             sums[name] = sums.get(name, 0.0) + sum(of_ranks) / len(of_ranks)
             sums[f"{name}/n"] = sums.get(f"{name}/n", 0.0) + 1
         self._unread = []
@@ -337,10 +332,14 @@ class Trainer:
         def check() -> None:
             named = {f"optimiser {name}": value for name, value in optimisers.items()}
             if wrong := not_finite({**self.model.state_dict(), **named}):
-                names, step = ", ".join(wrong[:5]), self.progress.step
-                raise NonFinite(f"{names} became NaN or infinite by step {step}; {_WAY_OUT}")
+                raise NonFinite(self._diverged(f"{wrong[0]} became NaN or infinite by", self.progress.step))
 
         of_all(check)
+
+    def _diverged(self, what: str, step: int, where: str = "") -> str:
+        rate = self.config.learning_rate * rate_factor(step, len(self.batches), self.config)
+        saved = f"the last checkpoint is {self._checkpoint}" if self._checkpoint else "there is no checkpoint"
+        return f"{what} step {step}{where}, with learning_rate {rate:.3g}; {saved}; try a smaller one, or clip_norm"
 
     def save(self) -> Path | None:
         """Write a checkpoint now; None where the trainer has no folder. That all is finite is checked first.
@@ -355,7 +354,8 @@ class Trainer:
         streams = {
             name: state for of_rank in all_values(self.generators.state_dict()) for name, state in of_rank.items()
         }
-        return of_all(lambda: None if self.ranks.index else self._write(streams, optimisers))[0]
+        self._checkpoint = of_all(lambda: None if self.ranks.index else self._write(streams, optimisers))[0]
+        return self._checkpoint
 
     def _sum_cpu_seconds(self) -> None:
         """Rank 0 has the time of all."""
@@ -372,9 +372,9 @@ class Trainer:
         stopping = {name: getattr(self.stopping, name) for name in ("best", "best_epoch", "waited")}
         own = {"stopping": stopping, "fingerprint": self._fingerprint(), "ranks": self.ranks.count}
         whole = checkpoints.Checkpoint(self.model.state_dict(), optimisers, streams, {**vars(self.progress), **own})
-        self._checkpoint = checkpoints.save(self.folder / "checkpoints", whole, self._checkpoint, best)
-        _log.debug("checkpoint %s", self._checkpoint)
-        return self._checkpoint
+        saved = checkpoints.save(self.folder / "checkpoints", whole, self._checkpoint, best)
+        _log.debug("checkpoint %s", saved)
+        return saved
 
     def resume(self) -> bool:
         """Continue from the newest checkpoint of the folder that can be read; False where there is none.

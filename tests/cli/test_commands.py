@@ -75,7 +75,6 @@ def test_models_and_parts() -> None:
     assert list(found) == registry.names("model")
     assert {row["model"]: row["update"] for row in found.values()}["ease"] == "fitted again"
     own = {row["setting"]: row for row in rows("models MCLRec")}
-    assert len(own) < 25
     assert next(iter(own)) == "view_weight"
     assert own["dropout"]["allowed"] == ">= 0 and < 1"
     every = {row["setting"]: row for row in rows("models MCLRec --all")}
@@ -83,6 +82,30 @@ def test_models_and_parts() -> None:
     assert every["max_epochs"]["of"] == "training"
     assert [row["part"] for row in rows("parts graph")] == ["hetero_graph"]
     assert {row["kind"] for row in rows("parts weight")} == {"weight"}
+
+
+def test_lists_of_models_fit_on_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = works("models", "--format", "table").stdout.strip().splitlines()
+    assert [line.split()[0] for line in lines[2:]] == registry.names("model"), "a line a model"
+    for line in ("models mclrec", "models ncl --all"):
+        names = {row["setting"] for row in rows(line)}
+        assert len(names) <= 20 or "--all" in line
+        table = works(line, "--format", "table").stdout.splitlines()
+        assert max(map(len, table)) <= 80
+        assert names == {text.split()[0] for text in table[3:] if text.strip() and not text.startswith("  ")}
+
+
+def test_words_that_people_type(run: Path, tmp_path: Path) -> None:
+    options = "--lr 0.02 --epochs 1 --batch-size=64 --hidden-dim 4 --loss bce --loss.n-negatives 2"
+    works(f"train bprmf -d synthetic -o {tmp_path / 'run'} {options}")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    training = config["training"]
+    assert (config["config"]["hidden_dim"], config["config"]["loss"]["n_negatives"]) == (4, 2)
+    assert (training["learning_rate"], training["max_epochs"], training["batch_size"]) == (0.02, 1, 64)
+    several = works(f"evaluate {run} {tmp_path / 'run'}").stderr
+    assert several.count("unsealed") == 1
+    assert several.count("seen kept:") == 1
 
 
 def test_train_resolves_its_settings_and_goes_on(run: Path, tmp_path: Path) -> None:
@@ -130,8 +153,8 @@ def test_usage_errors(tmp_path: Path) -> None:
     assert call("fly").exit_code == 2
     assert call("train sasrec").exit_code == 2
     assert "sasrec" in refused(f"train sasreck -d synthetic -o {tmp_path / 'run'}")
-    done = call("train sasrec --max-epochs 3 --out x")
-    assert "--set max_epochs=VALUE" in " ".join(done.stderr.replace("│", " ").split())
+    assert "--resume" in call("train sasrec --resum --out x").stderr
+    assert "hidden_dim" in refused(f"train sasrec -d synthetic --hidden-dims 3 -o {tmp_path / 'run'}")
     assert isinstance(call("--debug data info nope").exception, ValueError)
 
 

@@ -28,9 +28,12 @@ ROWS = [
 
 def test_tsv_is_the_default_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     show(ROWS)
-    assert capsys.readouterr().out == (
-        "name\tvalue\tmany\tnone\tis\na,b\t0.123456789\tx,y\t\tTrue\n[c]\t2\t\t\tFalse\n"
-    )
+    assert capsys.readouterr().out == ("name\tvalue\tmany\tnone\tis\na,b\t0.123457\tx,y\t\tTrue\n[c]\t2\t\t\tFalse\n")
+
+
+def test_a_pipe_has_six_digits_that_count(capsys: pytest.CaptureFixture[str]) -> None:
+    show([{"a": 1234567.891, "b": 0.00001234567, "c": 12345678901, "d": float("nan")}], "csv")
+    assert capsys.readouterr().out.splitlines()[1] == "1234568,1.23457e-05,12345678901,nan"
 
 
 def test_json_has_no_nan(capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,9 +69,9 @@ def test_columns_of_every_type_are_written(form: str, tmp_path: Path) -> None:
 
 
 def test_a_table_shows_every_value_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    show(ROWS, "table", title="a title")
+    show(ROWS, "table")
     printed = capsys.readouterr().out
-    for text in ("a title", "0.1235", "x, y", "[c]", "yes", "no"):
+    for text in ("0.1235", "x, y", "[c]", "yes", "no"):
         assert text in printed
 
 

@@ -18,12 +18,10 @@ from explain_cases import (
     INTERACTIONS,
     ITEMS,
     SETTINGS,
-    USERS,
     chance,
     every_path,
     random_graph,
     recommender,
-    small_graph,
 )
 from refusing import refused
 from typer.testing import CliRunner, Result
@@ -120,21 +118,6 @@ def test_evidence_by_hand(found: Explanation) -> None:
         ("item", "item-genre-item"),
         ("item", "item-user-item"),
     }
-
-
-def test_the_number_of_paths_is_that_of_all_walks(found: Explanation) -> None:
-    graph = small_graph()
-    for each in found.recommendations:
-        for one in each.evidence:
-            path = f"user-{one.path}" if one.side == "item" else f"{one.path}-item"
-            index = ITEMS.index(each.item.id)
-            nodes = [walk_ for walk_ in every_path(graph, path, 0) if walk_[-1] == index]
-            # a walk that comes back to where the meta-path began is none
-            place = (1, -1) if one.side == "item" else (0, -2)
-            nodes = [walk_ for walk_ in nodes if walk_[place[0]] != walk_[place[1]]]
-            assert one.count == len(nodes), one.path
-            through = Counter(ITEMS[w[1]] if one.side == "item" else USERS[w[-2]] for w in nodes)
-            assert {c.via.id: c.count for c in one.connections} == dict(through.most_common(3))
 
 
 def test_nearest_items(found: Explanation) -> None:
@@ -285,16 +268,6 @@ def test_what_nodes_share(nodes: NodeRun, tmp_path: Path) -> None:
     assert "paper-author-paper: 1 path, similarity 0.667" in table
     with refused("node", "6"):
         rg.explain.explain_node(nodes, 6)
-
-
-def test_the_code_of_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (Path(__file__).resolve().parents[2] / "docs" / "inspect.md").read_text()
-    (code,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    monkeypatch.chdir(tmp_path)
-    scope: dict[str, Any] = {}
-    exec(compile(code, "inspect.md", "exec", dont_inherit=True), scope)
-    assert "Film" in (tmp_path / "why.html").read_text()
-    assert scope["found"].recommendations[0].evidence
 
 
 # -- paths counted, compared and named, beside walking them one by one

@@ -1,6 +1,6 @@
-"""Commands that are killed go on to the same result, and damaged files are refused or harmless.
+"""Commands that are killed go on to the same result (`tune`: tests/tuning/test_studies.py).
 
-One kill of `train`, `tune`, `board run` and `update` is part of `make test`; `make test-faults` runs all.
+One kill of `train`, `board run` and `update` is part of `make test`; `make test-faults` runs all.
 """
 
 from __future__ import annotations
@@ -22,16 +22,11 @@ from typing import Any
 import forked
 import pytest
 
-import recgraph as rg
-from recgraph.train import checkpoint as checkpoints
-
 #: what `make test` has of each test
-_QUICK = [("train", 0.6), ("board", 0.6), ("update", 0.6), ("journal", 2)]
+_QUICK = [("train", 0.6), ("board", 0.6), ("update", 0.6)]
 
 _SMALL = "--device cpu --seed 3 --set hidden_dim=8 --set encoder.inner_dim=8 --set batch_size=64 --set max_epochs=2"
 _TRAIN = f"train sasrec --data log.csv --out run {_SMALL} --set checkpoint_every=2"
-_TUNE = f"tune sasrec --data log.csv --out study {_SMALL} --study s --space space.toml --test-seeds 1 --workers 2"
-_TUNE += " --pruner none --sampler random --trials 4"
 _BOARD = "board run boards/tiny --device cpu"
 #: entries of JSON files that differ from run to run, or are digests of what does
 _VOLATILE = re.compile(
@@ -69,17 +64,6 @@ def tree(*places: str) -> Callable[[Path], dict[str, Any]]:
     return read
 
 
-def study(case: Path) -> dict[str, Any]:
-    """How many trials of a study ended well, and whether it has made its last training; no trial was made twice."""
-    from recgraph.tuning.storage import find_study
-
-    database = case / "study.db"
-    with find_study(f"sqlite:///{database}" if database.exists() else str(case / "study"), "s") as (found, _):
-        done = [f"{trial.params}" for trial in found.trials if trial.state.name == "COMPLETE"]
-    assert len(set(done)) == len(done)
-    return {"complete": len(done), "final": bool([*(case / "study" / "final").rglob("record.json")])}
-
-
 @dataclass(frozen=True)
 class Command:
     """What is run, what it is given, what goes on, and what comes of it."""
@@ -98,7 +82,6 @@ COMMANDS = {
     "recommend --all": Command("recommend run --all --out lists.parquet", tree("lists.parquet"), "train"),
     "export": Command("export run --out exported", tree("exported"), "train"),
 }
-STUDIES = {"journal": _TUNE, "SQLite": f"{_TUNE} --storage sqlite:///study.db"}
 
 
 def cells(names: Iterable[str], moments: Iterable[float]) -> list[Any]:
@@ -108,7 +91,7 @@ def cells(names: Iterable[str], moments: Iterable[float]) -> list[Any]:
 
 
 def make_files(case: Path) -> None:
-    """A log of 40 users and 25 items, a newer one of some of them and of new ones, a search space and a board."""
+    """A log of 40 users and 25 items, a newer one of some of them and of new ones, and a board."""
     draw = random.Random(0)
     rows = [
         (f"u{user}", f"i{(user * 3 + place * draw.randint(1, 3)) % 25}", 100 * place + user)
@@ -123,7 +106,6 @@ def make_files(case: Path) -> None:
     for name, given in (("log.csv", rows), ("new.csv", newer)):
         lines = [",".join(map(str, row)) for row in [("user", "item", "timestamp"), *given]]
         (case / name).write_text("\n".join(lines) + "\n")
-    (case / "space.toml").write_text('"*" = "fixed"\nlearning_rate = { low = 1e-4, high = 0.1, log = true }\n')
     board = case / "boards" / "tiny" / "synthetic.toml"
     board.parent.mkdir(parents=True)
     board.write_text(
@@ -197,20 +179,6 @@ def test_a_command_that_is_killed_goes_on_to_the_same_result(cases: Cases, name:
     assert found == result, {name for name in found.keys() | result.keys() if found.get(name) != result.get(name)}
 
 
-@pytest.mark.parametrize(("storage", "n_trials"), cells(STUDIES, [1, 2, 3]))
-def test_a_study_that_is_killed_goes_on_to_its_number_of_trials(cases: Cases, storage: str, n_trials: int) -> None:
-    case = cases.begin(None)
-    with start(case, STUDIES[storage]) as process:
-        process.until(lambda: len([*case.glob("study/trials/*/log.jsonl")]) >= n_trials)
-        process.kill()
-    code, said = run(case, STUDIES[storage])
-    assert code == 0, said
-    assert study(case) == {"complete": 4, "final": True}
-    code, said = run(case, STUDIES[storage])
-    assert code == 0, said
-    assert study(case) == {"complete": 4, "final": True}
-
-
 def test_a_second_start_into_a_run_is_refused(cases: Cases) -> None:
     case = cases.begin(None)
     with start(case, _TRAIN) as process:
@@ -221,39 +189,3 @@ def test_a_second_start_into_a_run_is_refused(cases: Cases) -> None:
     assert "run" in said
     assert run(case, f"{_TRAIN} --resume")[0] == 0
     assert tree("run")(case) == cases.whole("train")[0]
-
-
-def flipped(folder: Path, draw: random.Random) -> Path:
-    """Turn a bit of a file below a folder around -> the file."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
-    path = draw.choice(files)
-    content = bytearray(path.read_bytes())
-    content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
-    path.write_bytes(content)
-    return path
-
-
-def is_refused_or_harmless(read: Callable[[], Any], whole: Any, damaged: Path) -> None:
-    """What is read is as it was, or an error names the file; of a damaged manifest, a file that it no longer fits."""
-    try:
-        assert read() == whole, damaged
-    except (ValueError, OSError) as error:
-        message, named = f"{error}", damaged.parent.name if damaged.name == "SHA256SUMS" else damaged.name
-        assert named in message, damaged
-
-
-@pytest.mark.faults
-@pytest.mark.parametrize("seed", range(50))
-@pytest.mark.parametrize("what", ["bundle", "checkpoint"])
-def test_a_flipped_bit_is_refused_or_harmless(cases: Cases, tmp_path: Path, what: str, seed: int) -> None:
-    run_folder = cases.begin("train") / "run"
-    newest, *_ = checkpoints.candidates(run_folder / "checkpoints")
-    folder = shutil.copytree(run_folder / "bundle" if what == "bundle" else newest, tmp_path / newest.name)
-
-    def read() -> Any:
-        if what == "bundle":
-            return rg.load(folder).recommend(users=["u3", "u7"], k=5).rows()  # type: ignore[union-attr]
-        return {name: value.tolist() for name, value in checkpoints.read(folder).model.items()}
-
-    whole = read()
-    is_refused_or_harmless(read, whole, flipped(folder, random.Random(seed)))

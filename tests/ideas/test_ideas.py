@@ -85,10 +85,6 @@ def test_swav(idea: Idea) -> None:
         s = side @ c.T / 0.1
         expected.append(torch.stack([s[i].logsumexp(0) - (q[i] * s[i]).sum() for i in range(B)]).mean())
     agree(own(a, b), (expected[0] + expected[1]) / 2, a, b, own.objective.directions)  # type: ignore[arg-type]
-    frozen = term("swav", n_prototypes=3, frozen_steps=1)
-    for moves in (False, True):
-        (grad,) = torch.autograd.grad(frozen(a, b), frozen.objective.directions)  # type: ignore[arg-type]
-        assert bool(grad.any()) == moves
 
 
 def test_simsiam(idea: Idea) -> None:
@@ -153,10 +149,6 @@ def test_mochi(idea: Idea) -> None:
     s = x @ y.T
     total = torch.cat([s, torch.einsum("nd,nsd->ns", x, mixed)], 1)
     agree(own(a, b, generator=draw()), (total.logsumexp(1) - s.diagonal()).mean(), a, b)
-    cold = term("mochi", warm_up=1)
-    plain = term("info_nce")(a, b)
-    torch.testing.assert_close(cold(a, b, generator=draw()), plain)
-    assert cold(a, b, generator=draw()) > plain
 
 
 def test_feature_transformation(idea: Idea) -> None:
@@ -173,8 +165,6 @@ def test_feature_transformation(idea: Idea) -> None:
         rows = [x[i] @ (share[j] * y[j] + (1 - share[j]) * y[permuted[j]]) for j in others]
         losses.append(torch.stack([own_s, *rows]).logsumexp(0) - own_s)
     agree(own(a, b, generator=draw()), torch.stack(losses).mean(), a, b)
-    same = term("feature_transformation", positive_alpha=None, negative_alpha=None)
-    torch.testing.assert_close(same(a, b, generator=draw()), term("info_nce")(a, b))
 
 
 def test_near_and_far_labels(idea: Idea) -> None:
@@ -219,9 +209,6 @@ def test_supremix(idea: Idea) -> None:
             rows.append(x[i] @ mixture + ((1 - share[i, k]) * (labels[i] - labels[j]).abs() / deviation).log())
         losses.append(torch.stack(rows).logsumexp(0) - rows[0])
     agree(own(a, b, generator=draw()), torch.stack(losses).mean(), a, b)
-    mixing = term("supremix", n_negatives=2, positive_share=1.0)
-    mixing.objective.labels = labels
-    assert mixing(a, b, generator=draw()).isfinite()
     one, other = F.normalize(a[:1], dim=1), F.normalize(b[:1], dim=1)
     mixed = module._mixed(torch.tensor([0.3], dtype=torch.float64), one, other, torch.tensor([2.0]).double())
     torch.testing.assert_close(mixed, 2 * F.normalize(0.3 * one + 0.7 * other, dim=1))
@@ -365,9 +352,6 @@ def test_autotcl(idea: Idea) -> None:
     torch.testing.assert_close(z, F.normalize(v, dim=1))
     relevance = (F.normalize(x, dim=1) - F.normalize(v, dim=1)).square().sum(1).mean()
     torch.testing.assert_close(augmenter.loss(), relevance + 2 * torch.relu(p.mean() - 0.2))
-    one, again, other = (augmenter(x, None, torch.Generator().manual_seed(k)) for k in (1, 1, 2))
-    assert torch.equal(one, again)
-    assert not torch.equal(one, other)
 
 
 def test_popularity_swap(idea: Idea) -> None:
@@ -541,34 +525,15 @@ def test_pseudo_labels_are_drawn_and_count_by_their_confidence(idea: Idea, tmp_p
 # -- re-rankers and explanations
 
 
-def oracle(items: list[int], scores: list[float], similarity: torch.Tensor, strength: float, k: int) -> list[int]:
-    """The gain of every candidate anew at every step."""
-    weights = [math.exp(score - max(scores)) for score in scores]
-    chosen: list[int] = []
-    while len(chosen) < k:
-        gains = {
-            item: (1 - strength) * weight / sum(weights)
-            - strength * max((float(similarity[item, other]) for other in chosen), default=0.0)
-            for item, weight in zip(items, weights, strict=True)
-            if item not in chosen
-        }
-        chosen.append(max(gains, key=lambda item: gains[item]))
-    return chosen
-
-
-def test_lists_of_contrastive_search_are_those_of_the_oracle(idea: Idea) -> None:
+def test_lists_of_contrastive_search_are_those_of_mmr_of_probabilities(idea: Idea) -> None:
+    """Which has its oracle in tests/evaluate/test_rerank.py."""
     idea("contrastive_search")
-    draw = torch.Generator().manual_seed(0)
+    draw, settings = torch.Generator().manual_seed(0), {"strength": 0.6, "pool": 15}
     vectors = torch.randn(40, 8, generator=draw)
-    unit = torch.nn.functional.normalize(vectors.double())
     scores, items = (3 * torch.randn(12, 40, generator=draw)).double().sort(1, descending=True)
-    for strength in (0.0, 0.1, 0.6):
-        reranker = reranker_of({"name": "contrastive_search", "strength": strength, "pool": 15})
-        places, _ = pick(items, scores, 7, reranking=Reranking(reranker, Cosine(vectors)))
-        for row in range(12):
-            own = items[row, :15].tolist()
-            wanted = oracle(own, scores[row, :15].tolist(), unit @ unit.T, strength, 7)
-            assert items[row][places[row]].tolist() == wanted
+    asked = [{"name": "contrastive_search", **settings}, {"name": "mmr", "relevance": "probability", **settings}]
+    ours, mmr = (pick(items, scores, 7, reranking=Reranking(reranker_of(one), Cosine(vectors)))[0] for one in asked)
+    assert torch.equal(ours, mmr)
 
 
 N_ITEMS, HISTORY, TARGET = 30, [3, 17, 5, 22, 9, 11], 20
@@ -599,11 +564,6 @@ def test_reagent_one_draw_at_a_time(model: Model, idea: Idea) -> None:
     subject = Subject(model, query, torch.tensor([TARGET]))
     found = method.attribute(subject, torch.Generator().manual_seed(8))[0]
     similar = module.similar_items(subject, 4)
-    vectors, taken = model.encode_items().detach(), {*HISTORY, TARGET}
-    for place, item in enumerate(HISTORY):
-        cosine = {i: float(torch.cosine_similarity(vectors[item], vectors[i], 0)) for i in range(N_ITEMS)}
-        nearest = sorted(set(cosine) - taken, key=lambda one, by=cosine: -by[one])  # type: ignore[misc]
-        assert similar[place].tolist() == nearest[:4]
     g = torch.Generator().manual_seed(8)
 
     def replaced(mask: Tensor) -> list[list[int]]:

@@ -72,15 +72,11 @@ class TestContract:
         torch.testing.assert_close(grad, 3 * grads(loss(hidden, targets, table, stream()), table)[0])
 
     def test_same_generator_same_loss(self, name: str) -> None:
-        inputs, loss = case(), self.make(name)
+        inputs, loss, before = case(), self.make(name), torch.get_rng_state()
         assert loss(*inputs, stream()) == loss(*inputs, stream())
+        assert torch.equal(before, torch.get_rng_state())
         if loss.draws:
             assert loss(*inputs, stream(1)) != loss(*inputs, stream(2))
-
-    def test_global_generator_is_left_alone(self, name: str) -> None:
-        before = torch.get_rng_state()
-        self.make(name)(*case(), stream())
-        assert torch.equal(before, torch.get_rng_state())
 
     def test_half_precision_inputs(self, name: str, device: torch.device) -> None:
         exact, half = case(torch.float32, device=device), case(torch.bfloat16, device=device)

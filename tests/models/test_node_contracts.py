@@ -8,7 +8,10 @@ import torch
 from every_model import N_PAPERS, OF_NODES, graph, of_nodes
 from refusing import refused
 
+import recgraph as rg
 from recgraph import registry
+from recgraph.graph.metapath import propose
+from recgraph.graph.node_task import NodeSplit, NodeTask
 from recgraph.models.base import Space
 from recgraph.models.heterogeneous.base import GraphBatch, GraphModel
 from recgraph.rng import Generators
@@ -142,3 +145,31 @@ def test_the_trainer_trains_it(name: str) -> None:
     history = Trainer(model, model.batches(None, 1, generators), config, generators).fit()
     assert len(history) == 25
     assert min(row["loss"] for row in history) < history[0]["loss"]
+
+
+def test_a_graph_of_pyg_is_fitted_and_negative_features_stay_as_they_are() -> None:
+    data = graph().to_pyg()
+    data["paper"].x -= 0.5
+    data["paper"].y = torch.arange(N_PAPERS) % 3
+    model = registry.load("model", "heco")(metapaths=("paper-author-paper",), hidden_dim=4)
+    run = rg.fit_graph(model, data, seed=0, max_epochs=1)
+    assert run.embeddings().height == N_PAPERS
+    assert set(run.evaluate(data).clusters) == {"nmi", "ari"}
+    assert run.record.resolved is not None
+    assert run.record.resolved["raw_features"] == ("paper",)
+    assert torch.equal(model._inputs.features["paper"], data["paper"].x)
+
+
+@pytest.mark.parametrize("metapaths", [(), ("paper-cites-paper",), ("papers-author-papers",), ("paper-by-paper",)])
+def test_a_path_that_is_not_there_is_answered_by_those_that_are(metapaths: tuple[str, ...]) -> None:
+    for offered in ("paper-author-paper", "paper-subject-paper"):
+        with refused(offered, "paper>by>author" if "paper-by-paper" in metapaths else ""):
+            of_nodes("meow", metapaths=metapaths)
+
+
+def test_a_task_and_the_paths_of_a_type_print_on_a_line() -> None:
+    split = {"20": NodeSplit([0, 1], [2], [3])}
+    task = NodeTask("paper", torch.arange(N_PAPERS) % 3, split)
+    assert "2 train" in repr(task)
+    for each in (task, *propose(graph(), "paper")):
+        assert len(repr(each)) < 120, each

@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from recgraph.contrast.blockwise import Candidates, contrast, contrast_drawn
 from recgraph.sparse.blocks import EXPONENT_LIMIT, group_sizes, group_sums, row_blocks, unit_length
@@ -68,27 +67,19 @@ def test_sums_by_group_do_not_stand_still() -> None:
     assert found.tolist() == [n, 0]
 
 
-def contrasted() -> tuple[Tensor, Tensor, Tensor]:
-    """Anchors, candidates and positives: of the first anchor the loss is great, of all others small."""
-    x = torch.zeros(N, 1)
-    x[0] = GREAT
-    return x.requires_grad_(), torch.tensor([[0.0], [1.0]]), torch.zeros(N, dtype=torch.int64)
-
-
 def test_a_contrast_over_many_blocks_loses_no_anchor() -> None:
-    x, y, positives = contrasted()
+    """Of the first anchor the loss is great, of all others small."""
+    x, y, positives = torch.zeros(N, 1), torch.tensor([[0.0], [1.0]]), torch.zeros(N, dtype=torch.int64)
+    x[0] = GREAT
+    x.requires_grad_()
+    drawn, _ = contrast_drawn(x, y, torch.arange(2), Candidates(positives), block_rows=1)
+    assert drawn.item() == pytest.approx(EXPECTED, rel=1e-6)
     loss, counted = contrast(x, y, Candidates(positives), block_rows=1)
     assert (loss.dtype, int(counted)) == (torch.float32, 0)
     assert loss.item() == pytest.approx(EXPECTED, rel=1e-6)
     loss.backward()
     assert x.grad is not None
     assert x.grad[1:].unique().item() == pytest.approx(0.5 / N)
-
-
-def test_a_contrast_with_drawn_candidates_over_many_blocks_loses_no_anchor() -> None:
-    x, y, positives = contrasted()
-    loss, _ = contrast_drawn(x, y, torch.arange(2), Candidates(positives), block_rows=1)
-    assert loss.item() == pytest.approx(EXPECTED, rel=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -13,7 +13,6 @@ from recgraph.sparse.csr import Csr
 from recgraph.sparse.products import (
     co_occurrence,
     compose,
-    compose_blocks,
     distinct,
     n_pairs,
     neighbours,
@@ -54,23 +53,6 @@ def test_counts_equal_scipy(
     assert (n_pairs(a, b) >= product.degrees).all()
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-def test_long_blocks_give_the_bits_of_short_ones(weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    draw = torch.Generator().manual_seed(0)
-    a, b = _matrix(0, (300, 200), 0.03), _matrix(1, (200, 40_000), 0.0005)
-    # fractions, whose sums depend on the order
-    a, b = (m.with_weights(torch.rand(m.nnz, generator=draw, dtype=torch.float64)) for m in (a, b))
-    if not weighted:
-        a, b = a.with_weights(None), b.with_weights(None)
-    long, n_long = compose(a, b), len(list(compose_blocks(a, b)))
-    monkeypatch.setattr(_products, "_MAX_SORTED", 0)
-    short, n_short = compose(a, b), len(list(compose_blocks(a, b)))
-    assert n_long < n_short
-    assert torch.equal(long.indptr, short.indptr)
-    assert torch.equal(long.indices, short.indices)
-    assert torch.equal(long.values(), short.values())
-
-
 N_COLUMNS = 13
 
 
@@ -106,23 +88,6 @@ def test_equals_the_dense_product(
     weights = np.random.default_rng(1).random(len(dense))
     made = _whole(rows, torch.from_numpy(weights).to(device))
     np.testing.assert_allclose(made, (dense.T * weights) @ dense, rtol=1e-12)
-
-
-@pytest.mark.parametrize("k", [1, 4, 20])
-@pytest.mark.parametrize("shrink", [0.0, 2.5])
-def test_neighbours(k: int, shrink: float, device: torch.device) -> None:
-    rows, dense = _histories(device)
-    index, similarity = (x.cpu().numpy() for x in neighbours(distinct(rows, N_COLUMNS), N_COLUMNS, k, shrink))
-    assert index.shape == similarity.shape == (N_COLUMNS, k)
-    norms = np.linalg.norm(dense, axis=0)
-    expected = dense.T @ dense / np.maximum(np.outer(norms, norms) + shrink, 1e-12)
-    np.fill_diagonal(expected, 0)
-    for i in range(N_COLUMNS):
-        best = np.sort(expected[i])[::-1][:k]
-        np.testing.assert_allclose(similarity[i], np.pad(best, (0, k - len(best))), rtol=1e-6)
-        used = similarity[i] > 0
-        np.testing.assert_allclose(expected[i, index[i, used]], similarity[i, used], rtol=1e-6)
-        assert not index[i, ~used].any()
 
 
 def _interactions(n_rows: int, n_columns: int, seed: int = 0, hubs: int = 0) -> Ragged:

@@ -24,7 +24,7 @@ from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 from recgraph.train.config import TrainConfig, make_accelerator
 from recgraph.train.observers import Observer, TrainingInterrupted
-from recgraph.train.trainer import NonFiniteLoss, Trainer
+from recgraph.train.trainer import NonFinite, Trainer
 
 N_USERS, N_ITEMS = 23, 30
 SMALL: dict[str, Any] = {
@@ -186,7 +186,7 @@ def broken(folder: Path) -> str:
     generators = Generators(3)
     config = TrainConfig.of(metric="last", max_epochs=2, patience=None, batch_size=8)
     batches = model.batches(random_train(), config.batch_size, generators)
-    with pytest.raises(NonFiniteLoss) as raised:
+    with pytest.raises(NonFinite) as raised:
         Trainer(model, batches, config, generators, folder=folder, accelerator=make_accelerator("cpu")).fit()
     return str(raised.value)
 

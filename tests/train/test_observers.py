@@ -54,7 +54,22 @@ def test_a_bar_on_a_terminal_and_lines_elsewhere(
     monkeypatch.setattr(ProgressBar, "close", lambda bar: bars.append(bar._bar.stop()))
     fitted(tmp_path, progress=progress)
     assert len(bars) == (terminal and progress is not False)
-    assert ("epoch 2/2" in capsys.readouterr().err) == (not terminal and progress is True)
+    shown = capsys.readouterr().err
+    assert ("bprmf: 2 epochs" in shown) == ("epoch 2/2" in shown) == (not terminal and progress is not False)
+
+
+def test_a_fit_in_a_script_says_how_many_epochs_there_may_be_and_stops_early(
+    split: Split, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    run = rg.fit("bprmf", split, seed=0, device="cpu", learning_rate=1e-9)
+    config = run.record.training
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert {"bprmf:", f"{config['max_epochs']}", f"{config['patience']}", config["metric"]} <= {*first.split()}
+    assert len(run.history) < config["max_epochs"] / 2
+    assert f"epoch {len(run.history)}/{config['max_epochs']}" in last
+    with caplog.at_level(logging.INFO, "recgraph"):  # which tells the same
+        rg.fit("bprmf", split, seed=0, device="cpu", max_epochs=1)
+    assert not capsys.readouterr().err
 
 
 def fitted(tmp_path: Path, **settings: Any) -> None:

@@ -26,7 +26,7 @@ from recgraph.sparse.device import accelerator_path
 from recgraph.sparse.ragged import Ragged
 from recgraph.train.config import TrainConfig, make_accelerator
 from recgraph.train.observers import JsonLines, Observer, TrainingInterrupted
-from recgraph.train.trainer import NonFiniteLoss, Trainer, prepared_ahead
+from recgraph.train.trainer import NonFinite, Trainer, prepared_ahead
 
 
 @dataclass
@@ -212,7 +212,7 @@ def test_the_best_weights_are_right_after_a_resume(after: int, tmp_path: Path) -
 
 def test_a_term_that_is_not_finite_stops_with_its_name_and_step(tmp_path: Path) -> None:
     trainer = trainer_of(toy(), [1.0, 1.0, float("nan")], tmp_path, checkpoint_every=2)
-    with refused("'near'", "step 2", by=NonFiniteLoss):
+    with refused("'near'", "step 2", "0.1", "checkpoints/step-000000002", by=NonFinite):
         trainer.fit()
 
 

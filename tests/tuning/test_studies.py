@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forked
 import optuna
 import pytest
 from refusing import refused
@@ -122,43 +121,34 @@ def test_passwords_are_not_shown() -> None:
 
 #: long enough to be stopped in the middle
 LONG: dict[str, Any] = {"settings": {**SETTINGS, "max_epochs": 12}, "pruner": "none"}
-#: seconds; more than a test takes on the busiest machine
-GRACE = 400.0
 
 
-def command(out: Path, storage: str) -> subprocess.Popen[bytes]:
-    """``recgraph tune`` of the study that :func:`tune` makes, with two workers, in a session of its own."""
+def command(out: Path, storage: str) -> forked.Printing:
+    """``recgraph tune`` of the study that :func:`tune` makes, with two workers."""
     space = out.parent / "space.toml"
     space.write_text("\n".join(f'"{name}" = {json.dumps(given) if given else "{}"}' for name, given in SPACE.items()))
     settings = {**LONG["settings"], "patience": None}
     pairs = [part for name, value in settings.items() for part in ("--set", setting_text(name, value))]
     own = ["--out", str(out), "--study", "s", "--storage", storage, "--space", str(space), *pairs]
     fixed = ["--trials", "4", "--workers", "2", "--pruner", "none", "--test-seeds", "0", "--dataset", "synthetic"]
-    return subprocess.Popen(
-        [sys.executable, "-m", "recgraph", "tune", "sasrec", *fixed, *own],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    return forked.module("recgraph", "tune", "sasrec", *fixed, *own, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def epochs(log: Path) -> list[int]:
     return [json.loads(line)["epoch"] for line in log.read_text().splitlines()]
 
 
+def in_the_middle(out: Path) -> bool:
+    """Two trials have ended or run, and one of them is in the middle."""
+    return any(3 <= log.read_bytes().count(b"\n") < 11 for log in out.glob("trials/000[12]/log.jsonl"))
+
+
 @pytest.mark.parametrize("kind", ["journal", "sqlite"])
 def test_a_study_that_is_killed_ends_with_its_exact_number_of_trials(tmp_path: Path, kind: str) -> None:
     out, storage = tmp_path / "s", f"{kind}:///{tmp_path}/study.{kind}"
-    process = command(out, storage)
-    until = time.monotonic() + GRACE
-    # two trials have ended or run, and one of them is in the middle
-    while not any(3 <= log.read_bytes().count(b"\n") < 11 for log in out.glob("trials/000[12]/log.jsonl")):
-        assert process.poll() is None
-        assert time.monotonic() < until
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)  # the command and its workers
-    process.wait()
+    with command(out, storage) as process:
+        process.until(lambda: in_the_middle(out))
+        process.kill()  # the command and its workers
     with find_study(str(out)) as (study, _):
         before = {trial.number: trial for trial in study.get_trials()}
     running = [number for number, trial in before.items() if trial.state.name == "RUNNING"]

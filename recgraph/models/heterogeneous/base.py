@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from recgraph.config import Search
 from recgraph.data.part import Part
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.graph.metapath import MetaPath
+from recgraph.graph.metapath import MetaPath, propose
 from recgraph.graph.spectral import coordinates
 from recgraph.models.base import ModelConfig, Phase, Space, TrainableModel
 from recgraph.ranks import WHOLE, Share
@@ -24,6 +25,8 @@ from recgraph.rng import Generators, derive, dropout
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import row_shares
 from recgraph.sparse.spmm import spmm
+
+_log = logging.getLogger(__name__)
 
 
 class GraphSpace(Space):
@@ -256,7 +259,7 @@ class GraphModel(HoldsGraph, TrainableModel):
                 that ``features`` or ``raw_features`` names.
         """
         if isinstance(space, HeteroGraph):
-            space = GraphSpace(n_users=0, n_items=max(space.count(self._target(space)), 1), graph=space)
+            space = GraphSpace(n_users=0, n_items=max(space.count(self.target_of(space)), 1), graph=space)
         if not isinstance(space, GraphSpace):
             raise ValueError(f"{type(self).__name__} needs a typed graph: build(graph) or build(GraphSpace(...))")
         for node_type in (*self.config.features, *self.config.raw_features):
@@ -264,10 +267,12 @@ class GraphModel(HoldsGraph, TrainableModel):
         self._seed = derive(seed, "graph views")
         return super().build(space, seed)
 
-    def _target(self, graph: HeteroGraph) -> str:
+    def target_of(self, graph: HeteroGraph) -> str:
+        """The node type that the meta-paths begin and end with, which is embedded."""
         paths = self.config.metapaths
         if not paths:
-            raise ValueError("metapaths = () must name at least one path, such as 'paper-author-paper'")
+            found = [proposal.path for name in graph.node_types for proposal in propose(graph, name)[:2]]
+            raise ValueError(f"metapaths = () must name at least one path; this graph has {', '.join(found) or 'none'}")
         routes = [MetaPath(path).route(graph) for path in paths]
         ends = {end for route in routes for end in (route[0].start, route[-1].end)}
         if len(ends) > 1:
@@ -280,13 +285,14 @@ class GraphModel(HoldsGraph, TrainableModel):
         return None if node_type in self.config.features else features
 
     def _features(self, graph: HeteroGraph, node_type: str) -> Tensor | Csr | None:
-        """[N, F]: the features of a type, divided by their row sums unless it is in ``raw_features``.
-
-        Raises:
-            ValueError: features to be divided hold a negative value.
-        """
-        features = self.features_of(graph, node_type)
-        if features is None or node_type in self.config.raw_features:
+        """[N, F]: the features of a type, divided by their row sums; as they are where ``raw_features`` names the type,
+        or where they hold a negative value, as embeddings do."""
+        features, raw = self.features_of(graph, node_type), self.resolved.get("raw_features", self.config.raw_features)
+        if features is None or node_type in raw:
+            return features
+        if bool(((features.values() if isinstance(features, Csr) else features) < 0).any()):
+            _log.info("features of %r hold negative values: they are not divided by their row sums", node_type)
+            self.resolved["raw_features"] = (*raw, node_type)
             return features
         return row_shares(features, f"features of {node_type!r}", f"add {node_type!r} to raw_features")
 

@@ -137,7 +137,7 @@ class HeCo(GraphModel):
     def _build(self, space: Space) -> None:
         assert isinstance(space, GraphSpace)
         graph = space.graph
-        self.target = self._target(graph)
+        self.target = self.target_of(graph)
         has_features = self.features_of(graph, self.target) is not None
         config, self.resolved = self.config.of_target(has_features, graph.count(self.target))
         neighbours = _neighbours(graph, self.target)

@@ -94,7 +94,7 @@ class MetaPathModel(GraphModel):
     def _build(self, space: Space) -> None:
         assert isinstance(space, GraphSpace)
         config, graph = self.config, space.graph
-        target = self._target(graph)
+        target = self.target_of(graph)
         paths = config.paths.made(config.metapaths)
         if config.mini_batch:
             paths = tuple(walkable(path, graph) for path in paths)
