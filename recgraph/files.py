@@ -177,11 +177,10 @@ def reading(path: Path) -> Iterator[None]:
     """What goes wrong with the content of a file inside the block is a CorruptFileError that names the file."""
     try:
         yield
-    except (FileNotFoundError, ImportError, MemoryError):
-        raise
     except Exception as error:
         # polars has errors of the system without a number
-        if getattr(error, "path", None) is not None or getattr(error, "errno", None) is not None:
+        of_system = isinstance(error, FileNotFoundError | ImportError | MemoryError) or getattr(error, "errno", None)
+        if of_system or getattr(error, "path", None):
             raise
         what = f"{type(error).__name__}: {error}"
         raise CorruptFileError(f"it is damaged, or does not hold what it should: {what}", path=path) from error

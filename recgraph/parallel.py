@@ -51,13 +51,9 @@ class Engine(Config):
     """Where pieces run. Machines of a cluster need recgraph and the files that pieces read at the same paths."""
 
     name: str = Field(
-        "local",
-        pattern="^(local|ray|ray://.+)$",
-        description="local; ray: the cluster of RAY_ADDRESS or of this machine, else a new one; ray://HOST:10001",
+        "local", pattern="^(local|ray|ray://.+)$", description="local; ray: of RAY_ADDRESS or new; ray://HOST:10001"
     )
-    workers: int | None = Field(
-        None, ge=1, description="pieces at a time; none: this process, or as many as the cluster has cores"
-    )
+    workers: int | None = Field(None, ge=1, description="pieces at a time; none: 1, or the cores of the cluster")
     threads: int = Field(1, ge=1, description="cores of a worker")
     retries: int = Field(3, ge=0, description="how often a piece is done again whose worker died")
 

@@ -73,12 +73,9 @@ def together() -> Iterator[None]:
 
 
 class Share:
-    """The samples of a batch, ``rows``, that one rank computes, of ``sizes`` for each rank.
-
-    Samples that are ``dealt`` go one by one, sample i to rank i modulo the number of ranks, so that ranks have similar
-    samples of an ordered batch; else each rank has consecutive ones. ``weight`` is what the mean over this rank's
-    samples is multiplied by, so that the mean over ranks is the batch's.
-    """
+    """The samples of a batch, ``rows``, that one rank computes, of ``sizes`` for each rank: consecutive ones, or
+    ``dealt`` one by one, so that ranks have similar samples of an ordered batch. ``weight`` is what the mean over this
+    rank's samples is multiplied by, so that the mean over ranks is the batch's."""
 
     def __init__(self, sizes: tuple[int, ...], index: int, dealt: bool = False) -> None:
         count, n_samples, start = len(sizes), sum(sizes), sum(sizes[:index])

@@ -1,7 +1,6 @@
 """Randomness: named generators derived from one recorded seed, and the one dropout of the library.
 
-Nothing in the library draws from torch's global generator, except torch's own default initialisation of layers,
-which :func:`seeded_init` seeds and restores.
+Nothing in the library draws from the global generator of torch, but its own initialisation of layers (`seeded_init`).
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ from torch import Tensor
 import recgraph
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.encoders.graph import symmetric_product
-from recgraph.losses.softmax import FullSoftmax
 from recgraph.models.collaborative.base import half_squared_norms
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.ragged import Ragged
@@ -35,11 +34,6 @@ def products_of_pairs() -> Case:
 def sparse_products_of_pairs() -> Case:
     pairs = Ragged.from_lists([[0, 2], [], [3, 1, 1], [2]])
     return lambda x, y: pair_products(x, y, pairs), drawn((4, 3), (5, 3))
-
-
-def softmax() -> Case:
-    targets = torch.tensor([1, 3, 2])
-    return lambda hidden, table: FullSoftmax()(hidden, targets, table), drawn((3, 2), (5, 2))
 
 
 def sparse_product() -> Case:
@@ -65,9 +59,7 @@ TWICE = {
 }
 
 
-@pytest.mark.parametrize(
-    "made", [products_of_pairs(), softmax(), (ContrastiveTerm(temperature=0.5), drawn((5, 3), (5, 3)))]
-)
+@pytest.mark.parametrize("made", [products_of_pairs(), (ContrastiveTerm(temperature=0.5), drawn((5, 3), (5, 3)))])
 def test_refuses_to_be_differentiated_twice(made: Case) -> None:
     function, inputs = made
     assert torch.autograd.gradcheck(function, inputs)

@@ -358,3 +358,11 @@ def as_graph(given: Any) -> Any:
     if library == "torch_geometric":
         return HeteroGraph.from_pyg(given)
     return HeteroGraph.from_dgl(given) if library == "dgl" else given
+
+
+def as_task(given: Any) -> Any:
+    """The labels and masks of a graph of PyTorch Geometric or of DGL as a task; all else as it is."""
+    library = type(given).__module__.partition(".")[0]
+    if library == "torch_geometric":
+        return HeteroGraph.from_pyg_with_task(given)[1]
+    return HeteroGraph.from_dgl_with_task(given)[1] if library == "dgl" else given

@@ -159,7 +159,7 @@ def read(folder: Path, what: Holds, make: Callable[[dict[str, Any]], T]) -> T:
         config = read_config(folder)
         check_manifest(folder)
         if config["holds"] != what:
-            raise BundleError(f"{folder} holds no {what}, but a {config['holds']}; see recgraph.load(folder)")
+            raise BundleError(f"{folder}: {config['holds']}, not {what}; see recgraph.load, and its embeddings.parquet")
         made = make(config)
     except Exception as error:
         check_same(folder, before)  # files of two bundles fail in many ways

@@ -58,7 +58,7 @@ _log = logging.getLogger(__name__)
 @checked
 def fit(
     model: Model | str,
-    data: Interactions | Split | SealedSplit,
+    data: Interactions | Split | SealedSplit | HeteroGraph,
     *,
     seed: int,
     out: str | Path | None = None,
@@ -111,10 +111,10 @@ def fit(
             validation that there is not.
     """
     made: Model = registry.load("model", model)() if isinstance(model, str) else model
-    if made.space is not None or isinstance(made, GraphModel):
-        embeds = "embeds a typed graph; use rg.fit_graph(model, graph)"
-        why = embeds if isinstance(made, GraphModel) else "is built already; give a new one"
-        raise ValueError(f"model {type(made).__name__} {why}")
+    if made.space is not None:
+        raise ValueError(f"model {type(made).__name__} is built already; give a new one")
+    if isinstance(made, GraphModel) or isinstance(data, HeteroGraph):
+        raise ValueError(f"model {type(made).__name__}: typed graphs are fitted to by rg.fit_graph(model, graph)")
     split, part = _split_and_part(data, fit_on, refit)
     with together():
         options = FitOptions(
@@ -237,15 +237,15 @@ def _training_of(given: Mapping[str, Any], model: type[Model], selects: bool) ->
     are trained and the last one is kept."""
     if not issubclass(model, TrainableModel):
         refuse_training(model, given)
-        return TrainConfig.of(given)
+        return TrainConfig(**given)
     given = dict(given)
     for name, (default, _) in model.training_defaults.items():
         given.setdefault(name, default)
     if given.get("metric", TrainConfig.model_fields["metric"].default if selects else "last") != "last":
-        return TrainConfig.of(given)
+        return TrainConfig(**given)
     if "max_epochs" not in given:
         _log.warning("nothing selects the epoch: all of max_epochs, by its default, are trained; give max_epochs")
-    return TrainConfig.of({**given, "metric": "last", "patience": None})
+    return TrainConfig(**{**given, "metric": "last", "patience": None})
 
 
 def _fit_split(model: Model, split: Split | SealedSplit, options: FitOptions, fit_on: FitPart) -> Run:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from recgraph.config import checked
 from recgraph.data.catalog import load_graph, load_node_task
@@ -20,6 +20,7 @@ from recgraph.evaluate.nodes import NodeResults, ProbeConfig, evaluate_nodes
 from recgraph.evaluate.protocol import is_leaked
 from recgraph.evaluate.rerank import Reranker, reranker_of
 from recgraph.evaluate.results import Results
+from recgraph.graph.hetero import as_task
 from recgraph.graph.node_task import NodeTask
 from recgraph.models.base import Model
 from recgraph.parallel import Engine
@@ -113,11 +114,18 @@ class NodeRun(BaseRun):
         return self.embedder.embeddings()
 
     @checked
-    def evaluate(self, task: NodeTask | None = None, *, probe: ProbeConfig | None = None, seed: int = 0) -> NodeResults:
+    def evaluate(
+        self,
+        task: Annotated[NodeTask | None, BeforeValidator(as_task)] = None,
+        *,
+        probe: ProbeConfig | None = None,
+        seed: int = 0,
+    ) -> NodeResults:
         """Probes and clustering of the embeddings. This reads the labels for the first time; logged and recorded.
 
         Args:
-            task: classes of the nodes; by default those of the run's data set.
+            task: classes of the nodes, or a graph of PyTorch Geometric or DGL that has them; by default those of the
+                run's data set.
             probe: settings of the linear probe; by default those that the run was made with.
             seed: of the probes, the same for all trainings that are to be compared.
         """

@@ -117,15 +117,12 @@ def test_a_metric_of_ones_own_may_read_scores() -> None:
     ("recs", "truth", "options", "names"),
     [
         (RECS, TRUTH, {"user": "who"}, ["recommendations", "who"]),
-        (RECS, TRUTH, {"grade": "grade"}, ["truth", "grade"]),
         (pl.concat([RECS, RECS[:1]]), TRUTH, {}, ["item 1", "user 'a'"]),
         (RECS, TRUTH.with_columns(item_id=pl.lit(None, dtype=pl.Int64)), {}, ["truth", "item_id", "row 0"]),
         (RECS.with_columns(score=pl.Series([0.5, 0.1, math.nan, 0.2, 0.3])), TRUTH, {"score": "score"}, ["row 2"]),
-        (RECS, TRUTH[:0], {}, ["truth"]),
         (RECS, TRUTH, {"n_items": 3}, ["n_items"]),
         (RECS, TRUTH, {"metrics": ["auc"]}, ["auc"]),
         (RECS, TRUTH, {"metrics": ["novelty"]}, ["novelty", "train"]),
-        (RECS, TRUTH, {"metrics": ["diversity"]}, ["intra_list_diversity", "features"]),
     ],
 )
 def test_frames_that_do_not_fit(

@@ -17,7 +17,7 @@ from recgraph.data.split import Interactions
 from recgraph.files import CorruptFileError, DataError
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.node_task import NodeSplit, NodeTask
-from recgraph.graph.schema import Edges, EdgeType, GraphError, LeftOutWarning, Nodes
+from recgraph.graph.schema import Edges, EdgeType, GraphError, Nodes
 from recgraph.sparse.csr import Csr
 
 WRITES: EdgeType = ("author", "writes", "paper")
@@ -36,35 +36,6 @@ def graph() -> HeteroGraph:
         times={CITES: [30, 20, 10]},
         ids={"author": IdMap(pl.Series(["ann", "bob", "eve"]))},
     )
-
-
-def assert_same(a: HeteroGraph, b: HeteroGraph, ids: bool = True) -> None:
-    """Equal in everything, bit for bit."""
-    assert set(a.node_types) == set(b.node_types)
-    assert set(a.edge_types) == set(b.edge_types)
-    for name in a.node_types:
-        mine, other = a.nodes[name], b.nodes[name]
-        assert mine.count == other.count
-        if ids:
-            assert (mine.ids is None) == (other.ids is None)
-            assert mine.ids is None or mine.ids.values.equals(other.ids.values)  # type: ignore[union-attr]
-        _same_values(mine.features, other.features)
-    for edge_type in a.edge_types:
-        _same_values(a.edges[edge_type].adj, b.edges[edge_type].adj)
-        times = a.edges[edge_type].times, b.edges[edge_type].times
-        assert (times[0] is None) == (times[1] is None)
-        assert times[0] is None or torch.equal(*times)  # type: ignore[arg-type]
-
-
-def _same_values(mine: Any, other: Any) -> None:
-    assert type(mine) is type(other)
-    if isinstance(mine, Csr):
-        assert mine.shape == other.shape
-        assert torch.equal(mine.indptr, other.indptr)
-        assert torch.equal(mine.indices, other.indices)
-        assert (mine.weights is None) == (other.weights is None)
-        mine, other = mine.weights, other.weights
-    assert mine is None or (mine.dtype == other.dtype and torch.equal(mine, other))
 
 
 def test_edges_are_sorted_and_keep_weights_times_and_repetitions() -> None:
@@ -91,14 +62,11 @@ def test_pyg_in_another_order_and_with_attributes() -> None:
     data["a", "to", "b"].edge_attr = torch.tensor([[1.0], [2.0], [3.0]])
     adj = HeteroGraph.from_pyg(data).adjacency(("a", "to", "b"))
     assert adj.values().tolist() == [2, 1, 3]
-    data["a", "to", "b"].edge_attr = torch.ones(3, 2)
-    with pytest.warns(LeftOutWarning):
-        assert HeteroGraph.from_pyg(data).adjacency(("a", "to", "b")).weights is None
 
 
 def test_disk_and_back(tmp_path: Path) -> None:
     graph().save(tmp_path)
-    assert_same(HeteroGraph.load(tmp_path), graph())
+    assert HeteroGraph.load(tmp_path).hash == graph().hash
     assert not list(tmp_path.glob(".*"))
     (tmp_path / "features.safetensors").write_bytes(b"nothing of the kind")
     with pytest.raises(CorruptFileError):

@@ -150,9 +150,11 @@ def test_the_trainer_trains_it(name: str) -> None:
 def test_a_graph_of_pyg_is_fitted_and_negative_features_stay_as_they_are() -> None:
     data = graph().to_pyg()
     data["paper"].x -= 0.5
+    data["paper"].y = torch.arange(N_PAPERS) % 3
     model = registry.load("model", "heco")(metapaths=("paper-author-paper",), hidden_dim=4)
     run = rg.fit_graph(model, data, seed=0, max_epochs=1)
     assert run.embeddings().height == N_PAPERS
+    assert set(run.evaluate(data).clusters) == {"nmi", "ari"}
     assert run.record.resolved is not None
     assert run.record.resolved["raw_features"] == ("paper",)
     assert torch.equal(model._inputs.features["paper"], data["paper"].x)

@@ -111,18 +111,15 @@ Rows = list[list[int]]
 ROWS = st.lists(st.lists(st.integers(0, 99), max_size=6), max_size=7)
 
 
-def make(rows: Rows) -> Ragged:
-    return Ragged.from_lists(rows)
-
-
-def ints(values: list[int]) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.int64)
-
-
 @given(ROWS)
 def test_lists_round_trip(rows: Rows) -> None:
-    ragged = make(rows)
+    ragged = Ragged.from_lists(rows)
     assert ragged.to_lists() == rows
+    assert Ragged.cat([ragged, ragged, Ragged.from_lists([[7]])]).to_lists() == [*rows, *rows, [7]]
+    width = max((len(row) for row in rows), default=0)
+    padded = ragged.to_padded(-1)
+    assert padded.tolist() == [row + [-1] * (width - len(row)) for row in rows]
+    assert Ragged.from_padded(padded, ragged.lengths).to_lists() == rows
     assert (len(ragged), ragged.n_rows) == (len(rows), len(rows))
     assert ragged.lengths.tolist() == [len(row) for row in rows]
     assert ragged.rows.tolist() == [index for index, row in enumerate(rows) for _ in row]
@@ -132,10 +129,10 @@ def test_lists_round_trip(rows: Rows) -> None:
 
 @given(ROWS, st.integers(0, 7))
 def test_ends_and_repeats_of_rows(rows: Rows, n: int) -> None:
-    made, every = make(rows), [*range(len(rows)), *range(len(rows))]
+    made, every = Ragged.from_lists(rows), [*range(len(rows)), *range(len(rows))]
     assert made.last(n).to_lists() == [row[-n:] if n else [] for row in rows]
     assert made.first(made.lengths.clamp(max=n)).to_lists() == [row[:n] for row in rows]
-    assert made.take(ints(every)).to_lists() == rows * 2
+    assert made.take(torch.tensor(every, dtype=torch.int64)).to_lists() == rows * 2
 
 
 @given(ROWS.filter(bool), st.data())
@@ -144,7 +141,8 @@ def test_parts_of_rows(rows: Rows, data: st.DataObject) -> None:
     starts = [data.draw(st.integers(0, len(rows[index]))) for index in chosen]
     lengths = [data.draw(st.integers(0, len(rows[index]) - start)) for index, start in zip(chosen, starts, strict=True)]
     wanted = [rows[index][start : start + length] for index, start, length in zip(chosen, starts, lengths, strict=True)]
-    assert make(rows).take(ints(chosen), ints(starts), ints(lengths)).to_lists() == wanted
+    parts = (torch.tensor(each, dtype=torch.int64) for each in (chosen, starts, lengths))
+    assert Ragged.from_lists(rows).take(*parts).to_lists() == wanted
 
 
 @given(ROWS, st.data())
@@ -154,28 +152,14 @@ def test_filter(rows: Rows, data: st.DataObject) -> None:
     wanted = [
         [value for value, flag in zip(row, flags, strict=True) if flag] for row, flags in zip(rows, keep, strict=True)
     ]
-    made = make(rows)
+    made = Ragged.from_lists(rows)
     assert made.filter(mask).to_lists() == wanted
     assert "rows" not in vars(made)  # as large as the values; of a whole log it would stay
 
 
-@given(ROWS, st.integers(-1, 0))
-def test_padded_round_trip(rows: Rows, fill: int) -> None:
-    ragged = make(rows)
-    width = max((len(row) for row in rows), default=0)
-    padded = ragged.to_padded(fill)
-    assert padded.tolist() == [row + [fill] * (width - len(row)) for row in rows]
-    assert Ragged.from_padded(padded, ragged.lengths).to_lists() == rows
-
-
-@given(st.lists(ROWS, min_size=1, max_size=4))
-def test_cat(parts: list[Rows]) -> None:
-    assert Ragged.cat([make(rows) for rows in parts]).to_lists() == [row for rows in parts for row in rows]
-
-
 def test_values_with_features_keep_their_shape_and_gradient() -> None:
     values = torch.randn(5, 2, requires_grad=True)
-    ragged = make([[0, 0], [], [0, 0, 0]]).with_values(values)
+    ragged = Ragged.from_lists([[0, 0], [], [0, 0, 0]]).with_values(values)
     padded = ragged.to_padded()
     assert padded.shape == (3, 3, 2)
     padded.sum().backward()
@@ -186,7 +170,7 @@ def test_values_with_features_keep_their_shape_and_gradient() -> None:
 
 def test_mirrored_rows_are_laid_out_without_a_read_of_the_device() -> None:
     """The device ``meta`` has no values: whoever reads one gets an error."""
-    rows, more = make([[3, 1, 2], [], [5]]), make([[7, 7]])
+    rows, more = Ragged.from_lists([[3, 1, 2], [], [5]]), Ragged.from_lists([[7, 7]])
     there = rows.mirrored("meta")
     assert there.values.is_meta
     assert there.offsets.is_meta
@@ -199,4 +183,4 @@ def test_mirrored_rows_are_laid_out_without_a_read_of_the_device() -> None:
     with pytest.raises(NotImplementedError):
         _ = rows.to("meta").on_host
     assert rows.mirrored("cpu").on_host is not None
-    assert make([]).longest == 0
+    assert Ragged.from_lists([]).longest == 0
