@@ -68,14 +68,20 @@ def key(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
 
-#: kind -> key -> the module and the name of a class
-_MEMBERS: dict[str, dict[str, tuple[str, str]]] = {}
+def _written(kind: str, name: str) -> str:
+    """A class's name as settings, lists and documents write it: ``catalogue_coverage``; a model is one word."""
+    words = name if kind == "model" else re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
+    return words.lower().replace("-", "_")
+
+
+#: kind -> key -> the module of a class, its name, and that as it is written
+_MEMBERS: dict[str, dict[str, tuple[str, str, str]]] = {}
 for _kind, _package, *_words in map(str.split, _OWN.strip().splitlines()):
     for _word in _words:
         if _word.endswith(":"):
             _module = f"recgraph.{_package}.{_word[:-1]}"
         else:
-            _MEMBERS.setdefault(_kind, {})[key(_word)] = _module, _word
+            _MEMBERS.setdefault(_kind, {})[key(_word)] = _module, _word, _written(_kind, _word)
 KINDS = sorted(_MEMBERS)
 #: kind and key -> a class that was registered, and its name
 _registered: dict[tuple[str, str], tuple[type[Any], str]] = {}
@@ -87,18 +93,12 @@ def _entry_points(kind: str) -> dict[str, metadata.EntryPoint]:
     return {key(point.name): point for point in metadata.entry_points(group=f"recgraph.{kind}")}
 
 
-def _written(kind: str, name: str) -> str:
-    """A class's name as settings, lists and documents write it: ``catalogue_coverage``; a model is one word."""
-    words = name if kind == "model" else re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
-    return words.lower().replace("-", "_")
-
-
 def members(kind: str) -> dict[str, str]:
     """Key -> name, as it is written, of all members of a kind: the library's own, entry points, registered classes."""
     if kind not in _MEMBERS:
         raise ValueError(f"kind {kind!r} is not known; the kinds are {', '.join(KINDS)}")
     points = {wanted: point.name.lower() for wanted, point in _entry_points(kind).items()}
-    own = {wanted: _written(kind, name) for wanted, (_, name) in _MEMBERS[kind].items()}
+    own = {wanted: name for wanted, (*_, name) in _MEMBERS[kind].items()}
     return {**points, **own, **{wanted: name for (of, wanted), (_, name) in _registered.items() if of == kind}}
 
 
@@ -109,8 +109,10 @@ def names(kind: str) -> list[str]:
 
 def name_of(kind: str, cls: type[Any]) -> str:
     """The name of a member, as it is written: the one that it was registered under, else its own."""
-    given = (name for (of, _), (member, name) in _registered.items() if of == kind and member is cls)
-    return next(given, _written(kind, cls.__name__))
+    for (of, _), (member, name) in _registered.items():
+        if of == kind and member is cls:
+            return name
+    return _MEMBERS[kind].get(key(cls.__name__), ("", "", cls.__name__.lower()))[2]
 
 
 def load(kind: str, name: str) -> Any:
@@ -119,7 +121,7 @@ def load(kind: str, name: str) -> Any:
     if (kind, wanted) in _registered:
         return _registered[kind, wanted][0]
     if kind in _MEMBERS and wanted in _MEMBERS[kind]:
-        module, own = _MEMBERS[kind][wanted]
+        module, own, _ = _MEMBERS[kind][wanted]
         return getattr(importlib.import_module(module), own)
     if wanted not in members(kind):
         there = sorted(members(kind).values())

@@ -101,7 +101,7 @@ def test_no_member_is_missing_from_the_list(kind: str) -> None:
         for value in vars(importlib.import_module(each)).values()
         if isinstance(value, type) and issubclass(value, base) and value is not base and value.__module__ == each
     }
-    members = {name for _, name in registry._MEMBERS[kind].values()}
+    members = {name for _, name, _ in registry._MEMBERS[kind].values()}
     unlisted = {cls for cls in found if cls.__name__ not in members and not cls.__name__.startswith("_")}
     assert {cls.__name__ for cls in unlisted if not any(issubclass(each, cls) for each in found - {cls})} == set()
 

@@ -237,15 +237,15 @@ def _training_of(given: Mapping[str, Any], model: type[Model], selects: bool) ->
     are trained and the last one is kept."""
     if not issubclass(model, TrainableModel):
         refuse_training(model, given)
-        return TrainConfig.of(given)
+        return TrainConfig(**given)
     given = dict(given)
     for name, (default, _) in model.training_defaults.items():
         given.setdefault(name, default)
     if given.get("metric", TrainConfig.model_fields["metric"].default if selects else "last") != "last":
-        return TrainConfig.of(given)
+        return TrainConfig(**given)
     if "max_epochs" not in given:
         _log.warning("nothing selects the epoch: all of max_epochs, by its default, are trained; give max_epochs")
-    return TrainConfig.of({**given, "metric": "last", "patience": None})
+    return TrainConfig(**{**given, "metric": "last", "patience": None})
 
 
 def _fit_split(model: Model, split: Split | SealedSplit, options: FitOptions, fit_on: FitPart) -> Run:
