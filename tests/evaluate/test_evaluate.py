@@ -294,19 +294,13 @@ def test_the_expectation_is_the_mean_over_all_orders(name: str) -> None:
             assert result[0][label] == pytest.approx(float(metric(every, k).mean()), abs=1e-12), (relevant, k)
 
 
-def lists_of(cases: Cases, n: int) -> Ragged:
-    rng = np.random.default_rng(5)
-    return Ragged.from_lists(
-        [list({*row, *rng.integers(0, cases.n_items, n).tolist()}) for row in cases.truth.to_lists()]
-    )
-
-
 @pytest.mark.parametrize("seen", ["keep", "exclude"])
 @pytest.mark.parametrize("ties", ["seeded permutation", "expectation"])
 def test_own_candidates_are_what_barring_the_others_gives(seen: str, ties: str) -> None:
     cases = random_cases(300, 200)
     scores = torch.randn(300, 200, generator=torch.Generator().manual_seed(6)).round()
-    lists = lists_of(cases, 30)
+    rng = np.random.default_rng(5)
+    lists = Ragged.from_lists([list({*row, *rng.integers(0, 200, 30).tolist()}) for row in cases.truth.to_lists()])
     metrics = ("ndcg", "mrr", "auc", "r_precision")
     protocol = Protocol(seen=seen, ties=ties, candidates="lists")
     own = evaluate(Scores(scores), cases, protocols=[protocol], candidate_lists=lists, metrics=metrics)[0]
