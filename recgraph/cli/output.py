@@ -124,14 +124,10 @@ def notes_of(*names: str) -> Iterator[None]:
             logger.setLevel(level)
 
 
-def is_quiet() -> bool:
-    """Whether the command shows errors alone (``-q``)."""
-    return any(watch.is_quiet for watch in _current)
-
-
 def progress_wanted() -> bool | None:
     """``progress`` of a command's training: False with ``-q``; None with ``-v``, whose records tell the same."""
-    return False if is_quiet() else None if any(watch.verbose for watch in _current) else True
+    quiet = any(watch.is_quiet for watch in _current)
+    return False if quiet else None if any(watch.verbose for watch in _current) else True
 
 
 def note(message: str) -> None:

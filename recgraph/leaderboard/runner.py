@@ -64,7 +64,8 @@ class Summary:
 
     def __str__(self) -> str:
         counts = ", ".join(f"{len(names)} {outcome}" for outcome, names in vars(self).items() if names)
-        return "\n".join([counts or "nothing to do", *(f"failed: {name}: {why}" for name, why in self.failed.items())])
+        failed = [f"failed: {name}: {why}" for name, why in self.failed.items()]
+        return "\n".join([counts or "nothing to do", *failed, *(f"not at hand: {name}" for name in self.missing)])
 
 
 @checked
