@@ -43,8 +43,9 @@ _CLOCKS = ("%H:%M:%S%.f%#z", "%H:%M:%S%.f", "%H:%M:%S%.f UTC", "%H:%M%#z", "%H:%
 _FORMATS = _DATES[:2] + tuple(f"{date}{mark}{clock}" for date in _DATES for mark in "T " for clock in _CLOCKS)
 #: formats that are proposed, and used only where they are given: most of them may be taken for another one
 _PROPOSED = tuple(
-    f"{date}{clock}"  # of two digits first: "%Y" reads the 24 of 01.05.24 as the year 24
-    for date in "%d.%m.%y|%m/%d/%y|%d/%m/%y|%d.%m.%Y|%m/%d/%Y|%d/%m/%Y|%d-%m-%Y|%m-%d-%Y|%d %b %Y|%b %d, %Y".split("|")
+    f"{day.replace('.', mark)}{year}{clock}"
+    for year in "yY"  # "%Y" reads the 24 of 01.05.24 as the year 24
+    for day, mark in (("%d.%m.%", "."), ("%m.%d.%", "/"), ("%d.%m.%", "/"), ("%d.%m.%", "-"), ("%d.%b.%", " "))
     for clock in (" %H:%M:%S", " %H:%M", " %I:%M:%S %p", " %I:%M %p", ", %H:%M", "")
 )
 #: the letters of a time of day in a format
