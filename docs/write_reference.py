@@ -91,7 +91,7 @@ def _commands(group: Any, name: str) -> Iterator[tuple[str, Any]]:
     for key, command in group.commands.items():
         if hasattr(command, "commands"):
             yield from _commands(command, f"{name} {key}")
-        elif not command.hidden:
+        else:
             yield f"{name} {key}", command
 
 

@@ -107,11 +107,7 @@ class Printing:
         return self._process.exitcode
 
     def wait(self, timeout: float = 300) -> int:
-        """Its exit code, once it has ended.
-
-        Raises:
-            subprocess.TimeoutExpired: it has not after so many seconds.
-        """
+        """Its exit code, once it has ended; an error if it has not after so many seconds."""
         self._process.join(timeout)
         if self.returncode is None:
             raise subprocess.TimeoutExpired(f"{self.pid}", timeout)
@@ -201,11 +197,7 @@ def environment(rank: int, count: int, port: int) -> dict[str, str]:
 
 
 def on_ranks(count: int, function: Callable[..., Any], *arguments: Any, seconds: float = 240) -> list[Any]:
-    """What ``function(*arguments)``, of a module that can be imported, gives on each of ``count`` gloo ranks.
-
-    Raises:
-        AssertionError: a rank failed; with what it printed.
-    """
+    """What ``function(*arguments)``, of a module that can be imported, gives on each of ``count`` gloo ranks."""
     port = free_port()
     with tempfile.TemporaryDirectory() as name, ExitStack() as ends:
         task, out = Path(name, "task"), Path(name, "out")

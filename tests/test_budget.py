@@ -39,8 +39,6 @@ BUDGET = {
 OVER = {
     "recgraph": 40_000,
     "recgraph/*": 1_572,
-    "recgraph/data": 5_140,
-    "recgraph/cli": 1_656,
 }
 #: ``raise`` statements in recgraph/, at most
 RAISES = 450

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from experiments.bench import __main__ as command
-from experiments.bench import environments, growth
-from experiments.bench.suite import suite
 from experiments.same_numbers import KEPT, Listed, Outcome, differences, digest, read
 from experiments.same_numbers_cases import CASES
 from recgraph import registry
@@ -55,20 +50,3 @@ def test_every_case_has_fingerprints() -> None:
         pytest.skip("the fingerprints are of another kind of machine")
     assert {*CASES} <= {*kept}
     assert all(each.digests and each.numbers and not each.error for each in kept.values())
-
-
-def test_every_workload_of_the_suite_exists_and_names_differ() -> None:
-    benches = list(suite(Path("x")))
-    assert len({bench.name for bench in benches}) == len(benches)
-    for bench in benches:
-        for each in (bench.ours, bench.peer):
-            file, _, name = each.workload.partition(":")
-            assert f"def {name or 'prepare'}(" in (Path(command.__file__).parent / file).read_text()
-            assert each.environment is None or each.environment in environments.PEERS
-
-
-def test_exponents_of_growth() -> None:
-    sizes = [10, 100, 1000, 10_000]
-    assert growth.exponent(sizes, [3.0 * n**1.5 for n in sizes]) == pytest.approx(1.5)
-    names = [stage.name for module in growth.modules() for stage in growth.stages_of(module)]
-    assert len(names) == len(set(names))

@@ -39,7 +39,7 @@ class Recommender(nn.Module):
         return self.items.weight[1:]
 
 
-def main(epochs: int = 10, seed: int = 0) -> tuple[list[float], float]:
+def main(epochs: int = 15, seed: int = 0) -> tuple[list[float], float]:
     """Train; gives the loss of each epoch and NDCG@10 on the test part, seen items excluded."""
     split, generators = rg.load_dataset("synthetic").split("leave-one-out"), Generators(seed)
     with seeded_init(seed):

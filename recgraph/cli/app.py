@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from recgraph import __version__
-from recgraph.cli import about, board, evaluation, inspect, recommend, serve, training
+from recgraph.cli import about, evaluation, recommend, training
 from recgraph.cli.options import takes_data
 from recgraph.cli.output import FILE, Failure, Watch
 from recgraph.config import ELSEWHERE
@@ -64,9 +64,7 @@ class Commands(TyperGroup):
         taken = {name for option in (command.params if command else ()) for name in option.opts}
         takes_settings = command is not None and command.name in ("train", "tune")
         options = [*taken, *own, "--help"]
-        first: list[str] = []
-        rest: list[str] = []
-        texts = iter(args)
+        first, rest, texts = list[str](), list[str](), iter(args)
         for text in texts:
             name, sign, value = ("-v", "", "") if re.fullmatch("-v+", text) else text.partition("=")
             if takes_settings and name.startswith("--") and not get_close_matches(name, options, cutoff=0.8):
@@ -133,14 +131,14 @@ app = typer.Typer(
 )
 _MODEL, _COMPARE, _LOOK = "From a log to a service", "Find what works", "Look things up"
 train, check = takes_data(training.train), takes_data(evaluation.check, positional=True)
-for command in (train, evaluation.evaluate, recommend.recommend, training.update, serve.serve):
+for command in (train, evaluation.evaluate, recommend.recommend, training.update, recommend.serve):
     app.command(rich_help_panel=_MODEL, no_args_is_help=True)(command)
 for command in (takes_data(training.tune), check):
     app.command(rich_help_panel=_COMPARE, no_args_is_help=True)(command)
-app.add_typer(board.app, name="board", rich_help_panel=_COMPARE)
+app.add_typer(evaluation.board, name="board", rich_help_panel=_COMPARE)
 app.add_typer(about.data, name="data", rich_help_panel=_LOOK)
-for command in (about.models, inspect.inspect, about.doctor):
-    app.command(rich_help_panel=_LOOK, no_args_is_help=command is inspect.inspect)(command)
+for command in (about.models, recommend.inspect, about.doctor):
+    app.command(rich_help_panel=_LOOK, no_args_is_help=command is recommend.inspect)(command)
 for command in (recommend.similar, recommend.vectors, recommend.export, evaluation.plot, training.study, about.parts):
     app.command(hidden=True, no_args_is_help=command is not about.parts)(command)
 

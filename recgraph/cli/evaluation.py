@@ -1,4 +1,4 @@
-"""The commands that measure trained runs: ``recgraph evaluate``, ``check`` and ``plot``."""
+"""The commands that measure: ``recgraph evaluate``, ``check``, ``plot`` and ``board``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from recgraph.cli.options import FOUND, EngineOption, EngineSetOption, Source, given_engine
+from recgraph.cli.options import FOUND, DeviceOption, EngineOption, EngineSetOption, Source, given_engine
 from recgraph.cli.output import Failure, Format, FormatOption, note, notes_of, show
 
 if TYPE_CHECKING:
@@ -93,7 +93,10 @@ def _compared(
 
     same: dict[str, list[Path]] = {}
     for folder, record in records.items():
-        same.setdefault(json.dumps(_beside_seed(record), sort_keys=True), []).append(folder)
+        own = {name: record.get(name) for name in ("model", "config", "training", "data", "fitted_on", "init_items")}
+        if selection := record.get("selection"):  # the number of epochs follows from it
+            own |= {"training": selection["training"], "refit": True}
+        same.setdefault(json.dumps(own, sort_keys=True), []).append(folder)
     named = {
         str(folders[0]) if len(folders) == 1 else f"{folders[0]} and {len(folders) - 1} more": folders
         for folders in same.values()
@@ -104,13 +107,6 @@ def _compared(
         rows += [{"candidates": title, **row} for row in made.rows()]
     show(rows, form)
     note(made.legend)
-
-
-def _beside_seed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a run's record does not follow from its seed."""
-    kept = {name: record.get(name) for name in ("model", "config", "training", "data", "fitted_on", "init_items")}
-    selection = record.get("selection")  # the number of epochs follows from it
-    return kept if selection is None else {**kept, "training": selection["training"], "refit": True}
 
 
 def _nodes(run: NodeRun, settings: list[str], form: Format | None) -> None:
@@ -165,3 +161,54 @@ def plot(
     from recgraph.train.run import Run
 
     note(f"written to {Run.open(run).plot().save(out)}")
+
+
+board = typer.Typer(help="Run boards of data sets, models and seeds, and render their results.", no_args_is_help=True)
+
+_BOARD = "A folder of experiments/ by name, any folder of TOML files, or one of its files."
+BoardArgument = Annotated[str, typer.Argument(metavar="BOARD", help=_BOARD)]
+_RESULTS = "Where records are kept; by default results/ beside the board."
+ResultsOption = Annotated[Path | None, typer.Option(metavar="DIR", help=_RESULTS)]
+_ONLY = "A model, or an entry by its name; may be given many times. All others wait."
+_VALUES = "Do also again what has a record but no values of users here: entries are compared over users."
+_WORKERS = "Trainings at a time, each in a process.  [default: 1, or as many as the engine has cores]"
+_TABLE = "Ends in .html (needs no network), .md or .csv; by default BOARD.html."
+
+
+@board.command("run", no_args_is_help=True)
+def run(
+    board: BoardArgument,
+    results: ResultsOption = None,
+    workers: Annotated[int | None, typer.Option(min=1, help=_WORKERS)] = None,
+    only: Annotated[list[str] | None, typer.Option(metavar="MODEL", help=_ONLY)] = None,
+    values: Annotated[bool, typer.Option("--values", help=_VALUES)] = False,
+    device: DeviceOption = None,
+    engine: EngineOption = None,
+    engine_set: EngineSetOption = None,
+) -> None:
+    """Train and test what BOARD asks for and has no record yet.
+
+    It may be killed at any time: the same command goes on. What failed is tried again.
+    """
+    from recgraph.leaderboard.runner import run as do
+
+    on = given_engine(engine, engine_set)
+    with notes_of("recgraph.leaderboard.runner"):
+        summary = do(board, results=results, workers=workers, only=only or (), values=values, device=device, engine=on)
+    note(f"{summary}")
+    if summary.failed or summary.missing:
+        raise Failure("not all is done: the lines above say why; mend that, then give the same command again")
+
+
+@board.command("render", no_args_is_help=True)
+def render(
+    board: BoardArgument,
+    results: ResultsOption = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help=_TABLE)] = None,
+) -> None:
+    """Write BOARD's records as a page, as Markdown, or as CSV with all numbers."""
+    from recgraph.leaderboard.board import load_board
+    from recgraph.leaderboard.page import render as write
+
+    found = load_board(board)
+    note(f"written to {write(found, out or Path(f'{found.name}.html'), results=results)}")

@@ -1,19 +1,32 @@
-"""The commands that take from trained runs: ``recgraph recommend``, ``similar``, ``vectors`` and ``export``."""
+"""The commands that use trained runs: ``recommend``, ``similar``, ``vectors``, ``export``, ``inspect``, ``serve``."""
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from recgraph.cli.options import EngineOption, EngineSetOption, RunArgument, given_engine
-from recgraph.cli.output import FileFormatOption, note, show_frame, write_parts
+from recgraph.cli.output import (
+    FileFormatOption,
+    Format,
+    FormatOption,
+    default_format,
+    note,
+    say,
+    show,
+    show_frame,
+    write_parts,
+)
 
 if TYPE_CHECKING:
     import polars as pl
 
     from recgraph.data.ids import IdMap
+    from recgraph.explain import Explanation, NodeExplanation
     from recgraph.serve.recommender import Recommender
     from recgraph.serve.rules import Rules
 
@@ -126,17 +139,12 @@ def similar(
     recommender = _open(run)
     items = parse_ids(item, recommender.items, "item") if item else "all"
     lists = recommender.similar(items, k, by=by, allow=allow, block=block, item_columns=with_columns or ())
-    if lists.is_empty():
-        note("no similar items: nobody has them with others, or the rules leave none")
     show_frame(lists, form, out)
-
-
-_USERS = "Vectors of the users of the training data, instead of the items'."
 
 
 def vectors(
     run: RunArgument,
-    users: Annotated[bool, typer.Option("--users", help=_USERS)] = False,
+    users: Annotated[bool, typer.Option("--users", help="Those of the users of the training data.")] = False,
     histories: Annotated[Path | None, typer.Option(metavar="FILE", help=_HISTORIES)] = None,
     out: OutOption = None,
     form: FileFormatOption = None,
@@ -162,6 +170,118 @@ def export(
     given, (returned,) = " and ".join(f"{one['name']} {one['shape']}" for one in graph["inputs"]), graph["outputs"]
     note(f"{graph['kind']}: {given} to {returned['name']} {returned['shape']}")
     note(f"written to {out}; how the graph is called: {out / 'manifest.json'}")
+
+
+_OF_USER = "A user of the training data (of a recommender)."
+_NODE = "A node of the embedded type (of a run on a graph with classes of nodes)."
+_PAGE = "Write the page to this file: one HTML file that needs no network."
+_ATTRIBUTION = (
+    "Attribute each recommendation to the history by these methods, separated by commas: leave_one_out, "
+    "integrated_gradients, attention."
+)
+
+
+def inspect(
+    run: RunArgument,
+    user: Annotated[str | None, typer.Option("--user", "-u", metavar="ID", help=_OF_USER)] = None,
+    node: Annotated[str | None, typer.Option("--node", "-n", metavar="ID", help=_NODE)] = None,
+    k: Annotated[int, typer.Option("-k", "--k", min=1, help="Number of recommendations or nearest nodes.")] = 10,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help=_PAGE)] = None,
+    attribution: Annotated[str | None, typer.Option("--attribution", "-a", metavar="NAMES", help=_ATTRIBUTION)] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of what attributions draw.")] = 0,
+    form: FormatOption = None,
+) -> None:
+    """Explain recommendations: history, path weights, the paths between user and item, nearest items, attributions."""
+    from recgraph.data.ids import IdMap
+    from recgraph.explain import explain, explain_node, write_page
+    from recgraph.explain.nodes import embedder_of, recommender_of
+
+    found: Explanation | NodeExplanation
+    if user is not None and node is None:
+        recommender = recommender_of(run)
+        (own,) = parse_ids([user], recommender.users, "user").to_list()
+        methods = [name.strip() for name in (attribution or "").split(",") if name.strip()]
+        found = explain(recommender, own, k, attribution=methods, seed=seed)
+    elif node is not None and user is None:
+        embedder = embedder_of(run)
+        (own,) = parse_ids([node], IdMap(embedder.embeddings()[embedder.target]), "node").to_list()
+        found = explain_node(embedder, own, k)
+    else:
+        raise ValueError("give one of --user ID (of a recommender) and --node ID (of a graph with classes of nodes)")
+    _print(found, form or default_format())
+    if out is not None:
+        note(f"written to {write_page(found, out)}")
+
+
+def _print(found: Explanation | NodeExplanation, form: Format) -> None:
+    from recgraph.explain import Explanation
+    from recgraph.explain.page import evidence_rows, neighbour_lines, path_weight_rows, recommendation_rows, why_lines
+
+    if form == "json":
+        say(json.dumps(found.to_dict(), indent=2, default=str, ensure_ascii=False))
+        return
+    if form != "table":
+        show(evidence_rows(found), form)
+        return
+    what = f"User {found.user}" if isinstance(found, Explanation) else f"{found.node.type} {found.node.title}"
+    related = [f"{node_type}: {', '.join(titles)}" for node_type, titles in found.related.items()]
+    say("; ".join([f"{what} of {found.model}{f' on {found.dataset}' if found.dataset else ''}", *related]) + "\n")
+    if isinstance(found, Explanation):
+        show(recommendation_rows(found), form, "Recommendations")
+    if found.path_weights:
+        show(path_weight_rows(found.path_weights), form, "Path weights")
+    lines = ["Why", *why_lines(found)] if isinstance(found, Explanation) else ["Nearest", *neighbour_lines(found)]
+    say("\n".join(lines))
+
+
+_BUNDLE = "A bundle, or a folder that `recgraph train` wrote."
+_HOST = "Address to listen on; 0.0.0.0 answers other machines, too."
+_PORT = "Port to listen on; 0 takes a free one."
+_RANKING = "Batches ranked at the same time, each on one core."
+_ADMIN = "Also answer POST /reload."
+_KEYS = "A file of API keys; a request needs one of them, as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'."
+_MOST = "Connections at a time; one that waits for its client gives way to a new one.  [default: by ulimit -n]"
+_POLL = "Seconds between two looks at the folder for a new bundle."
+
+
+def serve(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help=_BUNDLE)],
+    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help=_PORT)] = 8000,
+    host: Annotated[str, typer.Option(help=_HOST)] = "127.0.0.1",
+    threads: Annotated[int, typer.Option(min=1, help=_RANKING)] = 1,
+    device: Annotated[str, typer.Option(help="Where the model computes, e.g. cuda.")] = "cpu",
+    max_k: Annotated[int, typer.Option(min=1, help="Longest list that is answered.")] = 1000,
+    max_users: Annotated[int, typer.Option(min=1, help="Users, histories or items of one request.")] = 256,
+    max_history: Annotated[int, typer.Option(min=1, help="Items of one history.")] = 10_000,
+    max_body_kib: Annotated[int, typer.Option(min=1, help="Size of a request's body.")] = 1024,
+    poll: Annotated[float, typer.Option(min=0.01, metavar="S", help=_POLL)] = 0.5,
+    admin: Annotated[bool, typer.Option("--admin", help=_ADMIN)] = False,
+    api_key_file: Annotated[Path | None, typer.Option(metavar="FILE", help=_KEYS)] = None,
+    limit_concurrency: Annotated[int | None, typer.Option(min=1, help=_MOST)] = None,
+) -> None:
+    """Answer requests over HTTP: POST /recommend, POST /similar, GET /health, GET /metrics.
+
+    A new bundle in the same place takes over without a pause; SIGHUP looks for one at once. SIGTERM answers the
+    requests in flight and stops.
+    """
+    import torch
+
+    from recgraph.serve.http import Service, listen, run
+    from recgraph.serve.service import Limits
+
+    torch.set_num_threads(1)
+    # the thread that reads and writes waits for the one that ranks this long, at most
+    sys.setswitchinterval(0.0005)
+    limits = Limits(k=max_k, users=max_users, history=max_history, body_kib=max_body_kib)
+    keys = [] if api_key_file is None else api_key_file.read_text(encoding="utf-8").split()
+    if api_key_file is not None and not keys:
+        raise ValueError(f"--api-key-file {api_key_file} holds no key; write one a line")
+    with listen(host, port) as listening:
+        service = Service(bundle, limits, threads=threads, device=device, poll_s=poll, admin=admin, api_keys=keys)
+        at = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+        served = service.predictor.recommender
+        line = f"{served!r} on {at}; Ctrl-C stops" + (f"; {served.held_out}" if served.held_out else "")
+        run(service, listening, lambda: note(line), limit_concurrency)
 
 
 def _open(run: Path) -> Recommender:

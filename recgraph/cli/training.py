@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from recgraph.cli.options import FOUND, DeviceOption, EngineOption, EngineSetOption, RunArgument, Source, given_engine
-from recgraph.cli.output import Failure, FormatOption, is_quiet, note, notes_of, progress_wanted, show
+from recgraph.cli.output import Failure, FormatOption, note, notes_of, progress_wanted, show
 
 if TYPE_CHECKING:
     from recgraph.train.settings import DataConfig
@@ -136,11 +136,10 @@ def tune(
         out=folder,
         device=device,
         test_seeds=test_seeds,
-        progress=not is_quiet(),
+        progress=progress_wanted() is not False,
         source={**of_data.source_of(source.dataset), "settings": settings_of_data},
     )
-    for line in described(found):
-        note(line)
+    note("\n".join(described(found)))
     note(f"kept in {folder}; recgraph study {shlex.quote(str(folder))} shows more")
     if best_trial(found) is None:
         reasons = Counter(trial.user_attrs.get("reason") for trial in found.trials)
@@ -178,8 +177,7 @@ def study(
     from recgraph.tuning.storage import find_study
 
     with find_study(place, name) as (found, storage):
-        for line in described(found):
-            note(line)
+        note("\n".join(described(found)))
         note(f"look further: optuna-dashboard {shlex.quote(storage.dashboard)}")
         show(importances(found), form)
 
@@ -203,9 +201,6 @@ def update(
     replay: Annotated[float, typer.Option(min=0, max=1, help="Share of the old samples trained on again.")] = 0.1,
     learning_rate: Annotated[float | None, typer.Option("--lr", "--learning-rate", help=_RATE)] = None,
     valid: Annotated[float, typer.Option(min=0, max=0.9, help=_VALID)] = 0.1,
-    fold_in: Annotated[
-        bool, typer.Option("--fold-in/--no-fold-in", help="Whether that share becomes known history afterwards.")
-    ] = True,
     force: Annotated[bool, typer.Option("--force", help=_FORCE)] = False,
     seed: Annotated[int | None, typer.Option(min=0, help="Of everything random; by default the run's.")] = None,
     device: DeviceOption = None,
@@ -232,7 +227,6 @@ def update(
         replay=replay,
         learning_rate=learning_rate,
         valid=valid,
-        fold_in=fold_in,
         force=force,
         seed=seed,
         device=device,

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from recgraph import registry
 from recgraph.config import Config, ConfigError, checked, with_none
-from recgraph.data.catalog.cards import UnknownDatasetError, card_files, data_name, find_card, with_train
+from recgraph.data.catalog.cards import card_files, data_name, find_card, with_train
 from recgraph.data.read import PATHS, is_data_path
 from recgraph.evaluate.metrics import full_name
 from recgraph.evaluate.nodes import SCORES
@@ -100,7 +100,7 @@ class SheetSpec(Config):
             if twice := {name for name in names if names.count(name) > 1}:
                 raise ConfigError(f"models: two are called {min(twice)!r}; give each a name of its own")
             return sheet.model_copy(update={"metrics": sheet._full_metrics()})
-        except (ValueError, ImportFailed, UnknownDatasetError) as error:
+        except (ValueError, ImportFailed) as error:
             raise ConfigError(f"board {str(path)!r}: {error}") from None
 
     @property

@@ -64,7 +64,8 @@ class Summary:
 
     def __str__(self) -> str:
         counts = ", ".join(f"{len(names)} {outcome}" for outcome, names in vars(self).items() if names)
-        return "\n".join([counts or "nothing to do", *(f"failed: {name}: {why}" for name, why in self.failed.items())])
+        failed = [f"failed: {name}: {why}" for name, why in self.failed.items()]
+        return "\n".join([counts or "nothing to do", *failed, *(f"not at hand: {name}" for name in self.missing)])
 
 
 @checked
@@ -259,7 +260,7 @@ def _test(run: Run | NodeRun, job: Job, hashes: DataHashes, device: str | None) 
         counts = split.fit_part(job.fit_on).item_counts()
         groups = {"history": history_groups(split.test), "popularity": popularity_groups(split.test, counts)}
         record["groups"] = {kind: _group_metrics(found, labels) for kind, labels in groups.items()}
-        record["data"] = {name: data[name] for name in ("split", "split_hash", "n_users", "n_items")}
+        record["data"] = {name: data[name] for name in ("split", "split_hash", "n_users", "n_items", "times")}
         for result in found:
             save_users(result, users_file(job.folder, job.stem, result.protocol.seen))
     return record

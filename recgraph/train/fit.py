@@ -260,7 +260,7 @@ def _fit_split(model: Model, split: Split | SealedSplit, options: FitOptions, fi
     config = options.config.decided(part)
     options = replace(options, config=config)
     data: dict[str, Any] = {"split": split.name, "split_params": split.params, "split_hash": split.hash}
-    data |= {"n_users": split.n_users, "n_items": split.n_items}
+    data |= {"n_users": split.n_users, "n_items": split.n_items, "times": split.interactions.time_unit}
     record = new_record(model, options, fit_on, data)
     record.unsealed = list(sealed.unsealed_reasons)
     initialise = validate = None

@@ -9,6 +9,7 @@ import contrast_oracles as dense
 import pytest
 import torch
 import torch.nn.functional as F
+from contrast_oracles import agree
 from refusing import refused
 from torch import Tensor
 
@@ -45,12 +46,6 @@ def weight_of(kind: str) -> Weight | None:
     if kind == "cluster":
         weight.prepare(lambda: torch.stack([torch.arange(100) % 3, torch.arange(100) % 4]))
     return weight
-
-
-def agree(found: Tensor, expected: Tensor, *inputs: Tensor) -> None:
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
-    for mine, other in zip(*(torch.autograd.grad(loss, inputs) for loss in (found, expected)), strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("flags", FLAGS)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from contrast_oracles import agree
 from refusing import refused
 from torch import Tensor
 
@@ -29,13 +30,6 @@ FLAGS = [(True, False), (True, True), (False, False)]
 
 def close(ours: Tensor, theirs: Tensor) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
-
-
-def agree(ours: Tensor, theirs: Tensor, *inputs: Tensor) -> None:
-    """Values and gradients to 1e-10."""
-    close(ours, theirs)
-    for mine, other in zip(torch.autograd.grad(ours, inputs), torch.autograd.grad(theirs, inputs), strict=True):
-        close(mine, other)
 
 
 def views(n: int = N, m: int | None = None, seed: int = 1) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -141,14 +140,6 @@ def test_lists_of_another_length_from_the_same_vectors(with_vectors: bool) -> No
     assert catalogue.for_length(1400) is None  # its tiles would be wider
 
 
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 class Watched(SASRec):
     """Notes in which thread, mode and number of torch's threads it is called."""
 
@@ -158,7 +149,6 @@ class Watched(SASRec):
         return super().encode_users(query)
 
 
-@pytest.mark.usefixtures("two_threads")
 def test_the_lists_are_those_of_one_thread() -> None:
     model = Watched(hidden_dim=16, encoder={"inner_dim": 32})
     model.build(Space(n_users=0, n_items=N_ITEMS), 0)
@@ -176,6 +166,8 @@ def test_the_lists_are_those_of_one_thread() -> None:
         return torch.cat([batch.index for batch in batches]), lists.items, lists.scores
 
     model.train()
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
     in_two = ranked()
     assert model.training  # as before
     assert len(model.calls) == 6
@@ -184,6 +176,7 @@ def test_the_lists_are_those_of_one_thread() -> None:
     assert torch.get_num_threads() == 2
     torch.set_num_threads(1)
     in_one = ranked()
+    torch.set_num_threads(before)
     assert model.training
     assert {(name, training) for name, training, _ in model.calls} == {(threading.main_thread().name, False)}
     for ours, theirs in zip(in_two, in_one, strict=True):

@@ -75,29 +75,6 @@ def test_the_kind_of_frame_that_came_in_goes_out(kind: str) -> None:
     assert all(isinstance(frame, wanted) for frame in found)
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        str,
-        lambda n: n + 2**53,
-        lambda n: datetime.date(2020, 1, 1) + datetime.timedelta(n),
-        lambda n: b"%d" % n,
-    ],
-    ids=["text", "large", "date", "bytes"],
-)
-def test_ids_of_any_type_come_back(make: Any, tmp_path: Path) -> None:
-    data = log("pandas", user=make, item=make)
-    serve(data).save(tmp_path / "bundle")
-    served = Recommender.load(tmp_path / "bundle")
-    frame = served.recommend(users=[make(4)], k=3)
-    assert frame["who"].tolist() == [make(4)] * 3
-    assert {type(value) for value in frame["what"].tolist()} == {type(make(0))}
-    assert set(frame["what"]) <= {make(n) for n in range(40)}
-    again = served.recommend(histories={make(99): frame["what"].tolist()}, k=2)
-    assert again["who"].tolist() == [make(99)] * 2
-    assert served.similar([make(4)], k=2)["what"].tolist() == [make(4)] * 2
-
-
 def test_histories_equal_the_same_users() -> None:
     served = serve(log())
     rows = {user: served.items.ids(served.seen.row(n)).to_list() for n, user in enumerate(served.users.values)}

@@ -117,7 +117,7 @@ def oracle(served: Recommender, user: str, k: int, rules: Rules, exclude_seen: b
             if item in chosen or not fits(item, chosen):
                 continue
             share = (score[item] - low) / (high - low) if high > low else 1.0
-            near = max((similarity(served, item, other, mmr.columns, rules) for other in chosen), default=0.0)
+            near = max((similarity(served, item, other) for other in chosen), default=0.0)
             value = (1 - mmr.strength) * share - mmr.strength * near
             if value > best_value:
                 best, best_value = item, value
@@ -135,13 +135,8 @@ def vectors_of(served: Recommender) -> dict[Any, torch.Tensor]:
     return dict(zip(served.items.values.to_list(), served.model.encode_items().double(), strict=True))
 
 
-def similarity(served: Recommender, one: Any, other: Any, columns: tuple[str, ...], rules: Rules) -> float:
-    if columns:
-        both = either = 0
-        for column in columns:
-            a, b = (values_of(served, column, item, rules.separator) for item in (one, other))
-            both, either = both + len(a & b), either + len(a | b)
-        return both / either if either else 0.0
+def similarity(served: Recommender, one: Any, other: Any) -> float:
+    """Of vectors; tests/evaluate/test_rerank.py has the others."""
     a, b = (vectors_of(served)[item] for item in (one, other))
     norms = float(a.norm().clamp(min=1e-12) * b.norm().clamp(min=1e-12))
     return float(a @ b) / norms
@@ -193,12 +188,9 @@ def test_lists_are_those_of_the_oracle(rules: Rules, k: int, exclude_seen: bool,
     k=st.integers(1, 12),
     weight=st.sampled_from([0.0, 0.3, 0.7, 1.0]),
     pool=st.integers(1, 30),
-    columns=st.sampled_from([(), ("genre",), ("genre", "brand")]),
 )
-def test_diverse_lists_are_those_of_the_oracle(
-    rules: Rules, k: int, weight: float, pool: int, columns: tuple[str, ...]
-) -> None:
-    rerank = {"name": "mmr", "strength": weight, "pool": pool, "columns": columns}
+def test_diverse_lists_are_those_of_the_oracle(rules: Rules, k: int, weight: float, pool: int) -> None:
+    rerank = {"name": "mmr", "strength": weight, "pool": pool}
     check(served(), rules.model_copy(update={"rerank": rerank}), k)
 
 
@@ -246,7 +238,6 @@ def test_models_without_vectors_and_with_other_rerankers() -> None:
     made = serve(data, EASE(), item_features=data.item_features)
     made.model.weights.normal_(generator=torch.Generator().manual_seed(1))
     check(made, Rules(max_per={"genre": 2}, boost=(Boost(column="margin"),)), 6)
-    check(made, Rules.of(rerank={"name": "mmr", "strength": 0.5, "columns": ["genre"]}), 6)
     assert made.recommend(users="3", k=5, rules={"rerank": {"name": "mmr", "similarity": "co_occurrence"}}).height == 5
     with refused("rerank", "EASE"):
         made.recommend(users="3", rules={"rerank": "mmr"})

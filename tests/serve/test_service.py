@@ -146,8 +146,10 @@ def test_answers_are_those_of_the_library(make: Callable[[], Model], n_items: in
     ],
     ids=["int", "float", "date", "bytes"],
 )
-def test_ids_of_every_type(make: Callable[[int], Any], written: Callable[[int], Any]) -> None:
-    of = recommender(user=make, item=make)
+def test_ids_of_every_type(make: Callable[[int], Any], written: Callable[[int], Any], tmp_path: Path) -> None:
+    recommender(user=make, item=make).save(tmp_path / "bundle")
+    of = Recommender.load(tmp_path / "bundle")
+    assert {type(value) for value in of.recommend(make(4), k=3)["what"]} == {type(make(4))}
     served = Predictor(of, Limits(), "cafe")
     by_user, like = bodies(served, [{"user": written(4), "k": 3}, {"items": [written(4)], "k": 3}])
     found = [entry["item"] for entry in by_user["results"][0]["items"]]

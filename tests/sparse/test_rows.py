@@ -115,6 +115,11 @@ ROWS = st.lists(st.lists(st.integers(0, 99), max_size=6), max_size=7)
 def test_lists_round_trip(rows: Rows) -> None:
     ragged = Ragged.from_lists(rows)
     assert ragged.to_lists() == rows
+    assert Ragged.cat([ragged, ragged, Ragged.from_lists([[7]])]).to_lists() == [*rows, *rows, [7]]
+    width = max((len(row) for row in rows), default=0)
+    padded = ragged.to_padded(-1)
+    assert padded.tolist() == [row + [-1] * (width - len(row)) for row in rows]
+    assert Ragged.from_padded(padded, ragged.lengths).to_lists() == rows
     assert (len(ragged), ragged.n_rows) == (len(rows), len(rows))
     assert ragged.lengths.tolist() == [len(row) for row in rows]
     assert ragged.rows.tolist() == [index for index, row in enumerate(rows) for _ in row]
@@ -150,20 +155,6 @@ def test_filter(rows: Rows, data: st.DataObject) -> None:
     made = Ragged.from_lists(rows)
     assert made.filter(mask).to_lists() == wanted
     assert "rows" not in vars(made)  # as large as the values; of a whole log it would stay
-
-
-@given(ROWS, st.integers(-1, 0))
-def test_padded_round_trip(rows: Rows, fill: int) -> None:
-    ragged = Ragged.from_lists(rows)
-    width = max((len(row) for row in rows), default=0)
-    padded = ragged.to_padded(fill)
-    assert padded.tolist() == [row + [fill] * (width - len(row)) for row in rows]
-    assert Ragged.from_padded(padded, ragged.lengths).to_lists() == rows
-
-
-@given(st.lists(ROWS, min_size=1, max_size=4))
-def test_cat(parts: list[Rows]) -> None:
-    assert Ragged.cat([Ragged.from_lists(rows) for rows in parts]).to_lists() == [row for rows in parts for row in rows]
 
 
 def test_values_with_features_keep_their_shape_and_gradient() -> None:
