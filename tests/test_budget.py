@@ -38,7 +38,7 @@ BUDGET = {
 #: what is over its budget yet -> lines at most: it only gets smaller, and leaves this table
 OVER = {
     "recgraph": 40_000,
-    "recgraph/*": 1_540,
+    "recgraph/*": 1_525,
 }
 #: ``raise`` statements in recgraph/, at most
 RAISES = 450
