@@ -190,6 +190,7 @@ def _run(token: str, common: bytes | Path, piece: bytes) -> bytes:
                 os.chdir(folder)
             os.environ.update(settings)
             registry.import_all(own)
+            logging.getLogger("recgraph").addHandler(logging.NullHandler())  # the caller has warned of what all find
             _shared[token] = pickle.loads(body)
         answer: tuple[Any, Exception | None] = (_do(*_shared[token], pickle.loads(piece)), None)
     except Exception as error:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,20 @@ def test_without_times_the_order_is_said(caplog: pytest.LogCaptureFixture, tmp_p
     done = CliRunner().invoke(app, ["check", "--data", str(tmp_path / "a.csv"), "--format", "csv"])
     assert "time leakage,warn" in done.stdout
     assert "'note'" in done.stderr
+
+
+def test_a_script_and_a_board_say_that_there_are_no_times(tmp_path: Path) -> None:
+    rows = [(user, item, "New York") for user in range(9) for item in range(5)]
+    pl.DataFrame(rows, schema=["user_id", "item_id", "city"], orient="row").write_csv(tmp_path / "a.csv")
+    script = f"import recgraph as rg; rg.load_data({str(tmp_path / 'a.csv')!r})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "'city'" in done.stderr
+    board = tmp_path / "board.toml"
+    board.write_text('data = { file = "a.csv" }\nseeds = [0, 1]\n[[models]]\nmodel = "popularity"\n')
+    done = CliRunner().invoke(app, ["board", "run", str(board)])
+    assert done.stderr.count("'city'") == 1, "of each job alike"
+    assert CliRunner().invoke(app, ["board", "render", str(board), "--out", str(tmp_path / "a.md")]).exit_code == 0
+    assert "times none" in (tmp_path / "a.md").read_text()
 
 
 def test_a_dirty_log_is_read_as_it_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
