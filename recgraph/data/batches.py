@@ -52,6 +52,22 @@ class Query:
         return self.users.numel()
 
 
+def moved(value: Any, device: torch.device | str) -> Any:
+    """A batch, or what it holds, with its tensors and rows on a device; rows keep copies on the host."""
+    if isinstance(value, Tensor):
+        return to_device(value, device)
+    if isinstance(value, Ragged):
+        return value.mirrored(device)
+    if isinstance(value, list | tuple):
+        return type(value)(map(moved, value, [device] * len(value)))
+    if not isinstance(value, dict | SequenceBatch | PairBatch | WholeBatch):
+        return value
+    held = dict(value) if isinstance(value, dict) else dict(vars(value))
+    for name, each in held.items():
+        held[name] = moved(each, device)
+    return held if isinstance(value, dict) else replace(value, **held)
+
+
 @dataclass(frozen=True)
 class WholeBatch:
     """What a rank knows of a batch of which it computes a share: [B] the targets of each of the batch's rows and of all
@@ -61,20 +77,13 @@ class WholeBatch:
     n_targets: int
     contrast: Ragged | None = None
 
-    def to(self, device: torch.device | str) -> WholeBatch:
-        contrast = None if self.contrast is None else self.contrast.mirrored(device)
-        return replace(self, lengths=to_device(self.lengths, device), contrast=contrast)
-
 
 @dataclass(frozen=True)
 class SequenceBatch:
     """Training samples of a sequence model. A token is ``item_idx + 1``; token 0 is a masked item.
 
-    With time gaps the rows of ``sequences``, ``contrast`` and ``partners`` hold pairs: [T, 2], a token and the bucket
-    of the gap before it (:func:`gap_buckets`). For an encoder that reads times they hold triples, its time third.
-
-    Where several ranks train together, each has the rows of its share; ``contrast_targets`` and ``whole`` concern the
-    whole batch.
+    With time gaps rows hold pairs: [T, 2], a token and the bucket of the gap before it (:func:`gap_buckets`); for an
+    encoder that reads times triples, its time third. Of several ranks each has the rows of its share.
 
     Attributes:
         users: [B] int64.
@@ -85,13 +94,11 @@ class SequenceBatch:
         contrast_targets: the token that follows each row of ``contrast``, for the rows of all ranks.
         causal: whether there is a target after each input token.
         generators: the run's random streams, on the batch's device.
-        partners: B rows of tokens with the same next token as ``contrast``'s rows, others where there are any
-            (DuoRec); None where not used.
+        partners: B rows with the same next token as ``contrast``'s rows, others where there are any (DuoRec); or None.
         drawn: what a model draws once for all phases of the batch (its augmented inputs): name -> several sets of rows.
         share, whole: which of the rows of a batch these are, and that batch, or None where it is all of it.
         epoch: from 0.
-        masked: B rows of the M places among ``sequences.values`` of the masked items that are the targets; None: the
-            targets follow what is read.
+        masked: B rows of the M places among ``sequences.values`` of the masked items that are the targets, if any.
     """
 
     users: Tensor
@@ -136,21 +143,8 @@ class SequenceBatch:
         return found
 
     def to(self, device: torch.device | str) -> SequenceBatch:
-        drawn = {}
-        for name, sets in self.drawn.items():
-            drawn[name] = [rows.mirrored(device) for rows in sets]
-        return replace(
-            self,
-            users=to_device(self.users, device),
-            sequences=self.sequences.mirrored(device),
-            targets=to_device(self.targets, device),
-            contrast=self.contrast.mirrored(device),
-            contrast_targets=to_device(self.contrast_targets, device),
-            partners=None if self.partners is None else self.partners.mirrored(device),
-            drawn=drawn,
-            whole=None if self.whole is None else self.whole.to(device),
-            masked=None if self.masked is None else self.masked.mirrored(device),
-        )
+        made: SequenceBatch = moved(self, device)
+        return made
 
 
 @dataclass(frozen=True)
@@ -164,13 +158,10 @@ class PairBatch:
             samples of each of G groups share them.
         generators: the run's random streams.
         epoch: from 0; what is drawn once an epoch depends on it, so that a resumed run draws the same.
-        share: which samples of the batch these are.
-        all_pairs: the users and the items of all ranks' samples; None: they are these.
+        share, all_pairs: which samples of the batch these are, and the users and items of all; None: they are these.
         drawn: what a model makes of the batch on the host, before it moves: name -> tensors.
-        excluded: [2, E] int64, the sample and the column of each shared negative that does not count for the sample;
-            None where each sample has negatives of its own.
-        bounds: of the groups that share negatives (:func:`recgraph.sparse.blocks.even_bounds`), among these; None
-            where each sample has its own.
+        excluded, bounds: where groups of samples share negatives, [2, E] int64, the sample and the column of each that
+            does not count for the sample, and the groups' bounds (:func:`recgraph.sparse.blocks.even_bounds`).
     """
 
     users: Tensor
@@ -227,16 +218,8 @@ class PairBatch:
         return self.share.weight
 
     def to(self, device: torch.device | str) -> PairBatch:
-        pairs = self.all_pairs
-        return replace(
-            self,
-            users=to_device(self.users, device),
-            items=to_device(self.items, device),
-            negatives=to_device(self.negatives, device),
-            all_pairs=None if pairs is None else (to_device(pairs[0], device), to_device(pairs[1], device)),
-            drawn={name: [to_device(part, device) for part in parts] for name, parts in self.drawn.items()},
-            excluded=None if self.excluded is None else to_device(self.excluded, device),
-        )
+        made: PairBatch = moved(self, device)
+        return made
 
 
 @runtime_checkable
@@ -297,8 +280,8 @@ class PairBatches(_Samples):
         n_negatives: K negatives a sample; 0 where the loss draws its own.
         popularity_power: negatives ~ popularity ** power; 0 is uniform.
         exclude_own: whether the items that the user has in ``train`` are never drawn.
-        shared: whether all samples of a batch have the same K negatives; ``excluded`` names a user's own items.
-        n_groups: G, shared negatives are drawn for each of so many groups of a batch's samples.
+        shared, n_groups: whether all samples of each of G groups of a batch have the same K negatives; ``excluded``
+            names a user's own items.
     """
 
     def __init__(
@@ -357,13 +340,12 @@ class SequenceBatches(_Samples):
         generators: of the run.
         contrast_of: in the causal regime, what is augmented for the contrast: a prefix of random length, drawn anew
             each epoch, or the whole sequence. Prefix samples are taken as they are.
-        partners: also draw, for each sample, another sequence with the same target (DuoRec's semantic positive); where
-            there is none, it is the sample's own.
+        partners: also draw, for each sample, another sequence with the same target (DuoRec's semantic positive), its
+            own where there is none.
         drop_last: leave out the last batch of an epoch where it is not full.
-        gaps: rows of inputs also hold the bucket of the time gap before each item.
-        times: and the time of each item.
-        views: views are drawn of the rows of ``contrast``, so that a rank has these rows of the whole batch, too: what
-            is drawn for a row depends on the rows before it.
+        gaps, times: rows of inputs also hold the bucket of the time gap before each item, and its time.
+        views: views are drawn of the rows of ``contrast``: a rank has these rows of the whole batch, as what is drawn
+            for a row depends on those before it.
     """
 
     def __init__(

@@ -8,14 +8,12 @@ import narwhals as nw
 import polars as pl
 
 from recgraph.data.ids import (
-    DATES,
     IdMap,
     family,
     integers_of,
     is_missing,
     listed,
     plain_series,
-    same_moments,
     series_of,
 )
 from recgraph.files import DataError
@@ -131,8 +129,6 @@ def attach(frame: Any, key: str, ids: IdMap, argument: str) -> pl.DataFrame:
         texts = given.str.replace(r"^(-?\d+)\.0+$", "${1}")
         own = texts.cast(dtype, strict=False)
         own = own.set(own.cast(pl.String).ne_missing(texts), None)  # "007" is another id than 7
-    elif have == want == DATES:
-        own = same_moments(given, dtype)
     elif have == want or (have == "floats" and want == "integers" and integers_of(given) is not None):
         own = given.cast(dtype, strict=False)
     else:

@@ -104,9 +104,6 @@ class IdMap:
     def __len__(self) -> int:
         return len(self.values)
 
-    def __repr__(self) -> str:
-        return f"IdMap({len(self)} {family(self.values.dtype)})"
-
     def ids(self, indices: Any) -> pl.Series:
         """The ids of indices: [N] integers (list, array, tensor on the host or series), each below ``len(self)``."""
         wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
@@ -131,8 +128,7 @@ class IdMap:
         if dtype.is_temporal():
             return given.str.strptime(dtype, strict=False)  # type: ignore[arg-type]
         if dtype == pl.Boolean:
-            words = {"true": True, "false": False}
-            return given.str.to_lowercase().replace_strict(words, default=None, return_dtype=pl.Boolean)
+            return given.str.to_lowercase().replace_strict({"true": True, "false": False}, default=None)
         return given.cast(dtype, strict=False)
 
     def take(self, indices: npt.NDArray[Any]) -> IdMap:
@@ -183,7 +179,7 @@ class IdMap:
         if have != want and not is_whole and (have, want) != ("integers", "floats"):
             like = f" such as {shown(self.values[0])}" if len(self) else ""
             raise ValueError(f"{argument} = {given.head(3).to_list()!r} are {have}; the {owner}'s ids are {want}{like}")
-        return same_moments(given, dtype) if want == DATES else given.cast(dtype, strict=False)
+        return given.cast(dtype, strict=False)
 
 
 def as_series(values: Any, name: str) -> pl.Series:
@@ -207,9 +203,6 @@ def series_of(values: Sequence[Any], name: str, are_ids: bool = True) -> pl.Seri
     if kinds == {"int", "float"}:
         make = int if are_ids and all(float(value).is_integer() for value in there) else float
         values, kinds = [None if value is None else make(value) for value in values], {make.__name__}
-    if len(kinds) > 1 and all(isinstance(value, dt.date) for value in there):  # a date is the beginning of its day
-        values = [_moment(value) for value in values]
-        kinds = {"datetime"}
     if are_ids and (len(kinds) > 1 or not all(isinstance(value, _PLAIN) for value in there)):  # polars panics at some
         first = type(there[0]) if isinstance(there[0], _PLAIN) else None
         row = next(row for row, each in enumerate(values) if each is not None and type(each) is not first)
@@ -228,17 +221,6 @@ def plain_value(value: Any) -> Any:
     elif isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     return None if is_missing(value) else str(value) if isinstance(value, uuid.UUID) else value
-
-
-def _moment(value: dt.date | None) -> dt.date | None:
-    is_day = value is not None and not isinstance(value, dt.datetime)
-    return dt.datetime.combine(value, dt.time()) if is_day else value  # type: ignore[arg-type]
-
-
-def same_moments(given: pl.Series, dtype: pl.DataType) -> pl.Series:
-    """Dates and times as another type of them; those that it cannot tell apart from others are missing."""
-    cast = given.cast(dtype, strict=False)
-    return cast.set(cast.cast(given.dtype, strict=False).ne_missing(given), None)
 
 
 def is_missing(value: Any) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import torch
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from torch import Tensor
 
 from recgraph.config import Config, nearest_names
@@ -44,14 +44,8 @@ class FeatureSpec(Config):
     ] = None
 
 
-def _is_list(wish: Any) -> Any:
-    if isinstance(wish, str) and wish != "all":
-        raise ValueError(f"give 'all' or a list of columns, as [{wish!r}]")
-    return wish
-
-
 #: what a model asks for: ``"all"`` columns, or some, by name or with their kind
-FeatureWish = Annotated[Literal["all"] | tuple[str | FeatureSpec, ...], BeforeValidator(_is_list)]
+FeatureWish = Literal["all"] | tuple[str | FeatureSpec, ...]
 
 
 class FeatureColumn(Config):

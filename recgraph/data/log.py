@@ -56,19 +56,16 @@ class Log:
         log: columns ``row`` (in the file or frame, from 0), ``user``, ``item`` (indices) and, where given, ``time``
             (int64, see ``time_unit``), ``rating``, ``weight``; and ``part``, where train, valid and test were given
             apart; in the order of ``row``.
-        users, items: index <-> the user's own id.
-        columns: the user's own column names.
+        users, items, columns: index <-> the user's own id, and the user's own names of columns.
         time_unit: ``"us"`` unix microseconds (from dates and texts), ``"seconds"`` microseconds (from seconds with
             fractions), ``"own"`` whole numbers as they came in, or ``"none"``.
-        source: the file or frame, for error messages.
-        kind: the kind of frame that came in (``"polars"`` for files), which is also the kind that goes out.
-        user_features, item_features: side information, keyed by the user's own ids in the columns ``columns.user``
-            and ``columns.item``; it may hold ids that the log does not have. Or None.
+        kind: of the frame that came in (``"polars"`` for files), and goes out.
+        user_features, item_features: side information, keyed by the user's own ids; it may hold others. Or None.
         graph: further relations of users and items (friends, tags) and their feature vectors: a typed graph
             (:class:`recgraph.graph.hetero.HeteroGraph`) whose nodes ``user`` and ``item`` carry the user's own ids
-            (without ids, the index is the id). It may hold nodes that the log does not have. Or None.
-        files: where all of it, and nothing else, was read from, with the columns that were found; or None.
-        time_format: by which its times were read, by which those of later logs are read too; or None.
+            (without ids, the index is the id), and maybe others. Or None.
+        files, time_format: where all of it, and nothing else, was read from, with the columns that were found, and how
+            its times and those of later logs are read; or None.
     """
 
     log: pl.DataFrame
@@ -76,7 +73,6 @@ class Log:
     items: IdMap
     columns: Columns
     time_unit: TimeUnit
-    source: Source
     kind: FrameKind = "polars"
     user_features: pl.DataFrame | None = None
     item_features: pl.DataFrame | None = None
@@ -104,20 +100,17 @@ class Log:
         """From a pandas, polars (also lazy) or pyarrow frame, one row an interaction.
 
         Args:
-            frame: the log. Of a lazy frame the columns that are named here are collected, once.
-            user, item: the columns of ids: integers, texts, dates, ...; one type a column. UUIDs become texts.
+            frame: the log. Of a lazy frame the columns that are named here are collected.
+            user, item: the columns of ids: integers, texts, dates, ...; one type a column. UUIDs become texts, and
+                whole floats, as pandas makes of integers beside a NaN, integers.
             timestamp: numbers (whole ones are kept as they are; with fractions they are seconds, kept to the
                 microsecond), dates, datetimes or ISO 8601 texts (without a zone: UTC).
-            rating: numbers, for :meth:`min_rating`.
-            weight: numbers of at least 0: how much an interaction counts in training.
+            rating, weight: numbers; weights, of at least 0, are what an interaction counts in training.
             user_features, item_features: frames with the column ``user`` or ``item`` and one row an id.
             time_format: of timestamps that are texts, e.g. ``"%d/%m/%Y %H:%M"``, or several, of which the first that
                 reads a text does; ISO 8601 is read beside them. Histories are read by it, too.
-            missing_ids: ``"drop"`` leaves out rows without a user or an item; they are an error by default.
-            bad_times: ``"drop"`` leaves out rows without a time that can be read, likewise.
-
-        Ids that are whole floats, as pandas makes of integers beside a NaN, become integers; texts stay as written.
-        A DataError says what is wrong, with the row.
+            missing_ids, bad_times: ``"drop"`` leaves out rows without a user, an item or a time that can be read; they
+                are a DataError by default, which says what is wrong, with the row.
         """
         columns = {"user": user, "item": item, "weight": weight}
         columns |= {"timestamp": timestamp or NO_COLUMN, "rating": rating or NO_COLUMN}
@@ -150,15 +143,18 @@ class Log:
             return cls.from_files(LogFile(str(train), how.model_copy(update=beside))).with_features(**frames)
         kind = frame_kind(train, "the log")
         columns = how.columns_of(head_of(train, SAMPLE), f"{kind} frame")
-        tables = [_table_of(given[name], columns) if name in given else None for name in parts]
-        data = cls._encoded(given_apart(tables), kind, how)
+        own = {
+            name: Table(columns_of(part, columns.named(), (columns.user, columns.item)), columns, Source())
+            for name, part in given.items()
+        }
+        data = cls._encoded(given_apart([own.get(name) for name in parts]), kind, how)
         return data.with_feature_files(LogFile("", how)).with_features(**frames)
 
     @classmethod
     def _encoded(cls, table: Table, kind: FrameKind, how: Reading) -> Self:
         log, users, items, unit = encode(table, how)
         form = how.time_format if table.columns.timestamp is not None else None
-        return cls(log, users, items, table.columns, unit, table.source, kind, time_format=form)
+        return cls(log, users, items, table.columns, unit, kind, time_format=form)
 
     @property
     def n_users(self) -> int:
@@ -217,12 +213,8 @@ class Log:
 
     @checked
     def with_ids(self, users: Any = None, items: Any = None) -> Self:
-        """Add users and items without interactions, by their ids; their indices follow those of the log.
-
-        Models that embed nodes through their relations (:class:`recgraph.models.MEOWRec`) can recommend such items, and
-        recommend to such users; sequence models with ``item_features`` can recommend such items. Filters that leave
-        an interaction out drop them, so filter first.
-        """
+        """Add users and items without interactions, by their ids: :class:`recgraph.models.MEOWRec` and sequence models
+        with ``item_features`` can recommend such items. Filters drop them, so filter first."""
         return replace(
             self,
             users=self.users if users is None else self.users.extended(users),
@@ -238,16 +230,13 @@ class Log:
         return self._filtered(kept, f"k_core(users={users}, items={items})")
 
     @checked
-    def min_rating(self, threshold: float, negative: Literal["error", "drop"] = "error") -> Self:
-        """Keep interactions rated at least so; a rating below 0, often "not rated", is an error, or is dropped."""
+    def min_rating(self, threshold: float) -> Self:
+        """Keep interactions rated at least so, and not below 0, which often stands for "not rated"."""
         if "rating" not in self.log.columns:
             raise DataError("min_rating needs a rating: name its column when reading (rating=...)")
-        below = self.log.filter(pl.col("rating") < 0)
-        if negative == "error" and len(below):
-            message = f"the rating {below['rating'][0]:g} is negative; negative='drop' leaves such rows out"
-            raise self.source.error(message, row=int(below["row"][0]))
-        kept = self.log.filter((pl.col("rating") >= float(threshold)) & (pl.col("rating") >= 0))
-        return self._filtered(kept, f"min_rating({threshold:g})")
+        return self._filtered(
+            self.log.filter(pl.col("rating") >= max(float(threshold), 0.0)), f"min_rating({threshold:g})"
+        )
 
     @checked
     def deduplicate(self, policy: Duplicates = "last") -> Self:
@@ -276,7 +265,6 @@ class Log:
         """Keep the interactions of a mask [T] aligned with :attr:`ordered`; users and items keep their indices."""
         rows = self.log["row"].to_numpy()
         keeps = np.ones(int(rows[-1]) + 1 if len(rows) else 0, dtype=bool)
-        # the rows that go are fewer than those that stay, and lie anywhere in the memory
         keeps[self.ordered.rows.numpy()[~keep_mask]] = False
         kept = replace(self, log=self.log.filter(pl.Series(keeps[rows])), files=None)
         kept.__dict__["ordered"] = self.ordered.filter(torch.from_numpy(keep_mask))
@@ -328,8 +316,6 @@ class Log:
             "time_unit": self.time_unit,
             "time_format": self.time_format,
             "kind": self.kind,
-            "path": None if self.source.path is None else str(self.source.path),
-            "parts": [[str(part), count] for part, count in self.source.parts],
         }
         write_json(description, folder / DESCRIPTION)
 
@@ -345,7 +331,6 @@ class Log:
     def load_with(cls, log: pl.DataFrame, folder: Path) -> Self:
         """Read what :meth:`write_all_but_log` wrote, around a given ``log``."""
         saved = read_object(folder / DESCRIPTION)
-        parts = tuple((Path(part), count) for part, count in saved["parts"])
         files = {name: folder / f"{name}.parquet" for name in FEATURES}
         features: dict[str, Any] = {name: read_frame(file) for name, file in files.items() if file.is_file()}
         has_graph = (folder / "graph").is_dir()
@@ -356,7 +341,6 @@ class Log:
             columns=Columns(**saved["columns"]),
             time_unit=saved["time_unit"],
             time_format=saved["time_format"],
-            source=Source(None if saved["path"] is None else Path(saved["path"]), parts),
             kind=saved["kind"],
             graph=registry.load("graph", "HeteroGraph").load(folder / "graph") if has_graph else None,
             **features,
@@ -385,10 +369,6 @@ def k_core(
 
 
 # -- encoding
-
-
-def _table_of(frame: Any, columns: Columns) -> Table:
-    return Table(columns_of(frame, columns.named(), (columns.user, columns.item)), columns, Source())
 
 
 def _of_matrix(part: Any) -> Any:
@@ -461,12 +441,12 @@ def encode(table: Table, how: Reading) -> tuple[pl.DataFrame, IdMap, IdMap, Time
     if bad:
         left, why = f"{int((~kept).sum()):,} of {len(frame):,} rows", "; ".join(each.described(source) for each in bad)
         _log.warning("%s: %s are left out: %s", source.path or "frame", left, why)
-    if not kept.any():
+        log, ids = log.filter(kept), [each.filter(kept) for each in ids]
+    if not len(log):
         raise source.error("there is no interaction")
-    log, ids = log.filter(kept), [each.filter(kept) for each in ids]
     (user, users), (item, items) = (numbered(_integers(each, table, log["row"])) for each in ids)
     log.insert_column(1, pl.Series("user", user)).insert_column(2, pl.Series("item", item))
-    for values in (users, items):
+    for values in (each for each in (users, items) if each.dtype == pl.String):
         _warn_of_odd(values)
     return (with_parts(log, table.ends) if table.ends else log), IdMap(users), IdMap(items), unit
 
@@ -481,12 +461,11 @@ def _fix_of_times(unread: _Bad) -> str:
 
 def _warn_of_odd(ids: pl.Series) -> None:
     """Say which texts among the ids may be none, or another one written with blanks."""
-    if ids.dtype == pl.String:
-        plain = ids.str.strip_chars()
-        odd = ids.filter(plain.is_in(FOR_MISSING) | ((plain != ids) & plain.is_in(ids.implode())))
-        if len(odd):
-            message = "column %r: %s are ids like all others, and may stand for none or for another id"
-            _log.warning(message, ids.name, listed(odd, most=3))
+    plain = ids.str.strip_chars()
+    odd = ids.filter(plain.is_in(FOR_MISSING) | ((plain != ids) & plain.is_in(ids.implode())))
+    if len(odd):
+        message = "column %r: %s are ids like all others, and may stand for none or for another id"
+        _log.warning(message, ids.name, listed(odd, most=3))
 
 
 def with_parts(log: pl.DataFrame, ends: tuple[int, ...] | list[int]) -> pl.DataFrame:
@@ -514,10 +493,9 @@ def _plain_ids(ids: pl.Series, source: Source) -> pl.Series:
 def _missing(ids: pl.Series, as_text: bool, drops: bool) -> pl.Series:
     """[T] bool: whether a row has no id; in a text file an empty field is none, in quotes or not. Where such rows are
     left out, words for a missing one and blanks are none either."""
-    if ids.dtype == pl.String and drops:
-        return ids.is_null() | ids.str.strip_chars().is_in(FOR_MISSING).fill_null(False)
-    if as_text and ids.dtype == pl.String:
-        return ids.is_null() | (ids == "").fill_null(False)
+    if ids.dtype == pl.String and (as_text or drops):
+        texts, words = (ids.str.strip_chars(), FOR_MISSING) if drops else (ids, [""])
+        return ids.is_null() | texts.is_in(words).fill_null(False)
     return ids.is_null() | ids.is_nan().fill_null(False) if ids.dtype.is_float() else ids.is_null()
 
 

@@ -53,15 +53,13 @@ class NegativeSampler:
     def draw_shared(
         self, users: Tensor, items: Tensor, count: int, generator: torch.Generator, bounds: Sequence[int] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Negatives that all samples of a group share, and which of them do not count for which sample.
+        """Negatives that all samples of a group share, whatever these are, and which do not count for which sample.
 
-        ``users`` and the ``items`` that they chose are [B]; ``bounds`` are those of the groups
-        (:func:`recgraph.sparse.blocks.even_bounds`), None: all samples are one.
+        ``users`` and the ``items`` that they chose are [B]; ``bounds`` are those of the groups, None: all are one.
 
         Returns:
             [G, K] int64, 0-based, and [2, E] int64: the sample and the column of each negative that is the sample's
-            item, or with ``exclude_own`` any item of its user (but one who has every item). What is drawn does not
-            depend on the samples.
+            item, or with ``exclude_own`` any item of its user (but one who has every item).
         """
         bounds = [0, len(users)] if bounds is None else bounds
         part = torch.rand(len(bounds) - 1, count, generator=generator, dtype=torch.float64)

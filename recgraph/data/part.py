@@ -59,10 +59,8 @@ class Part:
     def repeats(self) -> float:
         """The share of interactions with an item that the user had at another time before, among the first users."""
         rows = self.items.part(0, min(self.n_users, _FIRST_USERS))
-        held = {"user": rows.rows.numpy(), "item": rows.values.numpy()}
-        held |= {} if self.times is None else {"time": self.times[: rows.values.numel()].numpy()}
-        frame = pl.DataFrame(held)
-        frame = frame if self.times is None else frame.unique()
+        when = range(len(rows.values)) if self.times is None else self.times[: len(rows.values)].numpy()
+        frame = pl.DataFrame({"user": rows.rows.numpy(), "item": rows.values.numpy(), "time": when}).unique()
         return 1 - frame.select("user", "item").n_unique() / max(len(frame), 1)
 
     def item_counts(self) -> Tensor:
@@ -76,11 +74,10 @@ class Cases:
 
     Attributes:
         users: [U] int64 user indices.
-        history: U rows of item indices, oldest first: what is known at test time (and the seen items).
-        truth: U rows of item indices: the relevant items; never empty.
-        grades: [T] float, the relevance of ``truth.values``, or None.
+        history, times: U rows of item indices, oldest first: what is known at test time (and the seen items); their
+            times, or None.
+        truth, grades: U rows of item indices, the relevant items, never empty; [T] float, their relevance, or None.
         n_items: the size of the catalogue.
-        times: the times of ``history``, row by row, or None.
     """
 
     users: Tensor

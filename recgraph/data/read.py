@@ -116,8 +116,7 @@ class Reading(Config):
     quotes: bool = Field(True, exclude_if=bool, description='of csv and tsv: whether " begins and ends a quoted field')
 
     def columns_of(self, sample: pl.DataFrame, label: str, path: Path | None = None) -> Columns:
-        """The columns of a log: those that are given, and others by their names, that of times also by its values, as
-        the first rows tell; guesses are logged."""
+        """The columns of a log, by its first rows: those that are given, and guesses, which are logged."""
         names = sample.columns
         chosen: dict[str, str | None] = {}
         for role in ROLES:
@@ -249,18 +248,12 @@ class LogFile:
         return self.found(self._columns(self.format, self.files[0])).reading
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells whether the files are the same: their number, size, latest change and the hash of their content
-        (of several, with those of given parts: of the list of their hashes)."""
+        """The files' path and the hash of their content (of several, or with given parts: of the list of theirs)."""
         parts = [path for name in PARTS if (path := getattr(self.reading, name)) is not None]
         files = [*self.files, *itertools.chain(*(LogFile(path, self.reading).files for path in parts))]
-        states, hashes = [file.stat() for file in files], [sha256(file) for file in files]
-        return {
-            "path": str(Path(self.path).absolute()),
-            "files": len(files),
-            "size": sum(state.st_size for state in states),
-            "mtime_ns": max(state.st_mtime_ns for state in states),
-            "sha256": hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest(),
-        }
+        hashes = [sha256(file) for file in files]
+        whole = hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+        return {"path": str(Path(self.path).absolute()), "sha256": whole}
 
     def fingerprints_of_features(self) -> dict[str, dict[str, Any]]:
         """The fingerprint of each file of features, by its name in the settings."""

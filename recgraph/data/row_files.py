@@ -55,8 +55,7 @@ def _finite(value: Any) -> Any:
 def replace_parts(parts: Iterable[pl.DataFrame], path: Path, form: Form, rows: int = 1 << 17) -> int:
     """Write frames of the same columns one under the other into one file, atomically -> how many rows there are.
 
-    ``parts`` (at least one) are read once, as they are written; an error that reading one raises leaves no file. Forms
-    ``csv`` and ``tsv`` have a header line, ``json`` is one list, ``jsonl`` has an object a line.
+    ``parts`` (at least one) are read once, as they are written; an error that reading one raises leaves no file.
     """
     whole = iter(parts)
     first = next(whole)

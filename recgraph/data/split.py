@@ -3,14 +3,12 @@
 A split is a value with a hash. On disk ``open.parquet`` holds the rows of train and valid, ``test/test.parquet`` those
 of test, ``split.json`` the strategy and the hash; ids and features lie beside them. Who may see the test part:
 
-- Training, early stopping and tuning get a :class:`SealedSplit`. It holds no test row, and its ``test`` raises
-  :class:`SealedTestError`.
-- ``unseal(reason)`` opens it, once all choices are made. The reason is logged and remembered.
+- Training, early stopping and tuning get a :class:`SealedSplit`, without test rows; ``unseal(reason)`` opens it, once
+  all choices are made, and the reason is logged and remembered.
 - Inside :func:`without_test_data` (a fit, a trial of a study) every split and node task of the thread refuses its test
   part, whichever handle the code holds.
 
-The seal guards against mistakes and against code that goes through this interface, not against a program that searches
-the disk or the memory.
+The seal guards against mistakes, not against a program that searches the disk or the memory.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from contextvars import ContextVar
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -77,10 +75,6 @@ def check_open() -> None:
         raise SealedTestError(f"the test part is sealed while {doing}; evaluate on it once, after all choices are made")
 
 
-def _refuse_to_unseal() -> NoReturn:
-    raise SealedTestError("this copy of the split holds no test part; unseal the split that it was made from")
-
-
 class Interactions(Log):
     """A log of interactions: :meth:`from_frame` or :func:`recgraph.load_data` it, filter it, split it.
 
@@ -103,15 +97,13 @@ class Interactions(Log):
 def load_data(path: Any, *, user_features: Any = None, item_features: Any = None, **given: Any) -> Interactions:
     """The interactions in files of one's own, as ``recgraph train --data`` reads them, or in a frame.
 
-    What is not given is found out, and the columns that were guessed are logged (logger ``recgraph.data.read``). Ids of
-    text files become integers where each is written as one (``1000.0`` is ``1000``), else texts. A DataError says what
-    is wrong, with file and row.
+    What is not given is found out, and what was guessed is logged. Ids of text files become integers where each is
+    written as one (``1000.0`` is ``1000``), else texts. A DataError says what is wrong, with file and row.
 
     Args:
         path: a file, a folder of files, or a pattern such as ``"logs/2026-*.csv"``: CSV, TSV, JSON lines, Parquet,
             RecBole's atomic files (``.user`` and ``.item`` beside the ``.inter`` file become features), lines of
-            ``user item item ...`` (``format="sequences"``); text files also packed by gzip or Zstandard. Or a frame,
-            as :meth:`Interactions.from_frame` reads it, whose columns are guessed where they are not named.
+            ``user item item ...`` (``format="sequences"``); text files also packed by gzip or Zstandard. Or a frame.
         user_features, item_features: side information: files or frames.
         given: of :class:`recgraph.data.read.Reading`: the columns, how the files are written.
     """
@@ -123,10 +115,9 @@ def folds(
 ) -> list[Split]:
     """Split a log several times, each time with another test part; no interaction is in two of them.
 
-    Split ``i`` is ``data.split(strategy, n_folds=n_folds, fold=i, ...)``, and has a hash of its own. By ``"time"``:
-    windows up to the end of the log, the newest first, and nothing of later ones is in a split; ``"leave-one-out"``:
-    each user's last interaction, then the one before it and so on, without those after it; ``"ratio"`` and ``"users"``:
-    all interactions, or all users, in ``n_folds`` parts at random.
+    Split ``i`` is ``data.split(strategy, n_folds=n_folds, fold=i, ...)``. By ``"time"``: windows up to the end of the
+    log, the newest first; ``"leave-one-out"``: each user's last interaction, then the one before it and so on, both
+    without what is later; ``"ratio"`` and ``"users"``: all interactions, or all users, in parts at random.
     """
     return [data.split(strategy, seed=seed, n_folds=n_folds, fold=fold, **params) for fold in range(n_folds)]
 
@@ -217,9 +208,8 @@ class Split(_Labelled):
     Attributes:
         interactions: the log (of a sealed split: without the test part).
         labels: [T] uint8, the :class:`~recgraph.data.strategies.Label` of each row of ``interactions.ordered``.
-        strategy, name: the strategy with its settings, and its name.
+        strategy, name, params: the strategy with its settings, its name, and the settings.
         seed: of its draws; None where it draws nothing.
-        params: the settings of the strategy.
         facts: what protocols say of the parts beside the hash, as JSON.
     """
 
@@ -299,7 +289,8 @@ class Split(_Labelled):
         test = torch.tensor(GROUPS["test"], dtype=torch.uint8)
         keep_mask = torch.isin(self.labels, test, invert=True).numpy()
         log, labels = self.interactions.masked(keep_mask), torch.from_numpy(self.labels.numpy()[keep_mask])
-        return SealedSplit(log, labels, self.strategy, self.name, self.seed, self.hash, lambda: self)
+        own = (log, labels, self.strategy, self.name, self.seed)
+        return SealedSplit(*own, digest=self.hash, reveal=lambda: self)
 
     def unseal(self, reason: str) -> Split:
         """Itself: nothing is sealed here."""
@@ -326,17 +317,8 @@ class SealedSplit(_Labelled):
         unsealed_reasons: the reasons given to :meth:`unseal`, in order.
     """
 
-    def __init__(
-        self,
-        interactions: Interactions,
-        labels: Tensor,
-        strategy: Strategy,
-        name: str,
-        seed: int | None,
-        digest: str,
-        reveal: Callable[[], Split],
-    ) -> None:
-        super().__init__(interactions, labels, strategy, name, seed)
+    def __init__(self, *own: Any, digest: str, reveal: Callable[[], Split] | None) -> None:
+        super().__init__(*own)
         self.hash, self._reveal = digest, reveal
         self.unsealed_reasons: list[str] = []
 
@@ -363,6 +345,8 @@ class SealedSplit(_Labelled):
         if not isinstance(reason, str) or not reason.strip():
             raise ValueError(f"reason = {reason!r} must say why the test part is opened")
         check_open()
+        if self._reveal is None:
+            raise SealedTestError("this copy of the split holds no test part; unseal the split that it was made from")
         split = self._reveal()
         self.unsealed_reasons.append(reason)
         _log.warning("test part of split %s (%s) unsealed: %s", self.hash[:12], self.name, reason)
@@ -370,8 +354,8 @@ class SealedSplit(_Labelled):
 
     def without_test(self) -> SealedSplit:
         """A copy that cannot be unsealed: what the trials of a study are given."""
-        own = (self.interactions, self.labels, self.strategy, self.name, self.seed, self.hash)
-        return SealedSplit(*own, _refuse_to_unseal)
+        own = (self.interactions, self.labels, self.strategy, self.name, self.seed)
+        return SealedSplit(*own, digest=self.hash, reveal=None)
 
     def save(self, folder: str | Path) -> None:
         """:meth:`Split.save` without test rows, an older split's, too: a copy loaded from there has none to unseal."""
@@ -390,8 +374,6 @@ class SealedSplit(_Labelled):
 
         def reveal() -> Split:
             path = folder / _TEST
-            if _TEST not in read_manifest(folder):
-                return _refuse_to_unseal()
             check_manifest(folder, only=(_TEST,))
             frame, labels = _log_and_labels(pl.concat([rows, read_frame(path)]))
             split = Split(replace(log, log=frame), labels, *own)
@@ -399,7 +381,8 @@ class SealedSplit(_Labelled):
                 raise CorruptFileError("the rows do not give the hash of the split; it was changed", path=path)
             return split
 
-        return SealedSplit(log, labels, *own, head["hash"], reveal)
+        has_test = _TEST in read_manifest(folder)
+        return SealedSplit(log, labels, *own, digest=head["hash"], reveal=reveal if has_test else None)
 
 
 def _log_and_labels(rows: pl.DataFrame) -> tuple[pl.DataFrame, Tensor]:

@@ -161,9 +161,8 @@ class LeaveOneOut(Folded):
     A fold ``i`` is the split of the log without the last ``i`` interactions of each user.
 
     Args:
-        short_users: all interactions of users who have fewer than 3 are train, and these users are not evaluated
-            (``"train"``), or such users are an error (``"error"``). None is ``"train"``, and says how many they are; a
-            log without any is split, and its split hashed, as with ``"error"``.
+        short_users: users with fewer than 3 interactions train, and are not evaluated (``"train"``), or are an error
+            (``"error"``). None is ``"train"``, and says how many; a log without any is split as with ``"error"``.
     """
 
     short_users: Literal["error", "train"] | None = None
@@ -203,9 +202,7 @@ class Ratio(SharedOut):
 
     A user of ``n`` interactions gives ``floor(valid n)`` to valid and ``floor(test n)`` to test. A share above 0 that
     comes to less than one interaction gets one, as long as two or more are left to train (as in RecBole; test first).
-
-    With ``n_folds``, ``test`` is 1 / ``n_folds`` by default: each interaction is tested in one fold, and a user with
-    fewer interactions than folds in so many. Users of a single interaction are not tested.
+    With ``n_folds``, ``test`` is 1 / ``n_folds`` by default: each interaction is tested in one fold.
 
     Args:
         valid, test: the shares; the rest is train.
@@ -248,8 +245,7 @@ class Ratio(SharedOut):
 class HeldOutUsers(SharedOut):
     """Users that training never sees: some of their interactions are their history (fold-in), the others the truth.
 
-    Held-out users have empty train rows; users of a single interaction are never held out. With ``n_folds``, ``test``
-    is 1 / ``n_folds`` by default: each other user is tested in one fold.
+    Users of a single interaction are never held out. With ``n_folds``, ``test`` is 1 / ``n_folds`` by default.
 
     Args:
         valid, test: shares of the users who have at least two interactions.
@@ -307,16 +303,13 @@ class TimeCut(Shares):
     Args:
         valid, test: shares of all interactions. The cuts are the times at these quantiles; interactions at the very
             instant of a cut belong to the later part, so that a share may come out larger.
-        valid_from, test_from: instants instead of shares: numbers in the unit in which the log's times came in, or
-            dates and ISO 8601 texts where the log has dates (or seconds with fractions). Both or none.
-        targets: what is held out of a user who did something after the cut: ``"all"`` of it as one set, with what was
-            known at the cut; or one interaction, the ``"last"``, the ``"first"`` or one at ``"random"`` (seeded), with
-            what the user had done by then: what came before it after the cut is history, and what came after it is
-            nobody's target. Nothing at or after a cut is trained on. As in Time-to-Split (RecSys 2025).
+        valid_from, test_from: instants instead of shares, both: numbers in the unit in which the log's times came in,
+            or dates and ISO 8601 texts where the log has dates (or seconds with fractions).
+        targets: what is held out of a user who did something after the cut: ``"all"`` of it as one set; or one
+            interaction, the ``"last"``, the ``"first"`` or one at ``"random"`` (seeded): what came before it is
+            history, and what came after it is nobody's target. As in Time-to-Split (RecSys 2025).
         unknown_items: ``"drop"`` leaves interactions of items that no earlier part has out of valid and test, before
             targets are chosen; ``"keep"``: they are misses of models without item features.
-        new_users: users without history are not evaluated (``"drop"``; their interactions stay in their part), or
-            evaluated with an empty history (``"keep"``).
     """
 
     valid_from: Moment | None = None
@@ -371,13 +364,11 @@ class TimeCut(Shares):
 class Given(Strategy):
     """The parts as they are given, in files or frames of their own.
 
-    An interaction of valid or test whose item no earlier part has is of an item that no model of interactions can find;
-    so is left out of the truth and counted. It stays in the catalogue, and what valid holds of it is history in test.
+    An interaction of valid or test whose item no earlier part has is left out of the truth and counted.
 
     Args:
-        valid: where no validation part is given, the share of each user's train interactions that becomes one, drawn as
-            by :class:`Ratio`; None: a tenth; 0: none is drawn.
-        order: of that draw: ``"random"`` (seeded), or ``"time"``: each user's latest.
+        valid, order: where no validation part is given, the share of each user's train interactions that becomes one
+            (None: a tenth), drawn as by :class:`Ratio`, at ``"random"`` (seeded), or by ``"time"``: the latest.
         unknown_items: ``"keep"`` leaves items that training does not know in the truth, where each is a miss.
         found: filled in: the interactions of each part, those of valid and test whose pair of user and item an earlier
             part has, too, and whose user or item no earlier part has.

@@ -12,13 +12,13 @@ from pydantic import AfterValidator, Field, model_validator
 
 from recgraph import registry
 from recgraph.config import Config, ConfigError, checked, with_none
-from recgraph.data.catalog.cards import UnknownDatasetError, card_files, data_name, find_card, with_train
+from recgraph.data.catalog.cards import card_files, data_name, find_card, with_train
 from recgraph.data.read import PATHS, is_data_path
 from recgraph.evaluate.metrics import full_name
 from recgraph.evaluate.nodes import SCORES
 from recgraph.evaluate.protocol import Cutoff
 from recgraph.files import read_toml
-from recgraph.registry import ImportFailed, import_all, is_path
+from recgraph.registry import ImportFailed, import_all
 from recgraph.train.settings import DataConfig
 
 __all__ = ["Board", "EntrySpec", "ProtocolSpec", "SheetSpec", "is_of_nodes", "load_board"]
@@ -100,7 +100,7 @@ class SheetSpec(Config):
             if twice := {name for name in names if names.count(name) > 1}:
                 raise ConfigError(f"models: two are called {min(twice)!r}; give each a name of its own")
             return sheet.model_copy(update={"metrics": sheet._full_metrics()})
-        except (ValueError, ImportFailed, UnknownDatasetError) as error:
+        except (ValueError, ImportFailed) as error:
             raise ConfigError(f"board {str(path)!r}: {error}") from None
 
     @property
@@ -116,7 +116,7 @@ class SheetSpec(Config):
     @property
     def imported(self) -> tuple[str, ...]:
         """What it imports as a command takes it anywhere: a file by its absolute path, a module by its name."""
-        return tuple(_path(self.file, each) if is_path(each) else each for each in self.imports)
+        return tuple(_path(self.file, each) if each.endswith(".py") else each for each in self.imports)
 
     def located(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The settings with their paths from the board's file on; addresses have them as they are written."""

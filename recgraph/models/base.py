@@ -289,20 +289,3 @@ def item_table(model: Model) -> Tensor:
             if len(rows) == model.space.n_items:
                 return rows
     raise ValueError(f"{type(model).__name__} has no table of item vectors, so that init_items has no place in it")
-
-
-def compile_parts(model: Model, backend: str = "inductor") -> None:
-    """Have accelerators compute by compiled graphs, each without a break, what a model's parts can compile.
-
-    Args:
-        model: with encoders, losses or objectives that have a method ``compile_parts``.
-        backend: of ``torch.compile``.
-
-    Raises:
-        ValueError: it has no such part.
-    """
-    parts = [part for part in model.modules() if hasattr(part, "compile_parts")]
-    if not parts:
-        raise ValueError(f"{type(model).__name__} has no part that is compiled; leave compile out")
-    for part in parts:
-        part.compile_parts(backend)  # type: ignore[operator]

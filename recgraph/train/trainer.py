@@ -21,7 +21,8 @@ from torch import Tensor
 
 from recgraph.data.batches import Batches
 from recgraph.files import sweep, write_tensors
-from recgraph.models.base import NonFinite, TrainableModel, compile_parts, not_finite
+from recgraph.models.base import NonFinite, TrainableModel, not_finite
+from recgraph.models.sequence.base import compile_parts
 from recgraph.ranks import Ranks, all_values, of_all, stacked
 from recgraph.rng import Generators, derive
 from recgraph.sparse.device import is_accelerated

@@ -501,5 +501,5 @@ def _read_file(path: Path, recommender: Recommender) -> Interactions:
             users, items = (
                 IdMap(new.values.cast(pl.String)) if known.values.dtype == pl.String else new for new, known in pairs
             )
-            return Interactions(log.log, users, items, log.columns, log.time_unit, log.source, log.kind)
+            return Interactions(log.log, users, items, log.columns, log.time_unit, log.kind)
     raise errors[0]

@@ -15,8 +15,8 @@ from recgraph import registry
 from recgraph.config import walk
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.part import Part
-from recgraph.models.base import Space, compile_parts
-from recgraph.models.sequence.base import SequenceModel
+from recgraph.models.base import Space
+from recgraph.models.sequence.base import SequenceModel, compile_parts
 from recgraph.rng import Generators
 from recgraph.sparse.device import accelerator_path
 from recgraph.sparse.ragged import Ragged

@@ -50,11 +50,6 @@ def home() -> Path:
     return Path(pooch.os_cache("recgraph"))
 
 
-def names() -> list[str]:
-    """The names of all cards."""
-    return list(card_files())
-
-
 def rows() -> list[dict[str, Any]]:
     """One row a card: its counts, kinds of sources, whether it is prepared; a wrong card has its error in ``title``."""
     empty = dict.fromkeys(("title", "users", "items", "interactions", "sources", "prepared"))

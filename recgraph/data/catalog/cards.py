@@ -34,10 +34,6 @@ PlainName = Annotated[str, AfterValidator(check_plain)]
 _TEXTS = {"title", "description", "homepage", "licence", "citation", "acknowledgement", "task"}
 
 
-class UnknownDatasetError(ValueError):
-    """No card has that name."""
-
-
 # -- sources
 
 
@@ -140,7 +136,6 @@ class Preparation(Config):
     """What is done to the interactions, in this order; as the methods of :class:`recgraph.Interactions`."""
 
     min_rating: float | None = None
-    negative: Literal["error", "drop"] = Field("error", exclude_if=lambda value: value == "error")
     duplicates: Literal["all", "first", "last"] = "all"
     k_core: int = Field(1, ge=1)
 
@@ -326,15 +321,9 @@ def with_train(data: Any) -> Any:
 
 
 class GraphCard(Card):
-    """A card of a typed graph. The files of a task on nodes hold indices; those of a recommendation task hold ids.
-
-    Attributes:
-        labels: for ``task = "nodes"``.
-        interactions: for ``task = "recommendation"``.
-        files: every file, with its sha256.
-        permutation: for ``task = "nodes"``: seed of random orders in which nodes of each type are held; None: those of
-            the files, in which classes may lie together.
-    """
+    """A card of a typed graph: with ``labels`` where ``task = "nodes"``, whose files hold indices, and with
+    ``interactions`` where it is ``"recommendation"``, whose files hold ids. ``files`` has the sha256 of every file;
+    ``permutation`` is the seed of random orders of the nodes (None: those of the files)."""
 
     nodes: dict[str, NodeFile]
     edges: tuple[EdgeFile, ...]
@@ -404,5 +393,5 @@ def find_card(name: str) -> AnyCard:
         return FileCard.of_path(name)
     if name not in files:
         message = f"dataset {name!r} has no card{did_you_mean(name, files)}; there are {', '.join(files)}"
-        raise UnknownDatasetError(f"{message}; a log, or card, of your own is given as the path of its file")
+        raise ValueError(f"{message}; a log, or card, of your own is given as the path of its file")
     return Card.load(files[name])

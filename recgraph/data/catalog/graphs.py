@@ -31,14 +31,9 @@ Pairs = npt.NDArray[np.int64]
 def prepare_graph(
     card: GraphCard, given: Path | None, name: str
 ) -> tuple[HeteroGraph, NodeTask | None, Interactions | None]:
-    """Read a folder of published files: ``given``, or the one in it that is called as the card says.
-
-    ``name`` is that of the data set, or the path of its card.
-
-    Returns:
-        the graph, and its task on nodes, or the interactions of a recommendation task, whose training part alone may
-        become edges.
-    """
+    """Read a folder of published files, or the one in it that is called as the card says -> the graph, and its task on
+    nodes, or the interactions of a recommendation task, whose training part alone may become edges; ``name`` is that of
+    the data set, or the path of its card."""
     if given is None:
         known = "; ".join(source.note or source.folder for source in card.sources)
         command = f"recgraph data get {shlex.quote(name)} --from FOLDER"

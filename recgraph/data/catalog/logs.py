@@ -127,7 +127,7 @@ def _prepared(card: LogCard | FileCard, data: Interactions) -> Interactions:
     """What the steps of a card leave, counted."""
     steps = card.prepare
     if steps.min_rating is not None:
-        data = data.min_rating(steps.min_rating, steps.negative)
+        data = data.min_rating(steps.min_rating)
     data = data.deduplicate(steps.duplicates)
     if steps.k_core > 1:
         data = data.k_core(steps.k_core, steps.k_core)

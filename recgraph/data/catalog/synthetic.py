@@ -1,9 +1,8 @@
 """Generated interactions with planted structure, on which the best possible ranking is known.
 
-Items form groups of equal size, and each group is a cycle: a hidden order of its items. A user belongs to one
-group, starts at a random item of it and then jumps forward along the cycle, ``j`` places with probability
-proportional to ``decay ** j``, ``j = 1 .. reach``. So a model can find groups (what is chosen together) and
-order (what follows what), and all that can be known of the next item is how far it is from the last one: the best
+Items form groups of equal size, and each group is a cycle: a hidden order of its items. A user belongs to one group,
+starts at a random item of it and then jumps forward along the cycle, ``j`` places with probability proportional to
+``decay ** j``, ``j = 1 .. reach``. All that can be known of the next item is how far it is from the last one: the best
 ranking sorts by the probability of the jump, and its NDCG@k is the sum of p_j / log2(1 + j) over j <= k.
 """
 

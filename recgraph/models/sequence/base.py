@@ -266,6 +266,23 @@ class SequenceModel(TrainableModel):
         return self.loss.as_scored(self.token_table()[1:])
 
 
+def compile_parts(model: nn.Module, backend: str = "inductor") -> None:
+    """Have accelerators compute by compiled graphs, each without a break, what a sequence model's encoder, loss and
+    contrasts can compile.
+
+    Args:
+        backend: of ``torch.compile``.
+
+    Raises:
+        ValueError: it is another model.
+    """
+    if not isinstance(model, SequenceModel):
+        raise ValueError(f"{type(model).__name__} has no part that is compiled; leave compile out")
+    for module in model.modules():
+        if hasattr(module, "compile_parts"):
+            module.compile_parts(backend)  # type: ignore[operator]
+
+
 class PaddedSequences(nn.Module):
     """User vectors [B, D] of padded rows of tokens; padding is a masked item."""
 

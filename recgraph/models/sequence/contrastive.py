@@ -109,7 +109,7 @@ class ContrastiveSequenceModel(SequenceModel):
         """Several sets of rows, encoded as one batch."""
         if not with_states:
             sizes = [part.n_rows for part in parts]
-            return [Encoded(last) for last in torch.split(self.encode(Ragged.cat(parts), batch), sizes)]
+            return list(map(Encoded, torch.split(self.encode(Ragged.cat(parts), batch), sizes)))
         parts = [self.encoder.closed(part) for part in parts]
         sizes = [len(part.values) for part in parts]
         states = torch.split(self.encode(Ragged.cat(parts), batch, last_only=False), sizes)
