@@ -89,7 +89,6 @@ def page(sheets: Sequence[Sheet], board: Board) -> str:
         ],
         newest=max(times, default="")[:10],
         machines=list(dict.fromkeys(each for entry in entries for each in entry.provenance["machine"])),
-        commits=list(dict.fromkeys(each for entry in entries for each in entry.provenance["code"])),
         conventions=any(table.n_users is not None for sheet in sheets for table in sheet.tables),
         most_seeds=max((len(entry.jobs) for entry in entries), default=1),
         marks=MARKS,

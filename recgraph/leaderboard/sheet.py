@@ -108,10 +108,10 @@ def device_of(record: Record) -> str:
 
 
 def text_of(cls: type[Model]) -> list[str]:
-    """The first paragraph of a model's docstring, and those on its source and on departures from it, as plain text."""
+    """The first paragraph of a model's docstring, its source up to the year, and departures from it, as plain text."""
     text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"\1", inspect.cleandoc(cls.__dict__.get("__doc__") or ""))
-    first, *others = (" ".join(each.replace("``", "").split()) for each in re.split(r"\n\s*\n", text))
-    return [first, *(each for each in others if re.search("Source:|Departure", each))]
+    told = [" ".join(each.replace("``", "").split()) for each in re.split(r"\n\s*\n", text)]
+    return [told[0], *re.findall(r"Source: .*?\([^)]*\d{4}[^)]*\)|Departures?: .*", "\n".join(told[1:]))]
 
 
 @dataclass(frozen=True)

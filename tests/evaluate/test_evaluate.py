@@ -185,12 +185,17 @@ def test_cases_and_candidates_that_do_not_fit() -> None:
     cases, model = random_cases(3, 60), Scores(torch.randn(3, 60))
     with refused("cases.history"):
         evaluate(model, replace(cases, history=Ragged.from_lists([[-1], [2], [3]])))
+    with refused("cases.grades"):
+        evaluate(model, replace(cases, grades=-torch.ones(len(cases.truth.values))))
     with refused("cases"):
         evaluate(model, cases.take(torch.arange(0)))
     for lists in (None, [[1]], [[1], [60], [2]], [[1], [2, 2], [2]]):
         rows = None if lists is None else Ragged.from_lists(lists)
         with refused("candidate_lists"):
             evaluate(model, cases, protocols=[Protocol(candidates="lists")], candidate_lists=rows)
+    other = [Protocol(candidates="lists", candidate_hash="abc")]
+    with refused("candidate_lists"):
+        evaluate(model, cases, protocols=other, candidate_lists=Ragged.from_lists([[1], [2], [3]]))
 
 
 CASES = random_cases(50, 60)
@@ -294,11 +299,13 @@ def test_the_expectation_is_the_mean_over_all_orders(name: str) -> None:
             assert result[0][label] == pytest.approx(float(metric(every, k).mean()), abs=1e-12), (relevant, k)
 
 
-def lists_of(cases: Cases, n: int) -> Ragged:
-    rng = np.random.default_rng(5)
-    return Ragged.from_lists(
-        [list({*row, *rng.integers(0, cases.n_items, n).tolist()}) for row in cases.truth.to_lists()]
-    )
+def test_the_expectation_of_grades_is_the_mean_over_both_orders() -> None:
+    cases = Cases(torch.tensor([0]), Ragged.from_lists([[]]), Ragged.from_lists([[1, 3]]), 4, torch.tensor([3.0, 1.0]))
+    rows = [[3.0, 2.0, 2.0, 1.0], [3.0, 2.5, 2.0, 1.0], [3.0, 2.0, 2.5, 1.0]]
+    asked: dict[str, Any] = {"seen": ("keep",), "metrics": ["ndcg", "dcg"], "cutoffs": (2, 3), "ties": "expectation"}
+    tied, one, other = (evaluate(Scores(torch.tensor([row])), cases, **asked)[0].metrics for row in rows)
+    assert tied == pytest.approx({name: (one[name] + other[name]) / 2 for name in tied})
+    assert one["ndcg@2"] != other["ndcg@2"]
 
 
 @pytest.mark.parametrize("seen", ["keep", "exclude"])
@@ -306,7 +313,8 @@ def lists_of(cases: Cases, n: int) -> Ragged:
 def test_own_candidates_are_what_barring_the_others_gives(seen: str, ties: str) -> None:
     cases = random_cases(300, 200)
     scores = torch.randn(300, 200, generator=torch.Generator().manual_seed(6)).round()
-    lists = lists_of(cases, 30)
+    rng = np.random.default_rng(5)
+    lists = Ragged.from_lists([list({*row, *rng.integers(0, 200, 30).tolist()}) for row in cases.truth.to_lists()])
     metrics = ("ndcg", "mrr", "auc", "r_precision")
     protocol = Protocol(seen=seen, ties=ties, candidates="lists")
     own = evaluate(Scores(scores), cases, protocols=[protocol], candidate_lists=lists, metrics=metrics)[0]

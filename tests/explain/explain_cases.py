@@ -42,22 +42,6 @@ def small_graph(interactions: Sequence[tuple[int, int]] = INTERACTIONS) -> Heter
     )
 
 
-def random_graph(seed: int, n_users: int = 9, n_items: int = 11) -> HeteroGraph:
-    g = torch.Generator().manual_seed(seed)
-
-    def pairs(n: int, m: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.randint(n, (count,), generator=g), torch.randint(m, (count,), generator=g)
-
-    return HeteroGraph.from_edge_lists(
-        {"user": n_users, "item": n_items, "genre": 4},
-        {
-            ("user", "interacts", "item"): pairs(n_users, n_items, 40),
-            ("item", "has", "genre"): pairs(n_items, 4, 18),
-            ("user", "friend", "user"): pairs(n_users, n_users, 14),
-        },
-    )
-
-
 def every_path(graph: HeteroGraph, path: str, start: int) -> Iterator[tuple[int, ...]]:
     """All sequences of nodes from a start, by walking."""
     tables = []
@@ -94,6 +78,14 @@ FEATURES = pl.DataFrame(
 )
 
 
+def give(model: Any, train: Part) -> None:
+    """What a model reads of a training part before it ranks."""
+    if hasattr(model, "fit"):
+        model.fit(train)
+    elif hasattr(model, "setup"):
+        model.setup(train)
+
+
 def recommender(
     name: str = "meowrec", interactions: Sequence[tuple[int, int]] = INTERACTIONS, **settings: Any
 ) -> Recommender:
@@ -106,11 +98,7 @@ def recommender(
     model = registry.load("model", name)(**settings)
     sizes = {"n_users": 4, "n_items": 5}
     model.build(GraphSpace(**sizes, graph=graph) if model.reads_graph else Space(**sizes), seed=3)
-    part = Part(seen, 5)
-    if hasattr(model, "fit"):
-        model.fit(part)
-    elif hasattr(model, "setup"):
-        model.setup(part)
+    give(model, Part(seen, 5))
     users, items = (IdMap(pl.Series(ids[kind])) for kind in ("user", "item"))
     return Recommender(model, users, items, seen, item_features=FEATURES)
 
@@ -169,11 +157,7 @@ def model_of(
         model.build(GraphSpace(**sizes, graph=graph), seed=1)
     else:
         model.build(Space(**sizes), seed=1)
-    part = Part(Ragged.from_lists(rows), N_ITEMS)
-    if hasattr(model, "fit"):
-        model.fit(part)
-    elif hasattr(model, "setup"):
-        model.setup(part)
+    give(model, Part(Ragged.from_lists(rows), N_ITEMS))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(4)

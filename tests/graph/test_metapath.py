@@ -241,18 +241,6 @@ def test_proposals_from_the_schema() -> None:
     assert all(text_of(MetaPath(path).route(graph), graph) == path for path in paths)
 
 
-def _ways(graph: HeteroGraph, path: str) -> tuple[Csr, ...]:
-    return tuple(step.matrix(graph).with_weights(None) for step in MetaPath(path).route(graph)[:-1])
-
-
-def composed_mean(steps: tuple[Csr, ...], h: torch.Tensor) -> torch.Tensor:
-    """The mean over the distinct nodes that the composed matrix has."""
-    reached = steps[0].pattern()
-    for step in steps[1:]:
-        reached = compose(reached, step, "binary")
-    return spmm(reached, h) / reached.degrees.clamp(min=1)[:, None].to(h.dtype)
-
-
 def test_contexts_below_the_cap_are_exact_and_others_count_ways() -> None:
     draw = torch.Generator().manual_seed(0)
     edges = {
@@ -261,9 +249,11 @@ def test_contexts_below_the_cap_are_exact_and_others_count_ways() -> None:
     }
     graph = HeteroGraph.from_edge_lists({"paper": 40, "author": 30, "subject": 6}, edges)
     h = torch.rand(40, 3, dtype=torch.float64)
-    steps = _ways(graph, "author-paper-subject-paper-author")
-    exact = composed_mean(steps, h)
+    route = MetaPath("author-paper-subject-paper-author").route(graph)[:-1]
+    steps = tuple(step.matrix(graph).with_weights(None) for step in route)
     middle = compose(steps[0].pattern(), steps[1], "binary")
+    reached = compose(middle, steps[2], "binary")
+    exact = spmm(reached, h) / reached.degrees.clamp(min=1)[:, None].to(h.dtype)
     ways = n_pairs(middle, steps[2])
     for cap in (39, 30, 20, 10):
         # few enough papers, or few enough ways

@@ -141,7 +141,7 @@ def test_the_text_of_a_model() -> None:
     text = text_of(Mine)  # type: ignore[arg-type]
     assert text == [
         "Does EASE better.",
-        "Source: Me and You, A Paper: With a Title (RecSys 2031), section 4. More of it.",
+        "Source: Me and You, A Paper: With a Title (RecSys 2031)",
         "Departures: none worth a word.",
     ]
     for name in registry.names("model"):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recgraph.losses.pairwise import BCE, BPR, CCL, PairWeights
-from recgraph.losses.scores import own_scores, pair_scores
+from recgraph.losses.scores import own_scores
 from recgraph.rng import dropout
 from recgraph.sparse.blocks import even_bounds, of_groups
 from recgraph.sparse.rows import SPARSE_GRADIENTS
@@ -108,27 +108,6 @@ def test_dropout_of_ccl_comes_after_the_length(shared: bool) -> None:
     plain = CCL(margin=0.1, negative_weight=20.0, n_negatives=K, **settings)
     without = loss.eval().against(drawn, hidden, targets, table, generator=torch.Generator().manual_seed(4))
     assert torch.equal(without, plain.against(drawn, hidden, targets, table))
-
-
-# Scores of pairs: values and gradients against lookups
-
-
-def _case(k: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    g = torch.Generator().manual_seed(k)
-    table = torch.randn(9, 5, generator=g, dtype=torch.float64).to(device).requires_grad_()
-    rows, columns = torch.randint(9, (30,), generator=g), torch.randint(9, (30, k), generator=g)
-    return table, rows.to(device), columns.to(device)
-
-
-@pytest.mark.parametrize("k", [1, 5])
-def test_equals_lookups(k: int, device: torch.device) -> None:
-    table, rows, columns = _case(k, device)
-    expected = (table[rows][:, None] * table[columns]).sum(2)
-    scores = pair_scores(table, rows, columns)
-    torch.testing.assert_close(scores, expected, rtol=1e-12, atol=1e-12)
-    pull = torch.linspace(-1, 1, scores.numel(), dtype=torch.float64, device=device).view_as(scores)
-    for a, b in zip(torch.autograd.grad(scores, table, pull), torch.autograd.grad(expected, table, pull), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(("block_rows", "row_sparse"), [(None, False), (7, True)])

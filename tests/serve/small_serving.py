@@ -115,11 +115,8 @@ SMALL = {"hidden_dim": 16, "max_len": 8, "encoder.inner_dim": 32, "loss.n_negati
 def of_model(name: str, seed: int = 1, **settings: Any) -> Recommender:
     """A small model by its name, for a log with titles."""
     cls, data = registry.load("model", name), log(item=np.int16)
-    space, rows, items = (
-        Space(n_users=data.n_users, n_items=data.n_items),
-        data.ordered.items,
-        torch.arange(data.n_items),
-    )
+    space = Space(n_users=data.n_users, n_items=data.n_items)
+    rows, items = data.ordered.items, torch.arange(data.n_items)
     if cls.reads_graph:
         edges = {("user", "interacts", "item"): (rows.rows, rows.values), ("item", "has", "genre"): (items, items % 3)}
         counts = {"user": data.n_users, "item": data.n_items, "genre": 3}

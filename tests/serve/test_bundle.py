@@ -14,7 +14,6 @@ from refusing import refused
 from small_serving import RECOMMENDERS, of_model
 
 import recgraph
-from recgraph import registry
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.models.heterogeneous.meow import MEOW
@@ -106,18 +105,6 @@ def test_what_a_bundle_lacks_is_named(folder: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(bundle, "FORMAT", bundle.FORMAT + 1)
     with refused("format", by=BundleError):
         recgraph.load(folder)
-
-
-def test_a_model_of_ones_own_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = registry.load("model", "popularity")
-    monkeypatch.setattr(registry, "_registered", {})
-    registry.register("model", "my-popularity")(type("Popularity", (before,), {"__module__": "mine"}))
-    one = of_model("my-popularity")
-    one.save(tmp_path / "bundle")
-    assert type(recgraph.load(tmp_path / "bundle").model) is type(one.model)
-    monkeypatch.setattr(registry, "_registered", {})
-    with refused("mypopularity", "mine", by=BundleError):
-        recgraph.load(tmp_path / "bundle")
 
 
 def test_saving_replaces_a_bundle_and_nothing_else(folder: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from random_matrices import random_matrix
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import Chain, Normalisation, Sum, compress_rows, mean_of, normalise
 from recgraph.sparse.products import compose
-from recgraph.sparse.spmm import spmm
+from recgraph.sparse.spmm import Operator, spmm
 
 
 def random_csr(
@@ -134,6 +134,13 @@ def test_normalisation(kind: Normalisation, device: torch.device) -> None:
     torch.testing.assert_close(normalise(adj, kind).to_dense().to("cpu"), expected, rtol=1e-14, atol=1e-14)
 
 
+def same_products(ours: Operator, theirs: Operator, x: torch.Tensor) -> None:
+    """With a dense matrix, and their gradients."""
+    torch.testing.assert_close(spmm(ours, x), spmm(theirs, x), rtol=1e-12, atol=1e-14)
+    grads = [torch.autograd.grad((spmm(each, x) ** 2).sum(), x)[0] for each in (ours, theirs)]
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-12, atol=1e-12)
+
+
 def test_mean_of_matrices(device: torch.device) -> None:
     parts = [random_csr(seed, device=device) for seed in (1, 2, 3)]
     torch.testing.assert_close(mean_of(parts).to_dense(), sum(p.to_dense() for p in parts) / 3)
@@ -168,9 +175,7 @@ def test_a_sum_equals_what_it_makes(kind: Normalisation, device: torch.device) -
     x = torch.rand(60, 4, dtype=torch.float64, device=device, requires_grad=True)
     torch.testing.assert_close(both.row_sums(), made.row_sums())
     for ours, theirs in ((both, made), (both.t(), made.t()), (normalise(both, kind), normalise(made, kind))):
-        torch.testing.assert_close(spmm(ours, x), spmm(theirs, x), rtol=1e-12, atol=1e-14)
-        grads = [torch.autograd.grad((spmm(op, x) ** 2).sum(), x)[0] for op in (ours, theirs)]
-        torch.testing.assert_close(grads[0], grads[1], rtol=1e-12, atol=1e-12)
+        same_products(ours, theirs, x)
 
 
 @pytest.mark.parametrize("kind", [None, "row", "column", "symmetric", "meow"])
@@ -185,8 +190,5 @@ def test_a_chain_equals_its_product(kind: Normalisation | None, device: torch.de
     if kind is not None:
         chain, product = normalise(chain, kind), normalise(product, kind)
     x = torch.rand(30, 4, dtype=torch.float64, device=device, requires_grad=True)
-    (by_factors,) = torch.autograd.grad((spmm(chain, x) ** 2).sum(), x)
-    (by_product,) = torch.autograd.grad((spmm(product, x) ** 2).sum(), x)
-    torch.testing.assert_close(spmm(chain, x), spmm(product, x), rtol=1e-12, atol=1e-14)
-    torch.testing.assert_close(by_factors, by_product, rtol=1e-12, atol=1e-14)
-    torch.testing.assert_close(spmm(chain.t(), x), spmm(product.t(), x), rtol=1e-12, atol=1e-14)
+    same_products(chain, product, x)
+    same_products(chain.t(), product.t(), x)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,21 +15,8 @@ import pytest
 from refusing import refused
 from test_tune import SETTINGS, SPACE, states, synthetic, tune
 
-from recgraph import registry
 from recgraph.config import setting_text
-from recgraph.files import locked
-from recgraph.tuning import trials as workers
-from recgraph.tuning.plan import Plan
 from recgraph.tuning.storage import StorageFailed, find_study, open_storage, without_password
-from recgraph.tuning.trials import load_study
-
-PLAN = Plan(
-    "s",
-    registry.load("model", "sasrec"),
-    ("ndcg@10",),
-    8,
-    given={"*": "fixed", "weight_decay": {"low": 1e-6, "high": 1e-2}},
-)
 
 
 @pytest.fixture(params=["journal", "sqlite", "postgres"])
@@ -44,42 +29,6 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     storage = open_storage(found)
     for name in optuna.get_all_study_names(storage.optuna):
         optuna.delete_study(study_name=name, storage=storage.optuna)
-    storage.close()
-
-
-def test_many_workers_make_exactly_the_trials_that_are_wanted(
-    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And each takes over what one before it has left, once."""
-    storage = open_storage(url)
-    study = optuna.create_study(study_name="s", storage=storage.optuna, direction="maximize")
-    lost = study.ask()
-    lost.suggest_float("weight_decay", 1e-6, 1e-2)
-    (tmp_path / "gone.lock").touch()
-    study.ask()  # its worker died before it had drawn anything: the next trial draws that
-    lost.set_user_attr("worker", f"{workers.platform.node()}:{tmp_path / 'gone.lock'}")
-    monkeypatch.setattr(workers, "run_trial", lambda plan, trial, split: time.sleep(0.05) or [0.5])
-    monkeypatch.setattr(workers, "_POLL", 0.05)
-    none: Any = None
-
-    def worker(number: int) -> None:
-        own = open_storage(url)
-        with locked(tmp_path / f"{number}.lock"):
-            workers._work(PLAN, own, none, str(tmp_path / f"{number}.lock"), False)
-        own.close()
-
-    threads = [threading.Thread(target=worker, args=(number,)) for number in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    trials = load_study(PLAN, storage).get_trials()
-    states = [trial.state.name for trial in trials]
-    assert (states.count("COMPLETE"), states.count("FAIL"), len(states)) == (8, 2, 10)
-    (again,) = [trial for trial in trials if trial.system_attrs.get("failed_trial") == lost.number]
-    assert again.params == trials[lost.number].params
-    # one stream of draws for all would propose the same values
-    assert len({trial.params["weight_decay"] for trial in trials if trial.state.name == "COMPLETE"}) == 8
     storage.close()
 
 
@@ -143,17 +92,16 @@ def in_the_middle(out: Path) -> bool:
     return any(3 <= log.read_bytes().count(b"\n") < 11 for log in out.glob("trials/000[12]/log.jsonl"))
 
 
-@pytest.mark.parametrize("kind", ["journal", "sqlite"])
-def test_a_study_that_is_killed_ends_with_its_exact_number_of_trials(tmp_path: Path, kind: str) -> None:
-    out, storage = tmp_path / "s", f"{kind}:///{tmp_path}/study.{kind}"
-    with command(out, storage) as process:
+def test_a_study_that_is_killed_ends_with_its_exact_number_of_trials(tmp_path: Path, url: str) -> None:
+    out = tmp_path / "s"
+    with command(out, url) as process:
         process.until(lambda: in_the_middle(out))
         process.kill()  # the command and its workers
     with find_study(str(out)) as (study, _):
         before = {trial.number: trial for trial in study.get_trials()}
     running = [number for number, trial in before.items() if trial.state.name == "RUNNING"]
     assert running
-    study = tune(synthetic(), out, 4, storage=storage, **LONG)
+    study = tune(synthetic(), out, 4, storage=url, **LONG)
     assert states(study) == {"COMPLETE": 4, "FAIL": len(running)}
     complete = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
     assert len({tuple(trial.params.items()) for trial in complete}) == 4
