@@ -65,12 +65,20 @@ def run(path: Path, folder: Path, programs: Path = Path(sys.executable).parent) 
         os.environ.update(before)
 
 
+def _is_read(output: Any) -> bool:
+    """Whether it is there without a kernel: a bar that moves is not."""
+    data = output.get("data", {})
+    return not any("widget" in form for form in data) and data.get("text/plain") != ""
+
+
 def main(names: list[str]) -> None:
     """Run some notebooks, or all, and write each again with its outputs."""
     paths = [TUTORIALS / f"{name}.ipynb" for name in names] or sorted(TUTORIALS.glob("*.ipynb"))
     for path in paths:
         with tempfile.TemporaryDirectory() as folder:
             notebook = run(path, Path(folder))
+            for cell in notebook.cells:
+                cell.get("outputs", [])[:] = filter(_is_read, cell.get("outputs", []))
             text = nbformat.writes(notebook).replace(folder, "~")
         temporary = path.with_name(f".{path.name}")
         temporary.write_text(text + "\n", encoding="utf-8")

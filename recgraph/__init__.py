@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import ast
 import importlib
-import logging
 from pathlib import Path
 from typing import Any
 
 __version__ = "0.1.0"
-
-# what is logged is shown where the application says so
-logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 _stub = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
 _WHERE = {each.name: node.module for node in _stub.body if isinstance(node, ast.ImportFrom) for each in node.names}

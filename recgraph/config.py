@@ -202,17 +202,6 @@ def configure(owner: object, cls: type[C], config: C | None, settings: Mapping[s
     return config
 
 
-def distribute(values: Mapping[str, Any], parts: Mapping[str, type[Config]]) -> dict[str, dict[str, Any]]:
-    """Divide one mapping of settings among several configurations, by the names of their fields."""
-    shared: dict[str, dict[str, Any]] = {part: {} for part in parts}
-    for key, value in values.items():
-        owner = next((part for part, cls in parts.items() if key in cls.model_fields), None)
-        if owner is None:
-            raise ConfigError(unknown_key(key, *parts.values()))
-        shared[owner][key] = value
-    return shared
-
-
 # -- what is shown, and messages
 
 

@@ -86,8 +86,7 @@ def map(
     settings = {name: value for name, value in os.environ.items() if name.startswith("RECGRAPH_")}
     work = cloudpickle.dumps((function, shared))
     common = cloudpickle.dumps((engine.threads, os.getcwd(), settings, registry.to_import(), work))
-    # Ray does a piece again by itself
-    begin, retries = (_processes, engine.retries) if engine.name == "local" else (_cluster, 0)
+    begin = _processes if engine.name == "local" else _cluster
     numbered, size, given = enumerate(pieces), engine.size, 0
     running: dict[Future[bytes], tuple[int, Piece[T], int]] = {}
     done: dict[int, bytes] = {}
@@ -105,7 +104,7 @@ def map(
                 except Exception as error:  # loky's and Ray's: the function's own are results
                     dead.append((number, piece, deaths, error))
             for number, piece, deaths, death in dead:
-                if deaths >= retries:
+                if deaths >= engine.retries:
                     raise TaskFailed(
                         f"task {' or '.join(each[1].name for each in dead)}: the worker died ({type(death).__name__}); "
                         "the machine may have run out of memory: take smaller pieces or fewer workers"
@@ -141,7 +140,7 @@ def _processes(engine: Engine, common: bytes) -> Iterator[Submit]:
 def _cluster(engine: Engine, common: bytes) -> Iterator[Submit]:
     """Tasks of Ray; they are cancelled where this ends early."""
     ray = _connected(engine)
-    task = ray.remote(_run).options(num_cpus=engine.threads, max_retries=engine.retries)
+    task = ray.remote(_run).options(num_cpus=engine.threads, max_retries=0)  # :func:`map` does it
     token, there = uuid.uuid4().hex, ray.put(common)
     references: dict[Future[bytes], Any] = {}
 
@@ -194,6 +193,7 @@ def _run(token: str, common: bytes | Path, piece: bytes) -> bytes:
                 os.chdir(folder)
             os.environ.update(settings)
             registry.import_all(own)
+            logging.getLogger("recgraph").addHandler(logging.NullHandler())  # the caller has warned of what all find
             _shared[token] = pickle.loads(body)
         answer: tuple[Any, Exception | None] = (_do(*_shared[token], pickle.loads(piece)), None)
     except Exception as error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import os
 import re
 import sys
 import traceback
@@ -253,13 +252,10 @@ def import_file(what: str | Path, folder: str | Path = ".") -> ModuleType:
         what: a path, e.g. ``"parts/mymodel.py"``, or the name of a module that can be imported from here or is
             installed, e.g. ``"mypackage.models"``.
         folder: where relative paths count from.
-
-    Raises:
-        ImportFailed: there is no such file or module, or it ends with an error; names the file and the line.
     """
     text = str(what)
     try:
-        file = Path(folder, text).resolve(strict=True) if is_path(text) else None
+        file = Path(folder, text).resolve(strict=True) if text.endswith(".py") else None
         place = str(file.parent if file else Path(folder).resolve())
         if place not in sys.path:
             sys.path.append(place)
@@ -299,11 +295,6 @@ def _where(error: BaseException) -> str:
     return f"{where}{type(error).__name__}: {error}"
 
 
-def is_path(what: str) -> bool:
-    """Whether what is imported is the path of a file rather than the name of a module."""
-    return what.endswith(".py") or os.sep in what
-
-
 def import_all(what: Iterable[str | Path], folder: str | Path = ".") -> None:
     """:func:`import_file` of each, in this order."""
     for each in what:
@@ -314,11 +305,6 @@ def imported() -> list[dict[str, Any]]:
     """What was imported by :func:`import_file`, in this order, for records: without the path, which is of this
     machine."""
     return [{"module": name, "file": path and path.name, "sha256": sum_} for name, (path, sum_) in _imported.items()]
-
-
-def own_files() -> list[str]:
-    """The names of the files, or of the modules without one, that registered something."""
-    return sorted({Path(_origin(cls)[0]).name for cls, _ in _registered.values()})
 
 
 def to_import() -> list[str]:

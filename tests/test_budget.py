@@ -36,10 +36,7 @@ BUDGET = {
     "tests": (25_000, 150),
 }
 #: what is over its budget yet -> lines at most: it only gets smaller, and leaves this table
-OVER = {
-    "recgraph": 40_000,
-    "recgraph/*": 1_572,
-}
+OVER = {"recgraph/*": 1_538}
 #: ``raise`` statements in recgraph/, at most
 RAISES = 450
 

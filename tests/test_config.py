@@ -17,13 +17,13 @@ from recgraph.config import (
     PartConfig,
     Search,
     assignments,
-    distribute,
     merged,
     parse_settings,
     setting_text,
     walk,
 )
 from recgraph.registry import part
+from recgraph.train.config import distribute
 
 
 class Encoder(Config):

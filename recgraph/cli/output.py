@@ -32,7 +32,7 @@ FileFormatOption = Annotated[FileFormat | None, typer.Option("--format", help=_H
 #: notes of the commands, shown unless ``-q``; and what the log file alone gets
 NOTES, FILE = logging.getLogger("recgraph.cli.notes"), logging.getLogger("recgraph.cli")
 _root = logging.getLogger("recgraph")
-#: loggers that say one thing, of each run anew: a command shows it once, as it does any note
+#: loggers that say one thing, of each run anew: a command shows it once, as it does any note and what it finds of data
 _ONCE = ("recgraph.data.split",)
 #: the watch of the command that runs
 _current: list[Watch] = []
@@ -94,7 +94,8 @@ class Watch(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         is_note, level = record.name in self.notes, record.levelno
         least = logging.ERROR if self.is_quiet else logging.DEBUG if is_note else self._shown
-        message, is_once = record.getMessage(), record.name in (NOTES.name, *_ONCE)
+        message = record.getMessage()
+        is_once = record.name == NOTES.name or record.name.startswith("recgraph.data.")
         said = record.name if record.name in _ONCE else message
         if level < least or record.name == FILE.name or (is_once and said in self._said):
             return

@@ -43,8 +43,9 @@ _CLOCKS = ("%H:%M:%S%.f%#z", "%H:%M:%S%.f", "%H:%M:%S%.f UTC", "%H:%M%#z", "%H:%
 _FORMATS = _DATES[:2] + tuple(f"{date}{mark}{clock}" for date in _DATES for mark in "T " for clock in _CLOCKS)
 #: formats that are proposed, and used only where they are given: most of them may be taken for another one
 _PROPOSED = tuple(
-    f"{date}{clock}"
-    for date in ("%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y.%m.%d", "%d %b %Y", "%b %d, %Y")
+    f"{day.replace('.', mark)}{year}{clock}"
+    for year in "yY"  # "%Y" reads the 24 of 01.05.24 as the year 24
+    for day, mark in (("%d.%m.%", "."), ("%m.%d.%", "/"), ("%d.%m.%", "/"), ("%d.%m.%", "-"), ("%d.%b.%", " "))
     for clock in (" %H:%M:%S", " %H:%M", " %I:%M:%S %p", " %I:%M %p", ", %H:%M", "")
 )
 #: the letters of a time of day in a format
@@ -120,14 +121,14 @@ def _parse(form: str) -> pl.Expr:
 
 
 def is_dated(sample: pl.Series) -> bool:
-    """Whether a column holds dates: by its type, or most of its texts are ISO 8601."""
+    """Whether a column holds dates: by its type, or as most of its texts are written."""
     if sample.dtype in (pl.Date, pl.Datetime):
         return True
     if sample.dtype != pl.String:
         return False
-    texts = sample.drop_nulls().str.strip_chars()
-    texts = texts.filter(texts != "")
-    return bool(len(texts)) and 2 * _parsed(texts, _FORMATS).null_count() < len(texts)
+    texts = sample.str.strip_chars().replace("", None).drop_nulls()
+    certain = [*_FORMATS, *(form for form in _PROPOSED if not form.endswith("%y"))]  # 10.4.12 may be a version
+    return bool(len(texts)) and 2 * _parsed(texts, certain).null_count() < len(texts)
 
 
 def proposed_formats(texts: pl.Series) -> list[str]:

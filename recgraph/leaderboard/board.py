@@ -18,7 +18,7 @@ from recgraph.evaluate.metrics import full_name
 from recgraph.evaluate.nodes import SCORES
 from recgraph.evaluate.protocol import Cutoff
 from recgraph.files import read_toml
-from recgraph.registry import ImportFailed, import_all, is_path
+from recgraph.registry import ImportFailed, import_all
 from recgraph.train.settings import DataConfig
 
 __all__ = ["Board", "EntrySpec", "ProtocolSpec", "SheetSpec", "is_of_nodes", "load_board"]
@@ -116,7 +116,7 @@ class SheetSpec(Config):
     @property
     def imported(self) -> tuple[str, ...]:
         """What it imports as a command takes it anywhere: a file by its absolute path, a module by its name."""
-        return tuple(_path(self.file, each) if is_path(each) else each for each in self.imports)
+        return tuple(_path(self.file, each) if each.endswith(".py") else each for each in self.imports)
 
     def located(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The settings with their paths from the board's file on; addresses have them as they are written."""

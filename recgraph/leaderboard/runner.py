@@ -260,7 +260,7 @@ def _test(run: Run | NodeRun, job: Job, hashes: DataHashes, device: str | None) 
         counts = split.fit_part(job.fit_on).item_counts()
         groups = {"history": history_groups(split.test), "popularity": popularity_groups(split.test, counts)}
         record["groups"] = {kind: _group_metrics(found, labels) for kind, labels in groups.items()}
-        record["data"] = {name: data[name] for name in ("split", "split_hash", "n_users", "n_items")}
+        record["data"] = {name: data[name] for name in ("split", "split_hash", "n_users", "n_items", "times")}
         for result in found:
             save_users(result, users_file(job.folder, job.stem, result.protocol.seen))
     return record

@@ -94,7 +94,7 @@ def _describe(model: Model, folder: Path) -> dict[str, Any]:
         "config": model.config.model_dump(mode="json"),
         "space": model.space.model_dump(mode="json"),
         "seed": model.seed,
-        "imported": registry.own_files(),
+        "imported": sorted({Path(each).name for each in registry.to_import()}),
     }
     if isinstance(model.space, GraphSpace):
         model.space.graph.save(folder / "graph")

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from pydantic import Field, create_model
 
-from recgraph.config import Config, ConfigError, Search, distribute
+from recgraph.config import Config, ConfigError, Search, unknown_key
 from recgraph.data.part import Part
 from recgraph.models.base import Model, TrainableModel
 
@@ -119,10 +119,21 @@ def refuse_training(model: type[Model], names: Iterable[str]) -> None:
         raise ConfigError(f"{model.__name__} is fitted in one step: leave out {', '.join(wrong)}")
 
 
+def distribute(values: Mapping[str, Any], parts: Mapping[str, type[Config]]) -> dict[str, dict[str, Any]]:
+    """Divide one mapping of settings among several configurations, by the names of their fields."""
+    shared: dict[str, dict[str, Any]] = {part: {} for part in parts}
+    for key, value in values.items():
+        owner = next((part for part, cls in parts.items() if key in cls.model_fields), None)
+        if owner is None:
+            raise ConfigError(unknown_key(key, *parts.values()))
+        shared[owner][key] = value
+    return shared
+
+
 def share_out(
     model: type[Model], settings: Mapping[str, Any], parts: Mapping[str, type[Config]]
 ) -> dict[str, dict[str, Any]]:
-    """Share one flat namespace of settings of a model's run out, as :func:`recgraph.config.distribute` does."""
+    """Share one flat namespace of settings of a model's run out, as :func:`distribute` does."""
     refuse_training(model, settings)
     return distribute(settings, parts)
 

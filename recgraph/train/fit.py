@@ -260,7 +260,7 @@ def _fit_split(model: Model, split: Split | SealedSplit, options: FitOptions, fi
     config = options.config.decided(part)
     options = replace(options, config=config)
     data: dict[str, Any] = {"split": split.name, "split_params": split.params, "split_hash": split.hash}
-    data |= {"n_users": split.n_users, "n_items": split.n_items}
+    data |= {"n_users": split.n_users, "n_items": split.n_items, "times": split.interactions.time_unit}
     record = new_record(model, options, fit_on, data)
     record.unsealed = list(sealed.unsealed_reasons)
     initialise = validate = None
@@ -269,7 +269,7 @@ def _fit_split(model: Model, split: Split | SealedSplit, options: FitOptions, fi
         record.init_items, initialise = items.record, items.write
     if isinstance(model, TrainableModel) and config.metric not in ("loss", "last"):
         check_selects(config.metric)
-        if fit_on == "train" and len(sealed.valid):
+        if fit_on == "train" and sealed.valid.users.numel():
             seen: Any = config.select_seen
             validate = partial(validation, model, sealed.valid, config.metric, seen=seen, fit_part=part)
     with run_folder(model, options, record) as is_complete:

@@ -14,7 +14,7 @@ from torch import Tensor
 from recgraph.data.part import Part
 from recgraph.files import LOCK, contents, hold, read_object, sweep, write_json
 from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel, check_weights
-from recgraph.ranks import all_values, is_first, of_all
+from recgraph.ranks import Ranks, all_values, is_first, of_all
 from recgraph.rng import Generators
 from recgraph.train.config import TrainConfig, make_accelerator, pick_device
 from recgraph.train.observers import EpochLines, JsonLines, Observer, ProgressBar, Tracked, duration, shows_bar
@@ -179,7 +179,7 @@ def train_model(
     trainer = _trainer(model, part, options, validate) if isinstance(model, TrainableModel) else None
     observers, identifying = [*options.observers], record.only(*IDENTIFYING)
     with measured() as cost:
-        if is_first():
+        if not Ranks.here().index:
             there = read_object(folder / "config.json") if folder and (folder / "config.json").exists() else None
             # of a run that goes on only the training can differ; the rest stays as it was written
             if folder is not None and (there is None or there["training"] != identifying["training"]):

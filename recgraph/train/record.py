@@ -55,7 +55,7 @@ class DataRecord(_Entries):
         file: which file of one's own it was, see :meth:`recgraph.data.read.LogFile.fingerprint`.
         features: likewise the files of features, by their names in the settings, or the frames and the graph of data in
             memory; absent where there are none.
-        split, split_params, split_hash, n_users, n_items: of a split.
+        split, split_params, split_hash, n_users, n_items, times: of a split; ``times`` is their unit, or ``"none"``.
         target, graph_hash, nodes, edges: of a graph: the embedded node type, and counts by type.
     """
 

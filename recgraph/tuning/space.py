@@ -21,7 +21,6 @@ from recgraph.config import (
     PartConfig,
     Search,
     assignments,
-    distribute,
     put,
     search_of,
     shown,
@@ -30,6 +29,7 @@ from recgraph.config import (
     with_none,
 )
 from recgraph.files import read_toml
+from recgraph.train.config import distribute
 
 if TYPE_CHECKING:
     from optuna import Trial

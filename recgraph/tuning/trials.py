@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recgraph import parallel
-from recgraph.config import ConfigError, distribute
+from recgraph.config import ConfigError
 from recgraph.data.split import SealedSplit, Split, without_test_data
 from recgraph.files import locked, read_object, remove_folder, replacing_folder, write_json
 from recgraph.models.base import NonFinite
 from recgraph.pages import print_note
 from recgraph.train import fit as experiment
+from recgraph.train.config import distribute
 from recgraph.train.observers import Observer
 from recgraph.train.run import Run
 from recgraph.tuning.objectives import make_pruner, make_sampler, measure
@@ -98,11 +99,8 @@ def fit(
     folder: Path | None,
     observers: tuple[Observer, ...] = (),
 ) -> Run:
-    """Fit one configuration, or resume it from a folder that holds an unfinished training of it.
-
-    Raises:
-        InUse: another process trains into the folder.
-    """
+    """Fit one configuration, or resume it from a folder that holds an unfinished training of it; InUse: another process
+    trains into the folder."""
     shared = distribute(settings, plan.space.parts)
     training = {**shared.get("training", {}), "metric": plan.selecting} if plan.is_trained else {}
     if folder is not None and folder.exists() and not (folder / "config.json").exists():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from typer.testing import CliRunner
 
 import recgraph as rg
 from recgraph.cli.app import app
-from recgraph.data.columns import proposed_formats
+from recgraph.data.columns import is_dated, proposed_formats
 from recgraph.files import DataError
 from recgraph.graph.hetero import HeteroGraph
 
@@ -61,6 +63,23 @@ def test_a_column_of_dates_is_that_of_the_times_whatever_its_name(name: str, tim
             rg.load_data(frame.with_columns(returned=pl.col(name)))
 
 
+@pytest.mark.parametrize(
+    ("texts", "is_date"),
+    [
+        (["01.05.2024", "31.05.2024"], True),
+        (["5/1/2024 9:05", "12/31/2024 23:05"], True),
+        (["1 May 2024", ""], True),
+        (["01.05.24 10:00"], True),
+        (["10.4.12", "10.4.13"], False),
+        (["85711", "20240501"], False),
+        (["New York", "2024-05-01", "Paris"], False),
+        (["1/2", "12.5", None], False),
+    ],
+)
+def test_what_is_a_column_of_dates(texts: list[str | None], is_date: bool) -> None:
+    assert is_dated(pl.Series(texts, dtype=pl.String)) == is_date
+
+
 def test_without_times_the_order_is_said(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     frame = pl.DataFrame({"user_id": [1, 1, 1], "item_id": [1, 2, 3], "note": ["a", "b", "c"]})
     data = rg.load_data(frame)
@@ -76,6 +95,20 @@ def test_without_times_the_order_is_said(caplog: pytest.LogCaptureFixture, tmp_p
     done = CliRunner().invoke(app, ["check", "--data", str(tmp_path / "a.csv"), "--format", "csv"])
     assert "time leakage,warn" in done.stdout
     assert "'note'" in done.stderr
+
+
+def test_a_script_and_a_board_say_that_there_are_no_times(tmp_path: Path) -> None:
+    rows = [(user, item, "New York") for user in range(9) for item in range(5)]
+    pl.DataFrame(rows, schema=["user_id", "item_id", "city"], orient="row").write_csv(tmp_path / "a.csv")
+    script = f"import recgraph as rg; rg.load_data({str(tmp_path / 'a.csv')!r})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "'city'" in done.stderr
+    board = tmp_path / "board.toml"
+    board.write_text('data = { file = "a.csv" }\nseeds = [0, 1]\n[[models]]\nmodel = "popularity"\n')
+    done = CliRunner().invoke(app, ["board", "run", str(board)])
+    assert done.stderr.count("'city'") == 1, "of each job alike"
+    assert CliRunner().invoke(app, ["board", "render", str(board), "--out", str(tmp_path / "a.md")]).exit_code == 0
+    assert "times none" in (tmp_path / "a.md").read_text()
 
 
 def test_a_dirty_log_is_read_as_it_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -325,7 +325,6 @@ def test_the_best_weights_are_written_before_the_checkpoint_that_counts_on_them(
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", note)
-    monkeypatch.setattr("recgraph.files._exchange", lambda *_: False)
     trainer_of(toy(), [1.0], tmp_path).fit()
     assert calls.index("best.safetensors") < calls.index("step-000000001-000001")
 

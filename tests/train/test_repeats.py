@@ -28,7 +28,7 @@ def test_the_selection_keeps_what_users_buy_again(again: bool, refit: bool, capl
     run = rg.fit(rg.models.BPRMF(hidden_dim=4), split, seed=0, max_epochs=1, refit=refit)
     assert isinstance(run, rg.Run)
     wanted = "keep" if again else "exclude"
-    assert run.record.training["select_seen"] == wanted
+    assert (run.record.training["select_seen"], run.record.data.times) == (wanted, "own")  # type: ignore[attr-defined]
     assert ("keep-seen" in caplog.text) == again
     if refit:
         assert run.selection is not None

@@ -14,9 +14,8 @@ from refusing import refused
 
 import recgraph as rg
 from recgraph import parallel, registry
-from recgraph.config import distribute
 from recgraph.data.split import SealedSplit, SealedTestError, Split
-from recgraph.train.config import TrainConfig
+from recgraph.train.config import TrainConfig, distribute
 from recgraph.train.run import Run
 from recgraph.tuning.report import command, described, importances, outcomes
 from recgraph.tuning.storage import find_study
