@@ -58,6 +58,7 @@ def run(path: Path, folder: Path, programs: Path = Path(sys.executable).parent) 
             resources=resources,
             record_timing=False,
             coalesce_streams=True,
+            store_widget_state=False,
         )
         return client.execute()
     finally:
