@@ -58,11 +58,18 @@ def run(path: Path, folder: Path, programs: Path = Path(sys.executable).parent) 
             resources=resources,
             record_timing=False,
             coalesce_streams=True,
+            store_widget_state=False,
         )
         return client.execute()
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+def _is_read(output: Any) -> bool:
+    """Whether it is there without a kernel: a bar that moves is not."""
+    data = output.get("data", {})
+    return not any("widget" in form for form in data) and data.get("text/plain") != ""
 
 
 def main(names: list[str]) -> None:
@@ -71,6 +78,8 @@ def main(names: list[str]) -> None:
     for path in paths:
         with tempfile.TemporaryDirectory() as folder:
             notebook = run(path, Path(folder))
+            for cell in notebook.cells:
+                cell.get("outputs", [])[:] = filter(_is_read, cell.get("outputs", []))
             text = nbformat.writes(notebook).replace(folder, "~")
         temporary = path.with_name(f".{path.name}")
         temporary.write_text(text + "\n", encoding="utf-8")

@@ -126,9 +126,9 @@ def is_dated(sample: pl.Series) -> bool:
         return True
     if sample.dtype != pl.String:
         return False
-    texts = sample.drop_nulls().str.strip_chars()
-    texts = texts.filter(texts != "")
-    return bool(len(texts)) and 2 * _parsed(texts, [*_FORMATS, *_PROPOSED]).null_count() < len(texts)
+    texts = sample.str.strip_chars().replace("", None).drop_nulls()
+    certain = [*_FORMATS, *(form for form in _PROPOSED if not form.endswith("%y"))]  # 10.4.12 may be a version
+    return bool(len(texts)) and 2 * _parsed(texts, certain).null_count() < len(texts)
 
 
 def proposed_formats(texts: pl.Series) -> list[str]:

@@ -441,12 +441,12 @@ def encode(table: Table, how: Reading) -> tuple[pl.DataFrame, IdMap, IdMap, Time
     if bad:
         left, why = f"{int((~kept).sum()):,} of {len(frame):,} rows", "; ".join(each.described(source) for each in bad)
         _log.warning("%s: %s are left out: %s", source.path or "frame", left, why)
-    if not kept.any():
+        log, ids = log.filter(kept), [each.filter(kept) for each in ids]
+    if not len(log):
         raise source.error("there is no interaction")
-    log, ids = log.filter(kept), [each.filter(kept) for each in ids]
     (user, users), (item, items) = (numbered(_integers(each, table, log["row"])) for each in ids)
     log.insert_column(1, pl.Series("user", user)).insert_column(2, pl.Series("item", item))
-    for values in (users, items):
+    for values in (each for each in (users, items) if each.dtype == pl.String):
         _warn_of_odd(values)
     return (with_parts(log, table.ends) if table.ends else log), IdMap(users), IdMap(items), unit
 
@@ -461,12 +461,11 @@ def _fix_of_times(unread: _Bad) -> str:
 
 def _warn_of_odd(ids: pl.Series) -> None:
     """Say which texts among the ids may be none, or another one written with blanks."""
-    if ids.dtype == pl.String:
-        plain = ids.str.strip_chars()
-        odd = ids.filter(plain.is_in(FOR_MISSING) | ((plain != ids) & plain.is_in(ids.implode())))
-        if len(odd):
-            message = "column %r: %s are ids like all others, and may stand for none or for another id"
-            _log.warning(message, ids.name, listed(odd, most=3))
+    plain = ids.str.strip_chars()
+    odd = ids.filter(plain.is_in(FOR_MISSING) | ((plain != ids) & plain.is_in(ids.implode())))
+    if len(odd):
+        message = "column %r: %s are ids like all others, and may stand for none or for another id"
+        _log.warning(message, ids.name, listed(odd, most=3))
 
 
 def with_parts(log: pl.DataFrame, ends: tuple[int, ...] | list[int]) -> pl.DataFrame:

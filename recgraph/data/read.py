@@ -116,8 +116,7 @@ class Reading(Config):
     quotes: bool = Field(True, exclude_if=bool, description='of csv and tsv: whether " begins and ends a quoted field')
 
     def columns_of(self, sample: pl.DataFrame, label: str, path: Path | None = None) -> Columns:
-        """The columns of a log: those that are given, and others by their names, that of times also by its values, as
-        the first rows tell; guesses are logged."""
+        """The columns of a log, by its first rows: those that are given, and guesses, which are logged."""
         names = sample.columns
         chosen: dict[str, str | None] = {}
         for role in ROLES:

@@ -25,7 +25,7 @@ from recgraph.evaluate.ranking import device_of, evaluating
 from recgraph.explain.explanation import Attributed, Faithfulness, Item, MethodAttribution, Node
 from recgraph.explain.paths import Walks, evidence_of_items
 from recgraph.models.base import Model
-from recgraph.models.heterogeneous.base import GraphSpace
+from recgraph.models.heterogeneous.base import GraphSpace, path_weights
 from recgraph.models.reading import AttentionForm, Baseline, Reading
 from recgraph.rng import derive
 
@@ -209,7 +209,7 @@ class Attention(Attribution):
             if not subject.reading.attends_paths:
                 of_events = subject.reading.attention(self.config.form).to("cpu")
                 return of_events.expand(len(subject.targets), -1).clone()
-            weights = model.path_weights()
+            weights = path_weights(model)
         assert isinstance(model.space, GraphSpace)
         graph = model.space.graph.to("cpu")
         targets = subject.targets.to("cpu")

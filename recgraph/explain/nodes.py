@@ -17,7 +17,7 @@ from recgraph.data.ids import IdMap
 from recgraph.explain.explanation import Item, Near, Neighbour, Node, NodeExplanation, PathWeight
 from recgraph.explain.paths import Walks, evidence_for_node
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.models.heterogeneous.base import GraphSpace
+from recgraph.models.heterogeneous.base import GraphSpace, path_weights
 from recgraph.serve.bundle import Embedder
 from recgraph.serve.recommender import Recommender, load
 from recgraph.sparse.blocks import unit_length
@@ -86,7 +86,7 @@ def explain_node(run: Any, node: Any, k: int = 10, *, n_paths: int = 3) -> NodeE
     index = index_of(IdMap(embedder.embeddings()[target]), node, "node")
     name = partial(node_of, graph)
     (found,) = nearest(embedder.vectors, torch.tensor([index]), k)
-    weights, others = model.path_weights(), [other for other, _ in found]
+    weights, others = path_weights(model), [other for other, _ in found]
     by_path = [
         evidence_for_node(Walks(key.path, graph), weight, index, others, name, n_paths)
         for key, weight in weights.items()

@@ -29,7 +29,7 @@ from recgraph.explain.explanation import (
 from recgraph.explain.nodes import Items, index_of, nearest, node_of, recommender_of, related_nodes
 from recgraph.explain.paths import Walks, evidence_for_user
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.models.heterogeneous.base import GraphSpace
+from recgraph.models.heterogeneous.base import GraphSpace, path_weights
 from recgraph.models.heterogeneous.recommender import MetaPathRecommender
 from recgraph.serve.recommender import NoHistoryError, Recommender
 from recgraph.sparse.products import distinct
@@ -144,7 +144,7 @@ class _User:
         self.items, self.seen = Items(recommender), recommender.seen.row(user)
         self.unseen_mask = torch.ones(len(recommender.items), dtype=torch.bool)
         self.unseen_mask[self.seen] = False
-        self.weights = self.model.path_weights()
+        self.weights = path_weights(self.model)
         times, row = recommender.times, torch.tensor([user])
         self.query = Query(row, recommender.seen.take(row), None if times is None else times.take(row))
 

@@ -207,10 +207,6 @@ class Model(nn.Module):
         """
         return HistoryReading(self, query)
 
-    def path_weights(self) -> dict[PathKey, float]:
-        """The attention of each meta-path, its twin's included; those of a node type sum to 1. Empty: it has none."""
-        return {}
-
 
 class ClosedFormModel(Model):
     """A model that is fitted in one call; what it learns is buffers, so that it is saved like any other."""

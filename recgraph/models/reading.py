@@ -35,7 +35,7 @@ class Reading:
         items: [H] int64, the items that are read, oldest first, on the model's device.
         n_unread: events of the history that the model does not read: before the last ``max_len``, or no edge of its
             graph.
-        attends_paths: whether the scores follow from the attention to meta-paths (``model.path_weights``), in place of
+        attends_paths: whether the scores follow from the attention to meta-paths (:func:`path_weights`), in place of
             :meth:`attention`.
     """
 

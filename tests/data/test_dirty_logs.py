@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import recgraph as rg
 from recgraph.cli.app import app
-from recgraph.data.columns import proposed_formats
+from recgraph.data.columns import is_dated, proposed_formats
 from recgraph.files import DataError
 from recgraph.graph.hetero import HeteroGraph
 
@@ -61,6 +61,23 @@ def test_a_column_of_dates_is_that_of_the_times_whatever_its_name(name: str, tim
     if name != "t":  # which is a usual name
         with refused("returned", name, by=DataError):
             rg.load_data(frame.with_columns(returned=pl.col(name)))
+
+
+@pytest.mark.parametrize(
+    ("texts", "is_date"),
+    [
+        (["01.05.2024", "31.05.2024"], True),
+        (["5/1/2024 9:05", "12/31/2024 23:05"], True),
+        (["1 May 2024", ""], True),
+        (["01.05.24 10:00"], True),
+        (["10.4.12", "10.4.13"], False),
+        (["85711", "20240501"], False),
+        (["New York", "2024-05-01", "Paris"], False),
+        (["1/2", "12.5", None], False),
+    ],
+)
+def test_what_is_a_column_of_dates(texts: list[str | None], is_date: bool) -> None:
+    assert is_dated(pl.Series(texts, dtype=pl.String)) == is_date
 
 
 def test_without_times_the_order_is_said(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:

@@ -220,7 +220,7 @@ def test_from_a_bundle_and_the_command_line_the_same(whole: Recommender, tmp_pat
     assert json.loads(done.stdout) == json.loads(json.dumps(found.to_dict()))
     assert "Recommendations for user ann" in (tmp_path / "b.html").read_text()
     table = call(*inspect, "--format", "table").stdout
-    for words in ("User ann of MEOWRec", "Path weights", *why_lines(found)):
+    for words in ("User ann of MEOWRec", "path weight", *why_lines(found)):
         assert words in table
     rows = list(csv.DictReader(call(*inspect[:6], "--format", "tsv").stdout.splitlines(), delimiter="\t"))
     assert rows[0]["meta-path"] == found.recommendations[0].evidence[0].path

@@ -19,7 +19,7 @@ from recgraph.data.part import Part
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath, propose
 from recgraph.graph.spectral import coordinates
-from recgraph.models.base import ModelConfig, Phase, Space, TrainableModel
+from recgraph.models.base import ModelConfig, PathKey, Phase, Space, TrainableModel
 from recgraph.ranks import WHOLE, Share
 from recgraph.rng import Generators, derive, dropout
 from recgraph.sparse.csr import Csr
@@ -169,6 +169,15 @@ class PathLayers(nn.Module):
     def forward(self, x: Tensor | Csr | None, generator: torch.Generator | None) -> Tensor:
         """[P, N, D]; the arguments are those of :class:`TypeLayer`."""
         return torch.stack([layer(x, generator) for layer in self.layers])
+
+
+def path_weights(model: nn.Module) -> dict[PathKey, float]:
+    """The attention of each meta-path of a model, or of its graph of items, a twin's included; those of a node type sum
+    to 1. Empty: it has no meta-paths."""
+    of_items: Any = getattr(model, "item_graph", None)
+    held: Any = model if hasattr(model, "path_weights") else of_items
+    found: dict[PathKey, float] = {} if held is None else held.path_weights()
+    return found
 
 
 # -- models

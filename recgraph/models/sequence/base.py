@@ -22,7 +22,6 @@ from recgraph.models.base import (
     FeatureSpace,
     ModelConfig,
     PaddedForm,
-    PathKey,
     Phase,
     Space,
     TrainableModel,
@@ -245,9 +244,6 @@ class SequenceModel(TrainableModel):
     def encode_users(self, query: Query) -> Tensor:
         # before the cut: the first item that is read has one before it
         return self.encode(tokens_of(self, query.history, query.times).last(self.config.max_len))
-
-    def path_weights(self) -> dict[PathKey, float]:
-        return {} if self.item_graph is None else self.item_graph.path_weights()
 
     def reading(self, query: Query) -> SequenceReading:
         return SequenceReading(self, query)
