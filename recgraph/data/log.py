@@ -393,15 +393,16 @@ class _Bad(NamedTuple):
     fix: str = ""
     drops: bool = False
 
-    def described(self, source: Source) -> str:
-        """How many rows, and three of them, of different values where there are."""
+    def told(self, source: Source) -> str:
+        """How many rows, three of them, of different values where there are, and the fix."""
         rows = self.mask.arg_true()
         table = pl.DataFrame({"row": rows, "value": self.given.gather(rows)})
         first = pl.concat([table.unique("value", maintain_order=True)[:3], table])
         first = first.unique("row", maintain_order=True)[:3].with_columns(pl.col("row").cast(pl.Int64))
         texts = [(row, "nothing" if value is None else repr(value)) for row, value in first.rows()]
         shown = ", ".join(f"{text} in row {source.place(row)[1]}" for row, text in texts)
-        return f"column {self.given.name!r} has {self.why} in {len(rows):,} of {len(self.mask):,} rows ({shown})"
+        told = f"column {self.given.name!r} has {self.why} in {len(rows):,} of {len(self.mask):,} rows ({shown})"
+        return f"{told}; {self.fix}" if self.fix else told
 
 
 def encode(table: Table, how: Reading) -> tuple[pl.DataFrame, IdMap, IdMap, TimeUnit]:
@@ -409,10 +410,10 @@ def encode(table: Table, how: Reading) -> tuple[pl.DataFrame, IdMap, IdMap, Time
     columns, source, frame = table.columns, table.source, table.frame
     if columns.user == columns.item:
         raise DataError(f"user = {columns.user!r} and item = {columns.item!r} must be two columns")
-    ids = [_plain_ids(frame[name], source) for name in (columns.user, columns.item)]
+    ids = [_plain_ids(frame[name], table) for name in (columns.user, columns.item)]
     drops = how.missing_ids == "drop"
     missing = [_missing(each, table.as_text, drops) for each in ids]
-    fix = "fill it in, or leave such rows out: missing_ids='drop' (--drop-missing-ids)"
+    fix = "" if drops else "fill it in, or leave such rows out: missing_ids='drop' (--drop-missing-ids)"
     bad = [_Bad(mask, each, "no id", fix, drops) for each, mask in zip(ids, missing, strict=True)]
     kept = ~(missing[0] | missing[1])
     unit: TimeUnit = "none"
@@ -434,12 +435,12 @@ def encode(table: Table, how: Reading) -> tuple[pl.DataFrame, IdMap, IdMap, Time
         log = log.with_columns(times.alias("time"))
     bad = [each for each in bad if each.mask.any()]
     if refused := [each for each in bad if not each.drops]:
-        message = "; ".join(f"{each.described(source)}; {each.fix}".removesuffix("; ") for each in refused)
+        message = "; ".join(each.told(source) for each in refused)
         raise source.error(message, row=min(int(each.mask.arg_max() or 0) for each in refused))
     for each in bad:
         kept &= ~each.mask
     if bad:
-        left, why = f"{int((~kept).sum()):,} of {len(frame):,} rows", "; ".join(each.described(source) for each in bad)
+        left, why = f"{int((~kept).sum()):,} of {len(frame):,} rows", "; ".join(each.told(source) for each in bad)
         _log.warning("%s: %s are left out: %s", source.path or "frame", left, why)
         log, ids = log.filter(kept), [each.filter(kept) for each in ids]
     if not len(log):
@@ -452,11 +453,10 @@ def encode(table: Table, how: Reading) -> tuple[pl.DataFrame, IdMap, IdMap, Time
 
 
 def _fix_of_times(unread: _Bad) -> str:
-    """What may be done about times that cannot be read: formats that read most of them, or leave them out."""
-    texts = unread.given.filter(unread.mask) if unread.given.dtype == pl.String and not unread.drops else None
-    formats = [] if texts is None else proposed_formats(texts)
-    how = f"say how they are written: time_format= (--time-format) {', '.join(formats)}" if formats else ""
-    return f"{how}{', or ' if how else ''}leave such rows out: bad_times='drop' (--drop-bad-times)"
+    """What may be done about times that cannot be read: formats that read many of them, or leave them out."""
+    formats = proposed_formats(unread.given.filter(unread.mask)) if unread.given.dtype == pl.String else []
+    how = [f"say how they are written: time_format= (--time-format) {', '.join(formats)}"] if formats else []
+    return ", or ".join(how if unread.drops else [*how, "leave such rows out: bad_times='drop' (--drop-bad-times)"])
 
 
 def _warn_of_odd(ids: pl.Series) -> None:
@@ -482,12 +482,13 @@ def _refuse(mask: pl.Series, given: pl.Series, source: Source, why: str, rows: p
         raise source.error(f"column {given.name!r} holds {given[place]!r}, {why}", row=row)
 
 
-def _plain_ids(ids: pl.Series, source: Source) -> pl.Series:
-    plain = plain_series(ids)
+def _plain_ids(ids: pl.Series, table: Table) -> pl.Series:
+    """The ids of a column; in a text file without the blanks around them."""
+    plain, source = plain_series(ids), table.source
     if plain.dtype.is_nested() or plain.dtype in (pl.Object, pl.Int128, pl.UInt128, pl.Duration, pl.Unknown):
         raise source.error(f"the ids in column {ids.name!r} are of type {ids.dtype}")
     _refuse(plain.is_null() & ids.is_not_null(), ids, source, "no integer id")
-    return plain
+    return plain.str.strip_chars() if table.as_text and plain.dtype == pl.String else plain
 
 
 def _missing(ids: pl.Series, as_text: bool, drops: bool) -> pl.Series:

@@ -375,15 +375,16 @@ def without_known(log: Interactions, recommender: Recommender) -> Interactions:
     """The new log without what is known with the same time; where the model reads no times, nothing tells."""
     ordered, old = log.ordered, recommender.times
     times = None if ordered.times is None else in_unit(ordered.times, log.time_unit, recommender.time_unit)
-    if old is None or times is None:
-        return log
     rows = recommender.users.index(log.users.values)[ordered.items.rows]
     items = recommender.items.index(log.items.values)[ordered.items.values]
-    new = {"user": rows, "item": items, "time": times.numpy()}
-    known = {"user": old.rows.numpy(), "item": recommender.seen.values.numpy(), "time": old.values.numpy()}
-    again = pl.DataFrame(new).with_row_index().join(pl.DataFrame(known), on=[*new], how="semi")["index"].to_numpy()
-    _log.info("new_log: %d of %d interactions are known, with their times, and left out", len(again), len(log))
-    return log.masked(~np.isin(np.arange(len(log)), again))
+    new, known = {"user": rows, "item": items}, {"user": recommender.seen.rows, "item": recommender.seen.values}
+    if tells := old is not None and times is not None:
+        new["time"], known["time"] = times.numpy(), old.values
+    frames = (pl.DataFrame({name: np.asarray(each) for name, each in one.items()}) for one in (new, known))
+    again = next(frames).with_row_index().join(next(frames), on=[*new], how="semi")["index"].to_numpy()
+    if not tells and 2 * len(again) > len(log):
+        _log.warning("new_log: users have the items of most of its interactions: was it taken in before?")
+    return log.masked(~np.isin(np.arange(len(log)), again)) if tells else log
 
 
 def newest(log: OrderedLog, share: float) -> Tensor:

@@ -28,7 +28,7 @@ customer,product,purchased_on,city
 ann,tea,2024-05-01 12:30:00,New York
 ann,jam,01.05.2024 12:30,New York
 bob,tea,05/01/2024 12:30 PM,Berlin
-bob,jam,2024-05-01T14:30:00+02:00,Berlin
+ bob,jam,2024-05-01T14:30:00+02:00,Berlin
 bob,cup,,Berlin
 bob,pot,yesterday,Berlin
 ,cup,2024-05-01 12:30:00,Berlin
@@ -120,10 +120,14 @@ def test_a_dirty_log_is_read_as_it_is_said(tmp_path: Path, caplog: pytest.LogCap
         rg.load_data(path)
     data = rg.load_data(path, **DROP)
     assert data.columns.timestamp == "purchased_on"
+    assert data.users.values.to_list() == ["ann", "bob", "cat"]
     assert data.log["time"].to_list() == [NOON] * 5
     assert data.to_frame()["product"].to_list() == ["tea", "jam", "tea", "jam", "cup"]
     (summary,) = [each.getMessage() for each in caplog.records if "left out" in each.getMessage()]
     assert all(part in summary for part in ("5 of 10", "'null'", "'yesterday'"))
+    caplog.clear()
+    rg.load_data(path, **DROP | {"time_format": FORMATS[0]})
+    assert FORMATS[1] in caplog.text, "a format that would read what is left out"
     data.save(tmp_path / "log")
     assert rg.Interactions.load(tmp_path / "log").log.equals(data.log)
     assert rg.load_data(pl.read_csv(path), **DROP).log["time"].to_list() == [NOON] * 5

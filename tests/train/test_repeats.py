@@ -44,11 +44,13 @@ def test_events_that_are_logged_twice_are_no_purchases_again() -> None:
     assert rg.load_data(_basket(True)).ordered.repeats == pytest.approx(8 / 12, abs=0.01)
 
 
-def test_an_update_counts_as_known_what_has_the_same_time() -> None:
+def test_an_update_counts_as_known_what_has_the_same_time(caplog: pytest.LogCaptureFixture) -> None:
     frame = _basket(True)
     run = rg.fit(rg.models.SASRec(hidden_dim=4, time_gaps=True), rg.load_data(frame), seed=0, max_epochs=1)
     later = frame.with_columns(pl.col("timestamp") + 10_000)
     new = run.update(pl.concat([frame, later]), epochs=1, force=True)
     assert new.record.update["new_interactions"] == len(later)
+    assert "taken in before" not in caplog.text
     plain = rg.fit(rg.models.SASRec(hidden_dim=4), rg.load_data(frame), seed=0, max_epochs=1)
     assert plain.update(later, epochs=1, force=True).record.update["new_interactions"] == len(later)
+    assert "taken in before" in caplog.text, "without times nothing tells, but most is known"
