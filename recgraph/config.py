@@ -119,9 +119,6 @@ class PartConfig(Config):
         return self.member(self.model_copy(update=values)) if takes_config else self.member(**values)
 
 
-# -- trees of settings
-
-
 def walk(config: Config | type[Config], within: str = "") -> Iterator[tuple[str, FieldInfo, Any]]:
     """Dotted name, field and value of all settings of a tree, or of the defaults of a class; of several parts in one
     field by their names, as ``augmentations.crop.ratio``."""
@@ -202,9 +199,6 @@ def configure(owner: object, cls: type[C], config: C | None, settings: Mapping[s
     return config
 
 
-# -- what is shown, and messages
-
-
 def search_of(field: FieldInfo) -> Search | None:
     """The search range of a field."""
     return next((meta for meta in field.metadata if isinstance(meta, Search)), None)
@@ -245,9 +239,6 @@ def shown(value: object) -> str:
     """A value in a message, cut where it is long, so that what is wrong with it is not lost behind it."""
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-# -- settings as texts
 
 
 def parse_settings(
@@ -294,8 +285,6 @@ def setting_text(name: str, value: Any) -> str:
         return f"{name}={'none' if value is None else value}"
     return f"{name}={json.dumps(value, ensure_ascii=False)}"
 
-
-# -- arguments of the public functions
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -86,8 +86,8 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 def exchange(new: Path, folder: Path) -> None:
     """Put a folder in the place of another, and that, if it is there, in its place: in one step where that is known."""
     call = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
-    here, exchanged = -100, 2
-    if call is None or call(here, os.fsencode(new), here, os.fsencode(folder), exchanged):
+    here = -100
+    if call is None or call(here, os.fsencode(new), here, os.fsencode(folder), 2):
         previous = new.with_name(f"{new.name}.previous")
         for source, target in ((folder, previous), (new, folder), (previous, new)):
             with suppress(FileNotFoundError):
@@ -277,16 +277,3 @@ def locked(path: Path, wait: float = True) -> Iterator[None]:
         raise InUse(f"{path} is locked by another process; wait for it, or give another folder") from None
     with lock:
         yield
-
-
-@contextmanager
-def hold(folder: Path) -> Iterator[None]:
-    """The block in which this process alone works in a folder, else InUse; one that was made for it and stayed empty is
-    removed. The lock ends with the process, however that ends."""
-    is_new = not folder.exists()
-    with locked(folder / LOCK, wait=2.0):  # a killed process may take a while to give up its lock
-        try:
-            yield
-        finally:
-            if is_new and not contents(folder):
-                shutil.rmtree(folder, ignore_errors=True)

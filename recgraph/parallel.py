@@ -19,6 +19,7 @@ from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Generic, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import cloudpickle
 import torch
@@ -42,9 +43,6 @@ class Piece(Generic[T]):
 
     name: str
     value: T
-
-
-Submit = Callable[[Piece[Any]], "Future[bytes]"]
 
 
 class Engine(Config):
@@ -120,7 +118,7 @@ def map(
 
 
 @contextmanager
-def _processes(engine: Engine, common: bytes) -> Iterator[Submit]:
+def _processes(engine: Engine, common: bytes) -> Iterator[Callable[[Piece[Any]], Future[bytes]]]:
     """Processes of this machine; they are killed where this ends early."""
     from joblib.externals.loky import get_reusable_executor
 
@@ -137,18 +135,17 @@ def _processes(engine: Engine, common: bytes) -> Iterator[Submit]:
 
 
 @contextmanager
-def _cluster(engine: Engine, common: bytes) -> Iterator[Submit]:
+def _cluster(engine: Engine, common: bytes) -> Iterator[Callable[[Piece[Any]], Future[bytes]]]:
     """Tasks of Ray; they are cancelled where this ends early."""
     ray = _connected(engine)
     task = ray.remote(_run).options(num_cpus=engine.threads, max_retries=0)  # :func:`map` does it
     token, there = uuid.uuid4().hex, ray.put(common)
-    references: dict[Future[bytes], Any] = {}
+    references: WeakKeyDictionary[Future[bytes], Any] = WeakKeyDictionary()
 
     def submit(piece: Piece[Any]) -> Future[bytes]:
         reference = task.remote(token, there, cloudpickle.dumps(piece))
         future: Future[bytes] = reference.future()
         references[future] = reference
-        future.add_done_callback(lambda ended: references.pop(ended, None))
         return future
 
     try:

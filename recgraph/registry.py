@@ -157,9 +157,6 @@ def _origin(cls: type[Any]) -> tuple[str, str]:
     return (cls.__module__ if file is None else str(Path(file).resolve())), cls.__qualname__
 
 
-# -- parts: the settings of members, as values
-
-
 class _Made(PartConfig):
     """The base of the classes made here, which stand in no module: values are pickled by kind and name."""
 
@@ -230,9 +227,6 @@ def find_part(name: str, *kinds: str) -> type[PartConfig]:
     raise AttributeError(f"no {' or '.join(kinds)} is called {name!r}")
 
 
-# -- parts of a user's own, from a file: no bundle and no record imports one, people do
-
-
 class ImportFailed(ValueError):
     """A file or a module cannot be imported; the message says at which line of which file."""
 
@@ -243,15 +237,11 @@ _imported: dict[str, tuple[Path | None, str | None]] = {}
 
 @checked
 def import_file(what: str | Path, folder: str | Path = ".") -> ModuleType:
-    """Import a Python file, or a module by its name, so that what it registers is known.
+    """Import a Python file, ``"parts/mymodel.py"``, or a module by its name, ``"mypackage.models"``, so that what it
+    registers is known; relative paths count from ``folder``.
 
     A file becomes a module that is called like it, and its folder is looked through last for modules that it imports.
     What was imported already is not run again, unless the file has changed.
-
-    Args:
-        what: a path, e.g. ``"parts/mymodel.py"``, or the name of a module that can be imported from here or is
-            installed, e.g. ``"mypackage.models"``.
-        folder: where relative paths count from.
     """
     text = str(what)
     try:

@@ -41,7 +41,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 def sleeping(block: str, first: str, path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process that has entered a block of :mod:`recgraph.files`, and stays there."""
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom recgraph.files import hold, replacing\n"
+        "import sys, time\nfrom pathlib import Path\nfrom recgraph.files import locked, replacing\n"
         f"path = Path(sys.argv[1])\nwith {block}:\n    {first}\n    print(flush=True)\n    time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE) as process:
@@ -127,17 +127,14 @@ def test_damaged_and_large_files_are_refused_by_name(tmp_path: Path, monkeypatch
         files.read_bytes(path, 2)
 
 
-def test_a_folder_is_held_by_one_process(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    with sleeping("hold(path)", "pass", folder) as holder:
-        with refused(str(folder), by=files.InUse), files.hold(folder):
+def test_a_lock_is_held_by_one_process(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "lock"
+    with sleeping("locked(path)", "pass", path) as holder:
+        with refused(str(path), by=files.InUse), files.locked(path, wait=0.1):
             pass
         holder.kill()
-    with files.hold(folder):
-        assert not files.contents(folder)
-    with files.hold(tmp_path / "new"):
+    with files.locked(path, wait=2.0):
         pass
-    assert not (tmp_path / "new").exists()
     with files.locked(tmp_path / "lock"), pytest.raises(files.InUse), files.locked(tmp_path / "lock", wait=False):
         pass
     began = time.monotonic()

@@ -19,6 +19,7 @@ from recgraph.contrast.parts import Pairs
 from recgraph.contrast.weights import Weight
 from recgraph.data.batches import PairBatch, PairBatches
 from recgraph.data.part import Part
+from recgraph.encoders.items import Kept
 from recgraph.models.base import ModelConfig, Phase, Space, UpdatedBy
 from recgraph.models.collaborative.base import CollaborativeModel
 from recgraph.models.collaborative.contrastive import SimGCL, SimGCLConfig
@@ -82,7 +83,7 @@ class MultistageSimGCL(CollaborativeModel):
         of_nodes = self.config.stages - 1, space.n_users + space.n_items
         self.register_buffer("clusters", torch.zeros(of_nodes, dtype=torch.int64))
         self.register_buffer("known_users", torch.zeros(space.n_users, dtype=torch.bool))
-        self.loss, self._ranking = self.of_stage(0).loss, None
+        self.loss, self._made = self.of_stage(0).loss, Kept()
 
     def of_stage(self, number: int) -> SimGCL:
         model = self.models[number]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from recgraph.data.part import Part
-from recgraph.files import LOCK, contents, hold, read_object, sweep, write_json
+from recgraph.files import LOCK, contents, locked, read_object, sweep, write_json
 from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel, check_weights
 from recgraph.ranks import Ranks, all_values, is_first, of_all
 from recgraph.rng import Generators
@@ -93,7 +94,10 @@ def run_folder(model: Model, options: FitOptions, record: RunRecord) -> Iterator
             if not is_first():
                 return False, []
             if not (options.resume and is_complete()):
-                lock.enter_context(hold(folder))
+                is_new = not folder.exists()
+                lock.enter_context(locked(folder / LOCK, wait=2.0))  # a killed process may take a while to give it up
+                if is_new:  # it goes again where nothing was written
+                    lock.callback(lambda: None if contents(folder) else shutil.rmtree(folder))
             _check_folder(folder, model, record, options)
             complete = is_complete()
             goes_on = not complete and (folder / "record.json").is_file()

@@ -283,13 +283,7 @@ def _rows(found: Any) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Plot:
-    """Charts that a notebook shows, and that :meth:`save` writes.
-
-    Attributes:
-        title: of the whole.
-        figures: the charts.
-        rows: the numbers that are drawn.
-    """
+    """Charts that a notebook shows, and that :meth:`save` writes; ``rows`` are the numbers that are drawn."""
 
     title: str
     figures: tuple[Figure, ...]

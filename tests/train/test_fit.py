@@ -13,7 +13,7 @@ from refusing import refused
 import recgraph as rg
 from recgraph import registry
 from recgraph.data.split import Interactions, Split
-from recgraph.files import InUse, hold
+from recgraph.files import LOCK, InUse, locked
 from recgraph.models.sequence.sasrec import SASRec
 from recgraph.train.config import TrainConfig
 from recgraph.train.fit import parts_of
@@ -71,7 +71,7 @@ def test_a_finished_run_is_given_back_as_it_is(model: str, split: Split, tmp_pat
 
 
 def test_another_process_in_the_folder_is_refused(split: Split, tmp_path: Path) -> None:
-    with hold(tmp_path / "run"), refused("run", by=InUse):
+    with locked(tmp_path / "run" / LOCK), refused("run", by=InUse):
         fitted(split, tmp_path / "run")
     fitted(split, tmp_path / "run")
 
