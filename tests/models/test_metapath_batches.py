@@ -174,7 +174,6 @@ def test_a_share_gives_its_rows_of_the_batch(case: str, share: Share) -> None:
     for path, own in zip(whole.paths, part.paths, strict=True):
         for kind in ("adjacency", "masked"):
             x, y = hidden[f"{path.name} {kind}"], of_part[f"{path.name} {kind}"]
-            assert y.shape == (share.sizes[share.index], x.shape[1])
             torch.testing.assert_close(y, x[share.rows], rtol=1e-10, atol=1e-12)
         assert isinstance(own.adjacency, Layered)
         assert own.adjacency.share == share

@@ -22,7 +22,8 @@ from small_settings import with_small
 from torch import Tensor
 
 from recgraph import registry
-from recgraph.contrast import clustering
+from recgraph.contrast import prototypes
+from recgraph.contrast.clustering import kmeans
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous import base, heco
 from recgraph.models.heterogeneous.base import GraphModel
@@ -50,8 +51,11 @@ def hand_out(monkeypatch: pytest.MonkeyPatch, order: Tensor) -> None:
     drawn = torch.randperm(len(order), generator=torch.Generator().manual_seed(9))[order]
     randperm = torch.randperm
     monkeypatch.setattr(torch, "randperm", lambda n, **how: drawn if n == len(drawn) else randperm(n, **how))
-    # rows that are chosen by what they hold
-    monkeypatch.setattr(clustering, "_drawn", lambda x, k, *_: [x[torch.argsort(x[:, 0])[:k]]])
+
+    def clustered(x: Tensor, k: int, **how: Any) -> Any:  # from rows that are chosen by what they hold
+        return kmeans(x, k, **how | {"start": x[torch.argsort(x[:, 0])[:k]]})
+
+    monkeypatch.setattr(prototypes, "kmeans", clustered)
     monkeypatch.setattr(heco, "sample_neighbours", lambda adj, *_: adj)
     monkeypatch.setattr(base, "coordinates", _by_place)
 
