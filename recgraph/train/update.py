@@ -375,8 +375,8 @@ def without_known(log: Interactions, recommender: Recommender) -> Interactions:
     """The new log without what is known with the same time; where the model reads no times, nothing tells."""
     ordered, old = log.ordered, recommender.times
     times = None if ordered.times is None else in_unit(ordered.times, log.time_unit, recommender.time_unit)
-    rows = recommender.users.index(log.users.values)[ordered.items.rows]
-    items = recommender.items.index(log.items.values)[ordered.items.values]
+    rows = recommender.users.index(log.users.values)[ordered.items.rows.numpy()]
+    items = recommender.items.index(log.items.values)[ordered.items.values.numpy()]
     new, known = {"user": rows, "item": items}, {"user": recommender.seen.rows, "item": recommender.seen.values}
     if tells := old is not None and times is not None:
         new["time"], known["time"] = times.numpy(), old.values
