@@ -119,7 +119,7 @@ class PartConfig(Config):
         return self.member(self.model_copy(update=values)) if takes_config else self.member(**values)
 
 
-def walk(config: Config | type[Config], within: str = "") -> Iterator[tuple[str, FieldInfo, Any]]:
+def walk(config: BaseModel | type[BaseModel], within: str = "") -> Iterator[tuple[str, FieldInfo, Any]]:
     """Dotted name, field and value of all settings of a tree, or of the defaults of a class; of several parts in one
     field by their names, as ``augmentations.crop.ratio``."""
     for name, field in (config if isinstance(config, type) else type(config)).model_fields.items():
@@ -216,15 +216,15 @@ def did_you_mean(name: str, among: Iterable[str]) -> str:
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
-def unknown_key(key: str, *within: Config | type[Config]) -> str:
+def unknown_key(key: str, *within: BaseModel | type[BaseModel], what: str = "setting") -> str:
     """The message for a key that no configuration has, with the nearest names: those of parts, then of other libraries,
     then by their letters."""
     names = sorted(name for config in within for name, _, _ in walk(config))
     inner = [name for name in names if name.rpartition(".")[2] == key]
     if close := inner or [name for name in names if name == ELSEWHERE.get(key)]:
-        return f"unknown setting {key!r} (did you mean {' or '.join(close)}?)"
+        return f"unknown {what} {key!r} (did you mean {' or '.join(close)}?)"
     meant = did_you_mean(key, names) or f"; there are {', '.join(name for name in names if '.' not in name) or 'none'}"
-    return f"unknown setting {key!r}{meant}"
+    return f"unknown {what} {key!r}{meant}"
 
 
 def _message(owner: str, item: Any) -> str:

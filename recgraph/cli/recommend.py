@@ -16,6 +16,7 @@ from recgraph.cli.output import (
     FormatOption,
     default_format,
     note,
+    notes_of,
     say,
     show,
     show_frame,
@@ -270,13 +271,12 @@ def serve(
     from recgraph.serve.service import Limits
 
     torch.set_num_threads(1)
-    # the thread that reads and writes waits for the one that ranks this long, at most
-    sys.setswitchinterval(0.0005)
+    sys.setswitchinterval(0.0005)  # the thread that reads and writes waits for the one that ranks this long, at most
     limits = Limits(k=max_k, users=max_users, history=max_history, body_kib=max_body_kib)
     keys = [] if api_key_file is None else api_key_file.read_text(encoding="utf-8").split()
     if api_key_file is not None and not keys:
         raise ValueError(f"--api-key-file {api_key_file} holds no key; write one a line")
-    with listen(host, port) as listening:
+    with notes_of("recgraph.serve.http"), listen(host, port) as listening:
         service = Service(bundle, limits, threads=threads, device=device, poll_s=poll, admin=admin, api_keys=keys)
         at = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
         served = service.predictor.recommender

@@ -24,6 +24,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from recgraph import __version__
+from recgraph.config import unknown_key
 from recgraph.serve.bundle import bundle_of
 from recgraph.serve.service import (
     Id,
@@ -175,11 +176,9 @@ class Service:
             self.metrics.batch_users.observe(sum(map(len, jobs)))
             self.metrics.batch_seconds.observe(loop.time() - start)
             for (_, waiting), result in zip(batch, results, strict=True):
-                if waiting.done():  # cancelled
-                    continue
-                if isinstance(result, Exception):
+                if isinstance(result, Exception) and not waiting.done():  # done: cancelled
                     waiting.set_exception(result)
-                else:
+                elif not isinstance(result, Exception) and not waiting.done():
                     waiting.set_result(result)
 
     def _next_batch(self) -> list[tuple[Job, asyncio.Future[Result]]]:
@@ -298,9 +297,7 @@ def make_app(service: Service) -> FastAPI:
         lifespan=lambda _: service.running(),
     )
     of_users, of_items = limited(service.limits)
-    errors: dict[int | str, dict[str, Any]] = {
-        status: {"model": Error} for status in (400, 401, 404, 408, 413, 422, 503)
-    }
+    errors: dict[int | str, Any] = {status: {"model": Error} for status in (400, 401, 404, 408, 413, 422, 503)}
 
     @app.post("/recommend", summary="Recommend items", response_model=Results[ListOfUser], responses=errors)
     async def recommend(body: of_users) -> Response:  # type: ignore[valid-type]
@@ -338,7 +335,10 @@ def make_app(service: Service) -> FastAPI:
         field = str(places[0][0]) if places[0] else None
         # of a value that may be of several types pydantic says of each what is wrong
         why = dict.fromkeys(each["msg"] for each, place in zip(found, places, strict=True) if place == places[0])
-        return _refusal(422, f"{field or 'the body'}: {'; '.join(why)}"[:2000], field)
+        text = f"{field or 'the body'}: {'; '.join(why)}"
+        if field is not None and found[0]["type"] == "extra_forbidden" and len(found[0]["loc"]) == 2:
+            text = unknown_key(field, of_items if request.url.path == "/similar" else of_users, what="field")
+        return _refusal(422, text[:2000], field)
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> Response:
@@ -407,8 +407,7 @@ class _Bounds:
 
     async def _read(self, scope: Message, receive: Receive) -> bytes | None:
         """The body of a request; it is refused where it is longer than it may be, or not there in time."""
-        limits = self._service.limits
-        body, more = bytearray(), True
+        limits, body, more = self._service.limits, bytearray(), True
         try:
             async with asyncio.timeout(limits.read_s):
                 while more:

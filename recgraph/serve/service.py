@@ -16,7 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, Strict, create_model, model_validator
 from torch import Tensor
 
-from recgraph.config import Config
+from recgraph.config import Config, shown
 from recgraph.data.batches import Query
 from recgraph.data.ids import IdMap, family
 from recgraph.evaluate.rerank import SimilarBy
@@ -144,7 +144,8 @@ class JsonIds:
         for place, value in enumerate(values):
             if type(value) not in self._types:
                 like = f"{self.family}, such as {self.write([0])[0]!r}" if len(self.ids) else "none"
-                raise Refused(422, f"{field}[{place}] = {str(value)[:80]!r} is no such id: they are {like}", field)
+                sent = {bool: "a boolean", str: "a text"}.get(type(value), "a number")
+                raise Refused(422, f"{field}[{place}] = {shown(value)} is {sent}, and ids are {like}", field)
         if self._places is not None:
             return [self._places.get(each, -1) for each in values]
         found: list[int] = self.ids.index(pl.Series(values, dtype=self.ids.values.dtype, strict=False)).tolist()

@@ -15,6 +15,7 @@ from torch import Tensor
 from recgraph.data.part import Part
 from recgraph.files import LOCK, contents, locked, read_object, sweep, write_json
 from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel, check_weights
+from recgraph.pages import print_note
 from recgraph.ranks import Ranks, all_values, is_first, of_all
 from recgraph.rng import Generators
 from recgraph.train.config import TrainConfig, make_accelerator, pick_device
@@ -182,6 +183,7 @@ def train_model(
     _log.debug("settings of %s: %s; of the training: %s", record.model, record.config, record.training)
     trainer = _trainer(model, part, options, validate) if isinstance(model, TrainableModel) else None
     observers, identifying = [*options.observers], record.only(*IDENTIFYING)
+    shows = not _log.isEnabledFor(logging.INFO) if options.progress is None else options.progress
     with measured() as cost:
         if not Ranks.here().index:
             there = read_object(folder / "config.json") if folder and (folder / "config.json").exists() else None
@@ -190,17 +192,18 @@ def train_model(
                 training = {"training": identifying["training"]}
                 write_json({**identifying, **(there or {}), **training}, folder / "config.json")
             if trainer is not None:
-                observers += _observers(options, trainer.progress.history)
+                observers += _observers(options, trainer.progress.history, shows)
             for observer in observers:
                 observer.begin(identifying, folder)
         if trainer is not None:
             if prepare is not None:
                 prepare(trainer)
             trainer.observers = observers
-            record.history = trainer.fit()
-            record.best_epoch, record.best = trainer.stopping.best_epoch, trainer.stopping.best
-            if options.config.metric == "last":
-                record.best_epoch = trainer.progress.epoch
+            stopping, record.history = trainer.stopping, trainer.fit()
+            if stopping.stop and shows and not Ranks.here().index:
+                print_note(f"{record.model}: {trainer.outcome}")
+            record.best, is_last = stopping.best, options.config.metric == "last"
+            record.best_epoch = trainer.progress.epoch if is_last else stopping.best_epoch
         else:
             assert isinstance(model, ClosedFormModel)
             assert part is not None
@@ -243,7 +246,7 @@ def _trainer(
     return trainer
 
 
-def _observers(options: FitOptions, past: Sequence[Mapping[str, Any]]) -> Iterator[Observer]:
+def _observers(options: FitOptions, past: Sequence[Mapping[str, Any]], shows: bool) -> Iterator[Observer]:
     """What looks on beside the caller's own; ``past`` are the epochs of a training that was resumed."""
     config, bar = options.config, shows_bar()
     if config.track:
@@ -252,7 +255,6 @@ def _observers(options: FitOptions, past: Sequence[Mapping[str, Any]]) -> Iterat
         yield Tracked("tensorboard")
     if options.folder is not None:
         yield JsonLines(options.folder / "log.jsonl", past)
-    lines = not _log.isEnabledFor(logging.INFO) if options.progress is None else options.progress
-    yield EpochLines(config, past, shows=lines and not bar)
+    yield EpochLines(config, past, shows=shows and not bar)
     if bar and options.progress is not False:
         yield ProgressBar(config)

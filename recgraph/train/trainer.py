@@ -84,11 +84,9 @@ class EarlyStopping:
         """Add a value; True where it is the best so far (an equal value is not better)."""
         if math.isnan(value):
             raise NonFinite(f"the metric that selects the best epoch is NaN at epoch {epoch}; take another metric")
-        better = self.best is None or (value > self.best if self.maximise else value < self.best)
-        if better:
+        self.waited += 1
+        if better := self.best is None or (value > self.best if self.maximise else value < self.best):
             self.best, self.best_epoch, self.waited = value, epoch, 0
-        else:
-            self.waited += 1
         return better
 
     @property
@@ -185,10 +183,11 @@ class Trainer:
                 self._call("close")
         why = f"all {config.max_epochs} epochs are made"
         if stopping.stop:
-            why = f"stopped after epoch {progress.epoch}: {stopping.waited} times {config.metric} was no better"
+            why = f"stopped after epoch {progress.epoch}: {config.metric} no better {stopping.waited} times in a row"
         if self.best is not None:
             self.model.load_state_dict(self.best)
             why += f"; the weights are those of epoch {stopping.best_epoch}, with {config.metric} {stopping.best:.4f}"
+        self.outcome = why
         _log.info("%s", why)
         return progress.history
 

@@ -41,11 +41,12 @@ def settings_of(study: Study, trial: FrozenTrial) -> dict[str, Any]:
 
 
 def command(study: Study, trial: FrozenTrial) -> str:
-    """The command that trains a trial's configuration on its own, as the study did."""
+    """The command that trains a trial's configuration on its own as the study did, with the seed of its test if any."""
     identity, source = study.user_attrs["recgraph"], study.user_attrs.get("source") or {}
     model, dataset = identity["model"].rpartition(":")[2], source.get("dataset", "DATASET")
+    seeds = {each["trial"]: each["seeds"][0] for each in study.user_attrs.get(UNSEALED, ()) if "seeds" in each}
     imports = [each["file"] or each["module"] for each in study.user_attrs.get("imports", ())]
-    words = ["recgraph", "train", model, "--dataset", dataset, "--seed", f"{identity['seed']}"]
+    words = ["recgraph", "train", model, "--dataset", dataset, "--seed", f"{seeds.get(trial.number, identity['seed'])}"]
     words += [word for name in imports for word in ("--import", name)]
     words += [word for each in assignments(settings_of(study, trial)) for word in ("--set", setting_text(*each))]
     return shlex.join([*words, "--out", "runs/best"])

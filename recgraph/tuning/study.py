@@ -281,6 +281,7 @@ def _train_and_test(
     return {
         "trial": best.number,
         "n_seeds": n_seeds,
+        "seeds": [run.record.seed for run in runs["tuned"]],
         "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "reason": f"the best of {n_finished(study)} trials is chosen",
         "split_hash": split.hash,

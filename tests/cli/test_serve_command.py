@@ -142,7 +142,8 @@ def test_an_update_takes_the_place_of_what_is_served(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.csv", "served", "served-before"]
     assert digest(bundle_of(place))[:12] == seen[2]
     assert digest(bundle_of(tmp_path / "served-before"))[:12] == seen[1]
-    assert service.stop()[0] == 0
+    status, said = service.stop()
+    assert (status, said.count(seen[0]), said.count(seen[1]), said.count(seen[2])) == (0, 1, 2, 1)
 
 
 def test_requests_in_flight_are_answered_before_it_stops(run: Path, start: Callable[..., Process]) -> None:

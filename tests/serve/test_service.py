@@ -219,6 +219,8 @@ def test_what_is_wrong_names_the_field(bundle: Path, body: Any, status: int, fie
         path = "/similar" if "items" in body else "/recommend"
         answer = http.post(path, content=body if isinstance(body, str) else json.dumps(body))
         assert (answer.status_code, answer.json().get("field")) == (status, field), answer.text
+        if body in ({"usr": 1}, {"user": "1"}):
+            assert ("user" if "usr" in body else "a text") in answer.json()["error"]
 
 
 def test_bodies_and_paths_are_bounded(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

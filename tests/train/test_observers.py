@@ -63,10 +63,11 @@ def test_a_fit_in_a_script_says_how_many_epochs_there_may_be_and_stops_early(
 ) -> None:
     run = rg.fit("bprmf", split, seed=0, device="cpu", learning_rate=1e-9)
     config = run.record.training
-    first, *_, last = capsys.readouterr().err.splitlines()
+    first, *_, last, end = capsys.readouterr().err.splitlines()
     assert {"bprmf:", f"{config['max_epochs']}", f"{config['patience']}", config["metric"]} <= {*first.split()}
     assert len(run.history) < config["max_epochs"] / 2
     assert f"epoch {len(run.history)}/{config['max_epochs']}" in last
+    assert {config["metric"], f"{config['patience']}", f"{run.record.best_epoch},"} <= {*end.split()}
     with caplog.at_level(logging.INFO, "recgraph"):  # which tells the same
         rg.fit("bprmf", split, seed=0, device="cpu", max_epochs=1)
     assert not capsys.readouterr().err

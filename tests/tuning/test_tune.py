@@ -97,7 +97,10 @@ def test_what_a_study_found(made: tuple[Path, optuna.Study]) -> None:
     assert any(line.startswith(f"best: trial {study.best_trial.number}, on valid ndcg@10 ") for line in lines)
     assert [line for line in lines if line.startswith("test, seen items")] == outcomes(study)
     best = command(study, study.best_trial)
-    assert best.startswith("recgraph train SASRec --dataset synthetic --seed 0 --set ")
+    tested = out / "final" / f"trial-{study.best_trial.number:04d}" / "seed-0"
+    seed = json.loads((tested / "record.json").read_text())["seed"]
+    assert best.startswith(f"recgraph train SASRec --dataset synthetic --seed {seed} --set ")
+    assert " --seed 0 " in command(study, study.trials[(study.best_trial.number + 1) % 4])
     assert f"learning_rate={study.best_params['learning_rate']}" in best
     assert sum(row["importance"] for row in importances(study)) == pytest.approx(1)
     with find_study(str(out)) as (found, _):
