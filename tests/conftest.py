@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,12 @@ def missing(name: str, reason: str) -> None:
     if name in _required():
         pytest.fail(f"{reason} (RECGRAPH_REQUIRE names {name})")
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def unavailable() -> Callable[[str, str], None]:
+    """:func:`missing`, for what a test file needs alone."""
+    return missing
 
 
 def _seed(name: str) -> None:

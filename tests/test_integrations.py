@@ -9,11 +9,11 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import missing
 
 import recgraph as rg
 
@@ -23,11 +23,11 @@ CODE = dict(re.findall(r"^## (\w+).*?^```(?:python|dockerfile)\n(.*?)^```", PAGE
 
 
 @pytest.fixture(scope="module")
-def scope(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def scope(tmp_path_factory: pytest.TempPathFactory, unavailable: Callable[[str, str], None]) -> Any:
     """The names of the page, all of whose code has run in the present folder."""
     absent = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
     if absent:
-        missing("integrations", f"not installed: {', '.join(absent)}; pip install 'recgraph[integrations]'")
+        unavailable("integrations", f"not installed: {', '.join(absent)}; pip install 'recgraph[integrations]'")
     import duckdb
 
     before = Path.cwd()
