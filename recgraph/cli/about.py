@@ -112,7 +112,7 @@ def models(
 
     rows: list[dict[str, Any]] = []
     if name is None:
-        width = 50 if (form or default_format()) == "table" else 1000  # a line a model
+        width = 1000 if (form or default_format()) != "table" else max(9, 58 - max(map(len, registry.names("model"))))
         for each in (registry.load("model", key) for key in registry.names("model")):
             update = _UPDATES[None if each.reads_graph else each.updated_by]
             what = textwrap.shorten(_first_line(each), width, placeholder="…")
