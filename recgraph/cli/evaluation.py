@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from recgraph.cli.options import FOUND, DeviceOption, EngineOption, EngineSetOption, Source, given_engine
-from recgraph.cli.output import Failure, Format, FormatOption, note, notes_of, show
+from recgraph.cli.output import Failure, Format, FormatOption, default_format, note, notes_of, show
 
 if TYPE_CHECKING:
     from recgraph.evaluate.results import Results
@@ -22,9 +21,7 @@ _SET = "Of a node task: a setting of the probe, e.g. probe_learning_rate=0.03; m
 _METRIC = "What to show, e.g. ndcg@10, coverage@20 or my_metric (at each cut-off); may be given many times."
 _SAVE = "Also write the values of users, a Parquet file for each run and protocol, into this folder."
 _CUTOFFS = "Length of the lists that metrics look at; may be given many times.  [default: 5, 10, 20, and those of -m]"
-_RERANK = (
-    "Pick lists that differ from the ranking: mmr, dpp or one of your own, or a table {name = 'mmr', strength = 0.2}."
-)
+_RERANK = "Pick lists that differ from the ranking: mmr, dpp, your own, or a table {name = 'mmr', strength = 0.2}."
 _DATA = (
     "Where the file lies now that the run was made from; by default where it lay then. valid=PATH, test=PATH, "
     "item_features=PATH or user_features=PATH: the same of another file."
@@ -49,8 +46,9 @@ def evaluate(
 ) -> None:
     """Print a run's metrics, each with its protocol's hash; of several runs, which is significantly best.
 
-    All items are ranked for every user of a part. Of a model that embeds the nodes of a graph, probes and clustering
-    say how well the embeddings tell the classes of nodes apart.
+    All items are ranked for every user of a part; several runs that differ in their seed alone are one row, their
+    mean. Of a model that embeds the nodes of a graph, probes and clustering say how well the embeddings tell the
+    classes of nodes apart.
     """
     from recgraph.config import parse_settings
     from recgraph.evaluate.rerank import reranker_of
@@ -82,12 +80,11 @@ def evaluate(
         return None
     k = 10 if 10 in lengths else max(lengths)
     columns = [*next(iter(found.values()))[0].metrics] if metrics else [f"{name}@{k}" for name in _COLUMNS]
-    return _compared({folder: run.record.to_json() for folder, run in opened.items()}, found, columns, form)
+    records = {folder: run.record.to_json() for folder, run in opened.items()}
+    return _compared(records, found, columns, form or default_format())
 
 
-def _compared(
-    records: Mapping[Path, Mapping[str, Any]], found: dict[Path, Results], metrics: list[str], form: Format | None
-) -> None:
+def _compared(records: dict[Path, Any], found: dict[Path, Results], metrics: list[str], form: Format) -> None:
     """A table of models for each protocol; runs that differ in their seed alone are one model."""
     from recgraph.evaluate.significance import table
 
@@ -101,12 +98,15 @@ def _compared(
         str(folders[0]) if len(folders) == 1 else f"{folders[0]} and {len(folders) - 1} more": folders
         for folders in same.values()
     }
-    rows = []
+    rows: list[dict[str, Any]] = []
     for place, title in enumerate(next(iter(found.values())).titles()):
         made = table({name: [found[folder][place] for folder in folders] for name, folders in named.items()}, metrics)
-        rows += [{"candidates": title, **row} for row in made.rows()]
+        for name, cells in made.cells.items():
+            pairs = [{metric: cell.value, f"{metric} mark": cell.mark} for metric, cell in cells.items()]
+            values = cells if form == "table" else {key: value for pair in pairs for key, value in pair.items()}
+            rows.append({"candidates": title, "model": name, **values})
     show(rows, form)
-    note(made.legend)
+    note(made.legend if form == "table" else made.legend.replace("* ", "best: ", 1).replace("= ", "tied: ", 1))
 
 
 def _nodes(run: NodeRun, settings: list[str], form: Format | None) -> None:

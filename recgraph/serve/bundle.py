@@ -158,8 +158,8 @@ def read(folder: Path, what: Holds, make: Callable[[dict[str, Any]], T]) -> T:
     try:
         config = read_config(folder)
         check_manifest(folder)
-        if config["holds"] != what:
-            raise BundleError(f"{folder}: {config['holds']}, not {what}; see recgraph.load, and its embeddings.parquet")
+        if (holds := config["holds"]) != what:
+            raise BundleError(f"{folder}: {holds}, not {what}; see recgraph.load or recgraph inspect RUN --node ID")
         made = make(config)
     except Exception as error:
         check_same(folder, before)  # files of two bundles fail in many ways

@@ -133,7 +133,8 @@ class NodeRun(BaseRun):
         if task is None:
             data = self.record.data
             if data.dataset is None or load_graph(data.dataset).hash != data.graph_hash:
-                raise ValueError(f"task: {data.dataset or 'a graph without classes'} is not the run's; give a task")
+                own = data.dataset or "a graph without classes"
+                raise ValueError(f"task: {own} is not the run's; give one: rg.Run.open(RUN).evaluate(data)")
             task = load_node_task(data.dataset)
         target, n_nodes = self.embedder.target, self.embeddings().height
         if (task.target, len(task.labels)) != (target, n_nodes):
@@ -143,8 +144,7 @@ class NodeRun(BaseRun):
         reason = f"evaluate {self.record.model} on the classes of {target!r}"
         self.record.unsealed = [*self.record.unsealed, reason]
         _log.warning("labels of task %s unsealed: %s", task.hash[:12], reason)
-        if probe is None:
-            probe = ProbeSettings.of(self.record.evaluation).probe
+        probe = probe or ProbeSettings.of(self.record.evaluation).probe
         results = evaluate_nodes(self.embedder.vectors, task, probe=probe, seed=seed)
         self._add_results("nodes", results)
         return results

@@ -194,6 +194,9 @@ def test_runs_are_compared_and_their_seeds_are_one_model(run: Path, tmp_path: Pa
     works(f"train popularity -d synthetic -o {tmp_path / 'popularity'}")
     found = rows(f"evaluate {run} {tmp_path / 'other'} {tmp_path / 'popularity'} -m ndcg@10")
     assert {row["model"] for row in found} == {f"{run} and 1 more", str(tmp_path / "popularity")}
+    assert {type(row["ndcg@10"]) for row in found} == {float}
+    assert {row["ndcg@10 mark"] for row in found} <= {"best", "tied", ""}
+    assert "seed" in works("evaluate --help").stdout
     checks = {row["check"]: row["status"] for row in rows("check synthetic")}
     assert {*checks.values()} <= {"ok", "warn"}
     assert len(checks) > 5
@@ -397,4 +400,8 @@ def test_the_node_task(nodes: Path) -> None:
     told = works(f"evaluate {nodes} --set probe.learning_rate=0.05").stderr
     assert "linear probe: learning_rate 0.05, weight_decay 0.0, repeats 4, steps 200; protocol " in told
     assert "recommender" in refused(f"recommend {nodes} -u 1")
+    assert "--node" in refused(f"similar {nodes} --item 1")
     assert json.loads(works(f"inspect {nodes} --node 1 -k 3 --format json").stdout)["neighbours"]
+    record["data"]["dataset"] = None  # as of a graph that was made in Python
+    (nodes / "record.json").write_text(json.dumps(record))
+    assert ".evaluate(data)" in refused(f"evaluate {nodes}")
