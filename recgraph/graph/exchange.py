@@ -318,7 +318,8 @@ def parts_of(stores: Stores, labels: bool = False) -> GraphParts:
         warnings.warn(f"a graph has no place for {', '.join(sorted(left_out))}", LeftOutWarning, stacklevel=3)
     labelled = [repr(name) for name, store in of_nodes.items() if store.get("y") is not None]
     if labelled and not labels:
-        how = f"labels of {', '.join(labelled)} are read by from_pyg_with_task or from_dgl_with_task, as a NodeTask"
+        names = ", ".join(labelled)
+        how = f"labels of {names} are no part of a graph: run.evaluate(data), or from_pyg_with_task, reads them"
         warnings.warn(how, LeftOutWarning, stacklevel=3)
     return nodes, edges
 

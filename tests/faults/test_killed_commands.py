@@ -1,4 +1,5 @@
-"""Commands that are killed go on to the same result (`tune`: tests/tuning/test_studies.py).
+"""Commands that are killed go on to the same result (`tune`: tests/tuning/test_studies.py), and damaged files are
+refused or harmless.
 
 One kill of `train`, `board run` and `update` is part of `make test`; `make test-faults` runs all.
 """
@@ -21,6 +22,9 @@ from typing import Any
 
 import forked
 import pytest
+
+import recgraph as rg
+from recgraph.train import checkpoint as checkpoints
 
 #: what `make test` has of each test
 _QUICK = [("train", 0.6), ("board", 0.6), ("update", 0.6)]
@@ -189,3 +193,39 @@ def test_a_second_start_into_a_run_is_refused(cases: Cases) -> None:
     assert "run" in said
     assert run(case, f"{_TRAIN} --resume")[0] == 0
     assert tree("run")(case) == cases.whole("train")[0]
+
+
+def flipped(folder: Path, draw: random.Random) -> Path:
+    """Turn a bit of a file below a folder around -> the file."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
+    path = draw.choice(files)
+    content = bytearray(path.read_bytes())
+    content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+    path.write_bytes(content)
+    return path
+
+
+def is_refused_or_harmless(read: Callable[[], Any], whole: Any, damaged: Path) -> None:
+    """What is read is as it was, or an error names the file; of a damaged manifest, a file that it no longer fits."""
+    try:
+        assert read() == whole, damaged
+    except (ValueError, OSError) as error:
+        message, named = f"{error}", damaged.parent.name if damaged.name == "SHA256SUMS" else damaged.name
+        assert named in message, damaged
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("seed", range(50))
+@pytest.mark.parametrize("what", ["bundle", "checkpoint"])
+def test_a_flipped_bit_is_refused_or_harmless(cases: Cases, tmp_path: Path, what: str, seed: int) -> None:
+    run_folder = cases.begin("train") / "run"
+    newest, *_ = checkpoints.candidates(run_folder / "checkpoints")
+    folder = shutil.copytree(run_folder / "bundle" if what == "bundle" else newest, tmp_path / newest.name)
+
+    def read() -> Any:
+        if what == "bundle":
+            return rg.load(folder).recommend(users=["u3", "u7"], k=5).rows()  # type: ignore[union-attr]
+        return {name: value.tolist() for name, value in checkpoints.read(folder).model.items()}
+
+    whole = read()
+    is_refused_or_harmless(read, whole, flipped(folder, random.Random(seed)))
