@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import re
 from difflib import get_close_matches
@@ -100,11 +101,8 @@ class Commands(TyperGroup):
                 if isinstance(error, RankFailed | KeyboardInterrupt):
                     raise typer.Exit(getattr(error, "exit_code", code)) from None
             # typer reports usage and exits itself, and the reader of a pipe may have gone
-            if (
-                ctx.params.get("debug")
-                or hasattr(error, "exit_code")
-                or isinstance(error, typer.Abort | BrokenPipeError)
-            ):
+            is_typers = hasattr(error, "exit_code") or isinstance(error, typer.Abort | BrokenPipeError)
+            if is_typers or ctx.params.get("debug"):
                 raise
             FILE.error("%s", message, exc_info=error)
             place = "" if rank is None else f"rank {rank}: "
@@ -141,6 +139,8 @@ for command in (about.models, recommend.inspect, about.doctor):
     app.command(rich_help_panel=_LOOK, no_args_is_help=command is recommend.inspect)(command)
 for command in (recommend.similar, recommend.vectors, recommend.export, evaluation.plot, training.study, about.parts):
     app.command(hidden=True, no_args_is_help=command is not about.parts)(command)
+for made in app.registered_commands:  # a screen has lines of its own
+    made.help = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.getdoc(made.callback) or "")
 
 
 def _show_version(wanted: bool) -> None:
