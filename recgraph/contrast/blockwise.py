@@ -187,6 +187,7 @@ class WeightBlocks:
             similarities: [n, M].
             bounded: whether the weights themselves will do, where they are at hand.
         """
+        self.w, self._leaves = similarities, []  # the memory of the last block is free for this one
         anchors = self.anchors[rows].detach().requires_grad_(self.needs[0])
         similarities = similarities.detach().requires_grad_(any(self.needs[:2]))
         with torch.set_grad_enabled(any(self.needs)):

@@ -341,7 +341,7 @@ class Cluster(Weight):
         count = torch.uint8 if len(ours) < 256 else torch.int32
         apart = (ours[0][:, None] != theirs[0]).view(torch.uint8).to(count)
         for mine, other in zip(ours[1:], theirs[1:], strict=True):
-            apart += (mine[:, None] != other).view(torch.uint8)
+            apart += (mine[:, None] != other).view(torch.uint8).to(count)
         return apart
 
     @torch.no_grad()
