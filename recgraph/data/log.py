@@ -456,7 +456,8 @@ def _fix_of_times(unread: _Bad) -> str:
     """What may be done about times that cannot be read: formats that read many of them, or leave them out."""
     formats = proposed_formats(unread.given.filter(unread.mask)) if unread.given.dtype == pl.String else []
     how = [f"say how they are written: time_format= (--time-format) {', '.join(formats)}"] if formats else []
-    return ", or ".join(how if unread.drops else [*how, "leave such rows out: bad_times='drop' (--drop-bad-times)"])
+    drop = f"leave {'what no format reads' if formats else 'such rows'} out: bad_times='drop' (--drop-bad-times)"
+    return ", and ".join(how if unread.drops else [*how, drop])
 
 
 def _warn_of_odd(ids: pl.Series) -> None:
