@@ -77,7 +77,7 @@ def randomisation(differences: ArrayLike, *, n_draws: int = 9999, seed: int = 0)
     """
     values = np.asarray(differences, dtype=np.float64)
     # sums that differ by rounding alone are as great as the observed one
-    limit = abs(values.sum()) - 1e-12 * max(np.abs(values).sum(), 1e-300)
+    limit = abs(values.sum()) - 1e-12 * max(float(np.abs(values).sum()), 1e-300)
     n = values.size
     if n < 63 and 2**n <= n_draws:
         bits = (np.arange(2**n)[:, None] >> np.arange(n)) & 1

@@ -100,7 +100,7 @@ def from_frames(
         assert known is not None
         found = known.index(ids)
         if (found < 0).any():
-            row = int((found < 0).argmax())
+            row = int(np.argmax(found < 0))
             raise GraphError(f"edges {edge_type}, row {row} (from 0): {ids.name} = {ids[row]!r} is not among the nodes")
         index[edge_type].append(torch.from_numpy(found))
     held = {}
