@@ -116,12 +116,7 @@ def of_histories(
         index = items.index([item for row in rows for item in row], "items of histories")
         lengths = torch.tensor([len(row) for row in rows])
     else:
-        log = given
-        if not isinstance(log, Interactions):
-            there = names_of(given)
-            named = {"user": columns.user, "item": columns.item, "timestamp": columns.timestamp}
-            found = {role: own if own in there else role for role, own in named.items() if {own, role} & {*there}}
-            log = with_times_like(given, Columns(**{"user": "user", "item": "item", **found}), time_format)
+        log = given if isinstance(given, Interactions) else read_like(given, columns, time_format)
         if time_unit is not None and log.ordered.times is not None:
             times = in_unit(log.ordered.times, log.time_unit, time_unit)
             if times is None:
@@ -132,11 +127,16 @@ def of_histories(
     return Request(labels, query, kind, n_unknown_items=int((index < 0).sum()))
 
 
-def with_times_like(frame: Any, columns: Columns, time_format: TimeFormat) -> Interactions:
-    """A log in a frame whose times are written like those of the training data, or are dates."""
-    dtype = None if columns.timestamp is None else nw.from_native(frame).collect_schema()[columns.timestamp]
+def read_like(frame: Any, columns: Columns, time_format: TimeFormat) -> Interactions:
+    """A log in a frame with columns named like the training data's, or ``user``, ``item`` and, optionally,
+    ``timestamp``. Times are written like those of the training data, or are dates."""
+    there = names_of(frame)
+    user, item = (own if own in there else role for own, role in ((columns.user, "user"), (columns.item, "item")))
+    time = next((name for name in (columns.timestamp, "timestamp") if name in there), None)
+    dtype = None if time is None else nw.from_native(frame).collect_schema()[time]
     is_written = dtype is not None and (dtype.is_numeric() or dtype in (nw.String, nw.Categorical, nw.Enum))
-    return Interactions.from_frame(frame, **columns.model_dump(), time_format=time_format if is_written else None)
+    times = time_format if is_written else None
+    return Interactions.from_frame(frame, user=user, item=item, timestamp=time, time_format=times)
 
 
 def given_ids(given: Any, kind: FrameKind, argument: str) -> tuple[pl.Series, FrameKind]:

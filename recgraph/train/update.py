@@ -22,8 +22,8 @@ from torch import Tensor
 
 from recgraph import registry
 from recgraph.data.batches import Query
-from recgraph.data.columns import Columns, in_unit
-from recgraph.data.dataframe import BAR, names_of
+from recgraph.data.columns import in_unit
+from recgraph.data.dataframe import BAR
 from recgraph.data.ids import IdMap
 from recgraph.data.item_features import ItemFeatures
 from recgraph.data.part import Cases, OrderedLog, Part
@@ -37,7 +37,7 @@ from recgraph.models.growth import grown, grown_optimiser
 from recgraph.ranks import first_does
 from recgraph.rng import derive, numpy_generator
 from recgraph.serve.recommender import Recommender
-from recgraph.serve.request import with_times_like
+from recgraph.serve.request import read_like
 from recgraph.sparse.device import is_accelerated
 from recgraph.sparse.ragged import Ragged
 from recgraph.train import checkpoint as checkpoints
@@ -457,16 +457,12 @@ def read_new_log(given: Any, recommender: Recommender, item_features: Any = None
     files (``.txt``: lines of ``user item item ...``), whose columns are named like the run's or are guessed. Without a
     time, rows are in order. Texts in a file of features become lists where those of the run's file did.
     """
-    columns = recommender.columns
     if isinstance(given, Interactions):
         log = given
     elif isinstance(given, str | Path):
         log = _read_file(Path(given), recommender)
     else:
-        there = names_of(given)
-        user, item = (own if own in there else plain for own, plain in ((columns.user, "user"), (columns.item, "item")))
-        time = next((name for name in (columns.timestamp, "timestamp") if name in there), None)
-        log = with_times_like(given, Columns(user=user, item=item, timestamp=time), recommender.time_format)
+        log = read_like(given, recommender.columns, recommender.time_format)
     if isinstance(item_features, str | Path):
         like = _written(recommender.record, ("encoding", "quotes", "lists"))
         file = LogFile("", Reading.of(like, item_features=str(item_features)))
