@@ -1,4 +1,4 @@
-"""Charts as inline SVG: axes, points, lines and bars; colours come from the page's style sheet.
+"""Charts as inline SVG: axes, points and lines; colours come from the page's style sheet.
 
 Our own drawing, because a page with all its figures then has some 30 KiB, follows the reader's light or dark scheme and
 fits a phone.
@@ -234,17 +234,14 @@ class Figure:
     """A chart with its heading.
 
     Attributes:
-        svg: empty where there is nothing to show.
         note: says what cannot be seen.
         key: class of the style sheet -> what is drawn so.
-        group: the part of a page that it belongs to.
     """
 
     title: str
     svg: str
     note: str = ""
     key: tuple[tuple[str, str], ...] = ()
-    group: str = ""
 
 
 def curve(title: str, history: Sequence[Mapping[str, Any]], names: Sequence[str], best: int | None) -> Figure:

@@ -15,7 +15,7 @@ STYLE = (
     ".rg .grid{stroke:currentColor;stroke-width:.6;opacity:.18;fill:none}"
     ".rg .axis{stroke:currentColor;opacity:.6;fill:none}"
     ".rg .whisker{stroke:currentColor;opacity:.5;fill:none}"
-    ".rg .bar{fill:var(--s1)}.rg polyline{fill:none;stroke-width:1.8}"
+    ".rg polyline{fill:none;stroke-width:1.8}"
     + "".join(f".rg polyline.s{n}{{stroke:var(--s{n})}}.rg circle.s{n}{{fill:var(--s{n})}}" for n in range(1, 6))
     + ".rg circle.best{fill:var(--best)}"
     ".rg{--s1:#0969da;--s2:#bc4c00;--s3:#1a7f37;--s4:#8250df;--s5:#9a6700;--best:#cf222e}"
