@@ -101,10 +101,11 @@ def run(
     """
     refuse_launched("leaderboard.run", "start it without a launcher; workers=N starts processes of its own")
     found = board if isinstance(board, Board) else load_board(board)
-    entries = {entry.name: entry for sheet in found.sheets for entry in sheet.models}
+    entries = [entry for sheet in found.sheets for entry in sheet.models]
     for name in only:
-        if not any(_matches(entry, [name]) for entry in entries.values()):
-            raise ValueError(f"only = {name} names no model of board {found.name!r}; there are {', '.join(entries)}")
+        if not any(_matches(entry, [name]) for entry in entries):
+            names = ", ".join(dict.fromkeys(entry.name for entry in entries))
+            raise ValueError(f"only = {name} names no model of board {found.name!r}; there are {names}")
     place_of_work = engine or parallel.Engine()
     if workers is not None:
         place_of_work = parallel.Engine.of(place_of_work.model_dump() | {"workers": workers})

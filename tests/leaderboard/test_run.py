@@ -295,6 +295,14 @@ def test_a_job_that_another_runner_works_on_is_left_to_it(tmp_path: Path) -> Non
     assert run(board).made == summary.busy
 
 
+def test_a_model_is_asked_for_where_another_sheet_has_its_name(tmp_path: Path) -> None:
+    board = write(tmp_path, HEAD + POPULARITY + 'name = "Mine"\n')
+    other = HEAD + '[[models]]\nmodel = "itemknn"\nname = "Mine"\n'
+    (board / "other.toml").write_text(f'dataset = "synthetic"{other}', encoding="utf-8")
+    assert run(board, only=["itemknn"]).made == ["other / Mine / seed 3"]
+    assert run(board, only=["Mine"]).made == ["synthetic / Mine / seed 3"]
+
+
 def test_what_is_asked_for_wrongly_costs_nothing(tmp_path: Path) -> None:
     board = write(tmp_path)
     with refused("only", "lihgtgcn"):
