@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 
 import recgraph as rg
@@ -30,19 +31,17 @@ def scope(tmp_path_factory: pytest.TempPathFactory, unavailable: Callable[[str, 
         unavailable("integrations", f"not installed: {', '.join(absent)}; pip install 'recgraph[integrations]'")
     import duckdb
 
-    before = Path.cwd()
-    os.chdir(tmp_path_factory.mktemp("shop"))
     rows = [f"({user}, {(user + step) % 9}, {step}, true)" for user in range(12) for step in range(6)]
-    with duckdb.connect("shop.duckdb") as shop:
-        shop.execute("CREATE TABLE orders (customer INT, product INT, bought BIGINT, paid BOOL)")
-        shop.execute(f"INSERT INTO orders VALUES {', '.join(rows)}")
     names: dict[str, Any] = {}
-    for title, code in CODE.items():
-        if title != "A":
-            exec(compile(code.replace("max_epochs=30", "max_epochs=1"), title, "exec"), names)
-            names.setdefault("first", names["run"])
-    yield names
-    os.chdir(before)
+    with contextlib.chdir(tmp_path_factory.mktemp("shop")):
+        with duckdb.connect("shop.duckdb") as shop:
+            shop.execute("CREATE TABLE orders (customer INT, product INT, bought BIGINT, paid BOOL)")
+            shop.execute(f"INSERT INTO orders VALUES {', '.join(rows)}")
+        for title, code in CODE.items():
+            if title != "A":
+                exec(compile(code.replace("max_epochs=30", "max_epochs=1"), title, "exec"), names)
+                names.setdefault("first", names["run"])
+        yield names
 
 
 def test_lists_are_a_table(scope: dict[str, Any]) -> None:
@@ -80,8 +79,7 @@ def test_a_bundle_comes_back_from_object_storage(scope: dict[str, Any]) -> None:
 def test_the_container_serves_and_its_check_of_health_passes(scope: dict[str, Any]) -> None:
     command, check = (json.loads(words) for words in re.findall(r"^(?:HEALTHCHECK )?CMD (.*)", CODE["A"], re.M)[::-1])
     words = ["hub/bundle" if word == "/srv/bundle" else "0" if word == "8000" else word for word in command[1:]]
-    with subprocess.Popen([sys.executable, "-m", "recgraph", *words], stderr=subprocess.PIPE, text=True) as service:
-        assert service.stderr is not None
-        (port,) = re.findall(r"http://\S+:(\d+)", next(line for line in service.stderr if "http://" in line))
+    with forked.module("recgraph", *words) as service:
+        service.until(lambda: re.search(r"http://\S+:\d+\S*\s", service.error))
+        (port,) = re.findall(r"http://\S+:(\d+)", service.error)
         subprocess.run([sys.executable, "-c", check[-1].replace("8000", port)], check=True, timeout=60)
-        service.terminate()
