@@ -218,14 +218,14 @@ def _jobs_of(sheet: SheetSpec, entry: EntrySpec, folder: Path) -> list[Job]:
 
 
 class DataHashes(NamedTuple):
-    """Of a sheet's data: of all that models read, and of the split or the graph."""
+    """Hashes of a sheet's data: of all that models read, and of the split or the graph."""
 
     data: str
     split: str
 
 
 def load_data_hashes(sheet: SheetSpec) -> DataHashes:
-    """Reads the data."""
+    """The hashes of a sheet's data, which this reads."""
     if is_of_nodes(sheet.dataset):
         from recgraph.data.catalog import load_graph, load_node_task
 

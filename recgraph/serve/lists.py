@@ -97,8 +97,8 @@ class Lister:
 
     @torch.no_grad()
     def rank_together(self, queries: Sequence[Query], k: int, exclude_seen: bool) -> list[Lists]:
-        """The lists of several requests without rules, each with the items and scores of :meth:`lists` alone: the
-        rounding of a model may depend on who shares its batch, that of a catalogue's tiles does not."""
+        """The lists of several requests without rules, each with the items and scores of :meth:`lists` alone: each is
+        encoded by itself, as who shares a batch may change a model's rounding, but not that of a catalogue's tiles."""
         catalogue = self.catalogue_for(k)
         convention = "exclude" if exclude_seen else "keep"
         vectors = torch.cat([self._encode(query, catalogue.device) for query in queries])
@@ -129,7 +129,7 @@ class Lister:
         candidates: Tensor | None,
         batch_size: int = 1024,
     ) -> Lists:
-        """The items, or ``candidates`` [C], that are most like each of ``index`` [B]; none is like -1, unknown."""
+        """The items (of ``candidates`` [C], if given) most like each of ``index`` [B]; none for -1, an unknown one."""
         items, scores = torch.full((len(index), k), -1), torch.zeros(len(index), k, dtype=torch.float64)
         closed = torch.empty(0, dtype=torch.int64)
         if candidates is not None and self.n_items - len(candidates) <= _FEW:

@@ -39,7 +39,7 @@ class Boost(Config):
     """What an item feature does to scores.
 
     With ``value`` the items whose column holds it are raised by ``weight``; without it the column holds numbers, and an
-    item's number times ``weight`` counts. ``multiply`` takes scores above 0 times that, which must be above 0, and
+    item's number times ``weight`` counts. ``multiply`` multiplies scores above 0 by that, which must be above 0, and
     divides those below: above 1 it raises every item.
     """
 
