@@ -178,7 +178,7 @@ class WeightBlocks:
         self.gradients: list[Tensor | None] = [None] * len(inputs)
 
     def block(self, rows: slice, similarities: Tensor, bounded: bool = False) -> None:
-        """Make those of the rows.
+        """Make the weights of the rows.
 
         A weight of cosines that are the similarities over a temperature depends on the embeddings by these alone, so
         that one product makes both, and its gradient joins that of the loss before that is multiplied by the rows.
@@ -309,7 +309,7 @@ class _Contrast(BlockwiseLoss):
         weights = self.weights
         if weights is not None:
             weights.block(rows, t, bounded)
-        # logarithms, or where the weights themselves are at hand what they are the logarithms of
+        # t holds logarithms of the addends, or the addends themselves where the weights themselves are at hand
         of_positive, of_none, is_raised = s_pos, -math.inf, weights is not None and weights.is_factor
         if is_raised:
             of_positive, of_none = s_pos.exp(), 0.0
