@@ -236,7 +236,7 @@ def _trainer(
     accelerator = make_accelerator(options.device, config.precision)
     generators = Generators(options.seed, accelerator.device)
     batches = model.batches(part, config.batch_size, generators)
-    trainer = Trainer(model, batches, config, generators, validate, folder, options.observers, accelerator)
+    trainer = Trainer(model, batches, config, generators, validate, folder, accelerator=accelerator)
     resumed = options.resume and trainer.resume()
     if options.resume and folder is not None and _finished(folder):
         if not resumed:
