@@ -97,7 +97,7 @@ def run_folder(model: Model, options: FitOptions, record: RunRecord) -> Iterator
             if not (options.resume and is_complete()):
                 is_new = not folder.exists()
                 lock.enter_context(locked(folder / LOCK, wait=2.0))  # a killed process may take a while to give it up
-                if is_new:  # it goes again where nothing was written
+                if is_new:  # the lock has made it; it is removed where nothing was written
                     lock.callback(lambda: None if contents(folder) else shutil.rmtree(folder))
             _check_folder(folder, model, record, options)
             complete = is_complete()
