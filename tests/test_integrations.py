@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +31,16 @@ def scope(tmp_path_factory: pytest.TempPathFactory, unavailable: Callable[[str, 
         unavailable("integrations", f"not installed: {', '.join(absent)}; pip install 'recgraph[integrations]'")
     import duckdb
 
-    before = Path.cwd()
-    os.chdir(tmp_path_factory.mktemp("shop"))
     rows = [f"({user}, {(user + step) % 9}, {step}, true)" for user in range(12) for step in range(6)]
-    with duckdb.connect("shop.duckdb") as shop:
-        shop.execute("CREATE TABLE orders (customer INT, product INT, bought BIGINT, paid BOOL)")
-        shop.execute(f"INSERT INTO orders VALUES {', '.join(rows)}")
     names: dict[str, Any] = {}
-    for code in re.findall(r"^```python\n(.*?)^```", TEXT, re.S | re.M):
-        exec(compile(code.replace("max_epochs=30", "max_epochs=1"), PAGE.name, "exec"), names)
-        names.setdefault("first", names["run"])
-    yield names
-    os.chdir(before)
+    with chdir(tmp_path_factory.mktemp("shop")):
+        with duckdb.connect("shop.duckdb") as shop:
+            shop.execute("CREATE TABLE orders (customer INT, product INT, bought BIGINT, paid BOOL)")
+            shop.execute(f"INSERT INTO orders VALUES {', '.join(rows)}")
+        for code in re.findall(r"^```python\n(.*?)^```", TEXT, re.S | re.M):
+            exec(compile(code.replace("max_epochs=30", "max_epochs=1"), PAGE.name, "exec"), names)
+            names.setdefault("first", names["run"])
+        yield names
 
 
 def test_lists_are_a_table(scope: dict[str, Any]) -> None:
