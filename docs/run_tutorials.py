@@ -58,7 +58,6 @@ def run(path: Path, folder: Path, programs: Path = Path(sys.executable).parent) 
             resources=resources,
             record_timing=False,
             coalesce_streams=True,
-            store_widget_state=False,
         )
         return client.execute()
     finally:
@@ -78,6 +77,7 @@ def main(names: list[str]) -> None:
     for path in paths:
         with tempfile.TemporaryDirectory() as folder:
             notebook = run(path, Path(folder))
+            notebook.metadata.pop("widgets", None)
             for cell in notebook.cells:
                 cell.get("outputs", [])[:] = filter(_is_read, cell.get("outputs", []))
             text = nbformat.writes(notebook).replace(folder, "~")

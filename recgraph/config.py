@@ -139,8 +139,8 @@ def walk(config: BaseModel | type[BaseModel], within: str = "") -> Iterator[tupl
 
 
 def put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    """Set one setting of a tree of tables; on its way, a name becomes a table with it, and a table is copied. A name
-    for a table without one is put into it."""
+    """Set one setting of a tree of tables. On the path to it the name of a part becomes a table that has the name, and
+    tables are copied. A name that is set where a table without one stands is added to that table."""
     name, *rest = path
     held = tree.get(name)
     if not rest:
@@ -260,7 +260,7 @@ def parse_settings(
 
 
 def with_none(value: Any) -> Any:
-    """What a TOML file holds, which has no word for it, with None where the text none stands, as in ``--set``."""
+    """What a TOML file holds, with None for the texts none and null, as in ``--set``: TOML has no word for it."""
     if isinstance(value, Mapping):
         return {name: with_none(each) for name, each in value.items()}
     if isinstance(value, list | tuple):

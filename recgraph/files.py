@@ -84,7 +84,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 
 def exchange(new: Path, folder: Path) -> None:
-    """Put a folder in the place of another, and that, if it is there, in its place: in one step where that is known."""
+    """Exchange a new folder and another one, which need not exist: in one step where the system can."""
     call = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
     here = -100
     if call is None or call(here, os.fsencode(new), here, os.fsencode(folder), 2):
@@ -266,8 +266,8 @@ def read_manifest(folder: Path) -> dict[str, str]:
 
 @contextmanager
 def locked(path: Path, wait: float = True) -> Iterator[None]:
-    """The block in which this process, and this thread, alone holds the lock on a file, which is made; InUse where
-    another holds it still after so many seconds (True: it waits without end)."""
+    """Within the block this process, and this thread, alone holds the lock on a file, which is made; InUse where
+    another still holds it after ``wait`` seconds (True: it waits without end)."""
     from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)

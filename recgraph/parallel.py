@@ -1,7 +1,7 @@
 """Independent pieces of work: in this process, in processes of this machine (joblib's loky), or on a Ray cluster.
 
-The same call gives the same results in all three. What is pickled is a piece's value and its result, and once a worker
-what all pieces share. Ray is imported here alone.
+The same call gives the same results in all three. What is pickled is the value and the result of each piece and, once
+for each worker, what all pieces share. Ray is imported here alone.
 """
 
 from __future__ import annotations

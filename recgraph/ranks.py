@@ -116,7 +116,7 @@ class Ranks:
         return cls(dist.get_rank(), dist.get_world_size()) if connected else cls()
 
     def share_of_batch(self, n_samples: int, dealt: bool = False) -> Share:
-        """The share of a batch, of sizes that differ by one at most; of fewer samples than ranks each has all."""
+        """This rank's share of a batch; sizes differ by one at most. Of fewer samples than ranks each has all."""
         if self.count == 1 or n_samples < self.count:
             return WHOLE
         least, more = divmod(n_samples, self.count)

@@ -26,7 +26,7 @@ from pydantic import BeforeValidator, GetCoreSchemaHandler, SerializeAsAny, crea
 from recgraph.config import PartConfig, checked, did_you_mean
 from recgraph.files import sha256
 
-#: kind, package, and the classes that can be named, behind the module of the package that they are in
+#: kind, package, and behind each module of the package those of its classes that can be named
 _OWN = """
 aggregator    encoders              histories: Mean SelfAttention UserAttention
 attribution   explain               attribution: Attention IntegratedGradients LeaveOneOut
@@ -231,7 +231,7 @@ class ImportFailed(ValueError):
     """A file or a module cannot be imported; the message says at which line of which file."""
 
 
-#: module -> its file and the SHA-256 of that, if any, of what was imported by its file or its name
+#: module that :func:`import_file` has imported -> its file and the SHA-256 of that, or None where it has no file
 _imported: dict[str, tuple[Path | None, str | None]] = {}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
 import re
@@ -10,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ import recgraph as rg
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "integrations.md"
 LIBRARIES = ("duckdb", "lancedb", "qdrant_client", "huggingface_hub", "fsspec")
-CODE = dict(re.findall(r"^## (\w+).*?^```(?:python|dockerfile)\n(.*?)^```", PAGE.read_text("utf-8"), re.S | re.M))
+TEXT = PAGE.read_text("utf-8")
+(DOCKERFILE,) = re.findall(r"^```dockerfile\n(.*?)^```", TEXT, re.S | re.M)
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +34,13 @@ def scope(tmp_path_factory: pytest.TempPathFactory, unavailable: Callable[[str, 
 
     rows = [f"({user}, {(user + step) % 9}, {step}, true)" for user in range(12) for step in range(6)]
     names: dict[str, Any] = {}
-    with contextlib.chdir(tmp_path_factory.mktemp("shop")):
+    with chdir(tmp_path_factory.mktemp("shop")):
         with duckdb.connect("shop.duckdb") as shop:
             shop.execute("CREATE TABLE orders (customer INT, product INT, bought BIGINT, paid BOOL)")
             shop.execute(f"INSERT INTO orders VALUES {', '.join(rows)}")
-        for title, code in CODE.items():
-            if title != "A":
-                exec(compile(code.replace("max_epochs=30", "max_epochs=1"), title, "exec"), names)
-                names.setdefault("first", names["run"])
+        for code in re.findall(r"^```python\n(.*?)^```", TEXT, re.S | re.M):
+            exec(compile(code.replace("max_epochs=30", "max_epochs=1"), PAGE.name, "exec"), names)
+            names.setdefault("first", names["run"])
         yield names
 
 
@@ -77,7 +77,7 @@ def test_a_bundle_comes_back_from_object_storage(scope: dict[str, Any]) -> None:
 
 
 def test_the_container_serves_and_its_check_of_health_passes(scope: dict[str, Any]) -> None:
-    command, check = (json.loads(words) for words in re.findall(r"^(?:HEALTHCHECK )?CMD (.*)", CODE["A"], re.M)[::-1])
+    command, check = (json.loads(words) for words in re.findall(r"^(?:HEALTHCHECK )?CMD (.*)", DOCKERFILE, re.M)[::-1])
     words = ["hub/bundle" if word == "/srv/bundle" else "0" if word == "8000" else word for word in command[1:]]
     with forked.module("recgraph", *words) as service:
         service.until(lambda: re.search(r"http://\S+:\d+\S*\s", service.error))

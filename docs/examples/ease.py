@@ -22,7 +22,7 @@ class EASE(Scorer):
     """``min |X - X B|^2 + l2 |B|^2, diag(B) = 0``: with ``P = (X'X + l2 I)^-1`` it is ``B_ij = -P_ij / P_jj``."""
 
     def __init__(self, train: Part) -> None:
-        rows = distinct(train.items, train.n_items)  # who has an item twice has it
+        rows = distinct(train.items, train.n_items)  # an item that a user has twice counts once
         x = torch.zeros(rows.n_rows, train.n_items, dtype=torch.float64)
         x[rows.rows, rows.values] = 1
         inverse = torch.linalg.inv(x.T @ x + L2 * torch.eye(train.n_items, dtype=torch.float64))

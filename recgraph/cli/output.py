@@ -32,7 +32,7 @@ FileFormatOption = Annotated[FileFormat | None, typer.Option("--format", help=_H
 #: notes of the commands, shown unless ``-q``; and what the log file alone gets
 NOTES, FILE = logging.getLogger("recgraph.cli.notes"), logging.getLogger("recgraph.cli")
 _root = logging.getLogger("recgraph")
-#: loggers that say one thing, of each run anew: a command shows it once, as it does any note and what it finds of data
+#: loggers that say the same of every run: a command shows their first record, and of notes each text once
 _ONCE = ("recgraph.data.split",)
 #: the watch of the command that runs
 _current: list[Watch] = []
@@ -210,7 +210,7 @@ def _table(rows: Sequence[Row], columns: Sequence[str]) -> None:
 
 
 def _short(value: Any) -> Any:
-    """A number with at most 6 digits that count, and all of those before the point; what is no float as it is."""
+    """A float with six significant digits, or all those before the point if they are more; other values as they are."""
     if not isinstance(value, float) or not math.isfinite(value):
         return value
     return f"{value:.6g}" if abs(value) < 1e6 else f"{value:.0f}"

@@ -228,9 +228,9 @@ def _print(found: Explanation | NodeExplanation, form: Format) -> None:
     related = [f"{node_type}: {', '.join(titles)}" for node_type, titles in found.related.items()]
     say("; ".join([f"{what} of {found.model}{f' on {found.dataset}' if found.dataset else ''}", *related]) + "\n")
     if isinstance(found, Explanation):
-        show(recommendation_rows(found), form, "Recommendations")
+        show(recommendation_rows(found), form)
     if found.path_weights:
-        show(path_weight_rows(found.path_weights), form, "Path weights")
+        show(path_weight_rows(found.path_weights), form)
     lines = ["Why", *why_lines(found)] if isinstance(found, Explanation) else ["Nearest", *neighbour_lines(found)]
     say("\n".join(lines))
 

@@ -178,7 +178,7 @@ class WeightBlocks:
         self.gradients: list[Tensor | None] = [None] * len(inputs)
 
     def block(self, rows: slice, similarities: Tensor, bounded: bool = False) -> None:
-        """Make those of the rows.
+        """Make the weights of the rows.
 
         A weight of cosines that are the similarities over a temperature depends on the embeddings by these alone, so
         that one product makes both, and its gradient joins that of the loss before that is multiplied by the rows.
@@ -222,6 +222,13 @@ class WeightBlocks:
         return through_similarities
 
 
+def _inputs(x: Tensor, y: Tensor, weight: Weight | None, pairs: Pairs | None) -> list[Tensor]:
+    """What a sum over candidates is differentiated by."""
+    if weight is None or pairs is None:
+        return [x, y]
+    return [x, y, pairs.anchors, pairs.candidates, *(each for each in weight.parameters() if each.requires_grad)]
+
+
 def contrast(
     x: Tensor,
     y: Tensor,
@@ -245,11 +252,8 @@ def contrast(
     Returns:
         The scalar loss, differentiable once, and how many anchors were left out (int64 scalar).
     """
-    inputs = [x, y]
-    if weight is not None and pairs is not None:
-        inputs += [pairs.anchors, pairs.candidates, *(each for each in weight.parameters() if each.requires_grad)]
     settings = {"candidates": candidates, "weight": weight, "pairs": pairs}
-    loss, counted = one_pass(_Contrast, settings, block_rows, inputs)
+    loss, counted = one_pass(_Contrast, settings, block_rows, _inputs(x, y, weight, pairs))
     return loss, len(x) - counted
 
 
@@ -305,7 +309,7 @@ class _Contrast(BlockwiseLoss):
         weights = self.weights
         if weights is not None:
             weights.block(rows, t, bounded)
-        # logarithms, or where the weights themselves are at hand what they are the logarithms of
+        # t holds logarithms of the addends, or the addends themselves where the weights themselves are at hand
         of_positive, of_none, is_raised = s_pos, -math.inf, weights is not None and weights.is_factor
         if is_raised:
             of_positive, of_none = s_pos.exp(), 0.0
@@ -378,9 +382,7 @@ def log_sums(
         [N], ``-inf`` where an anchor has no candidate (it passes no gradient); at least float32. It can be
         differentiated once, by x, y, the embeddings of ``pairs`` and the parameters of the weight.
     """
-    inputs = [x, y]
-    if weight is not None and pairs is not None:
-        inputs += [pairs.anchors, pairs.candidates, *(each for each in weight.parameters() if each.requires_grad)]
+    inputs = _inputs(x, y, weight, pairs)
     if not torch.is_grad_enabled():
         inputs = [tensor.detach() for tensor in inputs]
     return _LogSums.apply(barred, weight, pairs, block_rows, *inputs)  # type: ignore[no-untyped-call, no-any-return]

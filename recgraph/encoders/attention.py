@@ -33,8 +33,30 @@ N_SPANS = 130
 _STEP = 8
 
 
+class Timed:
+    """Rows that are padded to one length, with or without the times of their items: how long lies between these.
+
+    Attributes:
+        lengths: [n_rows] int64.
+        times: [n_rows, length] int64, 0 where unknown; None: there are none.
+    """
+
+    lengths: Tensor
+    times: Tensor | None
+
+    @cached_property
+    def causal_spans(self) -> Tensor | None:
+        """[n_rows, length, length]: the :func:`spans` of places and those before; None: there are no times."""
+        return None if self.times is None else spans(self.times, self.times)
+
+    @cached_property
+    def last_spans(self) -> Tensor | None:
+        """The same of the last places, [n_rows, 1, length]."""
+        return None if self.times is None else spans(self.times.gather(1, self.lengths[:, None] - 1), self.times)
+
+
 @dataclass(frozen=True)
-class Bucket:
+class Bucket(Timed):
     """Neighbouring rows whose attention is computed together, padded to the longest of them.
 
     Attributes:
@@ -43,9 +65,7 @@ class Bucket:
         length: of the longest row.
         slots: [n_tokens] int64, the place of each token in the padded [n_rows * length] layout; None where the rows
             are all of one length and the padded layout is a view.
-        lengths: [n_rows] int64.
         valid_mask: [n_rows, length], False at masked items (token 0) and padding; None where no item is masked.
-        times: [n_rows, length] int64, 0 where unknown; None: there are none.
     """
 
     first_row: int
@@ -106,16 +126,6 @@ class Bucket:
     def last_bias(self) -> Tensor | None:
         """The same of the last places; None where they see every key."""
         return None if self.last_mask is None else torch.where(self.last_mask, 0.0, -torch.inf)
-
-    @cached_property
-    def causal_spans(self) -> Tensor | None:
-        """[n_rows, length, length]: the :func:`spans` of places and those before; None: there are no times."""
-        return None if self.times is None else spans(self.times, self.times)
-
-    @cached_property
-    def last_spans(self) -> Tensor | None:
-        """The same of the last places, [n_rows, 1, length]."""
-        return None if self.times is None else spans(self.times.gather(1, self.lengths[:, None] - 1), self.times)
 
 
 @dataclass(frozen=True)
@@ -281,7 +291,7 @@ def spans(queries: Tensor, keys: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Padded:
+class Padded(Timed):
     """B sequences in their order, each padded on the right to the length L: B * L tokens.
 
     Attributes:
@@ -289,11 +299,9 @@ class Padded:
         tokens: [B * L] int64, 0 at masked items and at the padding.
         last: [B] int64: the place of each row's last token among the B * L.
         slots: [T] int64: the place of each token.
-        lengths: [B] int64.
         visible_keys: [B, L], False at the padding and, where they are hidden, at masked items.
         alone: [B, L], True at the queries that would see no key and see themselves: masked items that lead their row.
             None where no item is masked, or none is hidden.
-        times: [B, L] int64, 0 where unknown; None: there are none.
         sees_all: whether every place sees all of its row, masked items too; else the items up to itself.
     """
 
@@ -370,16 +378,6 @@ class Padded:
     def last_bias(self) -> Tensor:
         """Additive mask of the attention scores."""
         return torch.where(self.last_mask, 0.0, -torch.inf)
-
-    @cached_property
-    def causal_spans(self) -> Tensor | None:
-        """[B, L, L], see :func:`spans`; None: there are no times."""
-        return None if self.times is None else spans(self.times, self.times)
-
-    @cached_property
-    def last_spans(self) -> Tensor | None:
-        """The same of the last places, [B, 1, L]."""
-        return None if self.times is None else spans(self.times.gather(1, self.lengths[:, None] - 1), self.times)
 
     def make_biases(self, last_only: bool) -> None:
         """Make the masks that layers will read now: in a compiled graph nothing can be kept."""

@@ -21,7 +21,7 @@ class Kept(Generic[T]):
 
     def __init__(self) -> None:
         self._shared: list[T] | None = None
-        self._kept: tuple[Any, T] | None = None
+        self._kept: tuple[list[Any], Sequence[Tensor], T] | None = None
 
     def get(self, training: bool, state: Callable[[], Sequence[Tensor]], make: Callable[[], T]) -> T:
         """The value: within :meth:`sharing` that of the first call, in evaluation mode without gradients that which was
@@ -41,11 +41,16 @@ class Kept(Generic[T]):
             return self._shared[0]
         if training or torch.is_grad_enabled():
             return make()
-        seen = [(tensor, tensor._version, tensor.device, tensor.dtype) for tensor in state()]
+        tensors = state()
+        if any(tensor.is_inference() for tensor in tensors):  # which do not say whether they changed
+            return make()
+        seen = [(id(tensor), tensor._version, tensor.device, tensor.dtype) for tensor in tensors]
         kept = self._kept  # read once: another thread may replace it
-        if kept is None or not all(a[0] is b[0] and a[1:] == b[1:] for a, b in zip(kept[0], seen, strict=True)):
-            kept = self._kept = (seen, make())
-        return kept[1]
+        if kept is None or kept[0] != seen:
+            # made under inference mode it could not be used elsewhere
+            with torch.inference_mode(False), torch.no_grad():
+                kept = self._kept = (seen, tensors, make())
+        return kept[2]
 
     def forget(self) -> None:
         """Make a new value when it is next asked for."""

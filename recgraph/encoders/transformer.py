@@ -86,6 +86,9 @@ class Layer(EncoderLayer):
 
     def _finish(self, x: Tensor, attended: Tensor, generator: torch.Generator | None) -> Tensor:
         x = self.attention_norm(x + dropout(self.out(attended), self.dropout, generator))
+        return self._feed_forward(x, generator)
+
+    def _feed_forward(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         out: Tensor = self.norm(x + dropout(self.down(F.gelu(self.up(x))), self.dropout, generator))
         return out
 
@@ -208,8 +211,7 @@ class FilteredLayer(Layer):
         filtered = self.filter_norm(x + dropout(rescaled, self.dropout, generator))
         attended = self.attention_norm(x + dropout(self.out(attended), self.dropout, generator))
         x = self.alpha * filtered + (1 - self.alpha) * attended
-        out: Tensor = self.norm(x + dropout(self.down(F.gelu(self.up(x))), self.dropout, generator))
-        return out
+        return self._feed_forward(x, generator)
 
 
 class BSA(Transformer):

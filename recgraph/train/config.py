@@ -106,7 +106,7 @@ class TrainConfig(Config):
             return self
         if part.repeats < 0.1:
             return self.model_copy(update={"select_seen": "exclude"})
-        message = "users buy again, in %.0f %% of the interactions: select_seen=keep; recommend too with --keep-seen"
+        message = "users buy again, in %.0f %% of the interactions: select_seen=keep; recommend with --keep-seen, too"
         _log.warning(message, 100 * part.repeats)
         return self.model_copy(update={"select_seen": "keep"})
 

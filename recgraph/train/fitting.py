@@ -97,7 +97,7 @@ def run_folder(model: Model, options: FitOptions, record: RunRecord) -> Iterator
             if not (options.resume and is_complete()):
                 is_new = not folder.exists()
                 lock.enter_context(locked(folder / LOCK, wait=2.0))  # a killed process may take a while to give it up
-                if is_new:  # it goes again where nothing was written
+                if is_new:  # the lock has made it; it is removed where nothing was written
                     lock.callback(lambda: None if contents(folder) else shutil.rmtree(folder))
             _check_folder(folder, model, record, options)
             complete = is_complete()
@@ -236,7 +236,7 @@ def _trainer(
     accelerator = make_accelerator(options.device, config.precision)
     generators = Generators(options.seed, accelerator.device)
     batches = model.batches(part, config.batch_size, generators)
-    trainer = Trainer(model, batches, config, generators, validate, folder, options.observers, accelerator)
+    trainer = Trainer(model, batches, config, generators, validate, folder, accelerator=accelerator)
     resumed = options.resume and trainer.resume()
     if options.resume and folder is not None and _finished(folder):
         if not resumed:

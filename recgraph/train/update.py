@@ -372,7 +372,7 @@ class Joined:
 
 
 def without_known(log: Interactions, recommender: Recommender) -> Interactions:
-    """The new log without what is known with the same time; where the model reads no times, nothing tells."""
+    """The new log without what the run knows with the same time; without times to compare, all of it."""
     ordered, old = log.ordered, recommender.times
     times = None if ordered.times is None else in_unit(ordered.times, log.time_unit, recommender.time_unit)
     rows = recommender.users.index(log.users.values)[ordered.items.rows.numpy()]
@@ -380,8 +380,8 @@ def without_known(log: Interactions, recommender: Recommender) -> Interactions:
     new, known = {"user": rows, "item": items}, {"user": recommender.seen.rows, "item": recommender.seen.values}
     if tells := old is not None and times is not None:
         new["time"], known["time"] = times.numpy(), old.values
-    frames = (pl.DataFrame({name: np.asarray(each) for name, each in one.items()}) for one in (new, known))
-    again = next(frames).with_row_index().join(next(frames), on=[*new], how="semi")["index"].to_numpy()
+    ours, theirs = (pl.DataFrame({name: np.asarray(each) for name, each in one.items()}) for one in (known, new))
+    again = theirs.with_row_index().join(ours, on=[*new], how="semi")["index"].to_numpy()
     if not tells and 2 * len(again) > len(log):
         _log.warning("new_log: users have the items of most of its interactions: was it taken in before?")
     return log.masked(~np.isin(np.arange(len(log)), again)) if tells else log

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -28,7 +27,6 @@ from recgraph.config import (
     walk,
     with_none,
 )
-from recgraph.files import read_toml
 from recgraph.train.config import distribute
 
 if TYPE_CHECKING:
@@ -170,22 +168,20 @@ class SearchSpace:
     defaults: Mapping[str, Any]
 
     @classmethod
-    def of(
-        cls, parts: Parts, fixed: Mapping[str, Any], given: Mapping[str, Any] | str | Path | None = None
-    ) -> SearchSpace:
+    def of(cls, parts: Parts, fixed: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> SearchSpace:
         """The space of some configurations.
 
         Args:
             parts: name -> configuration class; no two have a field of the same name.
             fixed: settings that are not searched, as a tree.
-            given: a mapping or a TOML file. ``field = value`` fixes a field, ``field = [..]`` gives its choices,
+            given: a table, as of a TOML file. ``field = value`` fixes a field, ``field = [..]`` gives its choices,
                 ``field = {low, high, log, step, choices}`` replaces these entries of the annotation, or makes a
                 range for a field that has none; ``"*" = "fixed"`` keeps all that it does not name at its default.
 
         Raises:
             ConfigError: an unknown field, a value out of a field's range, nothing to search.
         """
-        table = with_none(read_toml(Path(given)) if isinstance(given, str | Path) else given or {})
+        table = with_none(given or {})
         rest = table.pop(REST, "searched")
         if rest not in ("fixed", "searched"):
             raise ConfigError(f"space: {REST!r} = {rest!r} must be 'fixed' or 'searched'")

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from recgraph import parallel, registry
-from recgraph.config import checked, with_none
+from recgraph.config import checked
 from recgraph.data.split import SealedSplit, Split, without_test_data
 from recgraph.evaluate.metrics import DEFAULT_METRICS, split_metric
 from recgraph.evaluate.results import Results
@@ -131,7 +131,7 @@ def tune(
         metrics,
         n_trials,
         plain(fixed),
-        with_none(read_toml(Path(space))) if isinstance(space, str | Path) else plain(space or {}),
+        read_toml(Path(space)) if isinstance(space, str | Path) else plain(space or {}),
         sampler or ("nsga2" if len(metrics) > 1 else "tpe"),
         pruner or "none",
         seed,

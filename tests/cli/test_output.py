@@ -31,7 +31,7 @@ def test_tsv_is_the_default_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out == ("name\tvalue\tmany\tnone\tis\na,b\t0.123457\tx,y\t\tTrue\n[c]\t2\t\t\tFalse\n")
 
 
-def test_a_pipe_has_six_digits_that_count(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pipe_has_six_significant_digits(capsys: pytest.CaptureFixture[str]) -> None:
     show([{"a": 1234567.891, "b": 0.00001234567, "c": 12345678901, "d": float("nan")}], "csv")
     assert capsys.readouterr().out.splitlines()[1] == "1234568,1.23457e-05,12345678901,nan"
 

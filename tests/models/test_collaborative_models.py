@@ -122,6 +122,16 @@ def test_vectors_are_kept_in_evaluation_and_follow_the_weights(name: str) -> Non
     model(first_batch(model), ["rec"])["rec"].backward()
 
 
+def test_a_model_that_was_built_under_inference_mode_ranks() -> None:
+    expected = made("lightgcn").eval()
+    with torch.inference_mode():
+        model = made("lightgcn").eval()
+        torch.testing.assert_close(model.encode_items(), expected.encode_items())
+    with torch.inference_mode():
+        kept = expected.encode_items()
+    assert not kept.is_inference()
+
+
 # Models of users and items whose samples share the negatives of a step
 
 

@@ -11,6 +11,7 @@ from refusing import refused
 
 from recgraph import registry
 from recgraph.config import ConfigError, search_of, walk
+from recgraph.files import read_toml
 from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.train.config import TrainConfig
 from recgraph.tuning.plan import Plan
@@ -51,7 +52,7 @@ def test_a_file_narrows_extends_and_fixes(tmp_path: Path) -> None:
         "learning_rate = {high = 2e-3}\nweight_decay = {low = 1e-6, high = 1e-2, log = true}\n"
         "hidden_dim = [16, 32]\ndropout = 0.2\nbatch_size = {low = 32, high = 64}\n"
     )
-    found = space(file, max_epochs=3)
+    found = space(read_toml(file), max_epochs=3)
     assert found.dimensions["learning_rate"] == Dimension("learning_rate", 3e-4, 2e-3, log=True)
     assert found.dimensions["weight_decay"] == Dimension("weight_decay", 1e-6, 1e-2, log=True)
     assert found.dimensions["hidden_dim"].choices == (16, 32)
