@@ -285,7 +285,7 @@ class Trainer:
         self._add_time()
         row: dict[str, Any] = {"epoch": progress.epoch + 1, **means, **progress.diagnostics}
         row["loss"] = sum(means[name] * weight for name, weight in self.phases[0].terms.items())
-        row["targets_per_second"] = progress.targets / progress.epoch_seconds()
+        row |= {"targets": progress.targets, "targets_per_second": progress.targets / progress.epoch_seconds()}
         is_due = (progress.epoch + 1) % config.validate_every == 0 or progress.epoch + 1 == config.max_epochs
         if is_due and config.metric != "last":
             self._validate(row)

@@ -128,7 +128,7 @@ class ContrastiveSequenceModel(SequenceModel):
         else:
             encoded = self.encode_together(views, batch, self.needs_states)
             if "rec" in wanted:
-                states = self.encode(batch.sequences, batch, last_only=False)
+                states = self.encode(batch.sequences, batch, last_only=False, places=batch.masked)
                 found["rec"] = self.next_item_loss(batch, states)
         share = batch.share
         if share.is_whole:
