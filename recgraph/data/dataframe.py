@@ -105,7 +105,8 @@ def to_native(frame: pl.DataFrame, kind: FrameKind) -> Any:
         return frame.to_arrow()
     values: dict[str, Any] = {}
     for series in frame:  # arrays where pandas has the type, so that widths are kept; else Python values
-        plain = series.dtype.is_numeric() or series.dtype in (pl.Boolean, *map(pl.Datetime, ("ms", "us", "ns")))
+        plain = series.dtype.is_numeric() or series.dtype == pl.Boolean
+        plain |= isinstance(series.dtype, pl.Datetime) and series.dtype.time_zone is None
         values[series.name] = series.to_numpy() if plain and not series.null_count() else series.to_list()
     return nw.from_dict(values, backend="pandas").to_native()
 
