@@ -184,7 +184,7 @@ def _gathered_states(states: Ragged, share: Share) -> Ragged:
 class CL4SRecConfig(ContrastiveConfig):
     contrast_weight: Annotated[
         float, Field(ge=0, description="lambda, weight of the contrastive term"), Search(1e-3, 1.0, log=True)
-    ] = 0.1
+    ] = 0.02
 
 
 class CL4SRec(ContrastiveSequenceModel):
