@@ -62,9 +62,8 @@ def count_dtype(*factors: Csr) -> torch.dtype:
 def compose_blocks(
     a: Csr, b: Csr, counts: Counts = "full", dtype: torch.dtype | None = None, *, roots: bool = False
 ) -> Iterator[tuple[slice, Csr]]:
-    """The product of :func:`compose` a block of rows at a time: the rows, and ``(A B)[rows]`` [b, C].
-
-    ``roots``: it sums the roots of products of weights.
+    """The product of :func:`compose` a block of rows at a time: the rows, and ``(A B)[rows]`` [b, C]; with ``roots``
+    it sums the roots of products of weights.
 
     Costs the pairs of an entry of A and an entry of B that it leads to, whatever the number of columns. A block may
     have very many rows where these are nearly empty: its entries are bounded, not its cells.
@@ -152,13 +151,10 @@ def neighbours(
     with_itself: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The k most similar columns of each, by ``C[i, j] / ((n_i n_j) ** norm_power + shrink)`` with C of these rows as
-    in :func:`co_occurrence` and ``n_i`` the rows that hold i.
+    in :func:`co_occurrence` and ``n_i`` the rows that hold i, or with ``norms`` [n_columns] float64 for these powers.
 
     Without weights and shrinkage this is the cosine of two columns. Costs the sum of squared row lengths and up to 64 k
     cells a column.
-
-    Args:
-        norms: [n_columns] float64, in the place of the powers of numbers of rows.
 
     Returns:
         index [n_columns, k] int64 and similarity float32, most similar first; where fewer than k are above 0: 0 and 0.
@@ -285,9 +281,7 @@ def ridge_rows_cg(rows: Csr, table: Tensor, weight: float, ridge: Tensor, start:
     return solution
 
 
-def _ridge_blocks(
-    matrix: Csr, table: Tensor, cells_of_row: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+def _ridge_blocks(matrix: Csr, table: Tensor, cells_of_row: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """Rows that are not empty, of similar length, within the limit: their numbers [b], the table's vectors of their
     columns [b, longest, D], zeros behind them, and the weights of these [b, longest, 1], if any."""
     rows, padded, cells_of_value = Ragged(matrix.indices, matrix.indptr), F.pad(table, (0, 0, 0, 1)), table.shape[1]
