@@ -367,8 +367,11 @@ class Joined:
         """The users of the slice of whom something is known before it, with what they did in it."""
         truth, history, times = self.new.filter(self.in_slice), self.trained.items, self.trained.times
         users = ((truth.lengths > 0) & (history.lengths > 0)).nonzero().flatten()
-        when = None if times is None else history.with_values(times).take(users)
-        return Cases(users, history.take(users), truth.take(users), len(self.items), times=when)
+        when = at = None
+        if times is not None and self.new_times is not None:
+            asked = self.new_times.filter(self.in_slice)
+            when, at = history.with_values(times).take(users), asked.values[asked.offsets[users]]
+        return Cases(users, history.take(users), truth.take(users), len(self.items), times=when, at=at)
 
 
 def without_known(log: Interactions, recommender: Recommender) -> Interactions:
@@ -443,7 +446,8 @@ class Before(Scorer):
         known_mask = query.history.values < self.known.n_items
         history = query.history.filter(known_mask)
         times = None if query.times is None else query.times.filter(known_mask)
-        scores = self.model.score(Query(users, history, times).to(device_of(self.model))).to(query.users.device)
+        asked = replace(query, users=users, history=history, times=times).to(device_of(self.model))
+        scores = self.model.score(asked).to(query.users.device)
         return torch.nn.functional.pad(scores, (0, self.n_items - scores.shape[1]), value=_LOWEST)
 
 

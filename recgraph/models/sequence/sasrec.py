@@ -113,10 +113,10 @@ class HSTU(SequenceModel):
     Recommendations (ICML 2024), section 3.2; layers, heads, dropout and initial values as in the published code for
     MovieLens. Departures: a LayerNorm of the states and plain products with item vectors
     (published: cosines, divided by .05); full softmax by default (published: 128 sampled negatives,
-    ``loss="sampled_softmax"``). With ``encoder={"time_bias": true}`` the scores have a learned bias of the time
-    between the items of both places too, by the published logarithmic buckets and one for unknown times; without, as by
-    default, they have none. The published code counts from the time of the item that is to be predicted, which a query
-    does not know.
+    ``loss="sampled_softmax"``). With ``encoder={"time_bias": true}`` the scores also have the published bias of time,
+    by logarithmic buckets of ``t_(i+1) - t_j``: from item j to the event that place i predicts, whose time is that of
+    the request (``at``; without it the last item's own); an unknown time has a bucket of its own. By default there is
+    no bias of time.
     """
 
     Config = HSTUConfig
