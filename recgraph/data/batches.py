@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -36,22 +36,20 @@ class Query:
     times: Ragged | None = None
     at: Tensor | None = None
 
+    def _of(self, rows: Callable[[Ragged], Ragged], values: Callable[[Tensor], Tensor]) -> Query:
+        times = None if self.times is None else rows(self.times)
+        return Query(values(self.users), rows(self.history), times, None if self.at is None else values(self.at))
+
     def to(self, device: torch.device | str) -> Query:
-        times = None if self.times is None else self.times.to(device)
-        at = None if self.at is None else self.at.to(device)
-        return Query(self.users.to(device), self.history.to(device), times, at)
+        return self._of(lambda rows: rows.to(device), lambda values: values.to(device))
 
     def take(self, rows: Tensor) -> Query:
         """Some of the rows, by their numbers [K]."""
-        times = None if self.times is None else self.times.take(rows)
-        at = None if self.at is None else self.at[rows]
-        return Query(self.users[rows], self.history.take(rows), times, at)
+        return self._of(lambda every: every.take(rows), lambda values: values[rows])
 
     def rows(self, start: int, end: int) -> Query:
         """The rows from ``start`` to ``end``; nothing is copied."""
-        times = None if self.times is None else self.times.part(start, end)
-        at = None if self.at is None else self.at[start:end]
-        return Query(self.users[start:end], self.history.part(start, end), times, at)
+        return self._of(lambda rows: rows.part(start, end), lambda values: values[start:end])
 
     def __len__(self) -> int:
         return self.users.numel()
@@ -562,10 +560,7 @@ def with_gaps(tokens: Ragged, times: Tensor | None, with_times: bool = False, at
     """
     if times is None:
         setting = "time_bias" if with_times else "time_gaps"
-        raise ValueError(
-            f"{setting} = True needs the times of interactions, and the log has none: name their column when reading "
-            f"(timestamp=..., --time), or leave {setting} out"
-        )
+        raise ValueError(f"{setting} = True reads times, and the log has none: name a column (timestamp=..., --time)")
     is_last = tokens.positions == tokens.lengths[tokens.rows] - 1
     following = torch.where(is_last, times if at is None else at[tokens.rows], times.roll(-1))
     gaps = gap_buckets(following - times)

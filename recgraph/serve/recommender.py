@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from recgraph import parallel
-from recgraph.config import checked
+from recgraph.config import checked, shown
 from recgraph.data.batches import Query
-from recgraph.data.columns import Columns, TimeFormat, TimeUnit
+from recgraph.data.columns import Columns, TimeFormat, TimeUnit, in_unit, times_of
 from recgraph.data.dataframe import FrameKind, from_native, to_native, without_categories
 from recgraph.data.ids import IdMap
 from recgraph.data.item_features import ItemColumns, feature_rows
@@ -37,7 +37,7 @@ from recgraph.serve.ann import AnnIndex
 from recgraph.serve.bundle import Embedder
 from recgraph.serve.export import export
 from recgraph.serve.lists import Fallback, Lister, ListOptions
-from recgraph.serve.request import NoHistoryError, Request, given_ids, is_all, of_histories, of_users, take, times_at
+from recgraph.serve.request import NoHistoryError, Request, given_ids, is_all, of_histories, of_users, take
 from recgraph.serve.rules import ResolvedRules, Rules, candidates_of, resolve
 from recgraph.serve.vectors import check_vectors, encode_items, encode_users, vector_frame
 from recgraph.sparse.ragged import Ragged
@@ -268,8 +268,15 @@ class Recommender:
         return replace(request, query=replace(request.query, at=self.time_of(at, len(request.labels))))
 
     def time_of(self, at: Any, n: int = 1) -> Tensor | None:
-        """[n] int64: when lists are asked for, as the model reads times; None of one that does not."""
-        return None if at is None or not self.model.reads_times else times_at(at, n, self.time_unit, self.time_format)
+        """[n] int64: when lists are asked for, by one time or n of them; None of a model that reads no times."""
+        if at is None or not self.model.reads_times:
+            return None
+        times, unit = times_of(given_ids(at, self.kind, "at")[0], self.time_format)
+        read = torch.from_numpy(times.fill_null(0).to_numpy(writable=True))
+        own = None if times.null_count() else in_unit(read, unit, self.time_unit)
+        if own is None or len(own) not in (1, n):
+            raise ValueError(f"at = {shown(at)}: give a time, or {n}, as the training data's ({self.time_unit})")
+        return own.expand(n)
 
     def _answer(self, request: Request, options: ListOptions, named: bool) -> Any:
         """The frame of a request; users who were not named are left out where nothing is known of them."""

@@ -13,9 +13,9 @@ import torch
 from pydantic_core import to_jsonable_python
 from torch import Tensor
 
-from recgraph.config import is_list, shown
+from recgraph.config import is_list
 from recgraph.data.batches import Query
-from recgraph.data.columns import Columns, TimeFormat, TimeUnit, in_unit, times_of
+from recgraph.data.columns import Columns, TimeFormat, TimeUnit, in_unit
 from recgraph.data.dataframe import FrameKind, names_of
 from recgraph.data.ids import IdMap, as_series
 from recgraph.data.split import Interactions
@@ -125,16 +125,6 @@ def of_histories(
         labels, lengths, kind = log.users.ids(np.arange(len(log.users))), log.ordered.items.lengths, log.kind
     query = query_of_histories(torch.from_numpy(index), lengths, times)
     return Request(labels, query, kind, n_unknown_items=int((index < 0).sum()))
-
-
-def times_at(given: Any, n: int, time_unit: TimeUnit, time_format: TimeFormat) -> Tensor:
-    """[n] int64: one time, or n of them, written as those of the training data, in their unit."""
-    values = given_ids(given, "polars", "at")[0]
-    times, unit = times_of(values, time_format)
-    found = None if times.null_count() else in_unit(torch.from_numpy(times.to_numpy(writable=True)), unit, time_unit)
-    if found is None or len(found) not in (1, n):
-        raise ValueError(f"at = {shown(given)}: give a time, or {n}, in {time_unit!r} as the training data's")
-    return found.expand(n)
 
 
 def read_like(frame: Any, columns: Columns, time_format: TimeFormat) -> Interactions:

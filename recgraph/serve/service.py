@@ -68,10 +68,7 @@ class RecommendRequest(_Body):
     exclude_seen: Annotated[bool, Strict(), Field(description="leave out what the user has done")] = True
     fallback: Annotated[Fallback | None, Field(description="for users of whom nothing is known; null: an error")] = None
     rules: Annotated[Rules | None, Field(description="business rules")] = None
-    at: Annotated[
-        Annotated[int, Strict()] | Annotated[float, Strict()] | str | None,
-        Field(description="when the lists are asked for, as the times of the training data; null: not known"),
-    ] = None
+    at: Annotated[Id | None, Field(description="when the lists are asked for, written as the log's times")] = None
 
     @model_validator(mode="after")
     def _for_someone(self) -> Self:

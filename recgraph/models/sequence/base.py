@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from typing import Annotated, Any, ClassVar, Literal
 
+import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
@@ -298,7 +299,8 @@ class PaddedSequences(nn.Module):
             history, gaps, lengths = F.pad(history, (0, 1)), None if gaps is None else F.pad(gaps, (0, 1)), lengths + 1
         inputs = F.embedding(history, self.table)
         if self.gap_embedding is not None and gaps is not None:
-            behind = F.pad(gaps[:, 1:], (0, 1))
-            behind = (behind + N_GAPS - 1).masked_fill(behind == 0, 0)
+            following = gaps.roll(-1, 1)
+            is_known = (following > 0) & (torch.arange(gaps.shape[1], device=gaps.device) < lengths[:, None] - 1)
+            behind = (following + N_GAPS - 1) * is_known
             inputs = inputs + self.gap_embedding(gaps) + self.gap_embedding(behind)
         return self.encoder.padded(inputs, lengths.clamp(min=1))
