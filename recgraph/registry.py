@@ -52,7 +52,7 @@ model         models.heterogeneous  heco: HeCo  meow: AdaMEOW MEOW  recommender:
 model         models.sequence       bert4rec: BERT4Rec  contrastive: CL4SRec DuoRec  mclrec: MCLRec
 model         models.sequence       sasrec: BSARec ESASRec FuXiAlpha GRU4Rec HSTU SASRec
 objective     contrast              objectives: BarlowTwins DebiasedInfoNCE DebiasedNTXent InfoNCE NTXent
-ranker        models                two_stage: BoostedTrees Logistic
+ranker        models                two_stage: BoostedTrees
 regulariser   contrast              regularisers: Alignment CrossUniformity Margin Uniformity
 reranker      evaluate              rerank: DPP MMR
 transform     contrast              parts: Centre ShuffledGroupWhitening

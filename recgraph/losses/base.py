@@ -29,8 +29,6 @@ class NextItemLoss(nn.Module):
     Config: ClassVar[type[LossConfig]] = LossConfig
     #: whether the loss draws random numbers, so that it must be given a generator
     draws: ClassVar[bool] = False
-    #: whether it reads cosines: a model then ranks by item vectors of length 1
-    cosine: ClassVar[bool] = False
 
     def __init__(self, config: LossConfig | None = None, /, **settings: Any) -> None:
         super().__init__()
@@ -58,6 +56,11 @@ class NextItemLoss(nn.Module):
             A scalar in the wider type of ``hidden`` and ``table``, at least float32.
         """
         raise NotImplementedError
+
+    @property
+    def cosine(self) -> bool:
+        """Whether it reads cosines: a model then ranks by item vectors of length 1."""
+        return False
 
     def as_scored(self, items: Tensor) -> Tensor:
         """Vectors of items [..., D] as a model multiplies them into scores: of length 1 with a loss of cosines."""

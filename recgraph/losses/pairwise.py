@@ -151,12 +151,7 @@ class OwnNegatives(NextItemLoss):
         return vectors
 
     def of_scores(
-        self,
-        positive: Tensor,
-        negative: Tensor,
-        keep_mask: Tensor,
-        n_items: int,
-        weights: PairWeights | None = None,
+        self, positive: Tensor, negative: Tensor, keep_mask: Tensor, n_items: int, weights: PairWeights | None = None
     ) -> Tensor:
         """The mean loss, a mean over targets.
 
@@ -276,12 +271,7 @@ class BCE(OwnNegatives):
     weighs_pairs = True
 
     def of_scores(
-        self,
-        positive: Tensor,
-        negative: Tensor,
-        keep_mask: Tensor,
-        n_items: int,
-        weights: PairWeights | None = None,
+        self, positive: Tensor, negative: Tensor, keep_mask: Tensor, n_items: int, weights: PairWeights | None = None
     ) -> Tensor:
         rate = min(self.config.n_negatives / max(n_items - 1, 1), 1.0)
         t = self.config.calibration
@@ -310,12 +300,7 @@ class BPR(OwnNegatives):
     Config = BPRConfig
 
     def of_scores(
-        self,
-        positive: Tensor,
-        negative: Tensor,
-        keep_mask: Tensor,
-        n_items: int,
-        weights: PairWeights | None = None,
+        self, positive: Tensor, negative: Tensor, keep_mask: Tensor, n_items: int, weights: PairWeights | None = None
     ) -> Tensor:
         losses = F.softplus(negative - positive[:, None]) * keep_mask
         return (losses.sum(1) / keep_mask.sum(1).clamp(min=1)).mean()
@@ -362,12 +347,7 @@ class CCL(OwnNegatives):
         return dropout(vectors, self.config.dropout, generator) if self.drops else vectors
 
     def of_scores(
-        self,
-        positive: Tensor,
-        negative: Tensor,
-        keep_mask: Tensor,
-        n_items: int,
-        weights: PairWeights | None = None,
+        self, positive: Tensor, negative: Tensor, keep_mask: Tensor, n_items: int, weights: PairWeights | None = None
     ) -> Tensor:
         of_targets, of_drawn = F.relu(1 - positive), F.relu(negative - self.config.margin) * keep_mask
         of_targets, of_drawn = _weighed(of_targets, of_drawn, weights)

@@ -195,7 +195,7 @@ def group_rows(adj: Csr) -> tuple[Csr, Tensor]:
 
 
 class Placing:
-    """Moves tensors, matrices, chains and sums, each of their tensors once.
+    """Moves tensors, matrices, chains, sums and what says how in ``placed(place)``, each of their tensors once.
 
     What is the same object here is the same object there, and matrices with the same places share them there, with all
     that is computed from them. Weights, scales and features become of a type; None leaves each its own.
@@ -221,6 +221,8 @@ class Placing:
         return cast(T, self._moved[key][1])
 
     def _move(self, x: Any) -> Any:
+        if hasattr(x, "placed"):
+            return x.placed(self)
         if isinstance(x, Sum):
             return Sum(tuple(map(self, x.terms)), x.coefficients)
         if isinstance(x, Chain):

@@ -38,7 +38,6 @@ CASES: dict[str, dict[str, Any]] = {
     "composed": {"metapaths": APART, "paths": {"top_k": (4, 6)}},
     "long": {"metapaths": LONG, "paths": FACTORISED},
     "latent": {"metapaths": APART, "paths": FACTORISED, "twins": {"kind": "latent"}},
-    "features": {"metapaths": LONG, "paths": FACTORISED, "features_per_path": True},
     "row": {"metapaths": APART, "paths": {"normalisation": "row", "top_k": 5}},
 }
 

@@ -42,7 +42,9 @@ CASES = {
     "lightgcn": Case("lightgcn", {"hidden_dim": 8}),
     # without shares, but the same draws on all ranks: dropout makes no difference
     "meow": Case("meow", {**_NODES, "prototypes": {"n_clusters": (3, 5)}}),
-    "sparse tables": _sequence("sasrec", {"sparse_tables": True}, loss={"name": "sampled_softmax", "n_negatives": 5}),
+    "sparse tables": _sequence(
+        "sasrec", {"sparse_tables": True}, loss={"name": "sampled_softmax", "n_negatives": 5, "in_batch": True}
+    ),
 }
 SLOW = {
     "bce, in groups": _sequence("sasrec", loss={"name": "bce", "n_negatives": 3, **_GROUPS}),

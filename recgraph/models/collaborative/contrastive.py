@@ -98,12 +98,10 @@ class GraphContrastiveModel(LightGCN):
 
     def _split(self, nodes: Tensor) -> tuple[Tensor, ...]:
         """The users and the items of vectors of all nodes."""
-        assert self.space is not None
         return torch.split(nodes, [self.space.n_users, self.space.n_items])
 
     def _of_both(self, nodes: Tensor, users: Tensor, items: Tensor) -> tuple[Tensor, ...]:
         """Some users and some items; all are read at once, as every reading has a gradient of the view's size."""
-        assert self.space is not None
         rows = nodes.index_select(0, torch.cat([users, items + self.space.n_users]))
         return torch.split(rows, [len(users), len(items)])
 

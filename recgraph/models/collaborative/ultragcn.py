@@ -94,7 +94,6 @@ class UltraGCN(BPRMF):
     def losses(self, batch: PairBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
         found = super().losses(batch, wanted)
         if "neighbours" in wanted:  # the mean over samples of ``sum_k w_ik softplus(-s_uk)``
-            assert self.space is not None
             near, weights = self.neighbours[batch.items], self.neighbour_weights[batch.items]
             part, places = touched(self.nodes(), torch.cat([batch.users[:, None], near + self.space.n_users], 1))
             scores = pair_scores(part, places[:, 0], places[:, 1:])

@@ -30,7 +30,6 @@ from recgraph.models.heterogeneous.base import (
     GraphModel,
     GraphSpace,
     NodeBatches,
-    PathLayers,
     evaluating,
 )
 from recgraph.models.heterogeneous.paths import Features, Masks, MetaPathInputs, Paths, Twins, read_graph, walkable
@@ -48,13 +47,6 @@ class NodeTwins(Twins):
 
 class MetaPathModelConfig(GraphConfig):
     embedding_dim: Annotated[int | None, Field(ge=1, description="width of embeddings; none: hidden_dim")] = None
-    features_per_path: Annotated[
-        bool,
-        Field(
-            description="the target's features are a matrix for each path, side by side and of equal widths, each with "
-            "a layer of its own; the coarse view takes the layers' mean (published for AMiner)"
-        ),
-    ] = False
     paths: Annotated[Paths, Field(description="how the matrices of meta-paths are made")] = Paths(ties="random")
     encoder: Annotated[PartConfig, part("encoder"), Field(description="of the views, over graphs")] = encoders.GCN()
     twins: Annotated[NodeTwins, Field(description="the second view of each meta-path")] = NodeTwins()
@@ -73,9 +65,8 @@ class MetaPathModel(GraphModel):
     A layer for each node type (:class:`TypeLayer`) makes vectors of nodes, and :class:`MetaPathViews` makes the views
     of the target nodes. The twin of a path's view has masked target features and masked edges.
 
-    With ``features_per_path`` the target has a layer for each path (:class:`PathLayers`), as published for AMiner,
-    whose embeddings of random walks are no part of its card here. Types without features have one table of weights,
-    shared by all paths.
+    Types without features have one table of weights, shared by all paths; the publications have for AMiner a table of
+    random walks for each path, which is no part of its card here.
 
     Options beyond the publications: masks drawn anew at every step; other augmentations, encoders, objectives and
     weights; latent twins, where a learned augmenter (MCLRec's) changes each path's embedding.
@@ -102,10 +93,6 @@ class MetaPathModel(GraphModel):
         self.types = list(dict.fromkeys([target, *between]))
         features: dict[str, Features] = {name: self._features(graph, name) for name in self.types}
         self.type_layers = nn.ModuleList(self._type_layer(graph, name) for name in self.types)
-        if config.features_per_path:
-            x = self.features_of(graph, target)
-            width = graph.count(target) if x is None else x.shape[1]
-            self.type_layers[0] = PathLayers(width, len(paths), x is not None, config.hidden_dim, config.dropout)
         self._begin_rows(graph, target, dict(zip(self.types, self.type_layers, strict=True)))
         self._masks: Masks = config.twins.masks(paths, config.mini_batch, config.twins.redraw)
         drawn = Generators(self._seed)
@@ -132,7 +119,6 @@ class MetaPathModel(GraphModel):
 
     def batches(self, train: Part | None, batch_size: int, generators: Generators) -> NodeBatches:
         """One step an epoch on the whole graph; with ``mini_batch`` batches of target nodes."""
-        assert self.space is not None
         if not self.config.mini_batch:
             return super().batches(train, batch_size, generators)
         return NodeBatches(self.space.n_items, batch_size, generators)
@@ -173,8 +159,7 @@ class MetaPathModel(GraphModel):
         return BothViews(self.views.coarse(inputs, hidden, generator), fine)
 
     def _hidden(self, inputs: MetaPathInputs, generator: Draw) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Node type -> [N_type, hidden_dim] (of the target [P, N, hidden_dim] with ``features_per_path``), the
-        transformed features; and those of the target's masked features."""
+        """Node type -> [N_type, hidden_dim], the transformed features; and those of the target's masked features."""
         layers = zip(self.types, self.type_layers, strict=True)
         hidden = {name: layer(inputs.features[name], generator) for name, layer in layers}
         if self.config.twins.kind != "masked":

@@ -7,7 +7,7 @@ pattern as its path, so that one sample of edges serves both.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from recgraph import augment
-from recgraph.augment.graph import EdgeDrop, GraphAugmentation
+from recgraph.augment.graph import GraphAugmentation
 from recgraph.config import Config, PartConfig
 from recgraph.graph.contexts import Layered, Walked
 from recgraph.graph.hetero import HeteroGraph
@@ -72,10 +72,6 @@ class Twins(Config):
             "its n steps, so that (1 - r)^n of its ways are left"
         ),
     ] = (augment.FeatureMask(), augment.EdgeDrop())
-    context_dropout: Annotated[
-        Literal["shared", "separate"],
-        Field(description="of masked twins: drawn for a path and its twin together, or for each, as published"),
-    ] = "shared"
     augmenter: Annotated[PartConfig, part("augmenter"), Field(description="of latent twins")] = augment.MLP()
 
     def masks(self, paths: Sequence[MetaPath], sampled: bool = False, redraw: bool = False) -> Masks:
@@ -124,27 +120,18 @@ class PathInputs:
     contexts: tuple[tuple[str, Csr | Walked], ...]
     loops: bool = False
 
-    def placed(self, place: Placing, walked: dict[int, Csr | Walked]) -> PathInputs:
-        """The path there; ``walked`` holds the contexts that are, by the identity of the original: paths share them."""
-        for _, reached in self.contexts:
-            if id(reached) not in walked:
-                walked[id(reached)] = place(reached) if isinstance(reached, Csr) else reached.placed(place)
+    def placed(self, place: Placing) -> PathInputs:
+        """The path there."""
         # a plain matrix that is not to be augmented any more is the adjacency itself; the masks of any other are drawn
         # from its weights as they are
         as_is = place if self.plain is self.adjacency else place.keeping_types()
         return replace(
             self,
-            plain=_placed(self.plain, as_is),
-            adjacency=_placed(self.adjacency, place),
-            masked=_placed(self.masked, place),
-            contexts=tuple((node_type, walked[id(reached)]) for node_type, reached in self.contexts),
+            plain=as_is(self.plain),
+            adjacency=place(self.adjacency),
+            masked=place(self.masked),
+            contexts=tuple((node_type, place(reached)) for node_type, reached in self.contexts),
         )
-
-
-def _placed(operator: Operator | Layered, place: Placing) -> Operator | Layered:
-    if isinstance(operator, Layered):
-        return replace(operator, layers=tuple(place(layer) for layer in operator.layers))
-    return place(operator)
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,9 +167,7 @@ class MetaPathInputs:
         """The inputs there; what paths, adjacencies, twins and features share is moved once and shared there, too."""
         place = Placing(device, dtype)
         features = {name: place(x) for name, x in self.features.items()}
-        walked: dict[int, Csr | Walked] = {}
-        paths = tuple(path.placed(place, walked) for path in self.paths)
-        return MetaPathInputs(self.target, features, place(self.masked), paths)
+        return MetaPathInputs(self.target, features, place(self.masked), tuple(map(place, self.paths)))
 
 
 def read_graph(
@@ -283,12 +268,12 @@ class Masks:
         composed = isinstance(path.plain, Csr)
         assert isinstance(path.plain, Csr | Chain)
         factors = path.plain.factors if isinstance(path.plain, Chain) else (path.plain,)
-        kept, keep_masks = _entries(augmentations, factors, generators, path.name)
+        kept = _augmented(augmentations, factors, generators, path.name)
         masked: Operator
         loops = False
         if self.sampled:
             loops = composed and bool((kept[0].diagonal() == 1).all())
-            masked = _aligned(factors, kept, keep_masks(), self.normalisation, loops)
+            masked = _aligned(factors, kept, self.normalisation, loops)
         elif composed:
             masked = _without(factors[0], kept[0], self.normalisation)
         else:
@@ -306,18 +291,6 @@ def _augmented(
         stream = augmentation.stream(generators, name if number == 0 else f"{name}/{number}")
         values = tuple(augmentation(value, stream) for value in values)
     return values
-
-
-def _entries(
-    augmentations: Sequence[GraphAugmentation], factors: tuple[Csr, ...], generators: Generators, name: str
-) -> tuple[tuple[Csr, ...], Callable[[], list[Tensor]]]:
-    """The augmented factors, and a function that gives the mask of kept entries, [E] bool, of each factor."""
-    if len(augmentations) == 1 and isinstance(drop := augmentations[0], EdgeDrop):
-        stream = drop.stream(generators, name)
-        masks = [drop.draw(factor, stream) for factor in factors]
-        return tuple(drop.apply(*pair) for pair in zip(factors, masks, strict=True)), lambda: masks
-    kept = _augmented(augmentations, factors, generators, name)
-    return kept, lambda: [_found(*pair) for pair in zip(factors, kept, strict=True)]
 
 
 def _without(plain: Csr, kept: Csr, kind: Normalisation) -> Operator:
@@ -353,12 +326,11 @@ def _found(entries: Csr, among: Csr) -> Tensor:
     return torch.searchsorted(others, keys) + number < torch.searchsorted(others, keys, right=True)
 
 
-def _aligned(
-    factors: Sequence[Csr], kept: Sequence[Csr], keep_masks: Sequence[Tensor], kind: Normalisation, loops: bool
-) -> Chain:
+def _aligned(factors: Sequence[Csr], kept: Sequence[Csr], kind: Normalisation, loops: bool) -> Chain:
     """The normalised twin in the pattern of the path, with weight 0 for entries that are left out."""
     marked = []
-    for factor, view, keep_mask in zip(factors, kept, keep_masks, strict=True):
+    for factor, view in zip(factors, kept, strict=True):
+        keep_mask = _found(factor, view)
         values = view.values(factor.values().dtype)
         if loops:
             keep_mask = keep_mask & (factor.rows != factor.indices)

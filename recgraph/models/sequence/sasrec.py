@@ -111,12 +111,12 @@ class HSTU(SequenceModel):
 
     Source: Zhai et al., Actions Speak Louder than Words: Trillion-Parameter Sequential Transducers for Generative
     Recommendations (ICML 2024), section 3.2; layers, heads, dropout and initial values as in the published code for
-    MovieLens. Departures: a LayerNorm of the states and plain products with item vectors
-    (published: cosines, divided by .05); full softmax by default (published: 128 sampled negatives,
-    ``loss="sampled_softmax"``). With ``encoder={"time_bias": true}`` the scores also have the published bias of time,
-    by logarithmic buckets of ``t_(i+1) - t_j``: from item j to the event that place i predicts, whose time is that of
-    the request (``at``; without it the last item's own); an unknown time has a bucket of its own. By default there is
-    no bias of time.
+    MovieLens. Departures: the full softmax of plain products by default (published: of cosines over .05 with 128
+    uniform negatives a target, here shared by the batch: ``loss={"name": "sampled_softmax", "similarity": "cosine",
+    "temperature": 0.05, "n_negatives": 128, "log_q": false}``), of states that pass a LayerNorm. With
+    ``encoder={"time_bias": true}`` the scores also have the published bias of time, by logarithmic buckets of
+    ``t_(i+1) - t_j``: from item j to the event that place i predicts, at last the request (``at``; without it the last
+    item's own time); an unknown time has a bucket of its own. By default there is no bias of time.
     """
 
     Config = HSTUConfig
