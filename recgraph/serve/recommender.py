@@ -207,10 +207,11 @@ class Recommender:
         Yields frames; one under the other they have the items of :meth:`recommend`, and its scores up to rounding.
         """
         request = self._request(None if histories is not None and is_all(users) else users, histories, at)
-        n, shared = len(request.labels), (self, self._options(k, **options), histories is not None or not is_all(users))
+        self.counters.add(unknown_items=request.n_unknown_items, unknown_users=request.n_unknown_users)
+        shared = self, self._options(k, **options), histories is not None or not is_all(users)
         parts = (
-            Piece(f"users from {start:,} on, of {n:,}", request.rows(start, min(start + batch_size, n)))
-            for start in range(0, n, batch_size)
+            Piece(f"{len(rows):,} users from {int(rows[0]):,} on", request.take(rows))
+            for rows in torch.split(torch.arange(len(request.labels)), batch_size)
         )
         for frame, counts in parallel.map(_answer_part, parts, shared, engine):
             self.counters.add(**counts)
@@ -289,9 +290,8 @@ class Recommender:
             raise NoHistoryError.of(request, unknown)
         self.counters.add(fallbacks=len(unknown))
         lists = lister.lists(request.query, options, unknown, self.popularity if len(unknown) else None, self.ann)
-        return self._frame(
-            request.labels, lists, (self.columns.user, self.columns.item), request.kind, options.item_columns
-        )
+        names = self.columns.user, self.columns.item
+        return self._frame(request.labels, lists, names, request.kind, options.item_columns)
 
     @checked
     def similar(
@@ -411,8 +411,7 @@ class Recommender:
     @checked
     def export(self, folder: str | Path) -> dict[str, Any]:
         """Write the model for other runtimes, see :mod:`recgraph.serve.export`; returns the manifest."""
-        of = self.model, self.users, self.items, self.seen, self.times, self.columns
-        return export(*of, Path(folder), self.record, self.time_unit)
+        return export(self, Path(folder))
 
     @checked
     def save(self, folder: str | Path) -> None:
