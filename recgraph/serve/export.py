@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -37,9 +37,6 @@ from recgraph.files import replacing_folder
 from recgraph.models.base import PaddedForm
 from recgraph.serve.request import plain
 from recgraph.serve.vectors import encode_items, encode_users, vector_frame
-
-if TYPE_CHECKING:
-    from recgraph.serve.recommender import Recommender
 
 FORMAT = 2
 #: ONNX files hold 2 GiB at most; greater weights lie in a file beside
@@ -78,8 +75,8 @@ class _Scores(nn.Module):
         return vectors @ self.items
 
 
-def export(of: Recommender, folder: Path) -> dict[str, Any]:
-    """Write the folder, in the place of an earlier export -> the manifest."""
+def export(of: Any, folder: Path) -> dict[str, Any]:
+    """Write the folder, of a recommender, in the place of an earlier export -> the manifest."""
     try:
         import onnx
         import onnxscript  # noqa: F401
