@@ -117,7 +117,7 @@ def test_a_training_that_one_rank_stops_goes_on_bit_for_bit(ranks: list[dict[str
     # both ranks end after the same step, with the same checkpoint
     epoch, batch, said = ranks[0]["stopped"]
     assert ranks[1]["stopped"] == (epoch, batch, said)
-    assert (epoch, batch) in [(1, 3), (1, 4)], "the seventh batch, or the one after it"
+    assert (epoch, batch) in [(1, 2), (1, 3)], "the seventh batch, or the one after it"
     assert "go on with resume=True" in said
     for of_rank in ranks:
         _assert_same(of_rank["resumed"], of_rank["whole"])

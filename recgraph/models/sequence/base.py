@@ -49,6 +49,15 @@ class SequenceConfig(ModelConfig):
         Literal["prefix", "causal"],
         Field(description="training samples: every prefix with its next item, or every sequence with all its targets"),
     ] = "causal"
+    window_step: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=1,
+            description="samples that are whole sequences cover a history longer than max_len, in steps of this share "
+            "of it, so that an epoch has every target once; None: its last items alone",
+        ),
+    ] = 0.5
     encoder: Annotated[PartConfig, part("encoder"), Field(description="of sequences")] = encoders.Transformer()
     loss: Annotated[PartConfig, part("loss"), Field(description="of the next item")] = losses.FullSoftmax()
     items: Annotated[ItemTable, Field(description="what the vectors of items are made of")] = ItemTable()
@@ -124,6 +133,12 @@ class SequenceModel(TrainableModel):
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("model", ("model",), {"rec": 1.0, "items": self.config.items.graph_weight}),)
 
+    @property
+    def window_items(self) -> int | None:
+        """``window_step`` in items, at least one."""
+        config = self.config
+        return None if config.window_step is None else max(round(config.window_step * config.max_len), 1)
+
     def batches(self, train: Part, batch_size: int, generators: Generators) -> SequenceBatches:
         """Training batches of the configured regime. :meth:`setup` is called with the training part."""
         self.setup(train)
@@ -139,6 +154,7 @@ class SequenceModel(TrainableModel):
             gaps=self.config.time_gaps,
             times=self.encoder.reads_times,
             views=self.draws_views,
+            window_step=self.window_items,
         )
 
     def prepare(self, batch: SequenceBatch) -> None:

@@ -36,20 +36,6 @@ class BERT4RecConfig(SequenceConfig):
         Field(ge=0, le=1, description="share of the samples of which the last item alone is masked"),
         Search(0.0, 0.5, step=0.1),
     ] = 0.1
-    window_step: Annotated[
-        float | None,
-        Field(
-            gt=0,
-            le=1,
-            description="a history longer than max_len gives samples that cover it, in steps of this share of max_len; "
-            "None: its last items alone",
-        ),
-    ] = 0.5
-
-    @property
-    def window_items(self) -> int | None:
-        """``window_step`` in items, at least one."""
-        return None if self.window_step is None else max(round(self.window_step * self.max_len), 1)
 
 
 class BERT4Rec(SequenceModel):
@@ -84,6 +70,6 @@ class BERT4Rec(SequenceModel):
             generators=generators,
             mask_ratio=config.mask_ratio,
             last_share=config.last_share,
-            window_step=config.window_items,
+            window_step=self.window_items,
             gaps=config.time_gaps,
         )
