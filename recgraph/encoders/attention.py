@@ -53,10 +53,8 @@ class Timed:
     @cached_property
     def last_spans(self) -> Tensor | None:
         """The same of the last places, [n_rows, 1, length]."""
-        if self.times is None:
-            return None
-        times, following = self.times.unbind(2)
-        return spans(following.gather(1, self.lengths[:, None] - 1), times)
+        last = self.lengths[:, None] - 1
+        return None if self.times is None else spans(self.times[..., 1].gather(1, last), self.times[..., 0])
 
 
 @dataclass(frozen=True)
