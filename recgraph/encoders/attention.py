@@ -38,8 +38,7 @@ class Timed:
 
     Attributes:
         lengths: [n_rows] int64.
-        times: [n_rows, length, 2] int64, of each item and of the event that its place predicts, 0 where unknown; None:
-            there are none.
+        times: [n_rows, length, 2] int64, of each item and of what its place predicts, 0 where unknown; None: no times.
     """
 
     lengths: Tensor
@@ -221,8 +220,7 @@ def pack(sequences: Ragged, last_only: bool, sees_all: bool = False) -> Packed:
     times = None
     if sequences.values.ndim > 1:
         assert not last_only
-        times = sequences.values[:, 1:]
-        sequences = sequences.columns(0)
+        times, sequences = sequences.values[:, 1:], sequences.columns(0)
     masked = sequences.values == 0
     any_masked = not sees_all and bool(masked.any())
     positions = sequences.positions

@@ -87,8 +87,7 @@ class SequenceEncoder(nn.Module):
 
         Args:
             sequences: B rows of 1 to ``max_len`` tokens, oldest first; token 0 is a masked item. Of an encoder that
-                reads times also of triples [T, 3], a token, its time and that of the event that follows
-                (:func:`recgraph.data.batches.with_gaps`).
+                reads times also of triples with two times (:func:`recgraph.data.batches.with_gaps`).
             table: [n_tokens, D], the embedding of each token.
             generator: draws dropout; required in training mode where any dropout, also that of attention, is above 0.
             last_only: return the state after each whole row alone.
