@@ -71,8 +71,7 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "xsimgcl",
             "xsimgcl contrast.similarity=dot contrast.temperature=1.0 contrast.weight=self_mask",
             "ncl prototypes.n_clusters=[3,7] warm_up_epochs=1",
-            "ncl contrast.weight=cluster prototypes.n_clusters=[7] warm_up_epochs=0 candidates=batch "
-            "concentration=true",
+            "ncl contrast.weight=cluster prototypes.n_clusters=[7] warm_up_epochs=0 candidates=batch",
         ),
     ),
     (
@@ -193,15 +192,15 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
         ),
         (
             f"meow {_CLUSTERS}",
-            f"meow paths.top_k=5 paths.ties=cosine twins.redraw=true {_CLUSTERS} prototypes.method=scikit-learn",
+            f"meow paths.top_k=5 paths.ties=cosine {_CLUSTERS} prototypes.method=scikit-learn",
             f"meow paths.form=factorised paths.normalisation=symmetric {_CLUSTERS} prototypes.warm_start=true",
             f"meow projection_dim=12 contrast.weight=learned twins.kind=latent {_CLUSTERS}",
             f'meow contrast.objective.block_rows=50 paths.counts=binary twins.kind="none" {_CLUSTERS}',
             f"meow mini_batch=true batch_size=64 contrast.queue_size=100 {_CLUSTERS}",
             "adameow",
-            "adameow contrast.weight.normalise=true twins.redraw=true",
+            "adameow contrast.weight.normalise=true",
             "adameow contrast.weight=self_mask paths.normalisation=row twins.kind=latent twins.augmenter=mlp",
-            "adameow mini_batch=true batch_size=64 contrast.queue_size=100 twins.redraw=true sampling.replace=true",
+            "adameow mini_batch=true batch_size=64 contrast.queue_size=100 sampling.replace=true",
             "heco",
             "heco n_neighbours=[3,1] n_positives=3 contrast.objective.block_rows=50",
         ),

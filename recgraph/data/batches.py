@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -28,25 +28,28 @@ class Query:
         users: [B] int64 user indices; -1 for a user never seen in training.
         history: B rows of item indices (0-based), oldest first; may be empty.
         times: the times of ``history``, row by row, for models that read them; None: not known.
+        at: [B] int64, the time of each request, in the unit of ``times``; None: not known, as without ``times``.
     """
 
     users: Tensor
     history: Ragged
     times: Ragged | None = None
+    at: Tensor | None = None
+
+    def _of(self, rows: Callable[[Ragged], Ragged], values: Callable[[Tensor], Tensor]) -> Query:
+        times = None if self.times is None else rows(self.times)
+        return Query(values(self.users), rows(self.history), times, None if self.at is None else values(self.at))
 
     def to(self, device: torch.device | str) -> Query:
-        times = None if self.times is None else self.times.to(device)
-        return Query(self.users.to(device), self.history.to(device), times)
+        return self._of(lambda rows: rows.to(device), lambda values: values.to(device))
 
     def take(self, rows: Tensor) -> Query:
         """Some of the rows, by their numbers [K]."""
-        times = None if self.times is None else self.times.take(rows)
-        return Query(self.users[rows], self.history.take(rows), times)
+        return self._of(lambda every: every.take(rows), lambda values: values[rows])
 
     def rows(self, start: int, end: int) -> Query:
         """The rows from ``start`` to ``end``; nothing is copied."""
-        times = None if self.times is None else self.times.part(start, end)
-        return Query(self.users[start:end], self.history.part(start, end), times)
+        return self._of(lambda rows: rows.part(start, end), lambda values: values[start:end])
 
     def __len__(self) -> int:
         return self.users.numel()
@@ -82,8 +85,7 @@ class WholeBatch:
 class SequenceBatch:
     """Training samples of a sequence model. A token is ``item_idx + 1``; token 0 is a masked item.
 
-    With time gaps rows hold pairs: [T, 2], a token and the bucket of the gap before it (:func:`gap_buckets`); for an
-    encoder that reads times triples, its time third. Of several ranks each has the rows of its share.
+    Where times are read, rows hold those of :func:`with_gaps`. Of several ranks each has the rows of its share.
 
     Attributes:
         users: [B] int64.
@@ -98,7 +100,8 @@ class SequenceBatch:
         drawn: what a model draws once for all phases of the batch (its augmented inputs): name -> several sets of rows.
         share, whole: which of the rows of a batch these are, and that batch, or None where it is all of it.
         epoch: from 0.
-        masked: B rows of the M places among ``sequences.values`` of the masked items that are the targets, if any.
+        masked: B rows of the M places among ``sequences.values`` whose states the targets are predicted from, where
+            not every place is one: those of masked items, or behind what an earlier window of the history has.
     """
 
     users: Tensor
@@ -299,6 +302,7 @@ class PairBatches(_Samples):
         if not train.n_interactions:
             raise ValueError(f"train: none of {train.n_users} users has an interaction; nothing to learn")
         super().__init__(batch_size, generators, train.items.rows, train.items.positions)
+        self.n_possible = train.n_interactions
         self.items, self.n_negatives = train.items.values, n_negatives
         self._sampler = NegativeSampler(train, popularity_power, exclude_own) if n_negatives else None
         self._n_groups = n_groups if shared else None
@@ -336,16 +340,21 @@ class SequenceBatches(_Samples):
         regime: ``"prefix"``: every prefix of a user's items is a sample, its target the next item (as published);
             ``"causal"``: every user is one sample, with a target after each item; ``"cloze"``: :class:`ClozeBatches`.
         batch_size: samples a batch.
-        max_len: prefixes keep their last ``max_len`` items; causal samples the user's last ``max_len + 1``.
+        max_len: prefixes keep their last ``max_len`` items; causal samples ``max_len + 1``.
         generators: of the run.
         contrast_of: in the causal regime, what is augmented for the contrast: a prefix of random length, drawn anew
             each epoch, or the whole sequence. Prefix samples are taken as they are.
         partners: also draw, for each sample, another sequence with the same target (DuoRec's semantic positive), its
             own where there is none.
         drop_last: leave out the last batch of an epoch where it is not full.
-        gaps, times: rows of inputs also hold the bucket of the time gap before each item, and its time.
+        gaps, times: rows of inputs also hold the time gaps before and behind each item, and its time.
         views: views are drawn of the rows of ``contrast``: a rank has these rows of the whole batch, as what is drawn
             for a row depends on those before it.
+        window_step: items between the samples of a longer history, which then cover it, each with the targets that no
+            earlier one has; None: the user's last items are the only sample.
+
+    Attributes:
+        n_possible: the interactions that have another one before them, all that could be targets.
     """
 
     def __init__(
@@ -362,19 +371,37 @@ class SequenceBatches(_Samples):
         gaps: bool = False,
         times: bool = False,
         views: bool = False,
+        window_step: int | None = None,
     ) -> None:
         self.tokens = train.items.with_values(train.items.values + 1)
-        #: what models read: the tokens, or pairs of token and gap, or triples with the time
+        #: what models read: the tokens, or those with their gaps and times
         self.inputs = with_gaps(self.tokens, train.times, times) if gaps or times else self.tokens
         self.regime, self.max_len = regime, max_len
         self.contrast_of, self.drop_last, self.views = contrast_of, drop_last, views
-        super().__init__(batch_size, generators, *self._samples())
+        self.n_possible = int((self.tokens.lengths - 1).clamp(min=0).sum())
+        rows, ends = self._samples()
+        # the targets of a sample: up to the end of the one before it
+        self.sample_targets = ends.clamp(max=max_len)
+        if window_step is not None and regime != "prefix":
+            # windows from the end on, and one at the beginning
+            n_more = ((ends - max_len).clamp(min=0) + window_step - 1) // window_step
+            windows = consecutive(torch.zeros_like(rows), 1 + n_more)
+            of_each, back = windows.rows, window_step * windows.values
+            first = self.sample_targets[of_each]
+            rows, ends = rows[of_each], torch.maximum(ends[of_each] - back, first)
+            is_first = ends == first
+            self.sample_targets = torch.where(is_first, first, ends - ends.roll(-1))
+        super().__init__(batch_size, generators, rows, ends)
         if not len(self):
             what = (
                 f"{len(self.sample_rows):,} samples make no batch (batch_size = {batch_size}, drop_last = {drop_last})"
             )
             raise ConfigError(f"train: {what}; a sample needs a user with two interactions")
         self._partners = _SameTarget(self.tokens, self.inputs, max_len) if partners else None
+
+    def keep(self, keep_mask: Tensor) -> None:
+        super().keep(keep_mask)
+        self.sample_targets = self.sample_targets[keep_mask]
 
     def _samples(self) -> tuple[Tensor, Tensor]:
         """-> [S] int64 the row of each sample, [S] int64 the index in the row of its last target."""
@@ -385,7 +412,7 @@ class SequenceBatches(_Samples):
         return rows, self.tokens.lengths[rows] - 1
 
     def _batch(self, chosen: Tensor, epoch: int, index: int) -> SequenceBatch:
-        rows, ends, drawn = self._by_length(chosen, epoch, index)
+        chosen, rows, ends, drawn = self._by_length(chosen, epoch, index)
         lengths, is_causal = ends.clamp(max=self.max_len), self.regime == "causal"
         starts = ends - lengths
         of_contrast = lengths
@@ -398,16 +425,20 @@ class SequenceBatches(_Samples):
         share = self.generators.ranks.share_of_batch(len(rows), dealt=True)
         whole = None
         if not share.is_whole:
-            counts = lengths if is_causal else torch.ones_like(lengths)
+            counts = self.sample_targets[chosen] if is_causal else torch.ones_like(lengths)
             contrast = self.inputs.take(rows, starts, of_contrast) if self.views else None
             whole = WholeBatch(counts, int(counts.sum()), contrast)
         is_shorter, own = of_contrast is not lengths, share.rows
         rows, starts, lengths, of_contrast = rows[own], starts[own], lengths[own], of_contrast[own]
-        inputs = self.inputs.take(rows, starts, lengths)
+        inputs, masked = self.inputs.take(rows, starts, lengths), None
+        targets = self.tokens.take(rows, starts + 1, lengths).values if is_causal else contrast_targets[own]
+        if is_causal and bool(((n_targets := self.sample_targets[chosen[own]]) < lengths).any()):
+            is_target = inputs.positions >= (lengths - n_targets)[inputs.rows]
+            masked, targets = inputs.with_values(torch.arange(len(targets))).filter(is_target), targets[is_target]
         return SequenceBatch(
             rows,
             inputs,
-            self.tokens.take(rows, starts + 1, lengths).values if is_causal else contrast_targets[own],
+            targets,
             self.inputs.take(rows, starts, of_contrast) if is_shorter else inputs,
             contrast_targets,
             causal=is_causal,
@@ -416,13 +447,14 @@ class SequenceBatches(_Samples):
             share=share,
             whole=whole,
             epoch=epoch,
+            masked=masked,
         )
 
-    def _by_length(self, chosen: Tensor, epoch: int, index: int) -> tuple[Tensor, Tensor, torch.Generator]:
-        """Rows and ends of the chosen samples, in the order of their lengths, and what is drawn from."""
-        ends = self.sample_ends[chosen]
-        order = torch.argsort(ends.clamp(max=self.max_len), stable=True)
-        return self.sample_rows[chosen][order], ends[order], self.generators.fresh("samples", epoch, index)
+    def _by_length(self, chosen: Tensor, epoch: int, index: int) -> tuple[Tensor, Tensor, Tensor, torch.Generator]:
+        """The chosen samples in the order of their lengths, their rows and ends, and what is drawn from."""
+        chosen = chosen[torch.argsort(self.sample_ends[chosen].clamp(max=self.max_len), stable=True)]
+        drawn = self.generators.fresh("samples", epoch, index)
+        return chosen, self.sample_rows[chosen], self.sample_ends[chosen], drawn
 
 
 class _SameTarget:
@@ -475,31 +507,16 @@ class ClozeBatches(SequenceBatches):
 
     Args:
         mask_ratio, last_share: of :func:`draw_masks`.
-        window_step: items between the samples of a longer history, which then cover it; None: its last items alone.
         options: of :class:`SequenceBatches`: gaps and times are 0 where an item is masked; samples have at most
             ``max_len + 1`` items, as a history that is read with a masked item behind it.
     """
 
-    def __init__(
-        self, train: Part, *, mask_ratio: float, last_share: float, window_step: int | None = None, **options: Any
-    ) -> None:
-        self.mask_ratio, self.last_share, self.window_step = mask_ratio, last_share, window_step
+    def __init__(self, train: Part, *, mask_ratio: float, last_share: float, **options: Any) -> None:
+        self.mask_ratio, self.last_share = mask_ratio, last_share
         super().__init__(train, "cloze", **options)
 
-    def _samples(self) -> tuple[Tensor, Tensor]:
-        rows, ends = super()._samples()
-        step = self.window_step
-        if step is None:
-            return rows, ends
-        # as published: windows from the end on, and one at the beginning
-        further = (ends - self.max_len).clamp(min=0)
-        windows = consecutive(torch.zeros_like(rows), 1 + (further + step - 1) // step)
-        of_each = windows.rows
-        first = torch.minimum(ends, torch.full_like(ends, self.max_len))
-        return rows[of_each], torch.maximum(ends[of_each] - step * windows.values, first[of_each])
-
     def _batch(self, chosen: Tensor, epoch: int, index: int) -> SequenceBatch:
-        rows, ends, drawn = self._by_length(chosen, epoch, index)
+        _, rows, ends, drawn = self._by_length(chosen, epoch, index)
         lengths = (ends + 1).clamp(max=self.max_len + 1)
         masks = draw_masks(lengths, self.mask_ratio, self.last_share, drawn)
         places = self.tokens.offsets[rows] + ends
@@ -535,38 +552,35 @@ class ClozeBatches(SequenceBatches):
 N_GAPS = 65
 
 
-def gap_buckets(times: Ragged) -> Ragged:
-    """The bucket of the gap before each interaction, 0 to ``N_GAPS - 1``, of rows of ascending int64 times.
+def gap_buckets(gaps: Tensor) -> Tensor:
+    """The bucket, 1 to ``N_GAPS - 1``, of time gaps [T] int64; 0 is left for unknown ones.
 
-    0: unknown, of the first interaction of a row; 1: none, both at one time; ``2 + floor(log2 gap)``: a gap of that
-    length in the unit of the times. Another unit moves all buckets, and no scale has to be learnt.
+    1: none, both at one time; ``2 + floor(log2 gap)``: a gap of that length in the unit of the times. Another unit
+    moves all buckets, and no scale has to be learnt.
     """
-    values = times.values
-    gaps = torch.diff(values, prepend=values[:1]).clamp(min=0)
     # 2 ** (e - 1) <= gap < 2 ** e, and e = 0 where there is none
-    buckets = 1 + torch.frexp(gaps.double()).exponent.to(torch.int64)
-    buckets = buckets.clamp(max=N_GAPS - 1)  # the double above the largest int64 has one digit more
-    return times.with_values(buckets.masked_fill(times.positions == 0, 0))
+    buckets = 1 + torch.frexp(gaps.clamp(min=0).double()).exponent.to(torch.int64)
+    return buckets.clamp(max=N_GAPS - 1)  # the double above the largest int64 has one digit more
 
 
-def with_gaps(tokens: Ragged, times: Tensor | None, with_times: bool = False) -> Ragged:
-    """Rows of pairs [T, 2]: each token and the bucket of the gap before it.
+def with_gaps(tokens: Ragged, times: Tensor | None, with_times: bool = False, at: Tensor | None = None) -> Ragged:
+    """Rows of triples [T, 3]: each token, the bucket of the gap before it (0: it is a row's first) and that of the gap
+    behind it, up to the event that is predicted there, counted on by ``N_GAPS - 1`` (0: unknown, of a row's last).
 
-    ``with_times``: triples [T, 3], with the time counted on by 1 from 0 on, so that 0 is an unknown one.
+    Args:
+        times: [T] int64, ascending in each row.
+        with_times: [T, 5], with the item's time and that of the event behind it (a row's last: its own again) between
+            the token and the gaps. Both are counted on by 1 from 0 on, so that 0 is an unknown one.
+        at: [B] int64, the time of the event behind each row's last item, where it is known.
     """
     if times is None:
         setting = "time_bias" if with_times else "time_gaps"
-        raise ValueError(
-            f"{setting} = True needs the times of interactions, and the log has none: name their column when reading "
-            f"(timestamp=..., --time), or leave {setting} out"
-        )
-    columns = [tokens.values, gap_buckets(tokens.with_values(times)).values]
-    return tokens.with_values(torch.stack([*columns, times + (times >= 0)] if with_times else columns, 1))
-
-
-def times_of(rows: Ragged) -> Ragged | None:
-    """The times of rows of triples of :func:`with_gaps`; None: the rows hold none."""
-    if rows.values.ndim == 1 or rows.values.shape[1] < 3:
-        return None
-    counted = rows.values[:, 2]
-    return rows.with_values(counted - (counted > 0).to(counted.dtype))
+        raise ValueError(f"{setting} = True reads times, and the log has none: name a column (timestamp=..., --time)")
+    is_last = tokens.positions == tokens.lengths[tokens.rows] - 1
+    following = torch.where(is_last, times if at is None else at[tokens.rows], times.roll(-1))
+    gaps = gap_buckets(following - times)
+    before, behind = gaps.roll(1).masked_fill(tokens.positions == 0, 0), gaps + N_GAPS - 1
+    if at is None:
+        behind = behind.masked_fill(is_last, 0)
+    known = [each + (each >= 0) for each in (times, following)] if with_times else []
+    return tokens.with_values(torch.stack([tokens.values, *known, before, behind], 1))

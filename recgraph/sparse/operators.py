@@ -6,7 +6,6 @@ term; :func:`compress_rows` holds a matrix with many equal rows as a chain with 
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast
 
@@ -206,12 +205,6 @@ class Placing:
         # with the originals, or the id of what is freed could come again
         self._moved: dict[tuple[int, torch.dtype | None], tuple[Any, Any]] = {}
         self._places: dict[tuple[int, int], Csr] = {}
-
-    def keeping_types(self) -> Placing:
-        """The same, with the same memory of what is there, where weights keep their types."""
-        other = copy.copy(self)
-        other.dtype = None
-        return other
 
     def __call__(self, x: T) -> T:
         """``x``, a tensor, a matrix, an operator or None, there; itself where it is there already."""

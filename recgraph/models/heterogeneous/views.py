@@ -24,7 +24,7 @@ from recgraph.models.heterogeneous.paths import (
     read_graph,
     side_paths,
 )
-from recgraph.rng import dropout
+from recgraph.rng import Generators, dropout
 from recgraph.sparse.blocks import unit_length
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.spmm import Operator, spmm
@@ -220,7 +220,8 @@ class MetaPaths(HoldsGraph, ItemGraph):
     ) -> None:
         super().__init__()
         paths = side_paths(graph, "item", metapaths, Paths(top_k=top_k, normalisation="symmetric"))
-        self._inputs = read_graph(graph, "item", paths, {"item": None})
+        none = Generators(0)  # nothing is drawn
+        self._inputs = read_graph(graph, "item", paths, {"item": None}, none, none["ties"])
         self.views = MetaPathViews(self._inputs, hidden_dim, hidden_dim, dropout, Twins(kind="none"), None)
         reached = {name for path in self._inputs.paths for name, _ in path.contexts} - {"item"}
         self.others = tables_of(graph, reached, hidden_dim)
