@@ -94,7 +94,7 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "sasrec regime=prefix",
             "sasrec loss=sampled_softmax loss.n_negatives=32",
             "sasrec loss=sampled_softmax loss.n_negatives=32 loss.popularity_power=0.5 loss.log_q=false regime=prefix",
-            "sasrec loss=sampled_softmax loss.in_batch=true loss.similarity=cosine loss.temperature=0.1 optimiser=adamw",
+            "sasrec loss=sampled_softmax loss.in_batch=true loss.similarity=cosine optimiser=adamw",
             "sasrec loss=bce loss.n_negatives=32",
             "sasrec loss=bce loss.n_negatives=32 loss.calibration=0.75 regime=prefix",
             "sasrec loss=bpr loss.n_negatives=32",
