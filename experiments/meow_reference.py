@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recgraph.augment.graph import EdgeDrop
 from recgraph.contrast.clustering import Clustering, concentration, nearest
 from recgraph.contrast.prototypes import prototypes_of
 from recgraph.graph.hetero import HeteroGraph
@@ -36,12 +37,12 @@ PATHS = ("pap", "psp")
 def meow_graph(golden: Golden) -> Golden:
     """Top-k, normalisation and masks, from the incidence matrices alone."""
     model, _ = _model(MEOW, golden)
-    got = {}
-    for number, name in enumerate(PATHS):
-        path = model._inputs.paths[number]
-        plain = path.plain
+    got, ties, graph = {}, Generators(model._seed).fresh("ties"), _graph(golden)
+    made = zip(PATHS, model.config.paths.made(model.config.metapaths), model._inputs.paths, strict=True)
+    for name, metapath, path in made:
+        plain = metapath.adjacency(graph, generator=ties)
         kept_mask = golden[f"kept_{name}"][plain.rows, plain.indices]
-        masked = model._masks.edges[number][0].apply(plain, kept_mask)
+        masked = EdgeDrop().apply(plain, kept_mask)
         masked = masked.with_weights(masked.values(torch.float64))
         got |= {
             f"top_{name}": plain.to_dense(),
@@ -141,7 +142,6 @@ def _model(cls: type[M], golden: Golden) -> tuple[M, MetaPathInputs]:
         embedding_dim=dim,
         contrast={"temperature": float(golden["tau"])},
         raw_features=("paper", "author", "subject"),
-        twins={"redraw": True},  # or else what masks are drawn from is let go
     )
     model.build(_graph(golden)).double().eval()
     _load(model, golden)

@@ -37,7 +37,7 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "ials hidden_dim=16 n_iterations=3",
             "ials hidden_dim=16 n_iterations=3 solver=cg frequency_power=0.5",
             'twostage ranker.max_iter=20 models=["ease",{"name":"itemknn","k":20}] candidates=30',
-            'twostage ranker=logistic models=["itemknn",{"name":"bprmf","max_epochs":2}] negatives=5 split=time',
+            'twostage ranker.max_iter=20 models=["itemknn",{"name":"bprmf","max_epochs":2}] max_users=40 split=time',
         ),
     ),
     (
@@ -71,8 +71,7 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "xsimgcl",
             "xsimgcl contrast.similarity=dot contrast.temperature=1.0 contrast.weight=self_mask",
             "ncl prototypes.n_clusters=[3,7] warm_up_epochs=1",
-            "ncl contrast.weight=cluster prototypes.n_clusters=[7] warm_up_epochs=0 candidates=batch "
-            "concentration=true",
+            "ncl contrast.weight=cluster prototypes.n_clusters=[7] warm_up_epochs=0 candidates=batch",
         ),
     ),
     (
@@ -193,16 +192,15 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
         ),
         (
             f"meow {_CLUSTERS}",
-            f"meow paths.top_k=5 paths.ties=cosine twins.redraw=true {_CLUSTERS} prototypes.method=scikit-learn",
+            f"meow paths.top_k=5 paths.ties=cosine {_CLUSTERS} prototypes.method=scikit-learn",
             f"meow paths.form=factorised paths.normalisation=symmetric {_CLUSTERS} prototypes.warm_start=true",
             f"meow projection_dim=12 contrast.weight=learned twins.kind=latent {_CLUSTERS}",
-            "meow features_per_path=true contrast.objective.block_rows=50 paths.counts=binary "
-            f'twins.kind="none" {_CLUSTERS}',
+            f'meow contrast.objective.block_rows=50 paths.counts=binary twins.kind="none" {_CLUSTERS}',
             f"meow mini_batch=true batch_size=64 contrast.queue_size=100 {_CLUSTERS}",
             "adameow",
-            "adameow contrast.weight.normalise=true twins.redraw=true",
+            "adameow contrast.weight.normalise=true",
             "adameow contrast.weight=self_mask paths.normalisation=row twins.kind=latent twins.augmenter=mlp",
-            "adameow mini_batch=true batch_size=64 contrast.queue_size=100 twins.redraw=true sampling.replace=true",
+            "adameow mini_batch=true batch_size=64 contrast.queue_size=100 sampling.replace=true",
             "heco",
             "heco n_neighbours=[3,1] n_positives=3 contrast.objective.block_rows=50",
         ),

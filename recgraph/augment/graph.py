@@ -12,12 +12,8 @@ from recgraph.config import Config, Search, configure
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 
-
-class GraphAugmentationConfig(Config):
-    redraw: Annotated[
-        bool,
-        Field(exclude=True, description="draw anew at each call; False (as published) draws the same at every call"),
-    ] = False
+#: within a class, ``Config`` is its own
+BaseConfig = Config
 
 
 class GraphAugmentation:
@@ -32,22 +28,18 @@ class GraphAugmentation:
     """
 
     reads: ClassVar[Literal["adjacency", "features"]] = "adjacency"
-    Config: ClassVar[type[GraphAugmentationConfig]] = GraphAugmentationConfig
+    Config: ClassVar[type[BaseConfig]] = BaseConfig
 
-    def __init__(self, config: GraphAugmentationConfig | None = None, /, **settings: Any) -> None:
+    def __init__(self, config: BaseConfig | None = None, /, **settings: Any) -> None:
         self.config: Any = configure(self, self.Config, config, settings)
 
     def __call__(self, value: Any, generator: torch.Generator) -> Any:
         raise NotImplementedError
 
     def stream(self, generators: Generators, name: str) -> torch.Generator:
-        """The generator for what has this name (a path, a node type).
-
-        It starts afresh at every call, so that the same is drawn however often it is asked for, also after a run is
-        resumed; with ``redraw`` it is a stream that goes on.
-        """
-        purpose = f"view/{type(self).__name__}/{name}"
-        return generators[purpose] if self.config.redraw else generators.fresh(purpose)
+        """The generator for what has this name (a path, a node type); it starts afresh at every call, so that the same
+        is drawn however often it is asked for."""
+        return generators.fresh(f"view/{type(self).__name__}/{name}")
 
 
 def keep_some(n: int, ratio: float, generator: torch.Generator, device: torch.device) -> torch.Tensor:
@@ -65,7 +57,7 @@ def keep_some(n: int, ratio: float, generator: torch.Generator, device: torch.de
 Ratio = Annotated[float, Field(ge=0, lt=1)]
 
 
-class EdgeDropConfig(GraphAugmentationConfig):
+class EdgeDropConfig(Config):
     ratio: Annotated[
         Ratio | tuple[Ratio, ...],
         Field(description="the share of the entries that is left out; of several graphs, as of meta-paths, one each"),
@@ -149,7 +141,7 @@ class NodeDrop(EdgeDrop):
         return rows[adj.rows] & columns[adj.indices] & self._is_there(adj)
 
 
-class FeatureMaskConfig(GraphAugmentationConfig):
+class FeatureMaskConfig(Config):
     ratio: Annotated[
         float,
         Field(ge=0, lt=1, description="the share of the features that are not 0 which becomes 0"),

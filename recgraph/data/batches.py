@@ -98,7 +98,8 @@ class SequenceBatch:
         drawn: what a model draws once for all phases of the batch (its augmented inputs): name -> several sets of rows.
         share, whole: which of the rows of a batch these are, and that batch, or None where it is all of it.
         epoch: from 0.
-        masked: B rows of the M places among ``sequences.values`` of the masked items that are the targets, if any.
+        masked: B rows of the M places among ``sequences.values`` whose states the targets are predicted from, where
+            not every place is one: those of masked items, or behind what an earlier window of the history has.
     """
 
     users: Tensor
@@ -299,6 +300,7 @@ class PairBatches(_Samples):
         if not train.n_interactions:
             raise ValueError(f"train: none of {train.n_users} users has an interaction; nothing to learn")
         super().__init__(batch_size, generators, train.items.rows, train.items.positions)
+        self.n_possible = train.n_interactions
         self.items, self.n_negatives = train.items.values, n_negatives
         self._sampler = NegativeSampler(train, popularity_power, exclude_own) if n_negatives else None
         self._n_groups = n_groups if shared else None
@@ -336,7 +338,7 @@ class SequenceBatches(_Samples):
         regime: ``"prefix"``: every prefix of a user's items is a sample, its target the next item (as published);
             ``"causal"``: every user is one sample, with a target after each item; ``"cloze"``: :class:`ClozeBatches`.
         batch_size: samples a batch.
-        max_len: prefixes keep their last ``max_len`` items; causal samples the user's last ``max_len + 1``.
+        max_len: prefixes keep their last ``max_len`` items; causal samples ``max_len + 1``.
         generators: of the run.
         contrast_of: in the causal regime, what is augmented for the contrast: a prefix of random length, drawn anew
             each epoch, or the whole sequence. Prefix samples are taken as they are.
@@ -346,6 +348,11 @@ class SequenceBatches(_Samples):
         gaps, times: rows of inputs also hold the bucket of the time gap before each item, and its time.
         views: views are drawn of the rows of ``contrast``: a rank has these rows of the whole batch, as what is drawn
             for a row depends on those before it.
+        window_step: items between the samples of a longer history, which then cover it, each with the targets that no
+            earlier one has; None: the user's last items are the only sample.
+
+    Attributes:
+        n_possible: the interactions that have another one before them, all that could be targets.
     """
 
     def __init__(
@@ -362,19 +369,37 @@ class SequenceBatches(_Samples):
         gaps: bool = False,
         times: bool = False,
         views: bool = False,
+        window_step: int | None = None,
     ) -> None:
         self.tokens = train.items.with_values(train.items.values + 1)
         #: what models read: the tokens, or pairs of token and gap, or triples with the time
         self.inputs = with_gaps(self.tokens, train.times, times) if gaps or times else self.tokens
         self.regime, self.max_len = regime, max_len
         self.contrast_of, self.drop_last, self.views = contrast_of, drop_last, views
-        super().__init__(batch_size, generators, *self._samples())
+        self.n_possible = int((self.tokens.lengths - 1).clamp(min=0).sum())
+        rows, ends = self._samples()
+        # the targets of a sample: up to the end of the one before it
+        self.sample_targets = ends.clamp(max=max_len)
+        if window_step is not None and regime != "prefix":
+            # windows from the end on, and one at the beginning
+            n_more = ((ends - max_len).clamp(min=0) + window_step - 1) // window_step
+            windows = consecutive(torch.zeros_like(rows), 1 + n_more)
+            of_each, back = windows.rows, window_step * windows.values
+            first = self.sample_targets[of_each]
+            rows, ends = rows[of_each], torch.maximum(ends[of_each] - back, first)
+            is_first = ends == first
+            self.sample_targets = torch.where(is_first, first, ends - ends.roll(-1))
+        super().__init__(batch_size, generators, rows, ends)
         if not len(self):
             what = (
                 f"{len(self.sample_rows):,} samples make no batch (batch_size = {batch_size}, drop_last = {drop_last})"
             )
             raise ConfigError(f"train: {what}; a sample needs a user with two interactions")
         self._partners = _SameTarget(self.tokens, self.inputs, max_len) if partners else None
+
+    def keep(self, keep_mask: Tensor) -> None:
+        super().keep(keep_mask)
+        self.sample_targets = self.sample_targets[keep_mask]
 
     def _samples(self) -> tuple[Tensor, Tensor]:
         """-> [S] int64 the row of each sample, [S] int64 the index in the row of its last target."""
@@ -385,7 +410,7 @@ class SequenceBatches(_Samples):
         return rows, self.tokens.lengths[rows] - 1
 
     def _batch(self, chosen: Tensor, epoch: int, index: int) -> SequenceBatch:
-        rows, ends, drawn = self._by_length(chosen, epoch, index)
+        chosen, rows, ends, drawn = self._by_length(chosen, epoch, index)
         lengths, is_causal = ends.clamp(max=self.max_len), self.regime == "causal"
         starts = ends - lengths
         of_contrast = lengths
@@ -398,16 +423,20 @@ class SequenceBatches(_Samples):
         share = self.generators.ranks.share_of_batch(len(rows), dealt=True)
         whole = None
         if not share.is_whole:
-            counts = lengths if is_causal else torch.ones_like(lengths)
+            counts = self.sample_targets[chosen] if is_causal else torch.ones_like(lengths)
             contrast = self.inputs.take(rows, starts, of_contrast) if self.views else None
             whole = WholeBatch(counts, int(counts.sum()), contrast)
         is_shorter, own = of_contrast is not lengths, share.rows
         rows, starts, lengths, of_contrast = rows[own], starts[own], lengths[own], of_contrast[own]
-        inputs = self.inputs.take(rows, starts, lengths)
+        inputs, masked = self.inputs.take(rows, starts, lengths), None
+        targets = self.tokens.take(rows, starts + 1, lengths).values if is_causal else contrast_targets[own]
+        if is_causal and bool(((n_targets := self.sample_targets[chosen[own]]) < lengths).any()):
+            is_target = inputs.positions >= (lengths - n_targets)[inputs.rows]
+            masked, targets = inputs.with_values(torch.arange(len(targets))).filter(is_target), targets[is_target]
         return SequenceBatch(
             rows,
             inputs,
-            self.tokens.take(rows, starts + 1, lengths).values if is_causal else contrast_targets[own],
+            targets,
             self.inputs.take(rows, starts, of_contrast) if is_shorter else inputs,
             contrast_targets,
             causal=is_causal,
@@ -416,13 +445,14 @@ class SequenceBatches(_Samples):
             share=share,
             whole=whole,
             epoch=epoch,
+            masked=masked,
         )
 
-    def _by_length(self, chosen: Tensor, epoch: int, index: int) -> tuple[Tensor, Tensor, torch.Generator]:
-        """Rows and ends of the chosen samples, in the order of their lengths, and what is drawn from."""
-        ends = self.sample_ends[chosen]
-        order = torch.argsort(ends.clamp(max=self.max_len), stable=True)
-        return self.sample_rows[chosen][order], ends[order], self.generators.fresh("samples", epoch, index)
+    def _by_length(self, chosen: Tensor, epoch: int, index: int) -> tuple[Tensor, Tensor, Tensor, torch.Generator]:
+        """The chosen samples in the order of their lengths, their rows and ends, and what is drawn from."""
+        chosen = chosen[torch.argsort(self.sample_ends[chosen].clamp(max=self.max_len), stable=True)]
+        drawn = self.generators.fresh("samples", epoch, index)
+        return chosen, self.sample_rows[chosen], self.sample_ends[chosen], drawn
 
 
 class _SameTarget:
@@ -475,31 +505,16 @@ class ClozeBatches(SequenceBatches):
 
     Args:
         mask_ratio, last_share: of :func:`draw_masks`.
-        window_step: items between the samples of a longer history, which then cover it; None: its last items alone.
         options: of :class:`SequenceBatches`: gaps and times are 0 where an item is masked; samples have at most
             ``max_len + 1`` items, as a history that is read with a masked item behind it.
     """
 
-    def __init__(
-        self, train: Part, *, mask_ratio: float, last_share: float, window_step: int | None = None, **options: Any
-    ) -> None:
-        self.mask_ratio, self.last_share, self.window_step = mask_ratio, last_share, window_step
+    def __init__(self, train: Part, *, mask_ratio: float, last_share: float, **options: Any) -> None:
+        self.mask_ratio, self.last_share = mask_ratio, last_share
         super().__init__(train, "cloze", **options)
 
-    def _samples(self) -> tuple[Tensor, Tensor]:
-        rows, ends = super()._samples()
-        step = self.window_step
-        if step is None:
-            return rows, ends
-        # as published: windows from the end on, and one at the beginning
-        further = (ends - self.max_len).clamp(min=0)
-        windows = consecutive(torch.zeros_like(rows), 1 + (further + step - 1) // step)
-        of_each = windows.rows
-        first = torch.minimum(ends, torch.full_like(ends, self.max_len))
-        return rows[of_each], torch.maximum(ends[of_each] - step * windows.values, first[of_each])
-
     def _batch(self, chosen: Tensor, epoch: int, index: int) -> SequenceBatch:
-        rows, ends, drawn = self._by_length(chosen, epoch, index)
+        _, rows, ends, drawn = self._by_length(chosen, epoch, index)
         lengths = (ends + 1).clamp(max=self.max_len + 1)
         masks = draw_masks(lengths, self.mask_ratio, self.last_share, drawn)
         places = self.tokens.offsets[rows] + ends

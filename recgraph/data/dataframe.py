@@ -103,15 +103,12 @@ def to_native(frame: pl.DataFrame, kind: FrameKind) -> Any:
         return frame
     if kind == "pyarrow":
         return frame.to_arrow()
-    values = {name: _for_pandas(frame[name]) for name in frame.columns}
+    values: dict[str, Any] = {}
+    for series in frame:  # arrays where pandas has the type, so that widths are kept; else Python values
+        plain = series.dtype.is_numeric() or series.dtype == pl.Boolean
+        plain |= isinstance(series.dtype, pl.Datetime) and series.dtype.time_zone is None
+        values[series.name] = series.to_numpy() if plain and not series.null_count() else series.to_list()
     return nw.from_dict(values, backend="pandas").to_native()
-
-
-def _for_pandas(series: pl.Series) -> Any:
-    """Arrays where pandas has the type, so that widths are kept; else Python values."""
-    plain = series.dtype.is_numeric() or series.dtype == pl.Boolean or series.dtype == pl.Datetime
-    zoned = isinstance(series.dtype, pl.Datetime) and series.dtype.time_zone is not None
-    return series.to_numpy() if plain and not zoned and series.null_count() == 0 else series.to_list()
 
 
 def attach(frame: Any, key: str, ids: IdMap, argument: str) -> pl.DataFrame:
@@ -141,16 +138,8 @@ def attach(frame: Any, key: str, ids: IdMap, argument: str) -> pl.DataFrame:
     return table
 
 
-def relation(features: pl.DataFrame | None, key: str, column: str, separator: str | None, role: str) -> pl.DataFrame:
-    """A column as pairs ``(id, value)``; null, NaN and empty values give no pair."""
-    there = [] if features is None else [name for name in features.columns if name != key]
-    if features is None or column not in there:
-        raise DataError(f"there is no column {column!r} of {role}_features; there are {listed(there) or 'none'}")
-    return pairs_of(features, key, column, separator)
-
-
 def pairs_of(features: pl.DataFrame, key: str, column: str, separator: str | None) -> pl.DataFrame:
-    """:func:`relation` of a column that is there, of plain values or lists of them."""
+    """A column of plain values, or lists of them, as pairs ``(id, value)``; null, NaN and empty values give none."""
     pairs = features.select(key, column)
     if pairs[column].dtype == pl.String:
         separator = separator or (BAR if are_lists(pairs[column], BAR) else None)

@@ -49,10 +49,8 @@ _PATTERN = "*?["
 _SEPARATORS = ("::", ",", "\t", ";", "|")
 #: in the place of a separator of several characters
 _UNIT = "\x1f"
-#: columns by which a row without any value is a blank line
+#: columns by which a line without any value, of separators at most, is told
 _LOOKED_AT = 64
-#: the column that says whether all others are null
-_EMPTY = "__empty"
 #: what other programs write in the place of a missing value
 FOR_MISSING = ("", "nan", "NaN", "NULL", "null", "None", "NA", "N/A", "<NA>", "\\N")
 _log = logging.getLogger(__name__)
@@ -437,18 +435,8 @@ def read_rows(path: Path, form: FileFormat, given: Reading, columns: Columns | N
         wanted = names if columns is None else columns.named()
         if form in ("parquet", "jsonl"):
             return lazy.select(wanted).collect(engine="streaming")
-        is_empty = pl.all_horizontal(pl.col(name).is_null() for name in names[:_LOOKED_AT])
-        rows = lazy.select(*wanted, is_empty.alias(_EMPTY)).collect(engine="streaming")
-        empty = rows[_EMPTY].arg_true()
-        if not len(empty):
-            return rows.drop(_EMPTY)
-        # a line of separators alone is a row without ids, a blank line is none: polars reads both as nulls
-        line = pl.col("line").str.strip_chars("\r")
-        without_values = line.str.replace_all(_separator(path, form, given), "", literal=True) == ""
-        lines = _lines(path, given.encoding).select(line).filter(without_values).collect()["line"]
-        is_blank = lines == "" if len(lines) == len(empty) else pl.repeat(True, len(empty), eager=True)
-        blank = pl.repeat(False, len(rows), eager=True).scatter(empty, is_blank)
-        return rows.filter(~blank).drop(_EMPTY)
+        is_blank = pl.all_horizontal(pl.col(name).is_null() for name in names[:_LOOKED_AT])
+        return lazy.filter(~is_blank).select(wanted).collect(engine="streaming")
 
 
 def _read_sequences(path: Path, given: Reading, columns: Columns) -> pl.DataFrame:

@@ -48,7 +48,7 @@ class Label(IntEnum):
     TEST_LEFT = 6
 
 
-#: part of a split -> the labels of its rows
+#: part of a split -> the labels of its rows: of targets, of what happened before them, and of what is left out
 GROUPS: Mapping[str, tuple[Label, ...]] = {
     "train": (Label.TRAIN,),
     "valid": (Label.VALID, Label.VALID_HISTORY, Label.VALID_LEFT),
@@ -147,12 +147,6 @@ class SharedOut(Shares):
     def _test_everything(cls, values: Any) -> Any:
         n_folds = values.get("n_folds")
         return {"test": 1 / n_folds, **values} if isinstance(n_folds, int) and n_folds > 0 else values
-
-    @model_validator(mode="after")
-    def _not_twice(self) -> Self:
-        if self.n_folds is not None and self.n_folds * self.test > 1 + 1e-9:
-            raise ValueError(f"test = {self.test:g} of n_folds = {self.n_folds} test parts comes to more than all")
-        return self
 
 
 class LeaveOneOut(Folded):
@@ -422,8 +416,8 @@ def _found(log: OrderedLog, labels: Tensor, known: Tensor) -> dict[str, int]:
     pairs = users * log.n_items + log.items.values
     before = labels == int(Label.TRAIN)
     found = {"train": int(before.sum())}
-    for name, label in (("valid", Label.VALID), ("test", Label.TEST)):
-        own = labels == int(label)
+    for name in ("valid", "test"):
+        own = labels == int(GROUPS[name][0])
         found |= {
             name: int(own.sum()),
             f"{name}_repeats": int(np.isin(pairs[own].numpy(), pairs[before].numpy()).sum()),
@@ -434,13 +428,6 @@ def _found(log: OrderedLog, labels: Tensor, known: Tensor) -> dict[str, int]:
     return found
 
 
-#: held-out part -> labels of its targets, of what happened before them, and of what is left out
-_HELD_OUT = (
-    ("valid", Label.VALID, Label.VALID_HISTORY, Label.VALID_LEFT),
-    ("test", Label.TEST, Label.TEST_HISTORY, Label.TEST_LEFT),
-)
-
-
 def _all_train(log: Log) -> Tensor:
     return torch.zeros(log.n_interactions, dtype=torch.uint8)
 
@@ -448,7 +435,8 @@ def _all_train(log: Log) -> Tensor:
 def _without_unknown(log: OrderedLog, labels: Tensor) -> Tensor:
     """The labels with interactions of items that no earlier part has left out of valid and test."""
     made, before = labels.clone(), labels == int(Label.TRAIN)
-    for _, target, _, left in _HELD_OUT:
+    for name in ("valid", "test"):
+        target, _, left = GROUPS[name]
         own = labels == int(target)
         made[own & ~_occur(log.items.values, before, log.n_items)] = int(left)
         before = before | own
@@ -459,7 +447,8 @@ def _with_targets(log: OrderedLog, labels: Tensor, targets: Targets, seed: int) 
     """The labels with one target of each user in valid and in test: what the user did in the part before it is history,
     and what came after it is left out."""
     made, rows = labels.clone(), log.items.rows
-    for name, target, history, left in _HELD_OUT:
+    for name in ("valid", "test"):
+        target, history, left = GROUPS[name]
         own = torch.nonzero(labels == int(target)).flatten()
         counts = torch.bincount(rows[own], minlength=log.n_users)
         firsts = torch.cumsum(counts, 0) - counts

@@ -10,11 +10,12 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph.config import Search
 from recgraph.encoders.attention import N_SPANS, Layout, Padded
-from recgraph.encoders.base import EncoderLayer, Heads, LayeredEncoder, Layers, TimeBias, Width
+from recgraph.encoders.base import EncoderLayer, Heads, LayeredEncoder, Layers, TimeBias
 from recgraph.rng import dropout
 
 _EPS = 1e-6
@@ -261,7 +262,7 @@ class FuXi(PointwiseEncoder):
     Args:
         hidden_dim, max_len, dropout: as of every encoder.
         n_layers, n_heads: ``n_heads`` divides ``hidden_dim``.
-        inner_dim: of the second stage of the feed-forward part.
+        inner_dim: of the second stage of the feed-forward part; None: ``hidden_dim``.
         time_bias: whether times are read.
     """
 
@@ -272,10 +273,15 @@ class FuXi(PointwiseEncoder):
         dropout: float,
         n_layers: Layers = 2,
         n_heads: Heads = 1,
-        inner_dim: Annotated[Width, Search(choices=(64, 128, 256))] = 64,
+        inner_dim: Annotated[
+            int | None,
+            Field(ge=1, description="width of the feed-forward part; none: hidden_dim"),
+            Search(choices=(None, 64, 128, 256)),
+        ] = None,
         time_bias: TimeBias = False,
     ) -> None:
         super().__init__(hidden_dim, max_len, dropout, n_heads, time_bias)
         self.layers = nn.ModuleList(
-            FuXiLayer(hidden_dim, max_len, n_heads, dropout, inner_dim, time_bias) for _ in range(n_layers)
+            FuXiLayer(hidden_dim, max_len, n_heads, dropout, inner_dim or hidden_dim, time_bias)
+            for _ in range(n_layers)
         )

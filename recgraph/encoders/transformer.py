@@ -310,6 +310,7 @@ class GatedTransformer(Transformer):
     Args:
         hidden_dim, max_len, dropout, n_layers, n_heads, inner_dim, attention_dropout: as of the transformer.
         drops_embeddings: whether dropout is of embeddings, too, not of layers alone.
+        position_std: of the first vectors of positions; None: Xavier's, as of the matrices.
     """
 
     layer_class = GatedLayer
@@ -326,8 +327,14 @@ class GatedTransformer(Transformer):
         inner_dim: Width = 256,
         attention_dropout: AttentionDropout = 0.5,
         drops_embeddings: Annotated[bool, Field(description="whether embeddings have dropout, too")] = True,
+        position_std: Annotated[
+            float | None,
+            Field(gt=0, description="deviation of the first vectors of positions; none: Xavier's"),
+        ] = None,
     ) -> None:
         super().__init__(hidden_dim, max_len, dropout, n_layers, n_heads, inner_dim, attention_dropout)
+        with torch.no_grad():  # they were drawn first, with .02
+            self.position_embedding.weight *= (position_std or math.sqrt(2 / (max_len + hidden_dim))) / 0.02
         if not drops_embeddings:
             self.embedding_dropout = 0.0
 
@@ -344,7 +351,7 @@ class BidirectionalLayer(Layer):
 
 
 class BidirectionalTransformer(Transformer):
-    """Transformer of :class:`~recgraph.models.sequence.bert4rec.BERT4Rec`; see there.
+    """Transformer of :class:`~recgraph.models.sequence.sasrec.BERT4Rec`; see there.
 
     As :class:`Transformer`, but each place attends to all places of its row. A masked item, token 0, is a token with a
     learned vector as the others; a history is read by one that stands behind it. The states are ``LN(gelu(W x + b))``

@@ -54,7 +54,6 @@ class Subject:
     """
 
     def __init__(self, model: Model, query: Query, targets: Tensor, of: Quantity = "log_probability") -> None:
-        assert model.space is not None
         self.model, self.of, self.n_items = model, of, model.space.n_items
         self.device = device_of(model)
         self.user = int(query.users[0])

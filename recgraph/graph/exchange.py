@@ -24,8 +24,8 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recgraph.data.dataframe import from_native, pairs_of, relation
-from recgraph.data.ids import IdMap, as_series, family
+from recgraph.data.dataframe import from_native, pairs_of
+from recgraph.data.ids import IdMap, as_series, family, listed
 from recgraph.data.log import INTERACTS, ids_of
 from recgraph.data.part import Part
 from recgraph.data.split import Interactions
@@ -164,7 +164,10 @@ def from_interactions(
                 name = f"{role}_{name}"
             if name in nodes:
                 raise GraphError(f"{role} relation {column!r}: node type {name!r} exists; name it with a mapping")
-            pairs = relation(table, key, column, separator, role)
+            if table is None or column not in table.columns:
+                there = listed([] if table is None else table.columns)
+                raise GraphError(f"there is no column {column!r} of {role}_features; there are {there or 'none'}")
+            pairs = pairs_of(table, key, column, separator)
             index = ids.index(pairs.to_series(0))
             known_mask = index >= 0  # features may speak of ids that are not in the log
             values = pairs.to_series(1).filter(pl.Series(known_mask))

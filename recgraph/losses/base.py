@@ -18,30 +18,19 @@ class LossConfig(Config):
 class NextItemLoss(nn.Module):
     """Base of all next-item losses. ``FullSoftmax()(hidden, targets, table, generator)`` gives the mean loss.
 
-    A subclass sets ``Config`` and fills :meth:`forward`; one that needs the items' popularity fills
-    :meth:`setup`.
-
-    Args:
-        config: the settings as a value, or
-        settings: the settings by name.
+    A subclass sets ``Config`` and fills :meth:`forward`; one that needs the items' popularity fills :meth:`setup`.
     """
 
     Config: ClassVar[type[LossConfig]] = LossConfig
     #: whether the loss draws random numbers, so that it must be given a generator
     draws: ClassVar[bool] = False
-    #: whether it reads cosines: a model then ranks by item vectors of length 1
-    cosine: ClassVar[bool] = False
 
     def __init__(self, config: LossConfig | None = None, /, **settings: Any) -> None:
         super().__init__()
         self.config: Any = configure(self, self.Config, config, settings)
 
     def setup(self, item_counts: Tensor) -> None:
-        """Learn what the loss needs from the training part; most need nothing.
-
-        Args:
-            item_counts: [n_items], how often each item (0-based) occurs in training.
-        """
+        """Learn what the loss needs of how often each item (0-based) occurs in training [n_items]; most: nothing."""
 
     def forward(
         self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None = None
@@ -58,6 +47,11 @@ class NextItemLoss(nn.Module):
             A scalar in the wider type of ``hidden`` and ``table``, at least float32.
         """
         raise NotImplementedError
+
+    @property
+    def cosine(self) -> bool:
+        """Whether it reads cosines: a model then ranks by item vectors of length 1."""
+        return False
 
     def as_scored(self, items: Tensor) -> Tensor:
         """Vectors of items [..., D] as a model multiplies them into scores: of length 1 with a loss of cosines."""
@@ -82,11 +76,7 @@ class Sampler(nn.Module):
         self.register_buffer("log_probability", torch.empty(0), persistent=False)
 
     def setup(self, item_counts: Tensor) -> None:
-        """Learn the popularity.
-
-        Args:
-            item_counts: [n_items], 0-based.
-        """
+        """Learn the popularity, of counts [n_items]."""
         if self.power == 0:
             return
         counts = item_counts.to(device=self.cumulative.device, dtype=torch.float64)

@@ -151,12 +151,7 @@ class OwnNegatives(NextItemLoss):
         return vectors
 
     def of_scores(
-        self,
-        positive: Tensor,
-        negative: Tensor,
-        keep_mask: Tensor,
-        n_items: int,
-        weights: PairWeights | None = None,
+        self, positive: Tensor, negative: Tensor, keep_mask: Tensor, n_items: int, weights: PairWeights | None = None
     ) -> Tensor:
         """The mean loss, a mean over targets.
 
@@ -172,17 +167,8 @@ class OwnNegatives(NextItemLoss):
 
 
 class SharedNegatives(BlockwiseLoss):
-    """A pairwise loss of T rows against K rows of the table that all of a group have, a mean over the former.
-
-    Args:
-        inputs: hidden [T, D] and table [N, D].
-        of_scores: as of :class:`OwnNegatives`; the mean over a block of rows.
-        targets: [T] rows of the table.
-        drawn: [G, K] rows of the table.
-        bounds: see :meth:`OwnNegatives.against_shared`.
-        keep_mask: [T, K].
-        n_items, weights: see there.
-    """
+    """A pairwise loss of T rows against K rows of the table that all of a group have, a mean over the former; see
+    :meth:`OwnNegatives.against_shared`."""
 
     def __init__(
         self,
@@ -276,12 +262,7 @@ class BCE(OwnNegatives):
     weighs_pairs = True
 
     def of_scores(
-        self,
-        positive: Tensor,
-        negative: Tensor,
-        keep_mask: Tensor,
-        n_items: int,
-        weights: PairWeights | None = None,
+        self, positive: Tensor, negative: Tensor, keep_mask: Tensor, n_items: int, weights: PairWeights | None = None
     ) -> Tensor:
         rate = min(self.config.n_negatives / max(n_items - 1, 1), 1.0)
         t = self.config.calibration
@@ -310,12 +291,7 @@ class BPR(OwnNegatives):
     Config = BPRConfig
 
     def of_scores(
-        self,
-        positive: Tensor,
-        negative: Tensor,
-        keep_mask: Tensor,
-        n_items: int,
-        weights: PairWeights | None = None,
+        self, positive: Tensor, negative: Tensor, keep_mask: Tensor, n_items: int, weights: PairWeights | None = None
     ) -> Tensor:
         losses = F.softplus(negative - positive[:, None]) * keep_mask
         return (losses.sum(1) / keep_mask.sum(1).clamp(min=1)).mean()
@@ -362,12 +338,7 @@ class CCL(OwnNegatives):
         return dropout(vectors, self.config.dropout, generator) if self.drops else vectors
 
     def of_scores(
-        self,
-        positive: Tensor,
-        negative: Tensor,
-        keep_mask: Tensor,
-        n_items: int,
-        weights: PairWeights | None = None,
+        self, positive: Tensor, negative: Tensor, keep_mask: Tensor, n_items: int, weights: PairWeights | None = None
     ) -> Tensor:
         of_targets, of_drawn = F.relu(1 - positive), F.relu(negative - self.config.margin) * keep_mask
         of_targets, of_drawn = _weighed(of_targets, of_drawn, weights)

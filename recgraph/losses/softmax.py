@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,128 +13,185 @@ from torch import Tensor
 
 from recgraph.config import Search
 from recgraph.contrast.blockwise import BlockwiseLoss, one_pass
+from recgraph.contrast.parts import Similarity
 from recgraph.losses.base import LossConfig, NextItemLoss, Sampler
+from recgraph.ranks import gathered
 from recgraph.sparse.blocks import score_blocks, work_type
 from recgraph.sparse.device import compiled, full_precision, is_accelerated
-from recgraph.sparse.rows import touched
-
-BlockRows = Annotated[
-    int | None, Field(ge=1, description="rows of scores in memory at once; None picks by the size of the cache")
-]
+from recgraph.sparse.rows import read_once, touched
 
 
-class FullSoftmaxConfig(LossConfig):
-    pad_candidate: Annotated[
-        bool, Field(description="whether the padding token competes too, as in RecBole and MCLRec")
-    ] = True
-    block_rows: BlockRows = None
+class SoftmaxConfig(Similarity, LossConfig):
+    temperature: Annotated[float, Field(gt=0, description="what similarities are divided by")] = 1.0
+    block_rows: Annotated[
+        int | None, Field(ge=1, description="rows of scores in memory at once; None picks by the size of the cache")
+    ] = None
 
 
-class FullSoftmax(NextItemLoss):
-    """Cross-entropy over all items: ``mean_i logsumexp_j(h_i . w_j) - h_i . w_target(i)``.
+class LogPrior(Protocol):
+    """What is added to scores: ``weight``, a scalar, times a number of each row and each candidate."""
 
-    Equal to ``F.cross_entropy(hidden @ table.T, targets)`` in a third of its time on CPU and without a T x n_items
-    tensor; computed in float32 or wider also under autocast. Differentiable once.
-    """
+    weight: Tensor
 
-    Config = FullSoftmaxConfig
+    def at_targets(self) -> Tensor:
+        """[T]: the numbers of the targets."""
+
+    def over(self, columns: Tensor) -> Callable[[slice], Tensor]:
+        """Of candidates [M], rows of the table: what gives the numbers [n, M] of a slice of the rows."""
+
+
+class SoftmaxLoss(NextItemLoss):
+    """Base of the softmax losses of scores s, ``h . w_j / temperature`` or the cosine over it."""
+
     _compiled: Callable[..., Tensor] | None = None
 
+    @property
+    def cosine(self) -> bool:
+        return bool(self.config.similarity == "cosine")
+
     def compile_parts(self, backend: str = "inductor") -> None:
-        """Compile the loss as one graph, which holds all T x n_items scores; it is used on accelerators alone."""
+        """Compile the loss as one graph, which holds all T x n_candidates scores; it is used on accelerators alone."""
         self._compiled = compiled(_cross_entropy, backend)
 
-    def forward(
-        self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None = None
+    def mean(
+        self,
+        hidden: Tensor,
+        rows: Tensor,
+        targets: Tensor,
+        prior: LogPrior | None,
+        columns: Tensor,
+        drawn: Tensor | None = None,
+        shift: Tensor | None = None,
     ) -> Tensor:
-        if self._compiled is not None and is_accelerated(table):
-            work, first = work_type(hidden, table), 0 if self.config.pad_candidate else 1
-            with full_precision(table):
-                return self._compiled(hidden.to(work), table.to(work)[first:], targets - first)
-        settings = {"targets": targets, "first": 0 if self.config.pad_candidate else 1}
-        return one_pass(_Softmax, settings, self.config.block_rows, (hidden, table))[0]
+        """The mean loss of hidden [T, D] against rows [N, D] of items; see :class:`_Softmax` for the rest."""
+        work = work_type(hidden, rows)
+        with full_precision(rows):  # lengths in half precision would lose digits
+            hidden, rows = self.config.shape(hidden.to(work), rows.to(work))
+            if self._compiled is not None and is_accelerated(rows) and prior is None:
+                return self._compiled(hidden, rows, targets, drawn, None if shift is None else shift.to(work))
+        settings: dict[str, Any] = {"targets": targets, "drawn": drawn, "shift": shift}
+        if prior is None:
+            return one_pass(_Softmax, settings, self.config.block_rows, (hidden, rows))[0]
+        settings |= {"logs": prior.over(columns), "of_targets": prior.at_targets()}
+        return one_pass(_Softmax, settings, self.config.block_rows, (hidden, rows, prior.weight))[0]
 
 
-def _cross_entropy(hidden: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(hidden @ rows.t(), targets)
-
-
-def _sampled_cross_entropy(
-    hidden: Tensor, table: Tensor, targets: Tensor, drawn: Tensor, shift: Tensor | None
-) -> Tensor:
-    positive = (hidden * table.index_select(0, targets)).sum(1, keepdim=True)
-    scores = hidden @ table.index_select(0, drawn).t()
+def _cross_entropy(hidden: Tensor, rows: Tensor, targets: Tensor, drawn: Tensor | None, shift: Tensor | None) -> Tensor:
+    if drawn is None:
+        return F.cross_entropy(hidden @ rows.t(), targets)
+    positive = (hidden * rows.index_select(0, targets)).sum(1, keepdim=True)
+    scores = hidden @ rows.index_select(0, drawn).t()
     if shift is not None:
         scores = scores + shift
     scores = scores.masked_fill(targets[:, None] == drawn, -math.inf)
     return (torch.cat([positive, scores], 1).logsumexp(1) - positive[:, 0]).mean()
 
 
-class SampledSoftmaxConfig(LossConfig):
+class FullSoftmaxConfig(SoftmaxConfig):
+    pad_candidate: Annotated[
+        bool, Field(description="whether the padding token competes too, as in RecBole and MCLRec")
+    ] = True
+
+
+class FullSoftmax(SoftmaxLoss):
+    """Cross-entropy over all items: ``mean_i logsumexp_j(s_ij) - s_i,target(i)``.
+
+    With inner products it is ``F.cross_entropy(hidden @ table.T, targets)`` in a third of its time on CPU and without a
+    T x n_items tensor; computed in float32 or wider also under autocast. Differentiable once.
+    """
+
+    Config = FullSoftmaxConfig
+
+    def forward(
+        self,
+        hidden: Tensor,
+        targets: Tensor,
+        table: Tensor,
+        generator: torch.Generator | None = None,
+        prior: LogPrior | None = None,
+    ) -> Tensor:
+        first = 0 if self.config.pad_candidate else 1
+        columns = torch.arange(first, len(table), device=table.device)
+        return self.mean(hidden, table[first:], targets - first, prior, columns)
+
+
+class SampledSoftmaxConfig(SoftmaxConfig):
     n_negatives: Annotated[
-        int, Field(ge=1, description="negatives, shared by the batch"), Search(low=64, high=4096, log=True)
+        int, Field(ge=0, description="negatives, shared by the batch"), Search(low=64, high=4096, log=True)
     ] = 512
     log_q: Annotated[bool, Field(description="correct the scores for how often a negative is drawn")] = True
     popularity_power: Annotated[
         float, Field(ge=0, le=2, description="negatives ~ popularity ** power; 0 is uniform")
     ] = 0.0
-    block_rows: BlockRows = None
+    in_batch: Annotated[
+        bool, Field(description="whether the targets of the batch are negatives of one another, beside the drawn ones")
+    ] = False
 
 
-class SampledSoftmax(NextItemLoss):
+class SampledSoftmax(SoftmaxLoss):
     """Cross-entropy of the target against ``n_negatives`` drawn items, the same for all rows.
 
-    ``loss_i = log(e^{s_i,pos} + sum_k e^{s_ik - log(K q_k)}) - s_i,pos``, where ``k`` runs over the K drawn items that
-    are not the target. The sum in the logarithm is an unbiased estimate of the full softmax's (without the padding):
-    the target is in it with certainty, and every other item with expected weight 1. Without ``log_q`` the scores are
-    taken as they are.
+    ``loss_i = log(e^{s_i,pos} + sum_k e^{s_ik - log E_k}) - s_i,pos``, where ``k`` runs over the K drawn items that
+    are not the target, and ``E_k = K q_k`` is how often the item is expected among them. The sum in the logarithm is an
+    unbiased estimate of the full softmax's (without the padding): the target is in it with certainty, and every other
+    item with expected weight 1. Without ``log_q`` the scores are taken as they are.
 
-    Source: Bengio and Senecal, IEEE TNN 2008; Jean et al., ACL 2015. Departure: the correction is not applied to the
-    target, which is not drawn (Khrylchenko et al., RecSys 2025, on why it must not be).
+    With ``in_batch`` the T targets of the batch, of all ranks, are among the k, too, and ``E_k = K q_k + T p_k``, p the
+    items' share in the training part: mixed negatives, or with ``n_negatives=0`` those of the batch alone.
+
+    Source: Bengio and Senecal, IEEE TNN 2008; Jean et al., ACL 2015; of the batch's targets Yi et al., RecSys 2019,
+    mixed with drawn items Yang et al., WWW 2020. Departure: the correction is not applied to the target, which is there
+    with certainty (Khrylchenko et al., RecSys 2025, on why it must not be).
     """
 
     Config = SampledSoftmaxConfig
     draws = True
-    _compiled: Callable[..., Tensor] | None = None
 
     def __init__(self, config: SampledSoftmaxConfig | None = None, /, **settings: object) -> None:
         super().__init__(config, **settings)
-        self.sampler = Sampler(self.config.popularity_power)
+        self.sampler, self.popularity = Sampler(self.config.popularity_power), Sampler(1.0)
 
     def setup(self, item_counts: Tensor) -> None:
         self.sampler.setup(item_counts)
-
-    def compile_parts(self, backend: str = "inductor") -> None:
-        """Compile the loss as one graph, which holds all T x n_negatives scores; it is used on accelerators alone."""
-        self._compiled = compiled(_sampled_cross_entropy, backend)
+        self.popularity.setup(item_counts)
 
     def forward(
-        self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None = None
+        self,
+        hidden: Tensor,
+        targets: Tensor,
+        table: Tensor,
+        generator: torch.Generator | None = None,
+        prior: LogPrior | None = None,
     ) -> Tensor:
         n_items, count = table.shape[0] - 1, self.config.n_negatives
-        drawn = self.sampler.draw((count,), n_items, generator, table.device)
-        shift = -self.sampler.log_q(drawn, n_items) - math.log(count) if self.config.log_q else None
-        table, places = touched(table, torch.cat([drawn, targets]))
-        drawn, targets = torch.split(places, [len(drawn), len(targets)])
-        if self._compiled is not None and is_accelerated(table):
-            work = work_type(hidden, table)
-            with full_precision(table):
-                shift = None if shift is None else shift.to(work)
-                return self._compiled(hidden.to(work), table.to(work), targets, drawn, shift)
-        settings = {"targets": targets, "drawn": drawn, "shift": shift}
-        return one_pass(_Softmax, settings, self.config.block_rows, (hidden, table))[0]
+        drawn, sources = self.sampler.draw((count,), n_items, generator, table.device), [(self.sampler, count)]
+        if self.config.in_batch:
+            of_batch = gathered(targets)
+            drawn = torch.cat([drawn, of_batch])
+            sources.append((self.popularity, len(of_batch)))
+        shift = None
+        if self.config.log_q:
+            expected = [source.log_q(drawn, n_items) + math.log(n) for source, n in sources if n]
+            shift = -torch.stack(expected).logsumexp(0)
+        columns = drawn
+        if self.cosine:  # of the rows that are read
+            rows, (drawn, targets) = read_once(table, drawn, targets)
+        else:
+            rows, places = touched(table, torch.cat([drawn, targets]))
+            drawn, targets = torch.split(places, [len(drawn), len(targets)])
+        return self.mean(hidden, rows, targets, prior, columns, drawn, shift)
 
 
 class _Softmax(BlockwiseLoss):
-    """Mean of ``log(sum_j exp(h . w_j + shift_j)) - h . w_target`` over T rows.
+    """Mean of ``log(sum_j exp(h . w_j + shift_j + lambda l_j)) - h . w_target - lambda l_target`` over T rows.
 
     Args:
-        inputs: hidden [T, D] and table [n_items + 1, D].
-        targets: [T] int64 tokens.
-        first: the candidates are the rows of the table from this one on, the targets among them.
-        drawn: [M] tokens that are the candidates instead; the one that is a row's target is left out for that row, and
-            the target is added.
+        inputs: hidden [T, D], table [N, D], and lambda, a scalar, if there is a prior.
+        targets: [T] int64, rows of the table.
+        drawn: [M] rows that are the candidates; the one that is a row's target is left out for that row, and the target
+            is added. None: all rows are.
         shift: [M], added to the scores of the drawn.
+        logs, of_targets: what gives l [n, candidates] of a slice of the rows; and [T], l of the targets.
     """
 
     def __init__(
@@ -142,27 +199,29 @@ class _Softmax(BlockwiseLoss):
         inputs: Sequence[Tensor],
         needs: Sequence[bool],
         targets: Tensor,
-        first: int = 0,
-        drawn: Tensor | None = None,
-        shift: Tensor | None = None,
+        drawn: Tensor | None,
+        shift: Tensor | None,
+        logs: Callable[[slice], Tensor] | None = None,
+        of_targets: Tensor | None = None,
     ) -> None:
         super().__init__(inputs, needs)
         table, grad_table = self.y, self.gradients[1]
         self.targets, self.drawn = targets, drawn
         self.shift = None if shift is None else shift.to(table.dtype)
-        self.rows = table[first:] if drawn is None else table[drawn]
+        self.rows = table if drawn is None else table[drawn]
         self.w_pos = table[targets]
         self.s_pos = (self.x * self.w_pos).sum(1)
         self.scale = 1 / len(self.x)
-        self.grad_rows: Tensor | None = None
-        if drawn is None and grad_table is not None:
-            self.grad_rows = grad_table[first:]
-        elif needs[1]:
-            self.grad_rows = torch.zeros_like(self.rows)
+        self.logs, self.of_targets = logs, of_targets
+        if of_targets is not None:
+            self.strength = inputs[2].detach()
+            self.s_pos = self.s_pos + self.strength * of_targets
+            self.gradients[2] = of_targets.sum() * -self.scale
+        self.grad_rows = grad_table if drawn is None or grad_table is None else torch.zeros_like(self.rows)
 
     def evaluate(self, block_rows: int | None) -> tuple[Tensor, Tensor]:
         bounded = False
-        if not is_accelerated(self.x):  # which would have to be read
+        if not is_accelerated(self.x) and self.logs is None:  # which would have to be read
             # no score can leave the range of exp, so that no maximum need be taken out first
             longest = torch.maximum(self.rows.norm(dim=1).amax(), self.w_pos.norm(dim=1).amax())
             bound = self.x.norm(dim=1).amax() * longest
@@ -191,6 +250,9 @@ class _Softmax(BlockwiseLoss):
             torch.mm(x, self.rows.t(), out=p)
         else:
             torch.addmm(self.shift, x, self.rows.t(), out=p)
+        logs = None if self.logs is None else self.logs(rows)
+        if logs is not None:
+            p.addcmul_(logs, self.strength)
         if not bounded:
             peak = torch.maximum(p.amax(1), s_pos)
             # below the limit it makes no difference to the sum, and exp would give slow subnormal numbers
@@ -206,6 +268,9 @@ class _Softmax(BlockwiseLoss):
         factor = self.scale / total
         if own is not None:
             pull.addcmul_(own, factor)
+        if logs is not None and self.of_targets is not None:
+            by_row = (p * logs).sum(1) if own is None else (p * logs).sum(1) + own * self.of_targets[rows]
+            self.gradients[2] += by_row @ factor  # type: ignore[operator]
         grad_hidden = self.gradients[0]
         if grad_hidden is not None:
             torch.mm(p, self.rows, out=grad_hidden[rows]).mul_(factor[:, None])

@@ -136,15 +136,20 @@ class Model(nn.Module):
     def __init__(self, config: ModelConfig | None = None, /, **settings: Any) -> None:
         super().__init__()
         self.config: Any = configure(self, self.Config, config, settings)
-        self.space: Space | None = None
+        # None before it is built, which no code that reads them runs before
+        self.space: Space = None  # type: ignore[assignment]
+        self.seed: int = None  # type: ignore[assignment]
         #: settings that the data decided when the model was built, with what they became
         self.resolved: dict[str, Any] = {}
-        self.seed: int | None = None
 
     @classmethod
     def key(cls) -> str:
         """The name under which the registry finds the model."""
         return registry.key(registry.name_of("model", cls))
+
+    @property
+    def is_built(self) -> bool:
+        return self.__dict__.get("space") is not None
 
     def build(self, space: Space, seed: int = 0) -> Self:
         """Create the parameters.
@@ -156,7 +161,7 @@ class Model(nn.Module):
         Raises:
             ValueError: the model is built already.
         """
-        if self.space is not None:
+        if self.is_built:
             raise ValueError(f"{type(self).__name__} is built already; make a new one for another data set")
         self.space, self.seed = space, seed
         with seeded_init(seed):
@@ -170,7 +175,7 @@ class Model(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError as error:
-            if self.__dict__.get("space") is None:
+            if not self.is_built:
                 error.add_note("The model is not built: rg.fit builds it, or call build(Space(...)).")
             raise
 
@@ -280,7 +285,7 @@ def item_table(model: Model) -> Tensor:
         ValueError: the model has none.
     """
     for name, parts in model.tables.items():
-        if parts[-1] == "items" and model.space is not None:
+        if parts[-1] == "items" and model.is_built:
             rows = model.get_parameter(name)[-model.space.n_items :]
             if len(rows) == model.space.n_items:
                 return rows

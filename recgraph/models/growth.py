@@ -38,7 +38,6 @@ def grown(model: M, space: Space, seed: int, fill: Fill = "mean") -> M:
         ValueError: the model cannot grow, or a parameter's size depends on the space and is in no table.
     """
     old = model.space
-    assert old is not None
     larger = type(model)(model.config).build(space, seed)
     larger.seed = model.seed
     kept = model.state_dict()
@@ -75,8 +74,6 @@ def grown_optimiser(
     Returns:
         The same names; parameters that do not fit are left out.
     """
-    assert model.space is not None
-    assert larger.space is not None
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     new, kept = dict(larger.named_parameters()), {}
     for key, value in tensors.items():

@@ -423,53 +423,6 @@ class BoostedTrees(Ranker):
         return torch.cat(found)
 
 
-class LogisticConfig(Config):
-    l2: Annotated[
-        float, Field(gt=0, description="penalty of the weights' squares, halved"), Search(1e-3, 100.0, log=True)
-    ] = 1.0
-
-
-class Logistic(Ranker):
-    """Logistic regression on standardised features, a missing value in the place of the mean: the simple one.
-
-    Attributes:
-        mean, scale, weight: [F] float64.
-        bias: float64 scalar.
-    """
-
-    Config = LogisticConfig
-    sized_by_state = ("mean", "scale", "weight")
-    mean: Tensor
-    scale: Tensor
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, config: BaseConfig | None = None, /, **settings: Any) -> None:
-        super().__init__(config, **settings)
-        for name in self.sized_by_state:
-            self.register_buffer(name, torch.zeros(0, dtype=torch.float64))
-        self.register_buffer("bias", torch.zeros((), dtype=torch.float64))
-
-    def fit(self, features: Tensor, labels: Tensor, groups: Tensor) -> object:
-        from sklearn.linear_model import LogisticRegression
-
-        x = features.double()
-        self.mean = x.nanmean(0).nan_to_num(0.0)
-        spread = (x - self.mean).square().nanmean(0).sqrt().nan_to_num(0.0)
-        self.scale = torch.where(spread > 0, spread, 1.0)
-        made = LogisticRegression(C=1 / self.config.l2, max_iter=1000)
-        made.fit(_on_host(self._standardised(features)), _on_host(labels) > 0)
-        self.weight = torch.from_numpy(made.coef_[0]).to(features.device)
-        self.bias.fill_(float(made.intercept_[0]))
-        return self
-
-    def score(self, features: Tensor) -> Tensor:
-        return self._standardised(features) @ self.weight + self.bias
-
-    def _standardised(self, features: Tensor) -> Tensor:
-        return ((features.double() - self.mean) / self.scale).nan_to_num(0.0)
-
-
 def _on_host(values: Tensor) -> npt.NDArray[Any]:
     # scikit-learn runs there
     return np.asarray(values.to("cpu"))
@@ -501,17 +454,9 @@ class TwoStageConfig(ModelConfig):
     candidates: Annotated[
         int, Field(ge=1, description="items that each model gives for a user"), Search(20, 500, log=True)
     ] = 100
-    ranker: Annotated[
-        PartConfig,
-        part("ranker"),
-        Field(description="the second stage"),
-        Search(choices=("boosted_trees", "logistic")),
-    ] = part_class("ranker", "boosted_trees")()
-    negatives: Annotated[
-        int | None,
-        Field(ge=1, description="candidates of a user that teach as wrong ones, drawn by the seed; none: all"),
-        Search(choices=(10, 50, None)),
-    ] = None
+    ranker: Annotated[PartConfig, part("ranker"), Field(description="the second stage")] = part_class(
+        "ranker", "boosted_trees"
+    )()
     max_users: Annotated[
         int | None, Field(ge=1, description="users whose candidates teach, drawn by the seed; none: all")
     ] = 10_000
@@ -540,7 +485,7 @@ class TwoStage(ClosedFormModel):
     orders.
 
     Source: Covington, Adams and Sargin, Deep Neural Networks for YouTube Recommendations (RecSys 2016), for the two
-    stages; the second is gradient-boosted trees or logistic regression.
+    stages; the second is gradient-boosted trees.
 
     Attributes:
         plan: how a run fits it; None: alone, to what comes before each user's last interaction.
@@ -567,14 +512,12 @@ class TwoStage(ClosedFormModel):
         self.wanted_features = next((each.wanted_features for each in made if each.wanted_features), ())
 
     def _build(self, space: Space) -> None:
-        assert self.seed is not None
         self.stages = nn.ModuleList(self._fresh(member, space) for member in self.members)
         self.features = Features(space.n_users, space.n_items, self.config.repeats)
         self.ranker = self.config.ranker.build(seed=derive(self.seed, "ranker"))
         self.register_buffer("is_taught", torch.zeros((), dtype=torch.bool))
 
     def _fresh(self, member: Member, space: Space) -> Model:
-        assert self.seed is not None
         made = member.make()
         if not (made.wanted_features or made.reads_graph):
             space = Space(n_users=space.n_users, n_items=space.n_items)
@@ -593,7 +536,6 @@ class TwoStage(ClosedFormModel):
 
     def fit(self, train: Part) -> Self:
         space = self.space
-        assert space is not None
         plan = self.plan or Plan(*last_held_out(train), lambda part: space)
         self._teach(plan)
         for member, model in zip(self.members, self._models, strict=True):
@@ -620,7 +562,8 @@ class TwoStage(ClosedFormModel):
         labels = torch.isin(every.keys, asked)
         found_of = int(labels.sum()), len(asked), len(cases)
         _log.info("second stage: %d of %d targets of %d users are among their candidates", *found_of)
-        keep_mask = self._drawn(every.keys // cases.n_items, labels, len(cases))
+        rows = every.keys // cases.n_items
+        keep_mask = torch.bincount(rows[labels], minlength=len(cases))[rows] > 0  # of users with a right candidate
         every, labels = Found(*(each[keep_mask] for each in every)), labels[keep_mask]
         if not bool(labels.any()) or bool(labels.all()):
             warnings.warn(
@@ -629,7 +572,6 @@ class TwoStage(ClosedFormModel):
                 stacklevel=3,
             )
             return
-        assert self.space is not None
         known = Features(self.space.n_users, cases.n_items, self.config.repeats).to(device)
         known.fit(plan.inner, plan.of_items, plan.of_users)
         groups = torch.bincount(every.keys // cases.n_items)
@@ -643,15 +585,11 @@ class TwoStage(ClosedFormModel):
         most = self.config.max_users
         if most is None or len(cases) <= most:
             return cases
-        return cases.take(torch.randperm(len(cases), generator=self._generator("users"))[:most].sort().values)
-
-    def _generator(self, name: str) -> torch.Generator:
-        assert self.seed is not None
-        return torch.Generator().manual_seed(derive(self.seed, "two-stage", name))
+        draw = torch.Generator().manual_seed(derive(self.seed, "two-stage", "users"))
+        return cases.take(torch.randperm(len(cases), generator=draw)[:most].sort().values)
 
     def _found(self, model: Model, member: Member, query: Query) -> Found:
         """The candidates of one model for all rows of a query, by blocks of them."""
-        assert self.space is not None
         n_items, like, parts = self.space.n_items, torch.empty(0, device=query.users.device), []
         with evaluating(model):
             for rows in row_blocks(len(query), n_items, like):
@@ -663,22 +601,6 @@ class TwoStage(ClosedFormModel):
 
     def _best(self, model: Model, member: Member, query: Query, scores: Tensor) -> Found:
         return best_of(scores, query, member.n_candidates, model.can_rank(query), self.config.repeats)
-
-    def _drawn(self, rows: Tensor, labels: Tensor, n_rows: int) -> Tensor:
-        """[U] bool: the candidates that teach, those of rows with a right one: it, and some of the wrong ones."""
-        n_right = torch.bincount(rows[labels], minlength=n_rows)
-        keep_mask = n_right[rows] > 0
-        if self.config.negatives is None:
-            return keep_mask
-        draws = torch.rand(len(rows), generator=self._generator("negatives")).to(rows.device)
-        # each row in an order of its own, right candidates first
-        order = draws.masked_fill(labels, -1.0).argsort(stable=True)
-        order = order[rows[order].argsort(stable=True)]
-        lengths = torch.bincount(rows, minlength=n_rows)
-        place = torch.empty_like(rows)
-        place[order] = torch.arange(len(rows), device=rows.device) - (lengths.cumsum(0) - lengths)[rows[order]]
-        is_drawn: Tensor = place < n_right[rows] + self.config.negatives
-        return keep_mask & is_drawn
 
     def score(self, query: Query) -> Tensor:
         found, first = [], None

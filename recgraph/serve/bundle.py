@@ -88,7 +88,6 @@ def unshared(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _describe(model: Model, folder: Path) -> dict[str, Any]:
     """The model in ``config.json``; its graph and features become files."""
-    assert model.space is not None
     described = {
         "key": model.key(),
         "config": model.config.model_dump(mode="json"),

@@ -6,7 +6,6 @@ term; :func:`compress_rows` holds a matrix with many equal rows as a chain with 
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast
 
@@ -195,7 +194,7 @@ def group_rows(adj: Csr) -> tuple[Csr, Tensor]:
 
 
 class Placing:
-    """Moves tensors, matrices, chains and sums, each of their tensors once.
+    """Moves tensors, matrices, chains, sums and what says how in ``placed(place)``, each of their tensors once.
 
     What is the same object here is the same object there, and matrices with the same places share them there, with all
     that is computed from them. Weights, scales and features become of a type; None leaves each its own.
@@ -207,12 +206,6 @@ class Placing:
         self._moved: dict[tuple[int, torch.dtype | None], tuple[Any, Any]] = {}
         self._places: dict[tuple[int, int], Csr] = {}
 
-    def keeping_types(self) -> Placing:
-        """The same, with the same memory of what is there, where weights keep their types."""
-        other = copy.copy(self)
-        other.dtype = None
-        return other
-
     def __call__(self, x: T) -> T:
         """``x``, a tensor, a matrix, an operator or None, there; itself where it is there already."""
         key = id(x), None if isinstance(x, Tensor) and not x.is_floating_point() else self.dtype
@@ -221,6 +214,8 @@ class Placing:
         return cast(T, self._moved[key][1])
 
     def _move(self, x: Any) -> Any:
+        if hasattr(x, "placed"):
+            return x.placed(self)
         if isinstance(x, Sum):
             return Sum(tuple(map(self, x.terms)), x.coefficients)
         if isinstance(x, Chain):

@@ -30,7 +30,8 @@ class TrainConfig(Config):
         Search(choices=(64, 128, 256, 512)),
     ] = 128
     learning_rate: Annotated[float, Field(gt=0, description="of Adam"), Search(3e-4, 1e-2, log=True)] = 1e-3
-    weight_decay: Annotated[float, Field(ge=0, description="L2 penalty of Adam")] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, description="L2 penalty of Adam, or AdamW's decay")] = 0.0
+    optimiser: Annotated[Literal["adam", "adamw"], Field(description="of dense parameters")] = "adam"
     adam_beta2: Annotated[float, Field(ge=0, lt=1, description="decay of Adam's second moments")] = 0.999
     sparse_tables: Annotated[
         bool,

@@ -111,7 +111,7 @@ def fit(
             validation that there is not.
     """
     made: Model = registry.load("model", model)() if isinstance(model, str) else model
-    if made.space is not None:
+    if made.is_built:
         raise ValueError(f"model {type(made).__name__} is built already; give a new one")
     if isinstance(made, GraphModel) or isinstance(data, HeteroGraph):
         raise ValueError(f"model {type(made).__name__}: typed graphs are fitted to by rg.fit_graph(model, graph)")

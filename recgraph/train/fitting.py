@@ -200,6 +200,9 @@ def train_model(
                 prepare(trainer)
             trainer.observers = observers
             stopping, record.history = trainer.stopping, trainer.fit()
+            if part is not None:
+                record.targets_per_epoch = trainer.progress.targets_per_epoch
+                record.targets = trainer.batches.n_possible  # type: ignore[attr-defined]
             if stopping.stop and shows and not Ranks.here().index:
                 print_note(f"{record.model}: {trainer.outcome}")
             record.best, is_last = stopping.best, options.config.metric == "last"

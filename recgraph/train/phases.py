@@ -24,7 +24,7 @@ TABLES = " tables"
 
 
 def make_optimisers(model: TrainableModel, config: TrainConfig) -> dict[str, torch.optim.Optimizer]:
-    """One Adam a parameter group: its state belongs to the group, whichever phases step it. An empty group has none.
+    """One optimiser a group of parameters, whose state is the group's, whichever phases step it; of an empty one none.
 
     With ``sparse_tables`` the tables of a group ``g`` whose steps touch few rows are in a SparseAdam of their own, by
     the name ``g tables``. Frozen parameters are among them, so that they can be thawed in the course of a training.
@@ -52,8 +52,8 @@ def make_optimisers(model: TrainableModel, config: TrainConfig) -> dict[str, tor
             setattr(parameter, SPARSE_GRADIENTS, id(parameter) in tables)
             (sparse if is_sparse(parameter) else dense).append(parameter)
         if dense:
-            decay = config.weight_decay
-            optimisers[name] = torch.optim.Adam(dense, lr=rate, betas=betas, weight_decay=decay, fused=True)
+            make = torch.optim.AdamW if config.optimiser == "adamw" else torch.optim.Adam
+            optimisers[name] = make(dense, lr=rate, betas=betas, weight_decay=config.weight_decay, fused=True)
         if sparse:
             optimisers[f"{name}{TABLES}"] = torch.optim.SparseAdam(sparse, lr=rate, betas=betas)
     return optimisers
@@ -82,9 +82,7 @@ def freeze_all_but(groups: Mapping[str, list[nn.Parameter]], trainable: Sequence
 
 def total_loss(terms: Mapping[str, Tensor], phase: Phase) -> Tensor:
     """The weighted sum of a phase's terms."""
-    weighted = []
-    for name, weight in phase.terms.items():
-        weighted.append(terms[name] * weight if weight != 1 else terms[name])
+    weighted = [terms[name] * weight if weight != 1 else terms[name] for name, weight in phase.terms.items()]
     return torch.stack(weighted).sum() if len(weighted) > 1 else weighted[0]
 
 

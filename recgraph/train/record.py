@@ -93,6 +93,7 @@ class RunRecord(_Entries):
         fitted_on: ``"train"``, ``"train+valid"``, ``"all"``, ``"graph"`` or ``"update"``.
         init_items: where the vectors of items came from, see :class:`recgraph.train.pretrained.InitItems`.
         history: one row an epoch.
+        targets_per_epoch, targets: the targets of the last epoch, and all interactions that could be one.
         results: of the evaluations, by part of the split; ``"nodes"`` for classes of nodes.
         unsealed: why test data was read, one reason each time.
         selection: of a run that was fitted anew on more data: the training settings, best epoch, curve and cost of the
@@ -115,6 +116,8 @@ class RunRecord(_Entries):
     data: DataRecord
     init_items: dict[str, Any] | None = None
     history: list[dict[str, Any]] = Field(default_factory=list)
+    targets_per_epoch: int | None = None
+    targets: int | None = None
     results: dict[str, Any] = Field(default_factory=dict)
     unsealed: list[str] = Field(default_factory=list)
     selection: dict[str, Any] | None = None

@@ -14,8 +14,8 @@ from pydantic import Field
 
 from recgraph import registry
 from recgraph.config import Config, ConfigError
-from recgraph.data.catalog import default_strategy, load_dataset, load_split
-from recgraph.data.catalog.cards import FileCard, GraphCard, find_card
+from recgraph.data.catalog import load_split
+from recgraph.data.catalog.cards import FileCard, find_card
 from recgraph.data.read import FEATURES, PARTS, LogFile, Reading, is_data_path
 from recgraph.data.split import SealedSplit, Split
 from recgraph.evaluate.nodes import ProbeConfig
@@ -93,10 +93,7 @@ class DataConfig(Config):
 
     def split_of(self, dataset: str) -> Split:
         """The split of a data set of the catalogue, or of files of one's own that are given by their path."""
-        if self.split is None and isinstance(find_card(dataset), GraphCard):
-            return load_split(dataset)  # the card has its own
-        data = load_dataset(dataset, self.reading)
-        return data.split(self.split or default_strategy(data), seed=self.split_seed, **self.split_options)
+        return load_split(dataset, self.reading, self.split, self.split_seed, **self.split_options)
 
 
 def source_of(split: Split | SealedSplit, given: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -57,6 +57,7 @@ class Progress:
     cpu_seconds: float = 0.0
     sums: dict[str, float] = field(default_factory=dict)
     targets: int = 0
+    targets_per_epoch: int | None = None
     diagnostics: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     n_ranks: int = 1
@@ -294,7 +295,8 @@ class Trainer:
         row["seconds"], row["cpu_seconds"] = progress.seconds, progress.cpu_seconds
         row = all_values(row)[0]
         progress.history.append(row)
-        progress.epoch, progress.batch, progress.sums, progress.targets = progress.epoch + 1, 0, {}, 0
+        progress.targets_per_epoch, progress.targets = progress.targets, 0
+        progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, {}
         is_last = self.stopping.stop or progress.epoch == config.max_epochs
         saves = is_last or all_values(time.monotonic() - self._saved_at >= config.checkpoint_seconds)[0]
         saved = self.save() if saves else None

@@ -434,7 +434,6 @@ class Before(Scorer):
     """The parent among the items of both logs: those that it does not know come last, its users' histories without."""
 
     def __init__(self, model: Model, n_items: int) -> None:
-        assert model.space is not None
         self.reads_times = model.reads_times
         self.model, self.n_items, self.known = model, n_items, model.space
 

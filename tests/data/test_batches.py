@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
 from typing import Any
 
@@ -128,10 +129,13 @@ def random_train(n_users: int = 23) -> Part:
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("regime", ["prefix", "causal"])
 @pytest.mark.parametrize("batch_size", [5, 11])
-def test_shares_of_sequences_are_dealt_from_the_batch_of_one_process(count: int, regime: str, batch_size: int) -> None:
+@pytest.mark.parametrize("step", [None, 2])
+def test_shares_of_sequences_are_dealt_from_the_batch_of_one_process(
+    count: int, regime: str, batch_size: int, step: int | None
+) -> None:
     def batches(ranks: Ranks) -> list:
         generators = Generators(1, ranks=ranks)
-        settings = {"batch_size": batch_size, "max_len": 6, "partners": True, "views": True}
+        settings = {"batch_size": batch_size, "max_len": 6, "partners": True, "views": True, "window_step": step}
         return list(SequenceBatches(random_train(), regime, generators=generators, **settings).epoch(2))
 
     of_ranks = [batches(Ranks(rank, count)) for rank in range(count)]
@@ -152,6 +156,31 @@ def test_shares_of_sequences_are_dealt_from_the_batch_of_one_process(count: int,
                 assert share.whole.contrast.to_lists() == batch.contrast.to_lists()
         weights = [each[number].weight for each in of_ranks]
         assert sum(weights) == pytest.approx(count)
+
+
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_windows_have_every_target_once_behind_at_least_the_rest_of_a_window(step: int) -> None:
+    settings = {"batch_size": 4, "max_len": 5, "window_step": step, "contrast_of": "sequence"}
+    batches = SequenceBatches(train := random_train(), "causal", generators=Generators(1), **settings)
+    found = []
+    for batch in batches.epoch(1):
+        rows, at = batch.sequences, torch.arange(len(batch.sequences.values))
+        places = at if batch.masked is None else batch.masked.values
+        for place, target in zip(places.tolist(), batch.targets.tolist(), strict=True):
+            row = int(rows.rows[place])
+            found.append((int(batch.users[row]), rows.values[rows.offsets[row] : place + 1].tolist(), target))
+    wanted = [
+        (user, [item + 1 for item in row[:end]], row[end] + 1)
+        for user, row in enumerate(train.items.to_lists())
+        for end in range(1, len(row))
+    ]
+    assert batches.n_possible == len(wanted)
+    assert len(found) == len(wanted)
+    assert Counter((user, target) for user, _, target in found) == Counter((user, item) for user, _, item in wanted)
+    least = 5 + 1 - step
+    for user, history, target in found:
+        befores = [before for of, before, item in wanted if (of, item) == (user, target)]
+        assert any(history == each[-len(history) :] and len(history) >= min(least, len(each)) for each in befores)
 
 
 @pytest.mark.parametrize("count", [2, 3])

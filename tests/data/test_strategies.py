@@ -144,7 +144,6 @@ def test_users_are_tested_once() -> None:
         ("ratio", {"n_folds": 1, "fold": 0}, "n_folds"),
         ("time", {"n_folds": 9, "fold": 8}, "n_folds"),
         ("time", {"n_folds": 2, "fold": 0, "test": 0.001}, "n_folds"),
-        ("ratio", {"n_folds": 3, "fold": 0, "test": 0.5}, "test"),
         ("all", {"n_folds": 3, "fold": 0}, "n_folds"),
     ],
 )

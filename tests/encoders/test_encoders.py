@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -335,3 +336,9 @@ def test_a_filter_made_under_inference_mode_is_none_to_train_with() -> None:
         after = made(rows, table())
         after.sum().backward()
     torch.testing.assert_close(before, after)
+
+
+def test_positions_of_gated_layers_begin_as_wide_as_the_matrices_unless_set() -> None:
+    for std, expected in ((None, math.sqrt(2 / (2000 + 16))), (0.02, 0.02)):
+        encoder = narrow(GatedTransformer, max_len=2000, position_std=std)
+        assert float(encoder.position_embedding.weight.detach().std()) == pytest.approx(expected, rel=0.03)

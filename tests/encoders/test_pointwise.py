@@ -66,3 +66,8 @@ def test_spans_are_cut_as_published() -> None:
     assert spans(written, written)[0].tolist() == [[bucket(one, other) for other in times] for one in times]
     assert not spans(torch.zeros(1, 1, dtype=torch.int64), written).any()
     assert int(spans(written, written).max()) == N_SPANS - 1
+
+
+def test_the_feed_forward_part_of_fuxi_is_as_wide_as_the_states_unless_set() -> None:
+    for settings, width in (({"hidden_dim": 8}, 8), ({"hidden_dim": 8, "inner_dim": 20}, 20)):
+        assert encoder(FuXi, **settings).layers[0].down.in_features == width

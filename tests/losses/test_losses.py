@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
@@ -89,37 +88,64 @@ class TestContract:
                 assert grads(value, inputs[0])[0].dtype == torch.bfloat16
 
 
+SIMILARITIES = [{}, {"similarity": "cosine", "temperature": 0.05}, {"temperature": 0.5}]
+
+
+def similarities(hidden: Tensor, rows: Tensor, similarity: str = "dot", temperature: float = 1.0) -> Tensor:
+    if similarity == "cosine":
+        hidden, rows = (x / x.norm(dim=1, keepdim=True) for x in (hidden, rows))
+    return hidden @ rows.T / temperature
+
+
 @pytest.mark.parametrize("scale", [1.0, 1e4])  # the last one overflows exp without its maximum
 @pytest.mark.parametrize("pad_candidate", [True, False])
 @pytest.mark.parametrize("block_rows", [None, 4])
-def test_full_softmax_is_cross_entropy(block_rows: int | None, pad_candidate: bool, scale: float) -> None:
+@pytest.mark.parametrize("settings", SIMILARITIES)
+def test_full_softmax_is_cross_entropy(
+    settings: dict[str, Any], block_rows: int | None, pad_candidate: bool, scale: float
+) -> None:
     hidden, targets, table = case(scale=scale)
-    loss = FullSoftmax(block_rows=block_rows, pad_candidate=pad_candidate)(hidden, targets, table)
-    first = 0 if pad_candidate else 1
-    expected = F.cross_entropy(hidden @ table[first:].T, targets - first)
-    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
-    for ours, theirs in zip(grads(loss, hidden, table), grads(expected, hidden, table), strict=True):
+    loss = FullSoftmax(block_rows=block_rows, pad_candidate=pad_candidate, **settings)
+    value, first = loss(hidden, targets, table), 0 if pad_candidate else 1
+    expected = F.cross_entropy(similarities(hidden, table, **settings)[:, first:], targets - first)
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
+    for ours, theirs in zip(grads(value, hidden, table), grads(expected, hidden, table), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    lengths = loss.as_scored(table).norm(dim=1)
+    torch.testing.assert_close(lengths, torch.ones_like(lengths) if loss.cosine else table.norm(dim=1))
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e4])
 @pytest.mark.parametrize("power", [0.0, 0.75])
 @pytest.mark.parametrize("log_q", [True, False])
 @pytest.mark.parametrize("block_rows", [None, 5])
-def test_sampled_softmax_is_dense(block_rows: int | None, log_q: bool, power: float, scale: float) -> None:
+@pytest.mark.parametrize("settings", SIMILARITIES)
+@pytest.mark.parametrize(("count", "in_batch"), [(40, False), (9, False), (40, True), (0, True)])
+def test_sampled_softmax_is_dense(
+    count: int,
+    in_batch: bool,
+    settings: dict[str, Any],
+    block_rows: int | None,
+    log_q: bool,
+    power: float,
+    scale: float,
+) -> None:
     hidden, targets, table = case(scale=scale)
-    counts = torch.arange(N_ITEMS, dtype=torch.float64)
-    loss = SampledSoftmax(n_negatives=40, log_q=log_q, popularity_power=power, block_rows=block_rows)
+    counts = torch.arange(1, N_ITEMS + 1, dtype=torch.float64)
+    loss = SampledSoftmax(
+        n_negatives=count, log_q=log_q, popularity_power=power, block_rows=block_rows, in_batch=in_batch, **settings
+    )
     loss.setup(counts)
     value = loss(hidden, targets, table, stream())
-    drawn = loss.sampler.draw((40,), N_ITEMS, stream(), torch.device("cpu"))
-    scores = hidden @ table[drawn].T
-    if log_q:
-        q = torch.where(counts > 0, counts**power, 0) if power else torch.ones(N_ITEMS)
-        scores = scores - (40 * q / q.sum())[drawn - 1].log()
-    scores = scores.masked_fill(targets[:, None] == drawn, -math.inf)
-    own = (hidden * table[targets]).sum(1, keepdim=True)
-    expected = (torch.cat([own, scores], 1).logsumexp(1) - own[:, 0]).mean()
+    drawn = loss.sampler.draw((count,), N_ITEMS, stream(), torch.device("cpu"))
+    expected_times = count * counts**power / (counts**power).sum()
+    if in_batch:
+        drawn, expected_times = torch.cat([drawn, targets]), expected_times + T * counts / counts.sum()
+    s, rows = similarities(hidden, table, **settings), []
+    for i, target in enumerate(targets):
+        others = [s[i, j] - expected_times[j - 1].log() * log_q for j in drawn if j != target]
+        rows.append(torch.stack([s[i, target], *others]).logsumexp(0) - s[i, target])
+    expected = torch.stack(rows).mean()
     # the corrections are held in float32
     torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-6)
     for ours, theirs in zip(grads(value, hidden, table), grads(expected, hidden, table), strict=True):

@@ -186,7 +186,7 @@ def test_the_semantic_contrast_is_that_of_the_paper(n_clusters: tuple[int, ...])
     for kind, of_batch in enumerate((batch.users, batch.items)):
         rows = torch.split(table, [N_USERS, N_ITEMS])[kind]
         directions = F.normalize(rows.detach(), dim=1)
-        memory, of_each = model._memories()[kind], []
+        memory, of_each = model.memories[kind], []
         for t, k in enumerate(n_clusters):
             own = memory.assignments[t].tolist()
             # k-means has ended: centroids are means of their members, and these are nearest to them
@@ -203,9 +203,9 @@ def test_before_the_warm_up_ends_there_are_no_clusters() -> None:
     for epoch in (0, 1):
         terms = model(first_batch(model, epoch=epoch), list(model.phases[0].terms))
         assert not terms["proto"]
-        assert [int(memory.epoch) for memory in model._memories()] == [-1, -1]
+        assert [int(memory.epoch) for memory in model.memories] == [-1, -1]
     assert value(model, "proto", first_batch(model, epoch=2)) > 0
-    assert [int(memory.epoch) for memory in model._memories()] == [2, 2]
+    assert [int(memory.epoch) for memory in model.memories] == [2, 2]
 
 
 def test_clusters_are_of_the_vectors_in_the_first_step_of_each_epoch() -> None:
@@ -213,7 +213,7 @@ def test_clusters_are_of_the_vectors_in_the_first_step_of_each_epoch() -> None:
     batches = model.batches(planted()[0], 32, Generators(5))
 
     def directions() -> list[Tensor]:
-        return [memory.directions_0.clone() for memory in model._memories()]
+        return [memory.directions_0.clone() for memory in model.memories]
 
     seen = []
     for epoch in range(2):
@@ -227,9 +227,9 @@ def test_clusters_are_of_the_vectors_in_the_first_step_of_each_epoch() -> None:
         for kind, rows in enumerate(torch.split(at_start, [N_USERS, N_ITEMS])):
             x = F.normalize(rows, dim=1)
             wanted = prototypes_of(Prototypes(n_clusters=(3, 5), iterations=100, restarts=1)(x), x, 1.0)
-            assert torch.equal(model._memories()[kind].assignments, torch.stack([one.assignments for one in wanted]))
+            assert torch.equal(model.memories[kind].assignments, torch.stack([one.assignments for one in wanted]))
             torch.testing.assert_close(directions()[kind], wanted[0].directions)
     assert not torch.allclose(seen[0][0], seen[1][0])
     # another training begins without them
     model.batches(planted()[0], 32, Generators(5))
-    assert [int(memory.epoch) for memory in model._memories()] == [-1, -1]
+    assert [int(memory.epoch) for memory in model.memories] == [-1, -1]

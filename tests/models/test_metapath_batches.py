@@ -38,7 +38,6 @@ CASES: dict[str, dict[str, Any]] = {
     "composed": {"metapaths": APART, "paths": {"top_k": (4, 6)}},
     "long": {"metapaths": LONG, "paths": FACTORISED},
     "latent": {"metapaths": APART, "paths": FACTORISED, "twins": {"kind": "latent"}},
-    "features": {"metapaths": LONG, "paths": FACTORISED, "features_per_path": True},
     "row": {"metapaths": APART, "paths": {"normalisation": "row", "top_k": 5}},
 }
 
@@ -103,8 +102,7 @@ def test_embeddings_are_those_of_the_full_graph(case: str) -> None:
 @pytest.mark.parametrize("weight", [None, "cluster", "learned", "self_mask"])
 @pytest.mark.parametrize("cls", [MEOW, AdaMEOW])
 def test_batches_train(cls: type[MetaPathModel], weight: str | None, device: torch.device) -> None:
-    settings = {**CASES["factorised"], "mini_batch": True, "twins": {"redraw": True}}
-    settings["contrast"] = {"weight": weight, "queue_size": 60}
+    settings = {**CASES["factorised"], "mini_batch": True, "contrast": {"weight": weight, "queue_size": 60}}
     model = made(cls, communities(), **settings).to(device)
     generators = Generators(1, device)
     batches = model.batches(None, 40, generators)
@@ -130,7 +128,7 @@ def test_the_sampled_product_is_unbiased() -> None:
 
 def test_a_batch_depends_on_seed_epoch_and_number_alone(tmp_path: Path) -> None:
     config = TrainConfig(metric="loss", max_epochs=3, patience=None, checkpoint_every=2)
-    kept = {"mini_batch": True, "contrast": {"queue_size": 24}, "twins": {"redraw": True}}
+    kept = {"mini_batch": True, "contrast": {"queue_size": 24}}
     finished, halved = (made(MEOW, **{**CASES["factorised"], "dropout": 0.2}, **kept) for _ in range(2))
 
     def trainer(model: MetaPathModel, name: str) -> Trainer:

@@ -42,7 +42,9 @@ CASES = {
     "lightgcn": Case("lightgcn", {"hidden_dim": 8}),
     # without shares, but the same draws on all ranks: dropout makes no difference
     "meow": Case("meow", {**_NODES, "prototypes": {"n_clusters": (3, 5)}}),
-    "sparse tables": _sequence("sasrec", {"sparse_tables": True}, loss={"name": "sampled_softmax", "n_negatives": 5}),
+    "sparse tables": _sequence(
+        "sasrec", {"sparse_tables": True}, loss={"name": "sampled_softmax", "n_negatives": 5, "in_batch": True}
+    ),
 }
 SLOW = {
     "bce, in groups": _sequence("sasrec", loss={"name": "bce", "n_negatives": 3, **_GROUPS}),
@@ -59,7 +61,7 @@ SLOW = {
     ),
     "ncl": Case("ncl", {"hidden_dim": 8, "prototypes": {"n_clusters": (2, 3)}, "warm_up_epochs": 1}),
     # each convolves its share of the batch's nodes
-    "meow by batches": Case("meow", {**_BATCHES, "prototypes": {"n_clusters": (3, 5)}, "twins": {"redraw": True}}),
+    "meow by batches": Case("meow", {**_BATCHES, "prototypes": {"n_clusters": (3, 5)}}),
     "clipped": _sequence("mclrec", {"clip_norm": 0.05}),
     "cosine": _sequence("sasrec", {"schedule": "cosine", "warmup_steps": 2}),
     # 23 rows: the last batch has one, which both ranks compute
@@ -115,7 +117,7 @@ def test_a_training_that_one_rank_stops_goes_on_bit_for_bit(ranks: list[dict[str
     # both ranks end after the same step, with the same checkpoint
     epoch, batch, said = ranks[0]["stopped"]
     assert ranks[1]["stopped"] == (epoch, batch, said)
-    assert (epoch, batch) in [(1, 3), (1, 4)], "the seventh batch, or the one after it"
+    assert (epoch, batch) in [(1, 2), (1, 3)], "the seventh batch, or the one after it"
     assert "go on with resume=True" in said
     for of_rank in ranks:
         _assert_same(of_rank["resumed"], of_rank["whole"])

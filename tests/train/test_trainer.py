@@ -106,23 +106,30 @@ class StopAfterEpoch(OfEachEpoch):
 
 
 class Adam:
-    """Adam written out for one scalar."""
+    """Adam written out for one scalar, with an L2 penalty or, decoupled, AdamW's decay."""
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, decay: float = 0.0, decoupled: bool = False) -> None:
         self.rate, self.m, self.v, self.t = rate, 0.0, 0.0, 0
+        self.decay, self.decoupled = decay, decoupled
 
     def step(self, value: float, grad: float) -> float:
         self.t += 1
+        if self.decoupled:
+            value -= self.rate * self.decay * value
+        else:
+            grad += self.decay * value
         self.m = 0.9 * self.m + 0.1 * grad
         self.v = 0.999 * self.v + 0.001 * grad * grad
         mean, square = self.m / (1 - 0.9**self.t), self.v / (1 - 0.999**self.t)
         return value - self.rate * mean / (math.sqrt(square) + 1e-8)
 
 
-def test_two_steps_of_two_phases_equal_those_computed_by_hand() -> None:
+@pytest.mark.parametrize(("optimiser", "decay"), [("adam", 0.0), ("adam", 0.3), ("adamw", 0.3)])
+def test_two_steps_of_two_phases_equal_those_computed_by_hand(optimiser: str, decay: float) -> None:
     model = toy()
-    trainer_of(model, [2.0, 3.0]).fit()
-    a, b, of_a, of_b = 0.5, -1.0, Adam(0.1), Adam(0.1)
+    trainer_of(model, [2.0, 3.0], optimiser=optimiser, weight_decay=decay).fit()
+    a, b = 0.5, -1.0
+    of_a, of_b = (Adam(0.1, decay, optimiser == "adamw") for _ in "ab")
     for x in (2.0, 3.0):
         a = of_a.step(a, 2 * (a * x - 1) * x + 0.5 * 2 * (a + b - x))
         b = of_b.step(b, 2.0 * 2 * (a + b - x))

@@ -156,18 +156,14 @@ def load_node_task(name: str) -> NodeTask:
 
 
 @checked
-def load_split(name: str) -> Split:
-    """The split that commands and boards use by default: what the card says, or given parts, or leave-one-out."""
-    card = find_card(name)
-    if isinstance(card, GraphCard) and card.interactions is not None:
-        return load_dataset(name).split(**card.interactions.split)
-    data = load_dataset(name)
-    return data.split(default_strategy(data))
-
-
-def default_strategy(data: Interactions) -> str:
-    """How a log is split where nothing is said: as the parts that it was given in, where it has some."""
-    return "given" if data.has_parts else "leave-one-out"
+def load_split(
+    name: str, reading: Reading | None = None, strategy: str | None = None, seed: int = 0, **params: Any
+) -> Split:
+    """The split of :func:`load_dataset` by a strategy; None: what the card says, or given parts, or leave-one-out."""
+    card, data = find_card(name), load_dataset(name, reading)
+    if strategy is None and isinstance(card, GraphCard) and card.interactions is not None:
+        return data.split(**card.interactions.split)
+    return data.split(strategy or ("given" if data.has_parts else "leave-one-out"), seed=seed, **params)
 
 
 def _check_has(name: str, has: bool, what: str) -> None:

@@ -12,7 +12,6 @@ import os
 import re
 from abc import abstractmethod
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -128,10 +127,6 @@ class Layout(Config):
     keep: tuple[str, ...] = ()
 
 
-#: the layout of a file of sequences
-SEQUENCES = Layout(columns={"user_id": "int", "item_id": "int"})
-
-
 class Preparation(Config):
     """What is done to the interactions, in this order; as the methods of :class:`recgraph.Interactions`."""
 
@@ -198,20 +193,19 @@ class Card(Config):
     """What all data cards state."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
-    title: str
-    description: str
+    title: str = ""
+    description: str = ""
     homepage: str = ""
-    licence: str
-    citation: str
+    licence: str = ""
+    citation: str = ""
     #: what the licence asks a user to state; shown by ``recgraph data get``
-    acknowledgement: str
+    acknowledgement: str = ""
     task: Literal["recommendation", "nodes"] = "recommendation"
 
     @property
     def sizes(self) -> dict[str, int]:
         """Users, items and interactions that there must be; empty for a task on nodes."""
-        expected: Counts | None = getattr(self, "expected", None)
-        return {} if expected is None else expected.model_dump(exclude={"sha256"})
+        return {}
 
     @abstractmethod
     def _content(self) -> dict[str, Any]:
@@ -252,37 +246,33 @@ class Card(Config):
         return card
 
 
-class LogCard(Card):
-    """A card of interactions, which a log or lists of items hold; or train, valid and test as files of their own."""
+class PreparedCard(Card):
+    """A card of a log, which is filtered and then counted."""
 
     #: checked after preparation, where it is given
     expected: Counts | None = None
     prepare: Preparation = Preparation()
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {} if self.expected is None else self.expected.model_dump(exclude={"sha256"})
+
+
+class LogCard(PreparedCard):
+    """A card of interactions, which a log or lists of items hold; or train, valid and test as files of their own."""
+
     #: of every table but that of a sequences file
     layout: dict[TableName, Layout] = Field({})
     sources: tuple[Annotated[Source, Field(discriminator="kind")], ...] = Field(min_length=1)
-
-    def layout_of(self, table: TableName) -> Layout:
-        """The layout of a table; that of the interactions is also that of the other parts."""
-        shared = self.layout.get("interactions", SEQUENCES) if table in PART_TABLES else SEQUENCES
-        return self.layout.get(table, shared)
 
     def _content(self) -> dict[str, Any]:
         return self.model_dump(mode="json", exclude=_TEXTS) | {"prepare": self.prepare.model_dump(mode="json")}
 
 
-class FileCard(Card):
-    """A card of a log in files of the user's own. Texts and counts are optional; columns keep their own names."""
+class FileCard(PreparedCard):
+    """A card of a log in files of the user's own, whose columns keep their own names."""
 
-    title: str = ""
-    description: str = ""
-    licence: str = ""
-    citation: str = ""
-    acknowledgement: str = ""
     data: DataFiles
-    prepare: Preparation = Preparation()
-    #: checked after preparation, where it is given
-    expected: Counts | None = None
 
     @classmethod
     def of_path(cls, path: str) -> Self:
@@ -364,24 +354,14 @@ AnyCard = LogCard | GraphCard | FileCard
 # -- where cards lie
 
 
-def _own_folder() -> Path:
-    """The library's cards: the package ``recgraph.catalog`` of a wheel, or ``datasets/`` of a checkout."""
-    try:
-        found = resources.files("recgraph.catalog")
-    except ModuleNotFoundError:
-        return Path(__file__).resolve().parents[3] / "datasets"
-    # a package without code is a namespace, whose files() is no path itself but whose members are
-    return next((Path(str(entry)).parent for entry in found.iterdir() if entry.name.endswith(".toml")), Path())
-
-
 def card_files() -> dict[str, Path]:
     """name -> file of every card; one in a folder of ``RECGRAPH_CARDS`` hides the library's of that name."""
-    files: dict[str, Path] = {}
-    given = [Path(folder) for folder in os.environ.get("RECGRAPH_CARDS", "").split(os.pathsep) if folder.strip()]
-    for folder in (*given, _own_folder()):
-        for path in sorted(folder.glob("*.toml")):
-            files.setdefault(path.stem, path)
-    return dict(sorted(files.items()))
+    folders = [Path(folder) for folder in os.environ.get("RECGRAPH_CARDS", "").split(os.pathsep) if folder.strip()]
+    # the package recgraph.catalog of a wheel, beside the library's own, or datasets/ of a checkout
+    library = Path(__file__).resolve().parents[2]
+    own = library / "catalog" if (library / "catalog").is_dir() else library.parent / "datasets"
+    every = [path for folder in (own, *reversed(folders)) for path in folder.glob("*.toml")]
+    return dict(sorted((path.stem, path) for path in {path.stem: path for path in every}.values()))
 
 
 def find_card(name: str) -> AnyCard:

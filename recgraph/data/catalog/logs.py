@@ -43,6 +43,8 @@ from recgraph.files import DataError, check_plain, reading, sha256, write_text
 
 Tables = Mapping[str, pl.DataFrame]
 _PIP_TIMEOUT = 600
+#: the layout of a file of sequences
+_SEQUENCES = Layout(columns={"user_id": "int", "item_id": "int"})
 _log = logging.getLogger(__name__)
 
 
@@ -96,7 +98,8 @@ def _tables(card: LogCard, source: Source, given: Path | None) -> Tables:
         tables: dict[str, pl.DataFrame] = {}
         for name, file in source.files.items():
             if (path := unpack(archive, file, Path(folder))) is not None:
-                tables[name] = read_card_table(path, file, card.layout_of(name))
+                layout = card.layout.get(name, card.layout.get("interactions", _SEQUENCES))
+                tables[name] = read_card_table(path, file, layout)
             elif name in PART_TABLES:
                 raise SourceError(f"{file.member!r} is not beside {archive}")
         return tables

@@ -57,35 +57,20 @@ def jump_probabilities(config: Synthetic) -> npt.NDArray[np.float64]:
     return p
 
 
-def items(config: Synthetic) -> pl.DataFrame:
-    """One row an item: ``item_id`` (from 1), ``title``, ``group`` and ``place`` on the group's cycle."""
-    group, place = _places(config)
-    numbers = np.arange(1, config.n_items + 1)
-    return pl.DataFrame(
-        {
-            "item_id": numbers,
-            "title": [f"Item {number} (group {of})" for number, of in zip(numbers, group, strict=True)],
-            "group": group,
-            "place": place,
-        }
-    )
-
-
 def generate(config: Synthetic) -> dict[str, pl.DataFrame]:
-    """The tables ``interactions`` (user, item, timestamp), ``items`` and ``users`` (with their group)."""
-    group, place = _places(config)
+    """The tables ``interactions`` (user, item, timestamp), ``items`` (from 1, with the place on their group's cycle)
+    and ``users`` (with their group)."""
+    # neither group nor place can be read off the id
+    slots = np.argsort(numpy_generator(config.seed, "synthetic", "places").random(config.n_items), kind="stable")
+    group, place, numbers = slots // config.group_size, slots % config.group_size, np.arange(1, config.n_items + 1)
+    titles = [f"Item {number} (group {of})" for number, of in zip(numbers, group, strict=True)]
+    items = pl.DataFrame({"item_id": numbers, "title": titles, "group": group, "place": place})
     at = np.empty(config.n_items, dtype=np.int64)
-    at[group * config.group_size + place] = np.arange(1, config.n_items + 1)
+    at[slots] = numbers
     firsts = range(0, config.n_users, _BLOCK)
     blocks = [_block(config, at, first, min(_BLOCK, config.n_users - first)) for first in firsts]
     logs, users = zip(*blocks, strict=True)
-    return {"interactions": pl.concat(logs), "items": items(config), "users": pl.concat(users)}
-
-
-def _places(config: Synthetic) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """[n_items] the group of each item and its place on the group's cycle; neither can be read off the id."""
-    slots = np.argsort(numpy_generator(config.seed, "synthetic", "places").random(config.n_items), kind="stable")
-    return slots // config.group_size, slots % config.group_size
+    return {"interactions": pl.concat(logs), "items": items, "users": pl.concat(users)}
 
 
 def _block(config: Synthetic, at: npt.NDArray[np.int64], first: int, n_users: int) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -132,7 +132,6 @@ class CollaborativeModel(TrainableModel):
         Raises:
             ValueError: the training part has other sizes than the model was built for.
         """
-        assert self.space is not None
         sizes = Space(n_users=train.n_users, n_items=train.n_items)
         built = Space(n_users=self.space.n_users, n_items=self.space.n_items)
         if sizes != built:
@@ -171,7 +170,6 @@ class CollaborativeModel(TrainableModel):
 
     def _rec(self, batch: PairBatch, nodes: Tensor) -> Tensor:
         """The recommendation loss of a batch, whose users are rows of ``nodes`` [U + n_items, D]."""
-        assert self.space is not None
         n_items = self.space.n_items
         n_users = len(nodes) - n_items
         if isinstance(self.loss, OwnNegatives):
@@ -201,7 +199,6 @@ class CollaborativeModel(TrainableModel):
         return weighted(self.loss(users, batch.items + 1, table, batch.generators["negatives"]), batch)
 
     def _l2(self, batch: PairBatch) -> Tensor:
-        assert self.space is not None
         items, negatives = (index + self.space.n_users for index in (batch.items, batch.negatives))
         return weighted(half_squared_norms(self.embedding.weight, (batch.users, items, negatives)), batch)
 
@@ -209,14 +206,13 @@ class CollaborativeModel(TrainableModel):
         """:meth:`nodes`, and the vectors of items that scores are made of."""
 
         def make() -> tuple[Tensor, Tensor]:
-            assert self.space is not None
             nodes = self.nodes()
             return nodes, self.loss.as_scored(nodes[self.space.n_users :])
 
         return self._made.get(self.training, lambda: [*self.parameters(), *self.buffers()], make)
 
     def train(self, mode: bool = True) -> Any:
-        if self.space is not None:
+        if self.is_built:
             self._made.forget()  # a step of a fused optimiser does not count as a change of the weights
         return super().train(mode)
 
@@ -248,7 +244,6 @@ class CollaborativeModel(TrainableModel):
 
     def _fold_in(self, query: Query, nodes: Tensor) -> Tensor:
         """[B, D]: vectors from histories alone."""
-        assert self.space is not None
         part, places = touched(nodes, query.history.values + self.space.n_users)
         if self.loss.cosine:
             part, places = unit_rows(part, places)

@@ -20,6 +20,16 @@ from recgraph.registry import part
 from recgraph.sparse.blocks import row_blocks, unit_length
 from recgraph.sparse.csr import Csr
 
+Candidates = Annotated[
+    Literal["batch", "all"],
+    Field(description="against what a node is contrasted: the batch's nodes of its kind, or all of them"),
+]
+Noise = Annotated[
+    float,
+    Field(ge=0, description="epsilon, the length of the noise added in each layer"),
+    Search(0.01, 0.5, log=True),
+]
+
 
 class GraphContrastiveConfig(LightGCNConfig):
     # the published ones, .1 (SGL), .5 (SimGCL) and .2 (XSimGCL), keep a model from learning on small dense logs
@@ -29,10 +39,7 @@ class GraphContrastiveConfig(LightGCNConfig):
     contrast: Annotated[Contrast, Field(description="of the two views of a node")] = Contrast(
         objective="info_nce", similarity="cosine", temperature=0.2
     )
-    candidates: Annotated[
-        Literal["batch", "all"],
-        Field(description="against what a node is contrasted: the batch's nodes of its kind, or all of them"),
-    ] = "batch"
+    candidates: Candidates = "batch"
     item_weight: Annotated[
         float, Field(ge=0, description="alpha, what the contrasts of items count beside those of users")
     ] = 1.0
@@ -98,12 +105,10 @@ class GraphContrastiveModel(LightGCN):
 
     def _split(self, nodes: Tensor) -> tuple[Tensor, ...]:
         """The users and the items of vectors of all nodes."""
-        assert self.space is not None
         return torch.split(nodes, [self.space.n_users, self.space.n_items])
 
     def _of_both(self, nodes: Tensor, users: Tensor, items: Tensor) -> tuple[Tensor, ...]:
         """Some users and some items; all are read at once, as every reading has a gradient of the view's size."""
-        assert self.space is not None
         rows = nodes.index_select(0, torch.cat([users, items + self.space.n_users]))
         return torch.split(rows, [len(users), len(items)])
 
@@ -114,10 +119,7 @@ class SGLConfig(GraphContrastiveConfig):
         Field(description="that make a view of the matrix of users and items, one after the other"),
     ] = (augment.EdgeDrop(ratio=0.1),)
     each_layer: Annotated[bool, Field(description="draw the views anew in each layer (SGL-RW)")] = False
-    candidates: Annotated[
-        Literal["batch", "all"],
-        Field(description="against what a node is contrasted: the batch's nodes of its kind, or all of them"),
-    ] = "all"
+    candidates: Candidates = "all"
 
 
 class SGL(GraphContrastiveModel):
@@ -151,14 +153,10 @@ class SGL(GraphContrastiveModel):
         key = (batch.generators.seed, batch.epoch, table.device, table.dtype)
         if self._drawn is None or self._drawn[0] != key:
             generator = batch.generators.fresh("views", batch.epoch)
-            self._drawn = key, [self._layers(generator, table.dtype) for _ in range(2)]
+            n_layers, each = self.encoder.n_layers, self.config.each_layer
+            views = [[self._subgraph(generator, table.dtype) for _ in range(n_layers if each else 1)] for _ in range(2)]
+            self._drawn = key, views if each else [view * n_layers for view in views]
         return self._drawn[1]
-
-    def _layers(self, generator: torch.Generator, dtype: torch.dtype) -> list[Csr]:
-        n_layers = self.encoder.n_layers
-        if self.config.each_layer:
-            return [self._subgraph(generator, dtype) for _ in range(n_layers)]
-        return [self._subgraph(generator, dtype)] * n_layers
 
     def _subgraph(self, generator: torch.Generator, dtype: torch.dtype) -> Csr:
         edges = self.encoder.edges
@@ -168,11 +166,7 @@ class SGL(GraphContrastiveModel):
 
 
 class SimGCLConfig(GraphContrastiveConfig):
-    noise: Annotated[
-        float,
-        Field(ge=0, description="epsilon, the length of the noise added in each layer"),
-        Search(0.01, 0.5, log=True),
-    ] = 0.1
+    noise: Noise = 0.1
 
 
 class SimGCL(GraphContrastiveModel):
@@ -214,11 +208,7 @@ class XSimGCLConfig(SimGCLConfig):
     contrast_layer: Annotated[
         int, Field(ge=1, description="l*, the layer that is contrasted with the mean of all; at most n_layers")
     ] = 1
-    noise: Annotated[
-        float,
-        Field(ge=0, description="epsilon, the length of the noise added in each layer"),
-        Search(0.01, 0.5, log=True),
-    ] = 0.2
+    noise: Noise = 0.2
     contrast: Annotated[Contrast, Field(description="of the two views of a node")] = Contrast(
         objective="info_nce", similarity="cosine", temperature=0.15
     )

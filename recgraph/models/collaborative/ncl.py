@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from recgraph.data.batches import PairBatch
 from recgraph.data.part import Part
 from recgraph.encoders.graph import mean
 from recgraph.models.base import Phase, Space
-from recgraph.models.collaborative.contrastive import GraphContrastiveConfig, GraphContrastiveModel
+from recgraph.models.collaborative.contrastive import Candidates, GraphContrastiveConfig, GraphContrastiveModel
 from recgraph.sparse.blocks import unit_length
 
 
@@ -47,10 +47,7 @@ class NCLConfig(GraphContrastiveConfig):
     contrast: Annotated[Contrast, Field(description="of a node's vectors of two layers")] = Contrast(
         objective="info_nce", similarity="cosine", temperature=0.1
     )
-    candidates: Annotated[
-        Literal["batch", "all"],
-        Field(description="against what a node is contrasted: the batch's nodes of its kind, or all of them"),
-    ] = "all"
+    candidates: Candidates = "all"
     item_weight: Annotated[
         float,
         Field(ge=0, description="alpha, what the contrasts of items count beside those of users"),
@@ -74,9 +71,6 @@ class NCLConfig(GraphContrastiveConfig):
     warm_up_epochs: Annotated[
         int, Field(ge=0, description="epochs at the start without the contrast with prototypes")
     ] = 5
-    concentration: Annotated[
-        bool, Field(description="whether each prototype has its own temperature, by how dense its cluster is (PCL)")
-    ] = False
 
 
 class NCL(GraphContrastiveModel):
@@ -122,11 +116,9 @@ class NCL(GraphContrastiveModel):
 
     def setup(self, train: Part) -> None:
         super().setup(train)
-        for memory in self._memories():
+        memory: Any
+        for memory in self.memories:
             memory.forget()
-
-    def _memories(self) -> list[PrototypeMemory]:
-        return [memory for memory in self.memories if isinstance(memory, PrototypeMemory)]
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -159,7 +151,7 @@ class NCL(GraphContrastiveModel):
         for kind, anchors in enumerate(self._of_both(self.embedding.weight, *chosen)):
             ids, prototypes = chosen[kind], self._prototypes_of(kind, batch.epoch)
             how = self._how(term, len(ids), batch)
-            losses.append(proto_nce(term, anchors, prototypes, ids, self.config.concentration, **how))
+            losses.append(proto_nce(term, anchors, prototypes, ids, concentration=False, **how))
         return self._sum(*losses)
 
     def _prototypes_of(self, kind: int, epoch: int) -> list[PrototypeSet]:
@@ -172,4 +164,6 @@ class NCL(GraphContrastiveModel):
             temperature = self.contrast_prototypes.config.temperature
             return prototypes_of(self.prototypes(members), members, temperature)
 
-        return self._memories()[kind].of_epoch(epoch, make)
+        memory: Any = self.memories[kind]
+        found: list[PrototypeSet] = memory.of_epoch(epoch, make)
+        return found

@@ -102,7 +102,6 @@ class SimpleX(CollaborativeModel):
             batch.drawn[_USERS] = _users_once(batch)
 
     def nodes_of(self, batch: PairBatch) -> tuple[PairBatch, Tensor]:
-        assert self.space is not None
         table, generator = self.embedding.weight, batch.generators.of_rank("dropout")
         users, histories, places = (self._apart if self.config.exclude_target else self._once)(batch)
         items = table[self.space.n_users :]
@@ -141,7 +140,6 @@ class SimpleX(CollaborativeModel):
         return own if share == 1 else share * own + (1 - share) * self.aggregator(own, rows, items, generator)
 
     def _user_vectors(self, query: Query, nodes: Tensor) -> Tensor:
-        assert self.space is not None
         known_mask = query.users >= 0
         known_mask[known_mask.clone()] = self.known_users[query.users[known_mask]]
         own = nodes.new_zeros(len(query), nodes.shape[1])

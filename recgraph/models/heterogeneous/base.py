@@ -111,23 +111,16 @@ class TypeLayer(nn.Module):
     """``ELU(dropout(W x + b))`` of the features of one node type; without features x is one-hot.
 
     Source: HeCo (KDD 2021), MEOW (SDM 2023).
-
-    Args:
-        block: of several blocks of columns of equal width, the one that the layer reads, and their number.
     """
 
-    def __init__(self, n_features: int, hidden_dim: int, dropout: float, block: tuple[int, int] = (0, 1)) -> None:
+    def __init__(self, n_features: int, hidden_dim: int, dropout: float) -> None:
         super().__init__()
-        width = n_features // block[1]
-        self.linear = nn.Linear(width, hidden_dim)
+        self.linear = nn.Linear(n_features, hidden_dim)
         self.dropout = dropout
-        self.before, self.after = block[0] * width, (block[1] - 1 - block[0]) * width
 
     def forward(self, x: Tensor | Csr | None, generator: torch.Generator | None) -> Tensor:
         """[N, D] of features [N, F], dense or sparse; None: the identity; [N] int64: these rows of the identity."""
         weight = self.linear.weight.t()
-        if self.before or self.after:
-            weight = F.pad(weight, (0, 0, self.before, self.after))
         if isinstance(x, Csr):
             product = spmm(x, weight)
         elif x is None or x.dtype == torch.int64:
@@ -141,34 +134,6 @@ class TypeLayer(nn.Module):
         """Begin with these vectors [N, D] of nodes without features, and without bias."""
         self.linear.weight.copy_(rows.t())
         self.linear.bias.zero_()
-
-
-class PathLayers(nn.Module):
-    """A layer for each of P meta-paths over the features of the target.
-
-    Features [N, F] are P matrices side by side, of equal widths, and each layer reads its own. Without features each
-    path has a row of its own for each node.
-
-    Source: the code of MEOW and AdaMEOW, for AMiner, whose papers have an embedding of random walks for each path.
-
-    Args:
-        n_features: F, a multiple of P; without features the number of nodes.
-        n_paths: P.
-        split: whether the target has features.
-        hidden_dim: D.
-        dropout: of the layers.
-    """
-
-    def __init__(self, n_features: int, n_paths: int, split: bool, hidden_dim: int, dropout: float) -> None:
-        super().__init__()
-        if split and n_features % n_paths:
-            raise ValueError(f"features_per_path: {n_features} features of the target are not {n_paths} equal matrices")
-        blocks = [(number, n_paths) if split else (0, 1) for number in range(n_paths)]
-        self.layers = nn.ModuleList(TypeLayer(n_features, hidden_dim, dropout, block) for block in blocks)
-
-    def forward(self, x: Tensor | Csr | None, generator: torch.Generator | None) -> Tensor:
-        """[P, N, D]; the arguments are those of :class:`TypeLayer`."""
-        return torch.stack([layer(x, generator) for layer in self.layers])
 
 
 def path_weights(model: nn.Module) -> dict[PathKey, float]:
@@ -314,10 +279,7 @@ class GraphModel(HoldsGraph, TrainableModel):
     def _begin_rows(self, graph: HeteroGraph, target: str, layers: Mapping[str, nn.Module]) -> None:
         """Begin the rows of weights of types without features at spectral coordinates, where the settings say so.
 
-        Their biases begin at 0. Call it when all layers have their first weights.
-
-        Args:
-            layers: node type -> its layer; one of several paths has these rows in each of its layers.
+        Their biases begin at 0. Call it when all layers, given by node type, have their first weights.
         """
         bare = [name for name in layers if self.features_of(graph, name) is None]
         if not bare:
@@ -330,9 +292,7 @@ class GraphModel(HoldsGraph, TrainableModel):
             return
         found = coordinates(graph, self.config.hidden_dim, Generators(self._seed).fresh("rows"))
         for name in bare:
-            for layer in layers[name].modules():
-                if isinstance(layer, TypeLayer):
-                    layer.begin_at(self.rows_std * found[name])
+            layers[name].begin_at(self.rows_std * found[name])  # type: ignore[operator]
 
     @property
     def embedding_dim(self) -> int:
@@ -345,7 +305,6 @@ class GraphModel(HoldsGraph, TrainableModel):
 
     def batches(self, train: Part | None, batch_size: int, generators: Generators) -> NodeBatches:
         """One step an epoch on the whole graph, whatever the batch size; no part is read."""
-        assert self.space is not None
         return NodeBatches(self.space.n_items, None, generators)
 
     @abstractmethod

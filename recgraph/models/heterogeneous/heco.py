@@ -303,37 +303,11 @@ def sample_neighbours(adj: Csr, n: int, generator: torch.Generator) -> Csr:
     long = degrees >= n
     # without replacement: the first n of each long row in random order
     keys = torch.rand(adj.nnz, generator=generator, device=generator.device).to(adj.device)
-    first = _smallest(adj, keys, n, long)
+    order = torch.argsort(adj.rows + keys.to(torch.float64), stable=True)
+    place = torch.arange(adj.nnz, device=adj.device) - adj.indptr[:-1][adj.rows]
+    first = order[(place < n) & long[adj.rows]]
     short = torch.nonzero(~long & (degrees > 0)).squeeze(1)
     draws = torch.rand(short.numel(), n, generator=generator, device=generator.device).to(adj.device)
     again = adj.indptr[short, None] + (draws * degrees[short, None]).long().clamp(max=degrees[short, None] - 1)
     entries = torch.cat([first, again.view(-1)])
     return Csr.from_coo(adj.rows[entries], adj.indices[entries], shape=adj.shape)
-
-
-# of a row's n smallest keys, uniform on 0 ... 1, all lie below (3 n + 10) / degree but for about one row in a million
-_SLOPE, _MORE = 3, 10
-
-
-def _smallest(adj: Csr, keys: Tensor, n: int, of_rows: Tensor) -> Tensor:
-    """The entries with the n smallest keys of each row where ``of_rows`` [N], of equal keys the first ones.
-
-    What is sorted is about 3 n + 10 entries a row, whatever the degrees: those of small keys. A row that has fewer than
-    n of them is sorted whole.
-    """
-    rows, degrees = adj.rows, adj.degrees
-    if 2 * int(degrees.clamp(max=_SLOPE * n + _MORE).sum()) > adj.nnz:  # most of them would be sorted
-        order = torch.argsort(rows + keys.to(torch.float64), stable=True)
-        place = torch.arange(adj.nnz, device=adj.device) - adj.indptr[:-1][rows]
-        return order[(place < n) & of_rows[rows]]
-    small = (keys < ((_SLOPE * n + _MORE) / degrees.clamp(min=1))[rows]) & of_rows[rows]
-    counts = torch.bincount(rows[small], minlength=adj.shape[0])
-    if bool((lacking := of_rows & (counts < n)).any()):
-        small |= lacking[rows]
-        counts = torch.where(lacking, degrees, counts)
-    entries = torch.nonzero(small).squeeze(1)
-    of_entries = rows[entries]
-    # entries stay in their rows, whose places they share out anew
-    order = torch.argsort(of_entries + keys[entries].to(torch.float64), stable=True)
-    place = torch.arange(len(entries), device=adj.device) - (torch.cumsum(counts, 0) - counts)[of_entries]
-    return entries[order[place < n]]

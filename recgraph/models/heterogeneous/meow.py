@@ -30,34 +30,20 @@ from recgraph.models.heterogeneous.base import (
     GraphModel,
     GraphSpace,
     NodeBatches,
-    PathLayers,
     evaluating,
 )
-from recgraph.models.heterogeneous.paths import Features, Masks, MetaPathInputs, Paths, Twins, read_graph, walkable
+from recgraph.models.heterogeneous.paths import Features, MetaPathInputs, Paths, Twins, read_graph, walkable
 from recgraph.models.heterogeneous.sampling import Sampling, share_of
 from recgraph.models.heterogeneous.views import BothViews, Draw, MetaPathViews
 from recgraph.registry import part
-from recgraph.rng import Generators, derive
-
-
-class NodeTwins(Twins):
-    """The second view of each meta-path of the target nodes."""
-
-    redraw: Annotated[bool, Field(description="draw masks at every step; False: once, as published")] = False
+from recgraph.rng import Generators
 
 
 class MetaPathModelConfig(GraphConfig):
     embedding_dim: Annotated[int | None, Field(ge=1, description="width of embeddings; none: hidden_dim")] = None
-    features_per_path: Annotated[
-        bool,
-        Field(
-            description="the target's features are a matrix for each path, side by side and of equal widths, each with "
-            "a layer of its own; the coarse view takes the layers' mean (published for AMiner)"
-        ),
-    ] = False
     paths: Annotated[Paths, Field(description="how the matrices of meta-paths are made")] = Paths(ties="random")
     encoder: Annotated[PartConfig, part("encoder"), Field(description="of the views, over graphs")] = encoders.GCN()
-    twins: Annotated[NodeTwins, Field(description="the second view of each meta-path")] = NodeTwins()
+    twins: Annotated[Twins, Field(description="the second view of each meta-path")] = Twins()
     projection_dim: Annotated[
         int | None, Field(ge=1, description="width of the projection; none: that of the embeddings")
     ] = None
@@ -71,20 +57,17 @@ class MetaPathModel(GraphModel):
     """Base of MEOW and AdaMEOW. Term ``info``: the weighted InfoNCE of the two projected views.
 
     A layer for each node type (:class:`TypeLayer`) makes vectors of nodes, and :class:`MetaPathViews` makes the views
-    of the target nodes. The twin of a path's view has masked target features and masked edges.
+    of the target nodes. The twin of a path's view has masked target features and masked edges. Types without features
+    have one table of weights, shared by all paths; for AMiner the publications have random walks, a table a path.
 
-    With ``features_per_path`` the target has a layer for each path (:class:`PathLayers`), as published for AMiner,
-    whose embeddings of random walks are no part of its card here. Types without features have one table of weights,
-    shared by all paths.
-
-    Options beyond the publications: masks drawn anew at every step; other augmentations, encoders, objectives and
-    weights; latent twins, where a learned augmenter (MCLRec's) changes each path's embedding.
+    Options beyond the publications: other augmentations, encoders, objectives and weights; latent twins, where a
+    learned augmenter (MCLRec's) changes each path's embedding.
 
     With ``mini_batch`` a step takes a batch of target nodes and samples their neighbourhoods (:class:`Sampling`);
     the norm of the encoder and the semantic attention see the batch alone. Candidates are the batch and a
     :class:`Queue` of ``contrast.queue_size`` earlier projections. Of several ranks each convolves its share of the
-    batch, and all contrast the whole. ``twins.redraw`` then draws once an epoch. :meth:`embed` samples nothing; there
-    contexts over hubs are means over ways (``sampling.context_cap``).
+    batch, and all contrast the whole. :meth:`embed` samples nothing; there contexts over hubs are means over ways
+    (``sampling.context_cap``).
     """
 
     Config: ClassVar[type[ModelConfig]] = MetaPathModelConfig
@@ -102,19 +85,12 @@ class MetaPathModel(GraphModel):
         self.types = list(dict.fromkeys([target, *between]))
         features: dict[str, Features] = {name: self._features(graph, name) for name in self.types}
         self.type_layers = nn.ModuleList(self._type_layer(graph, name) for name in self.types)
-        if config.features_per_path:
-            x = self.features_of(graph, target)
-            width = graph.count(target) if x is None else x.shape[1]
-            self.type_layers[0] = PathLayers(width, len(paths), x is not None, config.hidden_dim, config.dropout)
         self._begin_rows(graph, target, dict(zip(self.types, self.type_layers, strict=True)))
-        self._masks: Masks = config.twins.masks(paths, config.mini_batch, config.twins.redraw)
-        drawn = Generators(self._seed)
-        cap, ties = config.sampling.context_cap, drawn.fresh("ties")
-        inputs = read_graph(graph, target, paths, features, config.mini_batch, cap, generator=ties)
-        self._inputs = self._masks.draw(inputs, drawn) if config.twins.kind == "masked" else inputs
-        self._redrawn: tuple[int, MetaPathInputs] | None = None
+        drawn, masks = Generators(self._seed), config.twins.masks(paths) if config.twins.kind == "masked" else None
+        how = (drawn, drawn.fresh("ties"), masks, config.mini_batch, config.sampling.context_cap)
+        self._inputs = read_graph(graph, target, paths, features, *how)
         kind = (config.twins, config.encoder, config.projection_dim)
-        self.views = MetaPathViews(inputs, config.hidden_dim, self.embedding_dim, config.dropout, *kind)
+        self.views = MetaPathViews(self._inputs, config.hidden_dim, self.embedding_dim, config.dropout, *kind)
         # batches have a queue of their own, of projections
         term = config.contrast.model_copy(update={"queue_size": 0})
         self.contrast = ContrastiveTerm(term, dim=self.projection_dim, if_none="zero")
@@ -132,7 +108,6 @@ class MetaPathModel(GraphModel):
 
     def batches(self, train: Part | None, batch_size: int, generators: Generators) -> NodeBatches:
         """One step an epoch on the whole graph; with ``mini_batch`` batches of target nodes."""
-        assert self.space is not None
         if not self.config.mini_batch:
             return super().batches(train, batch_size, generators)
         return NodeBatches(self.space.n_items, batch_size, generators)
@@ -143,28 +118,12 @@ class MetaPathModel(GraphModel):
         if batch is None:
             return inputs.whole()
         if batch.nodes is None:
-            return self._redraw(inputs, batch)
+            return inputs
         if "inputs" not in batch.drawn:
-            source, draw = self._redraw(inputs, batch), batch.fresh("neighbours")
-            drawn = self.config.sampling.draw(source, batch.nodes, draw)
+            drawn = self.config.sampling.draw(inputs, batch.nodes, batch.fresh("neighbours"))
             batch.drawn["inputs"] = share_of(drawn, batch.share)
         sampled: MetaPathInputs = batch.drawn["inputs"]
         return sampled
-
-    def _redraw(self, inputs: MetaPathInputs, batch: GraphBatch) -> MetaPathInputs:
-        """The inputs, with ``twins.redraw`` with new masks: at every step, for batches of nodes once an epoch."""
-        twins, like = self.config.twins, next(self.parameters())
-        if not (self.training and twins.redraw and twins.kind == "masked"):
-            return inputs
-        if batch.nodes is None:
-            drawn: MetaPathInputs = self._masks.draw(inputs, batch.generators).to(like.device, like.dtype)
-            return drawn
-        if self._redrawn is None or self._redrawn[0] != batch.epoch:
-            self._redrawn = None  # before the next ones are made
-            # they depend on the seed and the epoch alone
-            own = Generators(derive(batch.generators.seed, "masks", batch.epoch))
-            self._redrawn = batch.epoch, self._masks.draw(inputs, own).to(like.device, like.dtype)
-        return self._redrawn[1]
 
     def both_views(self, inputs: MetaPathInputs, generator: Draw = None, together: Draw = None) -> BothViews:
         """The coarse and the fine view, before the head; for the arguments see :meth:`MetaPathViews.fine`."""
@@ -173,8 +132,7 @@ class MetaPathModel(GraphModel):
         return BothViews(self.views.coarse(inputs, hidden, generator), fine)
 
     def _hidden(self, inputs: MetaPathInputs, generator: Draw) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Node type -> [N_type, hidden_dim] (of the target [P, N, hidden_dim] with ``features_per_path``), the
-        transformed features; and those of the target's masked features."""
+        """Node type -> [N_type, hidden_dim], the transformed features; and those of the target's masked features."""
         layers = zip(self.types, self.type_layers, strict=True)
         hidden = {name: layer(inputs.features[name], generator) for name, layer in layers}
         if self.config.twins.kind != "masked":

@@ -7,7 +7,7 @@ pattern as its path, so that one sample of edges serves both.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from recgraph import augment
-from recgraph.augment.graph import EdgeDrop, GraphAugmentation
+from recgraph.augment.graph import GraphAugmentation
 from recgraph.config import Config, PartConfig
 from recgraph.graph.contexts import Layered, Walked
 from recgraph.graph.hetero import HeteroGraph
@@ -72,16 +72,11 @@ class Twins(Config):
             "its n steps, so that (1 - r)^n of its ways are left"
         ),
     ] = (augment.FeatureMask(), augment.EdgeDrop())
-    context_dropout: Annotated[
-        Literal["shared", "separate"],
-        Field(description="of masked twins: drawn for a path and its twin together, or for each, as published"),
-    ] = "shared"
     augmenter: Annotated[PartConfig, part("augmenter"), Field(description="of latent twins")] = augment.MLP()
 
-    def masks(self, paths: Sequence[MetaPath], sampled: bool = False, redraw: bool = False) -> Masks:
-        """The augmentations that make masked twins, for batches of nodes where ``sampled``, drawn anew at each call
-        where ``redraw``."""
-        features = tuple(each.build(redraw=redraw) for each in self.augmentations if each.member.reads == "features")
+    def masks(self, paths: Sequence[MetaPath]) -> Masks:
+        """The augmentations that make the masked twins of these paths."""
+        features = tuple(each.build() for each in self.augmentations if each.member.reads == "features")
         edges: list[list[GraphAugmentation]] = [[] for _ in paths]
         for each in self.augmentations:
             if each.member.reads == "adjacency":
@@ -89,8 +84,8 @@ class Twins(Config):
                 for made, path, ratio in zip(edges, paths, ratios, strict=True):
                     # a factorised path has no entries of its own: its factors lose theirs, and keep their weights
                     composed = path.config.form != "factorised"
-                    made.append(each.build(ratio=ratio, redraw=redraw, binary=composed, self_loops=composed))
-        return Masks(features, tuple(map(tuple, edges)), paths[0].config.normalisation, sampled)
+                    made.append(each.build(ratio=ratio, binary=composed, self_loops=composed))
+        return Masks(features, tuple(map(tuple, edges)))
 
 
 def one_each(name: str, value: Any, n: int) -> tuple[Any, ...]:
@@ -108,8 +103,6 @@ class PathInputs:
 
     Attributes:
         name: as it was written.
-        plain: [N, N], before normalisation, to be augmented; replaced by the adjacency after the last augmentation,
-            to save memory.
         adjacency: [N, N], normalised; equal rows are held once where that pays (ACM's paper-subject-paper: 61 rows for
             4,019). For a batch of nodes one a layer, of which the last has the batch's rows.
         masked: its masked twin, normalised; the adjacency itself where no twin is masked.
@@ -118,33 +111,19 @@ class PathInputs:
     """
 
     name: str
-    plain: Operator | Layered
     adjacency: Operator | Layered
     masked: Operator | Layered
     contexts: tuple[tuple[str, Csr | Walked], ...]
     loops: bool = False
 
-    def placed(self, place: Placing, walked: dict[int, Csr | Walked]) -> PathInputs:
-        """The path there; ``walked`` holds the contexts that are, by the identity of the original: paths share them."""
-        for _, reached in self.contexts:
-            if id(reached) not in walked:
-                walked[id(reached)] = place(reached) if isinstance(reached, Csr) else reached.placed(place)
-        # a plain matrix that is not to be augmented any more is the adjacency itself; the masks of any other are drawn
-        # from its weights as they are
-        as_is = place if self.plain is self.adjacency else place.keeping_types()
+    def placed(self, place: Placing) -> PathInputs:
+        """The path there."""
         return replace(
             self,
-            plain=_placed(self.plain, as_is),
-            adjacency=_placed(self.adjacency, place),
-            masked=_placed(self.masked, place),
-            contexts=tuple((node_type, walked[id(reached)]) for node_type, reached in self.contexts),
+            adjacency=place(self.adjacency),
+            masked=place(self.masked),
+            contexts=tuple((node_type, place(reached)) for node_type, reached in self.contexts),
         )
-
-
-def _placed(operator: Operator | Layered, place: Placing) -> Operator | Layered:
-    if isinstance(operator, Layered):
-        return replace(operator, layers=tuple(place(layer) for layer in operator.layers))
-    return place(operator)
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,9 +159,21 @@ class MetaPathInputs:
         """The inputs there; what paths, adjacencies, twins and features share is moved once and shared there, too."""
         place = Placing(device, dtype)
         features = {name: place(x) for name, x in self.features.items()}
-        walked: dict[int, Csr | Walked] = {}
-        paths = tuple(path.placed(place, walked) for path in self.paths)
-        return MetaPathInputs(self.target, features, place(self.masked), paths)
+        return MetaPathInputs(self.target, features, place(self.masked), tuple(map(place, self.paths)))
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Augmentations that make masked twins, one after the other.
+
+    Attributes:
+        features: of the target's features.
+        edges: of the adjacency of each path; of a factorised path, of each of its factors, so that of ways of n steps
+            ``(1 - ratio) ** n`` are left: 49 % where an edge drop leaves 70 % of a composed path's.
+    """
+
+    features: tuple[GraphAugmentation, ...]
+    edges: tuple[tuple[GraphAugmentation, ...], ...]
 
 
 def read_graph(
@@ -190,31 +181,48 @@ def read_graph(
     target: str,
     paths: Sequence[MetaPath],
     features: Mapping[str, Features],
+    generators: Generators,
+    ties: torch.Generator,
+    masks: Masks | None = None,
     sampled: bool = False,
     context_cap: int | None = None,
-    generator: torch.Generator | None = None,
 ) -> MetaPathInputs:
-    """The paths of a graph and their contexts; ``masked`` is the unmasked until :meth:`Masks.draw`.
+    """The paths of a graph, their contexts, and their masked twins where there are masks.
 
     Args:
+        generators: draw the masks.
+        ties: draws the orders of ties.
         sampled: for batches of nodes: contexts are not composed, so that memory grows with the edges alone.
         context_cap: of these contexts, see :class:`recgraph.graph.contexts.Walked`.
-        generator: draws the orders of ties.
     """
     known: dict[Route, Csr] = {}
     walked: dict[Route, Walked] = {}
     made = []
-    for path in paths:
-        is_chain = path.config.form == "factorised"
-        plain: Csr | Chain = path.factorised(graph) if is_chain else path.adjacency(graph, generator=generator)
+    for number, path in enumerate(paths):
+        is_chain, kind = path.config.form == "factorised", path.config.normalisation
+        plain: Csr | Chain = path.factorised(graph) if is_chain else path.adjacency(graph, generator=ties)
         contexts: tuple[tuple[str, Csr | Walked], ...]
         if sampled:
             contexts = _walked(path, graph, walked, context_cap)
         else:
             contexts = tuple((context.node_type, context.reached) for context in path.contexts(graph, known))
-        adjacency = normalised(plain, path.config.normalisation, compressed=not sampled)
-        made.append(PathInputs(path.name, plain, adjacency, adjacency, contexts))
-    return MetaPathInputs(target, features, features[target], tuple(made))
+        adjacency = twin = normalised(plain, kind, compressed=not sampled)
+        loops = False
+        if masks is not None:
+            factors = (plain,) if isinstance(plain, Csr) else plain.factors
+            kept = _augmented(masks.edges[number], factors, generators, path.name)
+            if sampled:
+                loops = not is_chain and bool((kept[0].diagonal() == 1).all())
+                twin = _aligned(factors, kept, kind, loops)
+            elif isinstance(plain, Csr):
+                twin = _without(plain, kept[0], kind)
+            else:
+                twin = normalise(Chain(kept, plain.left, plain.right), kind)
+        made.append(PathInputs(path.name, adjacency, twin, contexts, loops))
+    masked = features[target]
+    if masks is not None and masked is not None:
+        (masked,) = _augmented(masks.features, (masked,), generators, target)
+    return MetaPathInputs(target, features, masked, tuple(made))
 
 
 def walkable(path: MetaPath, graph: HeteroGraph) -> MetaPath:
@@ -251,54 +259,6 @@ def normalised(plain: Csr | Chain, kind: Normalisation, compressed: bool = True)
     return normalise(plain, kind)
 
 
-@dataclass(frozen=True)
-class Masks:
-    """How masked twins are made.
-
-    Attributes:
-        features: augmentations of the target's features, one after the other.
-        edges: of each path, augmentations of its adjacency; of a factorised path, of each of its factors, so that of
-            ways of n steps ``(1 - ratio) ** n`` are left: 49 % where an edge drop leaves 70 % of a composed path's.
-        normalisation: of the twins.
-        sampled: the twins are for batches of nodes.
-    """
-
-    features: tuple[GraphAugmentation, ...]
-    edges: tuple[tuple[GraphAugmentation, ...], ...]
-    normalisation: Normalisation
-    sampled: bool = False
-
-    def draw(self, inputs: MetaPathInputs, generators: Generators) -> MetaPathInputs:
-        """The inputs with new twins."""
-        features = inputs.features[inputs.target]
-        masked = None
-        if features is not None:
-            (masked,) = _augmented(self.features, (features,), generators, inputs.target)
-        paths = tuple(self._twin(*pair, generators) for pair in zip(self.edges, inputs.paths, strict=True))
-        return replace(inputs, masked=masked, paths=paths)
-
-    def _twin(
-        self, augmentations: tuple[GraphAugmentation, ...], path: PathInputs, generators: Generators
-    ) -> PathInputs:
-        composed = isinstance(path.plain, Csr)
-        assert isinstance(path.plain, Csr | Chain)
-        factors = path.plain.factors if isinstance(path.plain, Chain) else (path.plain,)
-        kept, keep_masks = _entries(augmentations, factors, generators, path.name)
-        masked: Operator
-        loops = False
-        if self.sampled:
-            loops = composed and bool((kept[0].diagonal() == 1).all())
-            masked = _aligned(factors, kept, keep_masks(), self.normalisation, loops)
-        elif composed:
-            masked = _without(factors[0], kept[0], self.normalisation)
-        else:
-            chain = path.plain
-            assert isinstance(chain, Chain)
-            masked = normalise(Chain(kept, chain.left, chain.right), self.normalisation)
-        redrawn = any(augmentation.config.redraw for augmentation in augmentations)
-        return replace(path, plain=path.plain if redrawn else path.adjacency, masked=masked, loops=loops)
-
-
 def _augmented(
     augmentations: Sequence[GraphAugmentation], values: tuple[V, ...], generators: Generators, name: str
 ) -> tuple[V, ...]:
@@ -306,18 +266,6 @@ def _augmented(
         stream = augmentation.stream(generators, name if number == 0 else f"{name}/{number}")
         values = tuple(augmentation(value, stream) for value in values)
     return values
-
-
-def _entries(
-    augmentations: Sequence[GraphAugmentation], factors: tuple[Csr, ...], generators: Generators, name: str
-) -> tuple[tuple[Csr, ...], Callable[[], list[Tensor]]]:
-    """The augmented factors, and a function that gives the mask of kept entries, [E] bool, of each factor."""
-    if len(augmentations) == 1 and isinstance(drop := augmentations[0], EdgeDrop):
-        stream = drop.stream(generators, name)
-        masks = [drop.draw(factor, stream) for factor in factors]
-        return tuple(drop.apply(*pair) for pair in zip(factors, masks, strict=True)), lambda: masks
-    kept = _augmented(augmentations, factors, generators, name)
-    return kept, lambda: [_found(*pair) for pair in zip(factors, kept, strict=True)]
 
 
 def _without(plain: Csr, kept: Csr, kind: Normalisation) -> Operator:
@@ -353,12 +301,11 @@ def _found(entries: Csr, among: Csr) -> Tensor:
     return torch.searchsorted(others, keys) + number < torch.searchsorted(others, keys, right=True)
 
 
-def _aligned(
-    factors: Sequence[Csr], kept: Sequence[Csr], keep_masks: Sequence[Tensor], kind: Normalisation, loops: bool
-) -> Chain:
+def _aligned(factors: Sequence[Csr], kept: Sequence[Csr], kind: Normalisation, loops: bool) -> Chain:
     """The normalised twin in the pattern of the path, with weight 0 for entries that are left out."""
     marked = []
-    for factor, view, keep_mask in zip(factors, kept, keep_masks, strict=True):
+    for factor, view in zip(factors, kept, strict=True):
+        keep_mask = _found(factor, view)
         values = view.values(factor.values().dtype)
         if loops:
             keep_mask = keep_mask & (factor.rows != factor.indices)
@@ -388,13 +335,13 @@ def read_sides(
         generators: draw the orders of ties, and the masks of twins.
     """
     chosen = [side_paths(graph, side, named, paths) for side, named in zip(SIDES, given, strict=True)]
+    masks: list[Masks | None] = [None, None]
+    if twins.kind == "masked":
+        both, n_users = twins.masks([*chosen[0], *chosen[1]]), len(chosen[0])
+        masks = [Masks(both.features, edges) for edges in (both.edges[:n_users], both.edges[n_users:])]
     ties = generators.fresh("ties")
-    read = [read_graph(graph, side, own, {side: None}, generator=ties) for side, own in zip(SIDES, chosen, strict=True)]
-    if twins.kind != "masked":
-        return tuple(read)
-    masks, n_users = twins.masks([*chosen[0], *chosen[1]]), len(chosen[0])
-    of_sides = (masks.edges[:n_users], masks.edges[n_users:])
-    return tuple(replace(masks, edges=edges).draw(one, generators) for one, edges in zip(read, of_sides, strict=True))
+    read = zip(SIDES, chosen, masks, strict=True)
+    return tuple(read_graph(graph, side, own, {side: None}, generators, ties, each) for side, own, each in read)
 
 
 def side_paths(graph: HeteroGraph, side: str, given: Sequence[str] | None, paths: Paths) -> tuple[MetaPath, ...]:

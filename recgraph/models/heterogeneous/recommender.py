@@ -143,7 +143,6 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
             raise ValueError(f"{type(self).__name__} needs a typed graph with the interactions: build(GraphSpace(...))")
         super()._build(space)
         config, dim, graph = self.config, self.config.hidden_dim, space.graph
-        assert self.seed is not None
         self._inputs = self._read(graph, self.seed)
         self.views = nn.ModuleList(
             MetaPathViews(inputs, dim, dim, config.dropout, config.twins, config.view_encoder, config.projection_dim)
@@ -227,7 +226,6 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         known_mask = torch.cat([self.known_users, self.known_items])
         own = self.embedding.weight * known_mask[:, None]
         for name, layer in self.feature_layers.items():
-            assert self.space is not None
             assert isinstance(layer, nn.Linear)
             x, start = self._placed(self._features[name]), 0 if name == "user" else self.space.n_users
             vectors = spmm(x, layer.weight.t()) + layer.bias if isinstance(x, Csr) else layer(x)
@@ -244,7 +242,6 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         self, own: Tensor, generators: Generators | None
     ) -> Iterator[tuple[MetaPathViews, MetaPathInputs, dict[str, Tensor], Tensor | None]]:
         """The module of the fine view of each side, and its arguments."""
-        assert self.space is not None
         users, items = torch.split(own, [self.space.n_users, self.space.n_items])
         hidden = {"user": users, "item": items}
         for name, table in self.others.items():
@@ -276,7 +273,6 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         """
         if self.loss.cosine:
             return {}
-        assert self.space is not None
         addends = self._addends()
         users = self._user_vectors(query, torch.cat(list(addends.values()), 1))
         xs = users.view(len(users), len(addends), -1).unbind(1)
@@ -287,7 +283,6 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
 
     def _addends(self) -> dict[PathKey, Tensor]:
         """[n_users + n_items, D] each: the addends of :meth:`nodes`, of own vectors and of each path."""
-        assert self.space is not None
         own, by = self.own_vectors(), self.config.recommend_by
         found = {} if by == "fine" else {PathKey(): self.encoder(own)}
         if by == "interactions":
@@ -324,7 +319,6 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
 
     def _sides(self, batch: PairBatch, own: Tensor, fine: Tensor) -> list[Side]:
         """The projected views of the users and of the items of a batch, each node once."""
-        assert self.space is not None
         sizes, found = [self.space.n_users, self.space.n_items], []
         split = zip(batch.distinct(), torch.split(own, sizes), torch.split(fine, sizes), strict=True)
         for number, (ids, *both) in enumerate(split):

@@ -236,7 +236,7 @@ def _joined(
     for place, path in enumerate(source.paths):
         adjacency, masked = (Layered(tuple(layer[place][k] for layer in reversed(layers)), share) for k in (0, 1))
         contexts = tuple((name, columns[id(context)]) for name, context in path.contexts)
-        paths.append(PathInputs(path.name, adjacency, adjacency, masked, contexts))
+        paths.append(PathInputs(path.name, adjacency, masked, contexts))
     features = {name: take_features(x, local[name]) for name, x in source.features.items()}
     return MetaPathInputs(source.target, features, take_features(source.masked, local[source.target]), tuple(paths))
 

@@ -24,7 +24,7 @@ from recgraph.models.heterogeneous.paths import (
     read_graph,
     side_paths,
 )
-from recgraph.rng import dropout
+from recgraph.rng import Generators, dropout
 from recgraph.sparse.blocks import unit_length
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.spmm import Operator, spmm
@@ -77,7 +77,6 @@ class MetaPathViews(nn.Module):
     ) -> None:
         super().__init__()
         self.dropout, self.linear = dropout, encoder is None
-        self.is_separate = twins.context_dropout == "separate"
         n_views = len(inputs.paths) * (1 if twins.kind == "none" else 2)
         self.attention: ViewWeights | SemanticAttention
         if encoder is None:
@@ -105,8 +104,7 @@ class MetaPathViews(nn.Module):
 
         Args:
             inputs: P paths.
-            hidden: node type -> [N_type, hidden_dim]; the target may have [P, N, hidden_dim], one for each path: the
-                coarse view and contexts take their mean.
+            hidden: node type -> [N_type, hidden_dim].
             masked: the target's vectors from masked features, in the same shape; None without masked twins.
             generator: draws dropout; required in training mode where dropout is above 0.
             together: draws the dropout of the attention, behind which ranks compute the same; default: ``generator``.
@@ -118,7 +116,7 @@ class MetaPathViews(nn.Module):
     def coarse(self, inputs: MetaPathInputs, hidden: Mapping[str, Tensor], generator: Draw = None) -> Tensor:
         """[N, D]: the coarse view, before the head; the arguments are those of :meth:`fine`."""
         adjacencies = tuple(path.adjacency for path in inputs.paths)
-        coarse: Tensor = self.encoder(adjacencies, _shared(hidden[inputs.target]), generator)
+        coarse: Tensor = self.encoder(adjacencies, hidden[inputs.target], generator)
         return coarse
 
     def addends(
@@ -148,13 +146,11 @@ class MetaPathViews(nn.Module):
         h, views = hidden[inputs.target], []
         means: dict[int, Tensor] = {}
         for number, path in enumerate(inputs.paths):
-            whole = self._context(number, path, hidden, means)
-            context = self._dropped(whole, generator)
-            z = self._path(path.adjacency, _of_path(h, number) + context, generator)
+            context = self._dropped(self._context(number, path, hidden, means), generator)
+            z = self._path(path.adjacency, h + context, generator)
             views.append(z)
             if masked is not None:
-                context = self._dropped(whole, generator) if self.is_separate else context
-                views.append(self._path(path.masked, _of_path(masked, number) + context, generator))
+                views.append(self._path(path.masked, masked + context, generator))
             elif self.augmenters:
                 views.append(self.augmenters[number](z, generator=generator))
         return views if self.linear else [unit_length(z) for z in views]
@@ -172,7 +168,7 @@ class MetaPathViews(nn.Module):
         total = None
         for step, (node_type, reached) in enumerate(path.contexts):
             if id(reached) not in means:
-                means[id(reached)] = _mean(reached, _shared(hidden[node_type]))
+                means[id(reached)] = _mean(reached, hidden[node_type])
             part = means[id(reached)]
             if not self.linear:
                 part = part @ self.context_layers[number][step].weight.t()  # type: ignore[index]
@@ -182,16 +178,6 @@ class MetaPathViews(nn.Module):
     def head(self, z: Tensor) -> Tensor:
         """[N, D]: the projection that the contrast compares."""
         return unit_length(z if self.linear else torch.tanh(self.project(z)))
-
-
-def _of_path(h: Tensor, number: int) -> Tensor:
-    """[N, D]: the vectors for one path, of [N, D] (shared by all paths) or [P, N, D]."""
-    return h if h.dim() == 2 else h[number]
-
-
-def _shared(h: Tensor) -> Tensor:
-    """[N, D]: one vector a node, of [N, D] or [P, N, D]."""
-    return h if h.dim() == 2 else h.mean(0)
 
 
 def _mean(reached: Csr | Walked, h: Tensor) -> Tensor:
@@ -234,7 +220,8 @@ class MetaPaths(HoldsGraph, ItemGraph):
     ) -> None:
         super().__init__()
         paths = side_paths(graph, "item", metapaths, Paths(top_k=top_k, normalisation="symmetric"))
-        self._inputs = read_graph(graph, "item", paths, {"item": None})
+        none = Generators(0)  # nothing is drawn
+        self._inputs = read_graph(graph, "item", paths, {"item": None}, none, none["ties"])
         self.views = MetaPathViews(self._inputs, hidden_dim, hidden_dim, dropout, Twins(kind="none"), None)
         reached = {name for path in self._inputs.paths for name, _ in path.contexts} - {"item"}
         self.others = tables_of(graph, reached, hidden_dim)

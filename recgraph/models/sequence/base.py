@@ -18,6 +18,7 @@ from recgraph.encoders.base import SequenceEncoder, tokens_of_places
 from recgraph.encoders.items import ItemTower, Kept
 from recgraph.losses.base import NextItemLoss
 from recgraph.losses.pairwise import OwnNegatives
+from recgraph.losses.softmax import SoftmaxLoss
 from recgraph.models.base import (
     FeatureSpace,
     ModelConfig,
@@ -27,8 +28,9 @@ from recgraph.models.base import (
     TrainableModel,
     UpdatedBy,
 )
-from recgraph.models.reading import SequenceReading, tokens_of
+from recgraph.models.reading import HistoryReading, SequenceReading, tokens_of
 from recgraph.models.sequence.items import ItemTable, ItemTables, RelatedItems
+from recgraph.models.sequence.prior import OfBatch, Prior, TransitionPrior
 from recgraph.registry import part
 from recgraph.rng import Generators
 from recgraph.sparse.device import is_accelerated
@@ -48,9 +50,19 @@ class SequenceConfig(ModelConfig):
         Literal["prefix", "causal"],
         Field(description="training samples: every prefix with its next item, or every sequence with all its targets"),
     ] = "causal"
+    window_step: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=1,
+            description="samples that are whole sequences cover a history longer than max_len, in steps of this share "
+            "of it, so that an epoch has every target once; None: its last items alone",
+        ),
+    ] = 0.5
     encoder: Annotated[PartConfig, part("encoder"), Field(description="of sequences")] = encoders.Transformer()
     loss: Annotated[PartConfig, part("loss"), Field(description="of the next item")] = losses.FullSoftmax()
     items: Annotated[ItemTable, Field(description="what the vectors of items are made of")] = ItemTable()
+    prior: Annotated[Prior | None, Field(description="transitions that are counted, added to the scores")] = None
     time_gaps: Annotated[
         bool, Field(description="whether the time since the user's last interaction is an input, beside each item")
     ] = False
@@ -112,6 +124,9 @@ class SequenceModel(TrainableModel):
         if self.gap_embedding is not None:
             # a gap never seen in training adds nothing, as an unknown one
             nn.init.zeros_(self.gap_embedding.weight)
+        if config.prior is not None and (regime == "cloze" or not isinstance(self.loss, SoftmaxLoss)):
+            raise ConfigError("prior: it is of what comes next, in a softmax; give loss = 'full_softmax', or no prior")
+        self.prior = None if config.prior is None else TransitionPrior(config.prior, space)
         self.reads_times = config.time_gaps or self.encoder.reads_times
         is_made = self.item_tower is not None or self.item_graph is not None
         self._made: Kept[ItemTables] | None = Kept() if is_made else None
@@ -121,6 +136,12 @@ class SequenceModel(TrainableModel):
     @property
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("model", ("model",), {"rec": 1.0, "items": self.config.items.graph_weight}),)
+
+    @property
+    def window_items(self) -> int | None:
+        """``window_step`` in items, at least one."""
+        config = self.config
+        return None if config.window_step is None else max(round(config.window_step * config.max_len), 1)
 
     def batches(self, train: Part, batch_size: int, generators: Generators) -> SequenceBatches:
         """Training batches of the configured regime. :meth:`setup` is called with the training part."""
@@ -137,6 +158,7 @@ class SequenceModel(TrainableModel):
             gaps=self.config.time_gaps,
             times=self.encoder.reads_times,
             views=self.draws_views,
+            window_step=self.window_items,
         )
 
     def prepare(self, batch: SequenceBatch) -> None:
@@ -148,6 +170,8 @@ class SequenceModel(TrainableModel):
         counts = train.item_counts()
         if self.item_graph is not None:
             self.item_graph.setup(train)
+        if self.prior is not None:
+            self.prior.setup(train)
         self.loss.setup(counts if self.item_tower is None else self.item_tower.setup(counts))
 
     def forward(self, batch: Any, wanted: Iterable[str]) -> dict[str, Tensor]:
@@ -206,6 +230,10 @@ class SequenceModel(TrainableModel):
             else:
                 drawn = drawn[batch.target_places()]
             loss: Tensor = self.loss.against(drawn, states, targets, table, bounds, dropout)
+        elif self.prior is not None:
+            tower = self.item_tower
+            candidates = tower.candidates if tower is not None and len(tower.candidates) else None
+            loss = self.loss(states, targets, table, generator, prior=OfBatch(self.prior, batch, candidates))
         else:
             loss = self.loss(states, targets, table, generator)
         return loss if batch.weight == 1 else loss * batch.weight
@@ -245,14 +273,24 @@ class SequenceModel(TrainableModel):
         # before the cut: the first item that is read has one before it
         return self.encode(tokens_of(self, query.history, query.times).last(self.config.max_len))
 
-    def reading(self, query: Query) -> SequenceReading:
-        return SequenceReading(self, query)
+    @property
+    def has_vectors(self) -> bool:
+        return self.prior is None
+
+    def score(self, query: Query) -> Tensor:
+        scores = super().score(query)
+        return scores if self.prior is None else scores.add_(self.prior.score(query))
+
+    def reading(self, query: Query) -> HistoryReading:
+        return SequenceReading(self, query) if self.prior is None else HistoryReading(self, query)
 
     def padded_form(self) -> PaddedForm:
         if type(self.encoder).padded is SequenceEncoder.padded:
             raise ValueError(f"encoder = {self.config.encoder.part_name!r} has no padded form, as an export needs")
         if self.encoder.reads_times:
             raise ValueError("encoder: it reads times, which an export has not; set encoder.time_bias=false")
+        if self.prior is not None:
+            raise ValueError("prior: a table of transitions has no padded form, as an export needs; leave it out")
         longest = self.config.max_len
         shortest = 1 if self.encoder.pads_to_any_length else longest
         module = PaddedSequences(self.encoder, self.token_table().detach(), self.gap_embedding)

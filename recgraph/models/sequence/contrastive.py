@@ -128,7 +128,7 @@ class ContrastiveSequenceModel(SequenceModel):
         else:
             encoded = self.encode_together(views, batch, self.needs_states)
             if "rec" in wanted:
-                states = self.encode(batch.sequences, batch, last_only=False)
+                states = self.encode(batch.sequences, batch, last_only=False, places=batch.masked)
                 found["rec"] = self.next_item_loss(batch, states)
         share = batch.share
         if share.is_whole:
@@ -184,7 +184,7 @@ def _gathered_states(states: Ragged, share: Share) -> Ragged:
 class CL4SRecConfig(ContrastiveConfig):
     contrast_weight: Annotated[
         float, Field(ge=0, description="lambda, weight of the contrastive term"), Search(1e-3, 1.0, log=True)
-    ] = 0.1
+    ] = 0.02
 
 
 class CL4SRec(ContrastiveSequenceModel):
