@@ -160,7 +160,8 @@ class _Labelled:
         column = {"rating": targets.ratings, "weight": targets.weights, None: None}[self.strategy.grades]
         grades = None if column is None else targets.items.with_values(column).take(users).values
         times = None if past.times is None else past.items.with_values(past.times).take(users)
-        return Cases(users, past.items.take(users), targets.items.take(users), targets.n_items, grades, times)
+        at = None if targets.times is None else targets.times[targets.items.offsets[users]]
+        return Cases(users, past.items.take(users), targets.items.take(users), targets.n_items, grades, times, at)
 
     @cached_property
     def _sizes(self) -> dict[str, int]:

@@ -33,12 +33,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How a model is fitted; the fields are the arguments of :func:`recgraph.train.fit.fit`.
-
-    Attributes:
-        source: where the data is from, for the record.
-        selection: what the record has of the training that chose the number of epochs, which lies in the folder.
-    """
+    """How a model is fitted: arguments of :func:`recgraph.train.fit.fit`, and ``selection``, what the record has of the
+    training that chose the number of epochs, which lies in the folder."""
 
     config: TrainConfig
     seed: int
@@ -173,6 +169,8 @@ def train_model(
     record. ``validate`` gives metrics by name after an epoch; ``prepare`` gets the trainer before the first step."""
     record.n_parameters = sum(map(Tensor.numel, model.parameters()))
     data, device, folder = record.data, pick_device(options.device), options.folder
+    if part is not None and part.weights is not None and not model.reads_weights:
+        raise ValueError(f"weight: {record.model} reads no weights; leave that column out, or take another model")
     sizes = f"{data.nodes} nodes"
     if part is not None:
         sizes = f"{data.n_users:,} users, {data.n_items:,} items, {part.n_interactions:,} interactions"

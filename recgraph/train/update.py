@@ -368,7 +368,8 @@ class Joined:
         truth, history, times = self.new.filter(self.in_slice), self.trained.items, self.trained.times
         users = ((truth.lengths > 0) & (history.lengths > 0)).nonzero().flatten()
         when = None if times is None else history.with_values(times).take(users)
-        return Cases(users, history.take(users), truth.take(users), len(self.items), times=when)
+        at = None if self.new_times is None else self.new_times.values[self.in_slice][truth.offsets[users]]
+        return Cases(users, history.take(users), truth.take(users), len(self.items), times=when, at=at)
 
 
 def without_known(log: Interactions, recommender: Recommender) -> Interactions:
@@ -440,9 +441,9 @@ class Before(Scorer):
     def score(self, query: Query) -> Tensor:
         users = torch.where(query.users < self.known.n_users, query.users, -1)
         known_mask = query.history.values < self.known.n_items
-        history = query.history.filter(known_mask)
         times = None if query.times is None else query.times.filter(known_mask)
-        scores = self.model.score(Query(users, history, times).to(device_of(self.model))).to(query.users.device)
+        asked = replace(query, users=users, history=query.history.filter(known_mask), times=times)
+        scores = self.model.score(asked.to(device_of(self.model))).to(query.users.device)
         return torch.nn.functional.pad(scores, (0, self.n_items - scores.shape[1]), value=_LOWEST)
 
 

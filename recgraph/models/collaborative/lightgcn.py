@@ -20,7 +20,7 @@ from recgraph.models.base import ModelConfig, Phase, Space
 from recgraph.models.collaborative.base import CollaborativeConfig, CollaborativeModel, weighted
 from recgraph.models.reading import EdgeReading, Reading
 from recgraph.registry import part
-from recgraph.sparse.products import distinct, neighbours
+from recgraph.sparse.products import distinct, neighbours, presence
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.rows import touched
 
@@ -176,10 +176,10 @@ def neighbours_of(rows: Ragged, n_items: int, k: int, like: Tensor, with_itself:
         n_items: the number of items.
         with_itself: whether the diagonal of C counts, so that an item may be its own neighbour; else it is 0.
     """
-    once = distinct(rows, n_items)
+    once, k = distinct(rows, n_items), min(k, n_items)
     others = (once.lengths - (0 if with_itself else 1)).to(torch.float64)
     sums = torch.bincount(once.values, others[once.rows], minlength=n_items)
-    found, weights = neighbours(once, n_items, min(k, n_items), norms=(sums + 1).sqrt(), with_itself=with_itself)
+    found, weights = neighbours(presence(once, n_items), k, norms=(sums + 1).sqrt(), with_itself=with_itself)
     # (g_i + 1) / g_i does not alter the order in a row
     factor = torch.where(sums > 0, (sums + 1) / sums.clamp(min=1), 0)
     return found, (weights * factor[:, None]).to(like)

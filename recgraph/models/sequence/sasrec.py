@@ -117,9 +117,9 @@ class HSTU(SequenceModel):
     MovieLens. Departures: the full softmax of plain products by default (published: of cosines over .05 with 128
     uniform negatives a target, here shared by the batch: ``loss={"name": "sampled_softmax", "similarity": "cosine",
     "temperature": 0.05, "n_negatives": 128, "log_q": false}``), of states that pass a LayerNorm. With
-    ``encoder={"time_bias": true}`` the scores have a learned bias of the time between the items of both places too, by
-    the published logarithmic buckets and one for unknown times; without, as by default, they have none. The published
-    code counts from the time of the item that is to be predicted, which a query does not know.
+    ``encoder={"time_bias": true}`` the scores also have the published bias of time, by logarithmic buckets of
+    ``t_(i+1) - t_j``: from item j to the event that place i predicts, at last the request (``at``; without it the last
+    item's own time); an unknown time has a bucket of its own. By default there is no bias of time.
     """
 
     Config = HSTUConfig
