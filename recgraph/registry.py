@@ -48,7 +48,7 @@ model         models.closed_form    graph_filters: GFCF TurboCF  ials: IALS  lin
 model         models.closed_form    neighbours: ItemKNN Popularity
 model         models.collaborative  contrastive: SGL SimGCL XSimGCL  lightgcn: BPRMF LightGCN  ncl: NCL
 model         models.collaborative  simplex: SimpleX  ultragcn: UltraGCN
-model         models.heterogeneous  heco: HeCo  meow: AdaMEOW MEOW  recommender: AdaMEOWRec MEOWRec
+model         models.heterogeneous  base: Spectral  heco: HeCo  meow: AdaMEOW MEOW  recommender: AdaMEOWRec MEOWRec
 model         models.sequence       bert4rec: BERT4Rec  contrastive: CL4SRec DuoRec  mclrec: MCLRec
 model         models.sequence       sasrec: BSARec ESASRec FuXiAlpha GRU4Rec HSTU SASRec
 objective     contrast              objectives: BarlowTwins DebiasedInfoNCE DebiasedNTXent InfoNCE NTXent
