@@ -45,13 +45,13 @@ metric        evaluate              metrics: AveragePopularity CatalogueCoverage
 metric        evaluate              metrics: NewItems Novelty Personalization Serendipity TailShare Unexpectedness
 model         models                two_stage: TwoStage
 model         models.closed_form    graph_filters: GFCF TurboCF  ials: IALS  linear: EASE SLIM
-model         models.closed_form    neighbours: ItemKNN Popularity
-model         models.collaborative  contrastive: SGL SimGCL XSimGCL  lightgcn: BPRMF LightGCN  ncl: NCL
-model         models.collaborative  simplex: SimpleX  ultragcn: UltraGCN
+model         models.closed_form    neighbours: ItemKNN Popularity  transitions: Transitions
+model         models.collaborative  contrastive: SGL SimGCL XSimGCL  lightgcn: BPRMF LightGCN UltraGCN
+model         models.collaborative  ncl: NCL  simplex: SimpleX
 model         models.heterogeneous  base: Spectral  heco: HeCo  meow: AdaMEOW MEOW  recommender: AdaMEOWRec MEOWRec
-model         models.sequence       bert4rec: BERT4Rec  contrastive: CL4SRec DuoRec  mclrec: MCLRec
-model         models.sequence       sasrec: BSARec ESASRec FuXiAlpha GRU4Rec HSTU SASRec
-objective     contrast              objectives: BarlowTwins DebiasedInfoNCE DebiasedNTXent InfoNCE NTXent
+model         models.sequence       contrastive: CL4SRec DuoRec  mclrec: MCLRec
+model         models.sequence       sasrec: BERT4Rec BSARec ESASRec FuXiAlpha GRU4Rec HSTU SASRec
+objective     contrast              objectives: BarlowTwins DebiasedInfoNCE DebiasedNTXent InfoNCE NTXent SupCon
 ranker        models                two_stage: BoostedTrees
 regulariser   contrast              regularisers: Alignment CrossUniformity Margin Uniformity
 reranker      evaluate              rerank: DPP MMR

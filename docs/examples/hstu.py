@@ -19,7 +19,7 @@ DIM, MAX_LEN = 32, 12
 
 
 class HSTU(nn.Module):
-    """Attention that adds up instead of sharing out, with biases of distances and of the time between two items."""
+    """Attention that adds up instead of sharing out, with biases of distances and of time up to what is predicted."""
 
     has_vectors = True
     reads_times = True
@@ -31,12 +31,12 @@ class HSTU(nn.Module):
         self.encoder = Encoder(DIM, MAX_LEN, dropout=0.1, time_bias=True)
 
     def encode(self, rows: Ragged, generator: torch.Generator | None = None, last_only: bool = True) -> torch.Tensor:
-        """The states of rows of triples: a token, its time gap (which is not read here) and its time."""
-        return self.encoder(rows.columns(slice(0, 3, 2)), self.items.weight, generator, last_only)
+        """The states of rows of tokens with their time and that of the event behind them (gaps are not read here)."""
+        return self.encoder(rows.columns(slice(0, 3)), self.items.weight, generator, last_only)
 
     def encode_users(self, query: Query) -> torch.Tensor:
         tokens = query.history.with_values(query.history.values + 1)
-        return self.encode(with_gaps(tokens, query.times.values, with_times=True).last(MAX_LEN))
+        return self.encode(with_gaps(tokens, query.times.values, True, query.at).last(MAX_LEN))
 
     def encode_items(self) -> torch.Tensor:
         return self.items.weight[1:]

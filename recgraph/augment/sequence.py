@@ -47,14 +47,14 @@ class SequenceAugmentation:
         """The augmented rows.
 
         Args:
-            sequences: B rows of tokens (``item_idx + 1``; 0 is a masked item); not changed. Or of pairs [T, 2]: a token
-                and the bucket of the time gap before it, which goes with the token where ``by_place`` is set. Else it
-                stays at its place where all rows keep their lengths, and is unknown (0) where they do not. The gap of
-                a masked token is unknown. Or of triples, with the time, for which the same holds.
+            sequences: B rows of tokens (``item_idx + 1``; 0 is a masked item); not changed. Or those of
+                :func:`recgraph.data.batches.with_gaps`: what is known of its time goes with the token where
+                ``by_place`` is set. Else it stays at its place where all rows keep their lengths, and is unknown (0)
+                where they do not. That of a masked token is unknown.
             generator: the stream to draw from, on the device of ``sequences``.
 
         Returns:
-            B rows of tokens (or pairs) on the same device; a row may be shorter or longer than it was, and is empty
+            B rows like them on the same device; a row may be shorter or longer than it was, and is empty
             only where it was.
         """
         if sequences.values.ndim > 1:

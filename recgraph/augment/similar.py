@@ -11,7 +11,7 @@ from torch import Tensor
 from recgraph.augment.sequence import AugmentationConfig, SequenceAugmentation, choose_within, share, uniform_up_to
 from recgraph.config import Search
 from recgraph.data.part import Part
-from recgraph.sparse.products import distinct, neighbours
+from recgraph.sparse.products import distinct, neighbours, presence
 from recgraph.sparse.ragged import Ragged
 
 
@@ -69,7 +69,7 @@ def nearest_tokens(train: Part, k: int) -> Tensor:
     """
     rows = distinct(train.items, train.n_items)
     per_user = 1 / torch.log1p(rows.lengths.clamp(min=1).to(torch.float64))
-    index, similarity = neighbours(rows, train.n_items, k, row_weights=per_user)
+    index, similarity = neighbours(presence(rows, train.n_items, per_user), k)
     of_items = torch.where(similarity > 0, index + 1, 0)
     return torch.cat([of_items.new_zeros(1, k), of_items])
 

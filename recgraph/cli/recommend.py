@@ -42,18 +42,15 @@ _RULE = (
     "A rule that is added to the file's or stands in its place, e.g. max_per.genre=2, boost.margin=0.5, diversity=0.3 "
     "or rerank.name=dpp; may be given many times."
 )
-AllowOption = Annotated[
-    list[str] | None, typer.Option(metavar="ITEM", help="Recommend these items alone; may be given many times.")
-]
-BlockOption = Annotated[
-    list[str] | None, typer.Option(metavar="ITEM", help="Never recommend this item; may be given many times.")
-]
+_AT = "When the lists are asked for, as the times of the training data are written, for a model that reads times."
+_ALLOW = "Recommend these items alone; may be given many times."
+_BLOCK = "Never recommend this item; may be given many times."
+_OUT = "Write to this file (.parquet, .csv, .tsv, .json, .jsonl)."
+AllowOption = Annotated[list[str] | None, typer.Option(metavar="ITEM", help=_ALLOW)]
+BlockOption = Annotated[list[str] | None, typer.Option(metavar="ITEM", help=_BLOCK)]
 WithOption = Annotated[list[str] | None, typer.Option("--with", metavar="COLUMN", help=_WITH)]
 KOption = Annotated[int, typer.Option("-k", min=1, help="How many items for each.")]
-OutOption = Annotated[
-    Path | None,
-    typer.Option("--out", "-o", metavar="FILE", help="Write to this file (.parquet, .csv, .tsv, .json, .jsonl)."),
-]
+OutOption = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help=_OUT)]
 
 
 def recommend(
@@ -62,6 +59,7 @@ def recommend(
     histories: Annotated[Path | None, typer.Option(metavar="FILE", help=_HISTORIES)] = None,
     every: Annotated[bool, typer.Option("--all", help=_ALL)] = False,
     k: KOption = 10,
+    at: Annotated[str | None, typer.Option(metavar="TIME", help=_AT)] = None,
     with_columns: WithOption = None,
     keep_seen: Annotated[bool, typer.Option("--keep-seen", help="Also items that the user has had.")] = False,
     popular: Annotated[bool, typer.Option("--popular", help=_FALLBACK)] = False,
@@ -86,6 +84,7 @@ def recommend(
         "rules": _rules(rules, rule or [], allow, block),
         "fallback": "popularity" if popular else None,
         "item_columns": with_columns or (),
+        "at": at,
     }
     recommender = _open(run)
     if ann:

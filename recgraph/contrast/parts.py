@@ -108,7 +108,7 @@ class Views:
 
     Attributes:
         a, b: [N, D] and [M, D].
-        ids_a, ids_b: [N] and [M] int64, who the rows are; weights alone look at them.
+        ids_a, ids_b: [N] and [M] int64, who the rows are, as weights read it and :class:`SupCon`.
         positives: the rows of ``b`` that belong to each row of ``a``: [N] int64, or N rows of them where an anchor may
             have several; None: the row of the same number.
         temperatures: [M], one for each row of ``b``; None: the similarity's.
@@ -124,12 +124,6 @@ class Views:
     temperatures: Tensor | None = None
     generator: torch.Generator | None = None
     share: Share | None = None
-
-    @property
-    def turned(self) -> Views:
-        """The same with the sides exchanged; the rows must be in pairs."""
-        self.check_paired()
-        return replace(self, a=self.b, b=self.a, ids_a=self.ids_b, ids_b=self.ids_a)
 
     def check_paired(self) -> None:
         """Refuse views whose rows are not in pairs, or that have positives or temperatures of their own."""

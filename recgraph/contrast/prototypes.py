@@ -58,11 +58,7 @@ class Prototypes(nn.Module):
             k = min(wanted, len(x))
             last = getattr(self, f"last_{t}") if config.warm_start and k == wanted else None
             start = last if last is not None and bool(last.any()) else None
-            how: dict[str, Any] = {
-                "iterations": config.iterations,
-                "restarts": config.restarts,
-                "method": config.method,
-            }
+            how: dict[str, Any] = config.model_dump(include={"iterations", "restarts", "method"})
             found.append(kmeans(x, k, seed=t, start=start, **how))
             if last is not None:
                 last.copy_(found[-1].centroids)

@@ -149,9 +149,7 @@ class ContrastiveTerm(nn.Module):
         self.objective: Objective = config.objective.build(**given)
         self.weight: Weight | None = made or (None if config.weight is None else config.weight.build(**given))
         self.transform: Transform | None = None if config.transform is None else config.transform.build(**given)
-        self.regularisers = nn.ModuleList()
-        for each in config.regularisers:
-            self.regularisers.append(each.build(**given))
+        self.regularisers = nn.ModuleList(each.build(**given) for each in config.regularisers)
         #: whether it needs a generator
         self.draws = self.transform is not None or self.objective.draws
         self.draws |= getattr(config.objective, "n_candidates", None) is not None

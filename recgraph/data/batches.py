@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -28,25 +28,28 @@ class Query:
         users: [B] int64 user indices; -1 for a user never seen in training.
         history: B rows of item indices (0-based), oldest first; may be empty.
         times: the times of ``history``, row by row, for models that read them; None: not known.
+        at: [B] int64, the time of each request, in the unit of ``times``; None: not known, as without ``times``.
     """
 
     users: Tensor
     history: Ragged
     times: Ragged | None = None
+    at: Tensor | None = None
+
+    def _of(self, rows: Callable[[Ragged], Ragged], values: Callable[[Tensor], Tensor]) -> Query:
+        times = None if self.times is None else rows(self.times)
+        return Query(values(self.users), rows(self.history), times, None if self.at is None else values(self.at))
 
     def to(self, device: torch.device | str) -> Query:
-        times = None if self.times is None else self.times.to(device)
-        return Query(self.users.to(device), self.history.to(device), times)
+        return self._of(lambda rows: rows.to(device), lambda values: values.to(device))
 
     def take(self, rows: Tensor) -> Query:
         """Some of the rows, by their numbers [K]."""
-        times = None if self.times is None else self.times.take(rows)
-        return Query(self.users[rows], self.history.take(rows), times)
+        return self._of(lambda every: every.take(rows), lambda values: values[rows])
 
     def rows(self, start: int, end: int) -> Query:
         """The rows from ``start`` to ``end``; nothing is copied."""
-        times = None if self.times is None else self.times.part(start, end)
-        return Query(self.users[start:end], self.history.part(start, end), times)
+        return self._of(lambda rows: rows.part(start, end), lambda values: values[start:end])
 
     def __len__(self) -> int:
         return self.users.numel()
@@ -82,8 +85,7 @@ class WholeBatch:
 class SequenceBatch:
     """Training samples of a sequence model. A token is ``item_idx + 1``; token 0 is a masked item.
 
-    With time gaps rows hold pairs: [T, 2], a token and the bucket of the gap before it (:func:`gap_buckets`); for an
-    encoder that reads times triples, its time third. Of several ranks each has the rows of its share.
+    Where times are read, rows hold those of :func:`with_gaps`. Of several ranks each has the rows of its share.
 
     Attributes:
         users: [B] int64.
@@ -345,7 +347,7 @@ class SequenceBatches(_Samples):
         partners: also draw, for each sample, another sequence with the same target (DuoRec's semantic positive), its
             own where there is none.
         drop_last: leave out the last batch of an epoch where it is not full.
-        gaps, times: rows of inputs also hold the bucket of the time gap before each item, and its time.
+        gaps, times: rows of inputs also hold the time gaps before and behind each item, and its time.
         views: views are drawn of the rows of ``contrast``: a rank has these rows of the whole batch, as what is drawn
             for a row depends on those before it.
         window_step: items between the samples of a longer history, which then cover it, each with the targets that no
@@ -372,7 +374,7 @@ class SequenceBatches(_Samples):
         window_step: int | None = None,
     ) -> None:
         self.tokens = train.items.with_values(train.items.values + 1)
-        #: what models read: the tokens, or pairs of token and gap, or triples with the time
+        #: what models read: the tokens, or those with their gaps and times
         self.inputs = with_gaps(self.tokens, train.times, times) if gaps or times else self.tokens
         self.regime, self.max_len = regime, max_len
         self.contrast_of, self.drop_last, self.views = contrast_of, drop_last, views
@@ -550,38 +552,35 @@ class ClozeBatches(SequenceBatches):
 N_GAPS = 65
 
 
-def gap_buckets(times: Ragged) -> Ragged:
-    """The bucket of the gap before each interaction, 0 to ``N_GAPS - 1``, of rows of ascending int64 times.
+def gap_buckets(gaps: Tensor) -> Tensor:
+    """The bucket, 1 to ``N_GAPS - 1``, of time gaps [T] int64; 0 is left for unknown ones.
 
-    0: unknown, of the first interaction of a row; 1: none, both at one time; ``2 + floor(log2 gap)``: a gap of that
-    length in the unit of the times. Another unit moves all buckets, and no scale has to be learnt.
+    1: none, both at one time; ``2 + floor(log2 gap)``: a gap of that length in the unit of the times. Another unit
+    moves all buckets, and no scale has to be learnt.
     """
-    values = times.values
-    gaps = torch.diff(values, prepend=values[:1]).clamp(min=0)
     # 2 ** (e - 1) <= gap < 2 ** e, and e = 0 where there is none
-    buckets = 1 + torch.frexp(gaps.double()).exponent.to(torch.int64)
-    buckets = buckets.clamp(max=N_GAPS - 1)  # the double above the largest int64 has one digit more
-    return times.with_values(buckets.masked_fill(times.positions == 0, 0))
+    buckets = 1 + torch.frexp(gaps.clamp(min=0).double()).exponent.to(torch.int64)
+    return buckets.clamp(max=N_GAPS - 1)  # the double above the largest int64 has one digit more
 
 
-def with_gaps(tokens: Ragged, times: Tensor | None, with_times: bool = False) -> Ragged:
-    """Rows of pairs [T, 2]: each token and the bucket of the gap before it.
+def with_gaps(tokens: Ragged, times: Tensor | None, with_times: bool = False, at: Tensor | None = None) -> Ragged:
+    """Rows of triples [T, 3]: each token, the bucket of the gap before it (0: it is a row's first) and that of the gap
+    behind it, up to the event that is predicted there, counted on by ``N_GAPS - 1`` (0: unknown, of a row's last).
 
-    ``with_times``: triples [T, 3], with the time counted on by 1 from 0 on, so that 0 is an unknown one.
+    Args:
+        times: [T] int64, ascending in each row.
+        with_times: [T, 5], with the item's time and that of the event behind it (a row's last: its own again) between
+            the token and the gaps. Both are counted on by 1 from 0 on, so that 0 is an unknown one.
+        at: [B] int64, the time of the event behind each row's last item, where it is known.
     """
     if times is None:
         setting = "time_bias" if with_times else "time_gaps"
-        raise ValueError(
-            f"{setting} = True needs the times of interactions, and the log has none: name their column when reading "
-            f"(timestamp=..., --time), or leave {setting} out"
-        )
-    columns = [tokens.values, gap_buckets(tokens.with_values(times)).values]
-    return tokens.with_values(torch.stack([*columns, times + (times >= 0)] if with_times else columns, 1))
-
-
-def times_of(rows: Ragged) -> Ragged | None:
-    """The times of rows of triples of :func:`with_gaps`; None: the rows hold none."""
-    if rows.values.ndim == 1 or rows.values.shape[1] < 3:
-        return None
-    counted = rows.values[:, 2]
-    return rows.with_values(counted - (counted > 0).to(counted.dtype))
+        raise ValueError(f"{setting} = True reads times, and the log has none: name a column (timestamp=..., --time)")
+    is_last = tokens.positions == tokens.lengths[tokens.rows] - 1
+    following = torch.where(is_last, times if at is None else at[tokens.rows], times.roll(-1))
+    gaps = gap_buckets(following - times)
+    before, behind = gaps.roll(1).masked_fill(tokens.positions == 0, 0), gaps + N_GAPS - 1
+    if at is None:
+        behind = behind.masked_fill(is_last, 0)
+    known = [each + (each >= 0) for each in (times, following)] if with_times else []
+    return tokens.with_values(torch.stack([tokens.values, *known, before, behind], 1))

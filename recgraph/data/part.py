@@ -78,6 +78,7 @@ class Cases:
             times, or None.
         truth, grades: U rows of item indices, the relevant items, never empty; [T] float, their relevance, or None.
         n_items: the size of the catalogue.
+        at: [U] int64, when the item that is asked for was chosen, of several the first; None where ``times`` is.
     """
 
     users: Tensor
@@ -86,6 +87,7 @@ class Cases:
     n_items: int
     grades: Tensor | None = None
     times: Ragged | None = None
+    at: Tensor | None = None
 
     def __len__(self) -> int:
         return self.users.numel()
@@ -94,7 +96,8 @@ class Cases:
         """Some of the cases ([K] int64)."""
         grades = None if self.grades is None else self.truth.with_values(self.grades).take(rows).values
         times = None if self.times is None else self.times.take(rows)
-        return Cases(self.users[rows], self.history.take(rows), self.truth.take(rows), self.n_items, grades, times)
+        at = None if self.at is None else self.at[rows]
+        return Cases(self.users[rows], self.history.take(rows), self.truth.take(rows), self.n_items, grades, times, at)
 
 
 def order(log: pl.DataFrame) -> pl.DataFrame:

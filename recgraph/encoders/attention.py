@@ -34,11 +34,11 @@ _STEP = 8
 
 
 class Timed:
-    """Rows that are padded to one length, with or without the times of their items: how long lies between these.
+    """Rows that are padded to one length, with or without times: how long after each item a place predicts the next.
 
     Attributes:
         lengths: [n_rows] int64.
-        times: [n_rows, length] int64, 0 where unknown; None: there are none.
+        times: [n_rows, length, 2] int64, of each item and of what its place predicts, 0 where unknown; None: no times.
     """
 
     lengths: Tensor
@@ -46,13 +46,14 @@ class Timed:
 
     @cached_property
     def causal_spans(self) -> Tensor | None:
-        """[n_rows, length, length]: the :func:`spans` of places and those before; None: there are no times."""
-        return None if self.times is None else spans(self.times, self.times)
+        """[n_rows, length, length]: the :func:`spans` from what a place predicts to each item; None: no times."""
+        return None if self.times is None else spans(self.times[..., 1], self.times[..., 0])
 
     @cached_property
     def last_spans(self) -> Tensor | None:
         """The same of the last places, [n_rows, 1, length]."""
-        return None if self.times is None else spans(self.times.gather(1, self.lengths[:, None] - 1), self.times)
+        last = self.lengths[:, None] - 1
+        return None if self.times is None else spans(self.times[..., 1].gather(1, last), self.times[..., 0])
 
 
 @dataclass(frozen=True)
@@ -210,8 +211,8 @@ def pack(sequences: Ragged, last_only: bool, sees_all: bool = False) -> Packed:
     """Plan the layout.
 
     Args:
-        sequences: B rows of tokens (0 is a masked item), none empty; or of pairs of a token and its time, where all
-            places are read.
+        sequences: B rows of tokens (0 is a masked item), none empty; or of tokens with their two times [T, 3], where
+            all places are read.
         last_only: only the last place of each row will be read. Masked items before it are then dropped: they are no
             keys, and nothing reads their queries.
         sees_all: every place sees all of its row, masked items too.
@@ -219,8 +220,7 @@ def pack(sequences: Ragged, last_only: bool, sees_all: bool = False) -> Packed:
     times = None
     if sequences.values.ndim > 1:
         assert not last_only
-        tokens, times = sequences.values.unbind(1)
-        sequences = sequences.with_values(tokens)
+        times, sequences = sequences.values[:, 1:], sequences.columns(0)
     masked = sequences.values == 0
     any_masked = not sees_all and bool(masked.any())
     positions = sequences.positions
@@ -342,7 +342,7 @@ class Padded(Timed):
         of_tokens, of_last, of_slots, of_lengths, *of_times = torch.split(integers, [len(part) for part in parts])
         flags = to_device(torch.stack([visible_keys] if alone is None else [visible_keys, alone]), device).unbind()
         of_alone = None if alone is None else flags[1]
-        of_time = of_times[0].view(n_rows, length) if of_times else None
+        of_time = torch.stack(of_times, 1).view(n_rows, length, 2) if of_times else None
         return cls(n_rows, length, of_tokens, of_last, of_slots, of_lengths, flags[0], of_alone, of_time, sees_all)
 
     @cached_property

@@ -22,7 +22,7 @@ Heads = Annotated[int, Field(ge=1, description="attention heads; divides hidden_
 Width = Annotated[int, Field(ge=1, description="width of the feed-forward part")]
 AttentionDropout = Annotated[float, Field(ge=0, lt=1, description="of the attention probabilities")]
 TimeBias = Annotated[
-    bool, Field(description="whether scores have a learned bias of the time between the items of both places")
+    bool, Field(description="whether scores have a learned bias of the time from an item to what a place predicts")
 ]
 
 
@@ -41,15 +41,15 @@ def tokens_of_places(tokens: Ragged, vectors: Tensor, masked: Tensor) -> tuple[R
     """The input of an encoder where each place has a vector of its own: places as tokens, and their table.
 
     Args:
-        tokens: B rows of tokens, or of pairs of a token and its time, on the host; a masked item stays token 0.
+        tokens: B rows of tokens, or of tokens with their times, on the host; a masked item stays token 0.
         vectors: [T, D], of the places.
         masked: [1, D], of token 0.
     """
-    is_paired = tokens.values.ndim > 1
-    of_tokens = tokens.values[:, 0] if is_paired else tokens.values
+    is_timed = tokens.values.ndim > 1
+    of_tokens = tokens.values[:, 0] if is_timed else tokens.values
     places = torch.arange(1, len(of_tokens) + 1).masked_fill(of_tokens == 0, 0)
-    if is_paired:
-        places = torch.stack([places, tokens.values[:, 1]], 1)
+    if is_timed:
+        places = torch.cat([places[:, None], tokens.values[:, 1:]], 1)
     return tokens.with_values(places).mirrored(vectors.device), torch.cat([masked, vectors])
 
 
@@ -87,7 +87,7 @@ class SequenceEncoder(nn.Module):
 
         Args:
             sequences: B rows of 1 to ``max_len`` tokens, oldest first; token 0 is a masked item. Of an encoder that
-                reads times also of pairs [T, 2], a token and its time (:func:`recgraph.data.batches.with_gaps`).
+                reads times also of triples with two times (:func:`recgraph.data.batches.with_gaps`).
             table: [n_tokens, D], the embedding of each token.
             generator: draws dropout; required in training mode where any dropout, also that of attention, is above 0.
             last_only: return the state after each whole row alone.

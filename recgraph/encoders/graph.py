@@ -27,6 +27,9 @@ Norm = Literal["none", "joint"]
 #: what a graph encoder takes: one operator, or several, each perhaps one a layer
 Operators = Operator | Layered | Sequence[Operator | Layered]
 
+#: pairs that are counted at a time
+_PENDING = 1 << 23
+
 
 class GCN(nn.Module):
     """``H <- PReLU(A drop(H W))`` in every layer but the last, ``A drop(H W)`` there.
@@ -351,7 +354,7 @@ class LinkedItems(SizedByState, ItemGraph):
 
     def hop(self, matrix: Csr, transposed: Csr, x: Tensor) -> Tensor:
         """[n_items, D]: ``A x``, of the kept matrix and its transpose."""
-        raise NotImplementedError
+        return spmm(matrix, x)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         matrix, transposed = self._matrices(x.dtype)
@@ -391,10 +394,6 @@ class Transitions(LinkedItems):
     A has ``w_ij``, the sum of ``1 / d`` over the places where i and j stand d <= ``window`` apart in a history, in
     either order, normalised symmetrically. With ``window`` above 1 it is the item graph of GCE-GNN (Wang et al., SIGIR
     2020, section 4.1) with these weights in the place of its attention and of its cut to the most frequent neighbours.
-
-    Args:
-        n_items, n_layers: see :class:`LinkedItems`.
-        window: of places.
     """
 
     def __init__(self, n_items: int, n_layers: Steps = 2, window: Window = 1) -> None:
@@ -403,23 +402,27 @@ class Transitions(LinkedItems):
         self.indptr = torch.zeros(n_items + 1, dtype=torch.int64)
 
     def links(self, rows: Ragged) -> Csr:
-        shape = (self.n_items, self.n_items)
-        found: Csr | None = None
-        for distance in range(1, self.window + 1):
-            # the pairs of one distance at a time: a log has few distinct ones beside its places
-            before, after = rows.values[:-distance], rows.values[distance:]
-            row = rows.rows
-            keep_mask = (row[:-distance] == row[distance:]) & (before != after)
-            ends = before[keep_mask], after[keep_mask]
-            weights = torch.full((2 * len(ends[0]),), 1 / distance, dtype=torch.float64, device=before.device)
-            pairs = torch.cat(ends), torch.cat(ends[::-1])
-            if found is not None:
-                assert found.weights is not None
-                pairs = torch.cat([found.rows, pairs[0]]), torch.cat([found.indices, pairs[1]])
-                weights = torch.cat([found.weights, weights])
-            found = Csr.from_coo(*pairs, weights, shape=shape, duplicates="sum")
-        assert found is not None
-        return found
+        return transitions(rows, self.n_items, self.window).with_diagonal(None)
 
-    def hop(self, matrix: Csr, transposed: Csr, x: Tensor) -> Tensor:
-        return spmm(matrix, x)
+
+def transitions(rows: Ragged, n_items: int, window: int, backward: float = 1.0) -> Csr:
+    """[n_items, n_items] float64: what follows what in rows of items.
+
+    ``C_ij`` is the sum of ``1 / d`` over the places where j stands ``d <= window`` places behind i in a row, and of
+    ``backward / d`` over those where it stands d places before i.
+    """
+    pending = [(rows.values[:0], rows.values[:0], rows.values[:0].double())]
+    last = max(min(window, rows.longest - 1), 1)
+    for distance in range(1, last + 1):
+        is_pair = rows.rows[:-distance] == rows.rows[distance:]
+        before, after = rows.values[:-distance][is_pair], rows.values[distance:][is_pair]
+        weights = torch.full((len(before),), 1 / distance, dtype=torch.float64, device=before.device)
+        pending.append((before, after, weights))
+        if backward:
+            pending.append((after, before, backward * weights))
+        # a log has few distinct pairs beside its places
+        if distance == last or sum(len(each[0]) for each in pending) > _PENDING:
+            pairs, ends, sums = map(torch.cat, zip(*pending, strict=True))
+            found = Csr.from_coo(pairs, ends, sums, shape=(n_items, n_items), duplicates="sum")
+            pending = [(found.rows, found.indices, found.values(torch.float64))]
+    return found

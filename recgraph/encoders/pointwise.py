@@ -30,7 +30,7 @@ class PointwiseLayer(EncoderLayer):
         n_heads: divides D.
         dropout: of what is added.
         n_channels: C, how many vectors of width D attention makes of V; U is C D wide.
-        time_bias: whether there is a bias of the time between a query and a key.
+        time_bias: whether there is a bias of the time from a key to the event that a query's place predicts.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class PointwiseLayer(EncoderLayer):
         Args:
             kv, q: [n, L, 2 D] and [n, Q, D].
             mask: True where a query sees a key, [L, L] or [n, 1, Q, L]; None: everywhere.
-            spans: [n, Q, L] int64, the bucket of the time between a query and a key; None: no time is known.
+            spans: [n, Q, L] int64, the bucket of the time from a key to what a query predicts; None: no time is known.
         """
         n_rows, length, _ = kv.shape
         places = torch.arange(length, device=kv.device)

@@ -351,7 +351,7 @@ class BidirectionalLayer(Layer):
 
 
 class BidirectionalTransformer(Transformer):
-    """Transformer of :class:`~recgraph.models.sequence.bert4rec.BERT4Rec`; see there.
+    """Transformer of :class:`~recgraph.models.sequence.sasrec.BERT4Rec`; see there.
 
     As :class:`Transformer`, but each place attends to all places of its row. A masked item, token 0, is a token with a
     learned vector as the others; a history is read by one that stands behind it. The states are ``LN(gelu(W x + b))``

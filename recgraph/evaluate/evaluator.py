@@ -113,6 +113,8 @@ def evaluate(
         protocols = [Protocol.of(given, seen=which) for which in dict.fromkeys(seen)]
     else:
         protocols = [each.model_copy(update={"cutoffs": wanted.cutoffs(each.cutoffs, ())}) for each in protocols]
+    if cases.at is not None:
+        protocols = [each.model_copy(update={"at": "first event"}) for each in protocols]
     if len(cases) == 0:
         part, split = protocols[0].part, protocols[0].split
         raise ValueError(f"cases is empty: truth of part {part!r} of split {split!r} has no user; give another part")
@@ -304,8 +306,9 @@ def _rank_share(one_pass: _Pass, ranks: Ranks) -> list[list[_Batch]]:
     in_catalogue = any(each.needs_ranks for each in of_catalogue)
     targets = Targets(truth.relevant, candidates, in_catalogue) if candidates or in_catalogue else None
     conventions = tuple(dict.fromkeys(each.scored for each in of_catalogue))
-    times = cases.times if getattr(one_pass.model, "reads_times", False) else None
-    query = Query(cases.users, cases.history, times)
+    query = Query(cases.users, cases.history)
+    if getattr(one_pass.model, "reads_times", False):
+        query = replace(query, times=cases.times, at=cases.at)
     kept: list[list[_Batch]] = [[] for _ in measurements]
     for batch in rank(one_pass.model, one_pass.catalogue, query, cases.history, conventions, targets, ranks):
         for own, measurement in zip(kept, measurements, strict=True):

@@ -48,6 +48,10 @@ class Protocol(Config):
     tie_seed: Annotated[int, Field(ge=0, description="of the permutation of the items")] = 0
     convention: Annotated[Literal["recgraph"], Field(description="whose definitions of the metrics")] = "recgraph"
     cutoffs: Annotated[tuple[Cutoff, ...], Field(min_length=1, description="list lengths")] = (5, 10, 20)
+    at: Annotated[
+        Literal["", "first event"],
+        Field(description="the time of a request, of the first event asked for, which models of times are told"),
+    ] = ""
     rerank: Annotated[
         str, Field(description="what picks lists from rankings, its settings as JSON; empty: the best scores")
     ] = ""
@@ -63,18 +67,19 @@ class Protocol(Config):
         return tuple(sorted(set(cutoffs)))
 
     def to_dict(self) -> dict[str, Any]:
-        """As records have it: a re-ranker and facts of the parts are named where there are any."""
+        """As records have it: a re-ranker, facts of the parts and the time are named where there are any."""
         values = self.model_dump(mode="json")
-        return {name: value for name, value in values.items() if value or name not in ("rerank", "split_facts")}
+        return {name: value for name, value in values.items() if value or name not in ("rerank", "split_facts", "at")}
 
     @property
     def hash(self) -> str:
-        """16 hexadecimal digits; equal for equal protocols, on every machine."""
+        """16 hexadecimal digits; equal for equal protocols, on every machine. ``at`` is no part of it."""
         of_candidates = ("n_candidates", "candidate_seed", "candidate_hash")
         values = {name: value for name, value in self.to_dict().items() if value or name not in of_candidates}
+        values.pop("at", None)
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
     def differences(self, other: Protocol) -> dict[str, tuple[Any, Any]]:
         """Field -> (own value, the other's), where they differ."""
-        own, others = self.model_dump(), other.model_dump()
+        own, others = self.model_dump(exclude={"at"}), other.model_dump(exclude={"at"})
         return {name: (own[name], others[name]) for name in own if own[name] != others[name]}

@@ -18,12 +18,7 @@ class LossConfig(Config):
 class NextItemLoss(nn.Module):
     """Base of all next-item losses. ``FullSoftmax()(hidden, targets, table, generator)`` gives the mean loss.
 
-    A subclass sets ``Config`` and fills :meth:`forward`; one that needs the items' popularity fills
-    :meth:`setup`.
-
-    Args:
-        config: the settings as a value, or
-        settings: the settings by name.
+    A subclass sets ``Config`` and fills :meth:`forward`; one that needs the items' popularity fills :meth:`setup`.
     """
 
     Config: ClassVar[type[LossConfig]] = LossConfig
@@ -35,11 +30,7 @@ class NextItemLoss(nn.Module):
         self.config: Any = configure(self, self.Config, config, settings)
 
     def setup(self, item_counts: Tensor) -> None:
-        """Learn what the loss needs from the training part; most need nothing.
-
-        Args:
-            item_counts: [n_items], how often each item (0-based) occurs in training.
-        """
+        """Learn what the loss needs of how often each item (0-based) occurs in training [n_items]; most: nothing."""
 
     def forward(
         self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None = None
@@ -85,11 +76,7 @@ class Sampler(nn.Module):
         self.register_buffer("log_probability", torch.empty(0), persistent=False)
 
     def setup(self, item_counts: Tensor) -> None:
-        """Learn the popularity.
-
-        Args:
-            item_counts: [n_items], 0-based.
-        """
+        """Learn the popularity, of counts [n_items]."""
         if self.power == 0:
             return
         counts = item_counts.to(device=self.cumulative.device, dtype=torch.float64)

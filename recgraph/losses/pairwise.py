@@ -167,17 +167,8 @@ class OwnNegatives(NextItemLoss):
 
 
 class SharedNegatives(BlockwiseLoss):
-    """A pairwise loss of T rows against K rows of the table that all of a group have, a mean over the former.
-
-    Args:
-        inputs: hidden [T, D] and table [N, D].
-        of_scores: as of :class:`OwnNegatives`; the mean over a block of rows.
-        targets: [T] rows of the table.
-        drawn: [G, K] rows of the table.
-        bounds: see :meth:`OwnNegatives.against_shared`.
-        keep_mask: [T, K].
-        n_items, weights: see there.
-    """
+    """A pairwise loss of T rows against K rows of the table that all of a group have, a mean over the former; see
+    :meth:`OwnNegatives.against_shared`."""
 
     def __init__(
         self,

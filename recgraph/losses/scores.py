@@ -30,13 +30,7 @@ def pair_scores(table: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     With few columns the gradient by the table is made in one scatter; it can be taken once. With many see
     :func:`own_scores`.
 
-    Args:
-        table: [N, D].
-        rows: [B] int64.
-        columns: [B, K] int64.
-
-    Returns:
-        [B, K].
+    Args and what it returns: table [N, D], rows [B] and columns [B, K] int64 -> [B, K].
     """
     if columns.shape[1] >= MANY and not is_accelerated(table):
         return own_scores(lookup(table, rows), table, columns)
@@ -85,13 +79,8 @@ def own_scores(hidden: Tensor, table: Tensor, columns: Tensor, block_rows: int |
     two, at least float32.
 
     Args:
-        hidden: [T, D].
-        table: [N, D].
-        columns: [T, K] int64.
+        hidden, table, columns: [T, D], [N, D] and [T, K] int64, for scores [T, K].
         block_rows: rows whose vectors are in memory at once, where they are looked up; None: the device decides.
-
-    Returns:
-        [T, K].
     """
     table, columns = touched(table, columns)
     if block_rows is None and not is_accelerated(table):

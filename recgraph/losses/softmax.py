@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,18 @@ class SoftmaxConfig(Similarity, LossConfig):
     ] = None
 
 
+class LogPrior(Protocol):
+    """What is added to scores: ``weight``, a scalar, times a number of each row and each candidate."""
+
+    weight: Tensor
+
+    def at_targets(self) -> Tensor:
+        """[T]: the numbers of the targets."""
+
+    def over(self, columns: Tensor) -> Callable[[slice], Tensor]:
+        """Of candidates [M], rows of the table: what gives the numbers [n, M] of a slice of the rows."""
+
+
 class SoftmaxLoss(NextItemLoss):
     """Base of the softmax losses of scores s, ``h . w_j / temperature`` or the cosine over it."""
 
@@ -42,16 +54,26 @@ class SoftmaxLoss(NextItemLoss):
         self._compiled = compiled(_cross_entropy, backend)
 
     def mean(
-        self, hidden: Tensor, rows: Tensor, targets: Tensor, drawn: Tensor | None = None, shift: Tensor | None = None
+        self,
+        hidden: Tensor,
+        rows: Tensor,
+        targets: Tensor,
+        prior: LogPrior | None,
+        columns: Tensor,
+        drawn: Tensor | None = None,
+        shift: Tensor | None = None,
     ) -> Tensor:
         """The mean loss of hidden [T, D] against rows [N, D] of items; see :class:`_Softmax` for the rest."""
         work = work_type(hidden, rows)
         with full_precision(rows):  # lengths in half precision would lose digits
             hidden, rows = self.config.shape(hidden.to(work), rows.to(work))
-            if self._compiled is not None and is_accelerated(rows):
+            if self._compiled is not None and is_accelerated(rows) and prior is None:
                 return self._compiled(hidden, rows, targets, drawn, None if shift is None else shift.to(work))
-        settings = {"targets": targets, "drawn": drawn, "shift": shift}
-        return one_pass(_Softmax, settings, self.config.block_rows, (hidden, rows))[0]
+        settings: dict[str, Any] = {"targets": targets, "drawn": drawn, "shift": shift}
+        if prior is None:
+            return one_pass(_Softmax, settings, self.config.block_rows, (hidden, rows))[0]
+        settings |= {"logs": prior.over(columns), "of_targets": prior.at_targets()}
+        return one_pass(_Softmax, settings, self.config.block_rows, (hidden, rows, prior.weight))[0]
 
 
 def _cross_entropy(hidden: Tensor, rows: Tensor, targets: Tensor, drawn: Tensor | None, shift: Tensor | None) -> Tensor:
@@ -81,11 +103,16 @@ class FullSoftmax(SoftmaxLoss):
     Config = FullSoftmaxConfig
 
     def forward(
-        self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None = None
+        self,
+        hidden: Tensor,
+        targets: Tensor,
+        table: Tensor,
+        generator: torch.Generator | None = None,
+        prior: LogPrior | None = None,
     ) -> Tensor:
-        if self.config.pad_candidate:
-            return self.mean(hidden, table, targets)
-        return self.mean(hidden, table[1:], targets - 1)
+        first = 0 if self.config.pad_candidate else 1
+        columns = torch.arange(first, len(table), device=table.device)
+        return self.mean(hidden, table[first:], targets - first, prior, columns)
 
 
 class SampledSoftmaxConfig(SoftmaxConfig):
@@ -129,7 +156,12 @@ class SampledSoftmax(SoftmaxLoss):
         self.popularity.setup(item_counts)
 
     def forward(
-        self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None = None
+        self,
+        hidden: Tensor,
+        targets: Tensor,
+        table: Tensor,
+        generator: torch.Generator | None = None,
+        prior: LogPrior | None = None,
     ) -> Tensor:
         n_items, count = table.shape[0] - 1, self.config.n_negatives
         drawn, sources = self.sampler.draw((count,), n_items, generator, table.device), [(self.sampler, count)]
@@ -141,23 +173,25 @@ class SampledSoftmax(SoftmaxLoss):
         if self.config.log_q:
             expected = [source.log_q(drawn, n_items) + math.log(n) for source, n in sources if n]
             shift = -torch.stack(expected).logsumexp(0)
+        columns = drawn
         if self.cosine:  # of the rows that are read
             rows, (drawn, targets) = read_once(table, drawn, targets)
         else:
             rows, places = touched(table, torch.cat([drawn, targets]))
             drawn, targets = torch.split(places, [len(drawn), len(targets)])
-        return self.mean(hidden, rows, targets, drawn, shift)
+        return self.mean(hidden, rows, targets, prior, columns, drawn, shift)
 
 
 class _Softmax(BlockwiseLoss):
-    """Mean of ``log(sum_j exp(h . w_j + shift_j)) - h . w_target`` over T rows.
+    """Mean of ``log(sum_j exp(h . w_j + shift_j + lambda l_j)) - h . w_target - lambda l_target`` over T rows.
 
     Args:
-        inputs: hidden [T, D] and table [N, D].
+        inputs: hidden [T, D], table [N, D], and lambda, a scalar, if there is a prior.
         targets: [T] int64, rows of the table.
         drawn: [M] rows that are the candidates; the one that is a row's target is left out for that row, and the target
             is added. None: all rows are.
         shift: [M], added to the scores of the drawn.
+        logs, of_targets: what gives l [n, candidates] of a slice of the rows; and [T], l of the targets.
     """
 
     def __init__(
@@ -167,6 +201,8 @@ class _Softmax(BlockwiseLoss):
         targets: Tensor,
         drawn: Tensor | None,
         shift: Tensor | None,
+        logs: Callable[[slice], Tensor] | None = None,
+        of_targets: Tensor | None = None,
     ) -> None:
         super().__init__(inputs, needs)
         table, grad_table = self.y, self.gradients[1]
@@ -176,11 +212,16 @@ class _Softmax(BlockwiseLoss):
         self.w_pos = table[targets]
         self.s_pos = (self.x * self.w_pos).sum(1)
         self.scale = 1 / len(self.x)
+        self.logs, self.of_targets = logs, of_targets
+        if of_targets is not None:
+            self.strength = inputs[2].detach()
+            self.s_pos = self.s_pos + self.strength * of_targets
+            self.gradients[2] = of_targets.sum() * -self.scale
         self.grad_rows = grad_table if drawn is None or grad_table is None else torch.zeros_like(self.rows)
 
     def evaluate(self, block_rows: int | None) -> tuple[Tensor, Tensor]:
         bounded = False
-        if not is_accelerated(self.x):  # which would have to be read
+        if not is_accelerated(self.x) and self.logs is None:  # which would have to be read
             # no score can leave the range of exp, so that no maximum need be taken out first
             longest = torch.maximum(self.rows.norm(dim=1).amax(), self.w_pos.norm(dim=1).amax())
             bound = self.x.norm(dim=1).amax() * longest
@@ -209,6 +250,9 @@ class _Softmax(BlockwiseLoss):
             torch.mm(x, self.rows.t(), out=p)
         else:
             torch.addmm(self.shift, x, self.rows.t(), out=p)
+        logs = None if self.logs is None else self.logs(rows)
+        if logs is not None:
+            p.addcmul_(logs, self.strength)
         if not bounded:
             peak = torch.maximum(p.amax(1), s_pos)
             # below the limit it makes no difference to the sum, and exp would give slow subnormal numbers
@@ -224,6 +268,9 @@ class _Softmax(BlockwiseLoss):
         factor = self.scale / total
         if own is not None:
             pull.addcmul_(own, factor)
+        if logs is not None and self.of_targets is not None:
+            by_row = (p * logs).sum(1) if own is None else (p * logs).sum(1) + own * self.of_targets[rows]
+            self.gradients[2] += by_row @ factor  # type: ignore[operator]
         grad_hidden = self.gradients[0]
         if grad_hidden is not None:
             torch.mm(p, self.rows, out=grad_hidden[rows]).mul_(factor[:, None])

@@ -126,12 +126,12 @@ class HistoryReading(Reading):
         return found
 
 
-def tokens_of(model: Any, history: Ragged, times: Ragged | None) -> Ragged:
+def tokens_of(model: Any, history: Ragged, times: Ragged | None, at: Tensor | None = None) -> Ragged:
     """Rows of tokens of rows of items, or those of :func:`with_gaps` where a sequence model reads times."""
     tokens = history.with_values(history.values + 1)
     if not model.reads_times or times is None:
         return tokens
-    return with_gaps(tokens, times.values, model.encoder.reads_times)
+    return with_gaps(tokens, times.values, model.encoder.reads_times, at)
 
 
 class SequenceReading(HistoryReading):
@@ -184,8 +184,8 @@ class SequenceReading(HistoryReading):
         vectors: Tensor = lookup(self.model.token_table(), self.items + 1)
         if self.model.gap_embedding is None or self.query.times is None:
             return vectors
-        pairs = tokens_of(self.model, self.query.history, self.query.times).last(len(self.items))
-        gaps: Tensor = self.model.gap_embedding(pairs.values[:, 1])
+        rows = tokens_of(self.model, self.query.history, self.query.times).last(len(self.items))
+        gaps: Tensor = self.model.gap_embedding(rows.values[:, -2:]).sum(1)
         return vectors + gaps
 
     def baseline(self, kind: Baseline) -> Tensor:

@@ -82,7 +82,8 @@ def last_held_out(train: Part) -> tuple[Part, Cases]:
     inner, users = train.filter(~is_last), torch.nonzero(asked).flatten()
     truth = Ragged.from_lengths(train.items.values[is_last], torch.ones_like(users))
     times = None if inner.times is None else inner.items.with_values(inner.times).take(users)
-    return inner, Cases(users, inner.items.take(users), truth, train.n_items, times=times)
+    at = None if train.times is None else train.times[is_last]
+    return inner, Cases(users, inner.items.take(users), truth, train.n_items, times=times, at=at)
 
 
 def _fit_in_one_step(model: Model, part: Part, member: Member) -> None:
@@ -549,7 +550,7 @@ class TwoStage(ClosedFormModel):
         """Fit the second stage: candidates of models of the inner part, labelled by what is asked for after it."""
         self.is_taught.fill_(False)
         device, cases = self.is_taught.device, self._some(plan.cases)
-        query = Query(cases.users, cases.history, cases.times).to(device)
+        query = Query(cases.users, cases.history, cases.times, cases.at).to(device)
         space, found = plan.space(plan.inner), []
         for member in self.members:  # one at a time is in memory
             model = self._fresh(member, space).to(device)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,15 +30,13 @@ from torch import Tensor, nn
 
 from recgraph import __version__
 from recgraph.data.batches import Query
-from recgraph.data.columns import Columns, TimeUnit
-from recgraph.data.ids import IdMap
+from recgraph.data.columns import TimeUnit
 from recgraph.evaluate.ranking import device_of, evaluating
 from recgraph.evaluate.topk import tie_order
 from recgraph.files import replacing_folder
-from recgraph.models.base import Model, PaddedForm
+from recgraph.models.base import PaddedForm
 from recgraph.serve.request import plain
 from recgraph.serve.vectors import encode_items, encode_users, vector_frame
-from recgraph.sparse.ragged import Ragged
 
 FORMAT = 2
 #: ONNX files hold 2 GiB at most; greater weights lie in a file beside
@@ -77,23 +75,14 @@ class _Scores(nn.Module):
         return vectors @ self.items
 
 
-def export(
-    model: Model,
-    users: IdMap,
-    items: IdMap,
-    seen: Ragged,
-    times: Ragged | None,
-    columns: Columns,
-    folder: Path,
-    record: Mapping[str, Any],
-    time_unit: TimeUnit = "none",
-) -> dict[str, Any]:
-    """Write the folder, in the place of an earlier export -> the manifest. The arguments are a recommender's."""
+def export(of: Any, folder: Path) -> dict[str, Any]:
+    """Write the folder, of a recommender, in the place of an earlier export -> the manifest."""
     try:
         import onnx
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ImportError(f"{error.name} is not installed; pip install 'recgraph[export]'") from None
+    model, items, columns = of.model, of.items, of.columns
     form = model.padded_form()
     if form is None and not model.has_vectors:
         raise ExportError(f"{type(model).__name__} cannot be exported: it has scores alone and no padded_form()")
@@ -102,23 +91,23 @@ def export(
         device = device_of(model)
         try:
             with evaluating(model.to("cpu")):  # where exports are made to run
-                graph = _write_histories(form, _UNITS[time_unit], into) if form else _write_vectors(vectors, into)
+                graph = _write_histories(form, _UNITS[of.time_unit], into) if form else _write_vectors(vectors, into)
         finally:
             model.to(device)
         tables = {"items": _write_ids(into, "item", columns.item, items.ids(range(len(items))), vectors)}
         if form is None:
-            every = Query(torch.arange(seen.n_rows), seen, times)
+            every = Query(torch.arange(of.seen.n_rows), of.seen, of.times)
             with evaluating(model):
                 index = model.can_rank(every.to(device_of(model))).nonzero().flatten().to("cpu")
-            of_users = encode_users(model, every.take(index))
-            tables["users"] = _write_ids(into, "user", columns.user, users.ids(index), of_users)
+            of_users = encode_users(model, every.take(index)).float().to("cpu")
+            tables["users"] = _write_ids(into, "user", columns.user, of.users.ids(index), of_users)
         np.save(into / "item_order.npy", tie_order(len(items), 0).numpy())
         config = model.config.model_dump(mode="json")
         manifest = {
             "recgraph_export": FORMAT,
             "versions": {"recgraph": __version__, "torch": torch.__version__, "onnx": onnx.__version__},
             "model": {"key": model.key(), "class": type(model).__name__, "config": config},
-            "record": {name: record[name] for name in ("seed", "fitted_on", "data") if name in record},
+            "record": {name: of.record[name] for name in ("seed", "fitted_on", "data") if name in of.record},
             "graph": graph,
             "tables": tables,
         }

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from recgraph.data.batches import Query
-from recgraph.evaluate.ranking import GROUP, catalogue_for, device_of, evaluating, rank
+from recgraph.evaluate.ranking import catalogue_for, device_of, evaluating, rank
 from recgraph.evaluate.rerank import CoOccurrence, Cosine, SimilarBy
 from recgraph.evaluate.topk import Catalogue, Lists
 from recgraph.models.base import Model
 from recgraph.serve.ann import AnnIndex
 from recgraph.serve.rules import ResolvedRules
-from recgraph.serve.vectors import encode_items
+from recgraph.serve.vectors import encode_items, encode_users
 from recgraph.sparse.ragged import Ragged
 
 Fallback = Literal["popularity"]
@@ -101,7 +101,7 @@ class Lister:
         encoded by itself, as who shares a batch may change a model's rounding, but not that of a catalogue's tiles."""
         catalogue = self.catalogue_for(k)
         convention = "exclude" if exclude_seen else "keep"
-        vectors = torch.cat([self._encode(query, catalogue.device) for query in queries])
+        vectors = torch.cat([encode_users(self.model, query) for query in queries])
         rows = next((rows for rows in TILES if len(vectors) <= rows < catalogue.rows), None)
         catalogue = (None if rows is None else catalogue.in_tiles_of(rows)) or catalogue
         seen = Ragged.cat([query.history for query in queries]).to(catalogue.device) if exclude_seen else None
@@ -110,15 +110,6 @@ class Lister:
         sizes = [len(query) for query in queries]
         parts = zip(found.items.to("cpu").split(sizes), found.scores.to("cpu").split(sizes), strict=True)  # type: ignore[no-untyped-call]
         return [Lists(items, scores.double()) for items, scores in parts]
-
-    def _encode(self, query: Query, device: torch.device) -> Tensor:
-        """[B, D] or [B, n_items], in groups as :func:`recgraph.evaluate.ranking.rank` makes them."""
-        encode = self.model.encode_users if self.model.has_vectors else self.model.score
-        if len(query) == 1:
-            return encode(query.to(device))
-        order = query.history.lengths.argsort(stable=True)
-        parts = [encode(query.take(rows).to(device)) for rows in torch.split(order, GROUP)]
-        return torch.cat(parts)[order.argsort().to(device)]
 
     def similar(
         self,

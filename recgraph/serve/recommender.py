@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -18,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from recgraph import parallel
-from recgraph.config import checked
+from recgraph.config import checked, shown
 from recgraph.data.batches import Query
-from recgraph.data.columns import Columns, TimeFormat, TimeUnit
+from recgraph.data.columns import Columns, TimeFormat, TimeUnit, in_unit, times_of
 from recgraph.data.dataframe import FrameKind, from_native, to_native, without_categories
 from recgraph.data.ids import IdMap
 from recgraph.data.item_features import ItemColumns, feature_rows
@@ -158,6 +159,7 @@ class Recommender:
         rules: Rules | Mapping[str, Any] | None = None,
         fallback: Fallback | None = None,
         item_columns: Sequence[str] = (),
+        at: Any = None,
     ) -> Any:
         """The best ``k`` items for each user.
 
@@ -172,13 +174,15 @@ class Recommender:
             rules: business rules, :class:`recgraph.serve.rules.Rules` or a mapping of its settings.
             fallback: ``"popularity"`` gives users of whom nothing is known the items seen most often; None raises.
             item_columns: columns of the item features to add, e.g. ``["title"]``.
+            at: when the lists are asked for, one time or one a user, written as those of the training data, for a model
+                that reads times (others do not read it); None: not known.
 
         Returns:
             A frame with the columns user, item, score, rank (from 1), users in the order given and best items first. It
             is of the kind of the frame or series that was given, else of that of the training data. The scores of a
             fallback are counts.
         """
-        request = self._request(users, histories)
+        request = self._request(users, histories, at)
         options = self._options(k, exclude_seen, allow, block, rules, fallback, item_columns)
         return self._answer(request, options, named=not is_all(users))
 
@@ -191,21 +195,23 @@ class Recommender:
         *,
         batch_size: Count = 16384,
         engine: Engine | None = None,
+        at: Any = None,
         **options: Any,
     ) -> Iterator[Any]:
         """:meth:`recommend` in parts of ``batch_size`` users, in memory that does not grow with their number.
 
         Args:
-            users, histories, options: as there; all users by default.
+            users, histories, at, options: as there; all users by default.
             engine: answers the parts (:mod:`recgraph.parallel`); None: this process.
 
         Yields frames; one under the other they have the items of :meth:`recommend`, and its scores up to rounding.
         """
-        request = self._request(None if histories is not None and is_all(users) else users, histories)
-        n, shared = len(request.labels), (self, self._options(k, **options), histories is not None or not is_all(users))
+        request = self._request(None if histories is not None and is_all(users) else users, histories, at)
+        self.counters.add(unknown_items=request.n_unknown_items, unknown_users=request.n_unknown_users)
+        shared = self, self._options(k, **options), histories is not None or not is_all(users)
         parts = (
-            Piece(f"users from {start:,} on, of {n:,}", request.rows(start, min(start + batch_size, n)))
-            for start in range(0, n, batch_size)
+            Piece(f"{len(rows):,} users from {int(rows[0]):,} on", request.take(rows))
+            for rows in torch.split(torch.arange(len(request.labels)), batch_size)
         )
         for frame, counts in parallel.map(_answer_part, parts, shared, engine):
             self.counters.add(**counts)
@@ -249,16 +255,29 @@ class Recommender:
             if name not in there or names.count(name) > 1:
                 raise ValueError(f"item_columns = {name!r} must be one of {', '.join(there) or 'none: there are none'}")
 
-    def _request(self, users: Any, histories: Any) -> Request:
+    def _request(self, users: Any, histories: Any, at: Any = None) -> Request:
         if (users is None) == (histories is None):
             raise ValueError("give either users (of the training data) or histories (of new users)")
         if histories is not None:
             unit = self.time_unit if self.model.reads_times else None
-            return of_histories(histories, self.items, self.columns, self.kind, unit, self.time_format)
-        if is_all(users):
+            request = of_histories(histories, self.items, self.columns, self.kind, unit, self.time_format)
+        elif is_all(users):
             every = torch.arange(len(self.users))
-            return Request(self.users.ids(every), Query(every, self.seen, self.times), self.kind)
-        return of_users(users, self.users, self.seen, self.kind, self.times)
+            request = Request(self.users.ids(every), Query(every, self.seen, self.times), self.kind)
+        else:
+            request = of_users(users, self.users, self.seen, self.kind, self.times)
+        return replace(request, query=replace(request.query, at=self.time_of(at, len(request.labels))))
+
+    def time_of(self, at: Any, n: int = 1) -> Tensor | None:
+        """[n] int64: when lists are asked for, by one time or n of them; None of a model that reads no times."""
+        if at is None or not self.model.reads_times:
+            return None
+        times, unit = times_of(given_ids(at, self.kind, "at")[0], self.time_format)
+        read = torch.from_numpy(times.fill_null(0).to_numpy(writable=True))
+        own = None if times.null_count() else in_unit(read, unit, self.time_unit)
+        if own is None or len(own) not in (1, n):
+            raise ValueError(f"at = {shown(at)}: give a time, or {n}, as the training data's ({self.time_unit})")
+        return own.expand(n)
 
     def _answer(self, request: Request, options: ListOptions, named: bool) -> Any:
         """The frame of a request; users who were not named are left out where nothing is known of them."""
@@ -271,9 +290,8 @@ class Recommender:
             raise NoHistoryError.of(request, unknown)
         self.counters.add(fallbacks=len(unknown))
         lists = lister.lists(request.query, options, unknown, self.popularity if len(unknown) else None, self.ann)
-        return self._frame(
-            request.labels, lists, (self.columns.user, self.columns.item), request.kind, options.item_columns
-        )
+        names = self.columns.user, self.columns.item
+        return self._frame(request.labels, lists, names, request.kind, options.item_columns)
 
     @checked
     def similar(
@@ -393,8 +411,7 @@ class Recommender:
     @checked
     def export(self, folder: str | Path) -> dict[str, Any]:
         """Write the model for other runtimes, see :mod:`recgraph.serve.export`; returns the manifest."""
-        of = self.model, self.users, self.items, self.seen, self.times, self.columns
-        return export(*of, Path(folder), self.record, self.time_unit)
+        return export(self, Path(folder))
 
     @checked
     def save(self, folder: str | Path) -> None:

@@ -39,12 +39,8 @@ class Request:
     n_unknown_users: int = 0
 
     def take(self, rows: Tensor) -> Request:
+        """Some of the rows; what is unknown counts for the whole."""
         return Request(take(self.labels, rows), self.query.take(rows), self.kind)
-
-    def rows(self, start: int, end: int) -> Request:
-        """The rows from ``start`` to ``end``, copied. What is unknown counts for the first."""
-        unknown = (self.n_unknown_items, self.n_unknown_users) if start == 0 else (0, 0)
-        return Request(self.labels[start:end], self.query.take(torch.arange(start, end)), self.kind, *unknown)
 
     def without(self, rows: Tensor) -> Request:
         """The request without some of its rows."""

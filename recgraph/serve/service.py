@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -68,6 +68,7 @@ class RecommendRequest(_Body):
     exclude_seen: Annotated[bool, Strict(), Field(description="leave out what the user has done")] = True
     fallback: Annotated[Fallback | None, Field(description="for users of whom nothing is known; null: an error")] = None
     rules: Annotated[Rules | None, Field(description="business rules")] = None
+    at: Annotated[Id | None, Field(description="when the lists are asked for, written as the log's times")] = None
 
     @model_validator(mode="after")
     def _for_someone(self) -> Self:
@@ -167,6 +168,7 @@ class Job:
     histories: list[list[int]]
     items: list[int]
     key: tuple[Any, ...] | None
+    at: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.users) + len(self.histories) + len(self.items)
@@ -246,8 +248,10 @@ class Predictor:
         users = self.users.read(request.labels, field) if field in ("user", "users") else []
         rows = request.histories or ({} if request.history is None else {"": request.history})
         histories = [self.items.read(row, field) for row in rows.values()]
-        key = self, k, request.exclude_seen, bool(users)
-        return Job(self, request, users, histories, [], None if is_alone else key)
+        with _refusing("at"):
+            at = self.recommender.time_of(request.at, len(users) + len(histories))
+        key = self, k, request.exclude_seen, bool(users), at is None
+        return Job(self, request, users, histories, [], None if is_alone else key, at)
 
     def respond(self, jobs: Sequence[Job]) -> list[Result | Exception]:
         """Answer jobs of one key together -> for each its result, or an error, which is its own alone."""
@@ -267,6 +271,8 @@ class Predictor:
             rows = [row for job in jobs for row in job.histories]
             items = torch.tensor([item for row in rows for item in row], dtype=torch.int64)
             query = query_of_histories(items, torch.tensor([len(row) for row in rows]))
+        if jobs[0].at is not None:
+            query = replace(query, at=torch.cat([job.at for job in jobs if job.at is not None]))
         known_mask = torch.ones(len(query), dtype=torch.bool)
         known_mask[lister.unknown(query)] = False
         bounds = [0, *accumulate(map(len, jobs))]

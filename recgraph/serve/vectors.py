@@ -28,20 +28,19 @@ def encode_items(model: Model) -> Tensor:
 
 
 def encode_users(model: Model, query: Query) -> Tensor:
-    """[B, D] float32, on the host: the vectors that a ranking of the same users reads, in the query's order."""
-    check_vectors(model)
-    by_length = query.history.lengths.argsort(stable=True)
+    """[B, D] what a ranking of the users reads, in the query's order; of a model without vectors the scores."""
+    encode, device = model.encode_users if model.has_vectors else model.score, device_of(model)
     with evaluating(model):
-        parts = [
-            model.encode_users(query.take(rows).to(device_of(model))).detach().float().to("cpu")
-            for rows in torch.split(by_length, GROUP)
-        ]
-    return torch.cat(parts)[by_length.argsort()]
+        if len(query) == 1:
+            return encode(query.to(device))
+        order = query.history.lengths.argsort(stable=True)
+        parts = [encode(query.take(rows).to(device)) for rows in torch.split(order, GROUP)]
+        return torch.cat(parts)[order.argsort().to(device)]
 
 
 def vector_frame(name: str, labels: pl.Series, vectors: Tensor, kind: FrameKind) -> Any:
     """A frame of ids [N] in the column ``name`` and of vectors [N, D]; in pandas each vector is a NumPy array."""
-    values = vectors.numpy()
+    values = vectors.detach().float().numpy(force=True)
     if kind == "pandas":
         frame = to_native(pl.DataFrame([labels.alias(name)]), kind)
         frame["vector"] = list(values)

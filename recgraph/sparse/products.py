@@ -60,9 +60,10 @@ def count_dtype(*factors: Csr) -> torch.dtype:
 
 
 def compose_blocks(
-    a: Csr, b: Csr, counts: Counts = "full", dtype: torch.dtype | None = None
+    a: Csr, b: Csr, counts: Counts = "full", dtype: torch.dtype | None = None, *, roots: bool = False
 ) -> Iterator[tuple[slice, Csr]]:
-    """The product of :func:`compose` a block of rows at a time: the rows, and ``(A B)[rows]`` [b, C].
+    """The product of :func:`compose` a block of rows at a time: the rows, and ``(A B)[rows]`` [b, C]; with ``roots``
+    it sums the roots of products of weights.
 
     Costs the pairs of an entry of A and an entry of B that it leads to, whatever the number of columns. A block may
     have very many rows where these are nearly empty: its entries are bounded, not its cells.
@@ -77,11 +78,12 @@ def compose_blocks(
         blocks = limited(before, _MAX_PAIRS, max(_MAX_CELLS // max(b.shape[1], 1), 1))
     for rows in blocks:
         part = a.row_block(rows)
-        block = _summed(*_pairs(part, b, degrees, before[rows.stop] - before[rows.start]), (part.shape[0], b.shape[1]))
+        pairs = _pairs(part, b, degrees, before[rows.stop] - before[rows.start], roots)
+        block = _summed(*pairs, (part.shape[0], b.shape[1]))
         yield rows, block.with_weights(None if counts == "binary" else block.values(dtype))
 
 
-def _pairs(a: Csr, b: Csr, degrees: Tensor, n: int) -> tuple[Tensor, Tensor | None]:
+def _pairs(a: Csr, b: Csr, degrees: Tensor, n: int, roots: bool) -> tuple[Tensor, Tensor | None]:
     """The n pairs of a product of few rows with B, whose degrees are given: their cells and their float64 weights."""
     lengths = degrees[a.indices]
     # entry e of a meets the entries of row a.indices[e] of b, which are consecutive
@@ -91,7 +93,7 @@ def _pairs(a: Csr, b: Csr, degrees: Tensor, n: int) -> tuple[Tensor, Tensor | No
     if a.weights is not None:
         other = torch.repeat_interleave(a.weights.to(torch.float64), lengths, output_size=n)
         weights = other if weights is None else weights.mul_(other)
-    return cells, weights
+    return cells, weights.sqrt_() if roots and weights is not None else weights
 
 
 def _summed(cells: Tensor, weights: Tensor | None, shape: tuple[int, int]) -> Csr:
@@ -124,53 +126,47 @@ def presence(rows: Ragged, n_columns: int, row_weights: Tensor | None = None) ->
 
 
 def co_occurrence(rows: Csr, columns: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
-    """The matrix ``C[i, j] = sum of w_r over the rows r that hold both i and j``, in blocks of its rows, or of those of
-    ``columns``: the first one's place and the block [b, n_columns] float64.
+    """The matrix ``C[i, j] = sum of sqrt(w_ri w_rj) over the rows r that hold both i and j``, in blocks of its rows, or
+    of those of ``columns``: the first one's place and the block [b, n_columns] float64.
 
-    Costs the sum of squared row lengths and the cells of C; memory is bounded by the blocks. ``rows`` are of
-    :func:`presence`, with weights w in float64 or none.
+    Costs the sum of squared row lengths and the cells of C; memory is bounded by the blocks. ``rows`` hold each column
+    once, with weights w of at least 0 in float64, or none, which are 1: a row of weights 2 counts as two rows.
     """
-    left, right = rows.t(), rows.with_weights(None)
-    left = left if columns is None else left.take_rows(columns)
-    before, degrees, n_columns = offsets_of(n_pairs(left, right)).tolist(), right.degrees, rows.shape[1]
+    left = rows.t() if columns is None else rows.t().take_rows(columns)
+    before, degrees, n_columns = offsets_of(n_pairs(left, rows)).tolist(), rows.degrees, rows.shape[1]
     for some in limited(before, _MAX_COUNT_PAIRS, max(_MAX_COUNT_CELLS // n_columns, 1)):
         n_rows = some.stop - some.start
-        cells, weights = _pairs(left.row_block(some), right, degrees, before[some.stop] - before[some.start])
+        cells, weights = _pairs(left.row_block(some), rows, degrees, before[some.stop] - before[some.start], True)
         total = torch.bincount(cells, weights, minlength=n_rows * n_columns)
         yield some.start, total.to(torch.float64).view(n_rows, n_columns)
 
 
 def neighbours(
-    rows: Ragged,
-    n_columns: int,
+    rows: Csr,
     k: int,
     shrink: float = 0.0,
-    row_weights: Tensor | None = None,
     *,
     norm_power: float = 0.5,
     norms: Tensor | None = None,
     with_itself: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The k most similar columns of each, by ``C[i, j] / ((n_i n_j) ** norm_power + shrink)`` with C as in
-    :func:`co_occurrence` and ``n_i`` the rows that hold i.
+    """The k most similar columns of each, by ``C[i, j] / ((n_i n_j) ** norm_power + shrink)`` with C of these rows as
+    in :func:`co_occurrence` and ``n_i`` the rows that hold i, or with ``norms`` [n_columns] float64 for these powers.
 
-    With weights of 1 and no shrinkage this is the cosine of two columns. Costs the sum of squared row lengths and up to
-    64 k cells a column.
-
-    Args:
-        rows, row_weights: see :func:`presence`; weights are not negative.
-        norms: [n_columns] float64, in the place of the powers of numbers of rows.
+    Without weights and shrinkage this is the cosine of two columns. Costs the sum of squared row lengths and up to 64 k
+    cells a column.
 
     Returns:
         index [n_columns, k] int64 and similarity float32, most similar first; where fewer than k are above 0: 0 and 0.
     """
+    n_columns = rows.shape[1]
     if norms is None:
-        norms = torch.bincount(rows.values, minlength=n_columns).to(torch.float64).pow(norm_power)
+        norms = torch.bincount(rows.indices, minlength=n_columns).to(torch.float64).pow(norm_power)
     index = torch.zeros(n_columns, k, dtype=torch.int64, device=rows.device)
     similarity = torch.zeros(n_columns, k, dtype=torch.float32, device=rows.device)
-    width, matrix = min(k, n_columns), presence(rows, n_columns, row_weights)
+    width = min(k, n_columns)
     if n_columns <= _PARTIAL * width:
-        for first, block in co_occurrence(matrix):
+        for first, block in co_occurrence(rows):
             here = slice(first, first + block.shape[0])
             if not with_itself:
                 block.diagonal(first).zero_()
@@ -180,7 +176,7 @@ def neighbours(
             index[here, :width] = where * (top > 0)
             similarity[here, :width] = top.to(torch.float32)
         return index, similarity
-    for here, counts in compose_blocks(matrix.t(), matrix.with_weights(None), dtype=torch.float64):
+    for here, counts in compose_blocks(rows.t(), rows, dtype=torch.float64, roots=True):
         own = counts.rows + here.start
         scores = counts.values() / (norms[own] * norms[counts.indices] + shrink).clamp_(min=1e-12)
         if not with_itself:
@@ -218,54 +214,61 @@ def _top_of_sparse(scores: Csr, k: int) -> Iterator[tuple[Tensor, Tensor, Tensor
         yield rows, top, columns.gather(1, where)
 
 
-def ridge_rows(rows: Ragged, table: Tensor, weight: float, ridge: Tensor) -> Tensor:
+def ridge_rows(rows: Csr, table: Tensor, weight: float, ridge: Tensor) -> Tensor:
     """For each row r with the table's vectors ``y_i, i in r``, by Cholesky, the solution x of
 
-    ``(Y'Y + weight sum_{i in r} y_i y_i' + ridge_r I) x = (1 + weight) sum_{i in r} y_i``,
+    ``(Y'Y + weight sum_{i in r} w_ri y_i y_i' + ridge_r I) x = sum_{i in r} (1 + weight w_ri) y_i``,
 
-    which minimises ``sum_{i in r} (1 + weight) (1 - x y_i)^2 + sum_{i not in r} (x y_i)^2 + ridge_r |x|^2``.
+    with w the weights of ``rows`` (none: 1), which minimises
+    ``sum_{i in r} (1 + weight w_ri) (1 - x y_i)^2 + sum_{i not in r} (x y_i)^2 + ridge_r |x|^2``.
 
     Costs a [D, D] matrix for each row, in blocks of rows. A block whose equations cannot be factored in the table's
     type, as ridge [R] is small beside the vectors, is solved in float64. The solution of an empty row is 0.
     """
     width = table.shape[1]
-    gram, padded, solution = table.T @ table, F.pad(table, (0, 0, 0, 1)), table.new_zeros(len(rows), width)
-    for block, index in _ridge_blocks(rows, len(table), width * width, width):
-        vectors = F.embedding(index, padded)
+    gram, solution = table.T @ table, table.new_zeros(rows.shape[0], width)
+    for block, vectors, w in _ridge_blocks(rows, table, width * width):
         try:
-            solution[block] = _solved(gram, vectors, weight, ridge[block])
+            solution[block] = _solved(gram, vectors, w, weight, ridge[block])
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # rounding makes one's equations indefinite
             wide = table.double()
-            solved = _solved(wide.T @ wide, vectors.double(), weight, ridge[block].double())
+            solved = _solved(wide.T @ wide, vectors.double(), w, weight, ridge[block].double())
             solution[block] = solved.to(table.dtype)
     return solution
 
 
-def _solved(gram: Tensor, vectors: Tensor, weight: float, ridge: Tensor) -> Tensor:
-    """[b, D]: the solutions of rows with vectors [b, L, D]."""
+def _solved(gram: Tensor, vectors: Tensor, w: Tensor | None, weight: float, ridge: Tensor) -> Tensor:
+    """[b, D]: the solutions of rows with vectors [b, L, D], of weights [b, L, 1]."""
+    vectors, wanted = _sides(vectors, w, weight)
     eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     normal = torch.baddbmm(gram + ridge[:, None, None] * eye, vectors.mT, vectors, alpha=weight)
-    wanted = (1 + weight) * vectors.sum(1)
     return torch.cholesky_solve(wanted[:, :, None], torch.linalg.cholesky(normal))[:, :, 0]
 
 
-def ridge_rows_cg(rows: Ragged, table: Tensor, weight: float, ridge: Tensor, start: Tensor, steps: int) -> Tensor:
+def _sides(vectors: Tensor, w: Tensor | None, weight: float) -> tuple[Tensor, Tensor]:
+    """The vectors times the roots of their weights, and the right sides of the rows' equations [b, D]."""
+    if w is None:
+        return vectors, (1 + weight) * vectors.sum(1)
+    w = w.to(vectors.dtype)
+    return vectors * w.sqrt(), ((1 + weight * w) * vectors).sum(1)
+
+
+def ridge_rows_cg(rows: Csr, table: Tensor, weight: float, ridge: Tensor, start: Tensor, steps: int) -> Tensor:
     """As :func:`ridge_rows`, by ``steps`` steps of conjugate gradients from ``start`` [R, D]; no [D, D] matrix a row.
 
     Exact after D steps, but for rounding. Source: Takacs, Pilaszy and Tikk, Applications of the Conjugate Gradient
     Method for Implicit Feedback Collaborative Filtering (RecSys 2011).
     """
-    gram, padded, solution = table.T @ table, F.pad(table, (0, 0, 0, 1)), torch.zeros_like(start)
-    tiny = torch.finfo(table.dtype).tiny
-    for block, index in _ridge_blocks(rows, len(table), table.shape[1], table.shape[1]):
-        vectors, of_block = F.embedding(index, padded), ridge[block, None]
+    gram, solution, tiny = table.T @ table, torch.zeros_like(start), torch.finfo(table.dtype).tiny
+    for block, vectors, w in _ridge_blocks(rows, table, table.shape[1]):
+        (vectors, wanted), of_block = _sides(vectors, w, weight), ridge[block, None]
 
         def product(x: Tensor, vectors: Tensor = vectors, of_block: Tensor = of_block) -> Tensor:
             named = torch.bmm(vectors, x[:, :, None])
             return x @ gram + of_block * x + weight * torch.bmm(vectors.mT, named)[:, :, 0]
 
         x = start[block]
-        left = (1 + weight) * vectors.sum(1) - product(x)
+        left = wanted - product(x)
         direction, square = left, (left * left).sum(1, keepdim=True)
         for _ in range(steps):
             of_direction = product(direction)
@@ -278,8 +281,10 @@ def ridge_rows_cg(rows: Ragged, table: Tensor, weight: float, ridge: Tensor, sta
     return solution
 
 
-def _ridge_blocks(rows: Ragged, fill: int, cells_of_row: int, cells_of_value: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows that are not empty, of similar length, within the limit: their numbers [b] and indices [b, longest]."""
+def _ridge_blocks(matrix: Csr, table: Tensor, cells_of_row: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Rows that are not empty, of similar length, within the limit: their numbers [b], the table's vectors of their
+    columns [b, longest, D], zeros behind them, and the weights of these [b, longest, 1], if any."""
+    rows, padded, cells_of_value = Ragged(matrix.indices, matrix.indptr), F.pad(table, (0, 0, 0, 1)), table.shape[1]
     order = torch.argsort(rows.lengths, stable=True)
     order = order[rows.lengths[order] > 0]
     lengths, first = rows.lengths[order].tolist(), 0
@@ -289,5 +294,6 @@ def _ridge_blocks(rows: Ragged, fill: int, cells_of_row: int, cells_of_value: in
         if end < len(lengths) and (end + 1 - first) * max(longest * cells_of_value, cells_of_row) <= _MAX_RIDGE_CELLS:
             continue
         block = order[first:end]
-        yield block, rows.take(block).to_padded(fill)
+        w = None if matrix.weights is None else rows.with_values(matrix.weights).take(block).to_padded()[:, :, None]
+        yield block, F.embedding(rows.take(block).to_padded(len(table)), padded), w
         first = end

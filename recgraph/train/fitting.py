@@ -33,12 +33,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How a model is fitted; the fields are the arguments of :func:`recgraph.train.fit.fit`.
-
-    Attributes:
-        source: where the data is from, for the record.
-        selection: what the record has of the training that chose the number of epochs, which lies in the folder.
-    """
+    """How a model is fitted: arguments of :func:`recgraph.train.fit.fit`, and ``selection``, what the record has of the
+    training that chose the number of epochs, which lies in the folder."""
 
     config: TrainConfig
     seed: int
@@ -74,8 +70,8 @@ def new_record(model: Model, options: FitOptions, fitted_on: str, data: Mapping[
 
 
 @contextmanager
-def run_folder(model: Model, options: FitOptions, record: RunRecord) -> Iterator[bool]:
-    """The block in which one process makes a run in its folder (else InUse); gives whether it is complete already.
+def run_folder(model: Model, options: FitOptions, record: RunRecord) -> Iterator[Path | None]:
+    """The block in which one process makes a run in its folder (else InUse); gives the folder of a complete one.
 
     A folder with a complete run is neither locked nor written. A finished run that goes on with more epochs stays what
     it was until it is finished again; the record says why its test data was read before. Of the processes of one
@@ -83,7 +79,7 @@ def run_folder(model: Model, options: FitOptions, record: RunRecord) -> Iterator
     """
     folder = options.folder
     if folder is None:
-        yield False
+        yield None
         return
     with ExitStack() as lock:
 
@@ -106,7 +102,7 @@ def run_folder(model: Model, options: FitOptions, record: RunRecord) -> Iterator
 
         complete, unsealed = of_all(take)[0]
         record.unsealed = [*unsealed, *(reason for reason in record.unsealed if reason not in unsealed)]
-        yield complete
+        yield folder if complete else None
 
 
 def _finished(folder: Path) -> RunRecord | None:
@@ -173,6 +169,8 @@ def train_model(
     record. ``validate`` gives metrics by name after an epoch; ``prepare`` gets the trainer before the first step."""
     record.n_parameters = sum(map(Tensor.numel, model.parameters()))
     data, device, folder = record.data, pick_device(options.device), options.folder
+    if part is not None and part.weights is not None and not model.reads_weights:
+        raise ValueError(f"weight: {record.model} reads no weights; leave that column out, or take another model")
     sizes = f"{data.nodes} nodes"
     if part is not None:
         sizes = f"{data.n_users:,} users, {data.n_items:,} items, {part.n_interactions:,} interactions"

@@ -47,7 +47,8 @@ def of_layer(layer: HSTULayer | FuXiLayer, x: Tensor, is_item: Tensor, times: li
         for of_head in places.new_tensor(range(width)).chunk(layer.n_heads):
             biases = [layer.position_bias[place - seen]]
             if layer.time_bias is not None:
-                biases.append(layer.time_bias[[bucket(times[place], times[key]) for key in seen.tolist()]])
+                asked = following(times)[place]
+                biases.append(layer.time_bias[[bucket(asked, times[key]) for key in seen.tolist()]])
             scores = keys[seen][:, of_head] @ queries[place, of_head]
             scores = scores + sum(biases) if isinstance(layer, HSTULayer) else scores
             shown = values[seen][:, of_head]
@@ -59,6 +60,11 @@ def of_layer(layer: HSTULayer | FuXiLayer, x: Tensor, is_item: Tensor, times: li
         return mixed
     first, third = (normed(layer, mixed) @ rows.T for rows in layer.up.weight.chunk(2))
     return mixed + (F.silu(first) * third) @ layer.down.weight.T
+
+
+def following(times: list[int | None]) -> list[int | None]:
+    """When each place's next event was; the last place's, of which nothing follows, its own."""
+    return [*times[1:], times[-1]]
 
 
 def bucket(one: int | None, other: int | None) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from pointwise_oracles import bucket, of_batch
+from pointwise_oracles import bucket, following, of_batch
 from torch import Tensor
 
 from recgraph.encoders.attention import N_SPANS, spans
@@ -35,9 +35,10 @@ def table(device: torch.device | str = "cpu") -> Tensor:
 
 
 def with_times(rows: Ragged, times: list[list[int | None]]) -> Ragged:
-    """Pairs of a token and its time as :func:`recgraph.data.batches.with_gaps` writes it."""
-    written = [0 if time is None else time + (time >= 0) for row in times for time in row]
-    return rows.with_values(torch.stack([rows.values, torch.tensor(written)], 1))
+    """Tokens with their times and those of what follows, as :func:`recgraph.data.batches.with_gaps` writes them."""
+    pairs = [pair for row in times for pair in zip(row, following(row), strict=True)]
+    written = [[0 if time is None else time + (time >= 0) for time in pair] for pair in pairs]
+    return rows.with_values(torch.cat([rows.values[:, None], torch.tensor(written)], 1))
 
 
 @ENCODERS

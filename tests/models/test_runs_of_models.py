@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from recgraph.models.base import Model, TrainableModel
 N_USERS, N_ITEMS = 20, 15
 
 
-def log(others: bool = False) -> rg.Interactions:
-    """A user of all items and users of 6 to 9; ``others``: the last item of these, the tested one, is another."""
+def log(others: bool = False, weights: Callable[[int], Any] | None = None) -> rg.Interactions:
+    """A user of all items and users of 6 to 9; ``others``: the last item of these, the tested one, is another;
+    ``weights`` makes those of so many interactions."""
     draw, rows = np.random.default_rng(0), [(0, item, item) for item in range(N_ITEMS)]
     for user in range(1, N_USERS):
         items = draw.permutation(N_ITEMS)[: draw.integers(6, 10) + 1].tolist()
@@ -29,6 +31,8 @@ def log(others: bool = False) -> rg.Interactions:
     films = pl.DataFrame({"item": range(N_ITEMS), "genre": [f"g{item % 3}" for item in range(N_ITEMS)]})
     frame = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
     given = {"user": "user", "item": "item", "timestamp": "time"}
+    if weights is not None:
+        frame, given["weight"] = frame.with_columns(w=pl.Series(weights(len(rows)))), "w"
     return rg.Interactions.from_frame(frame, **given).with_features(item_features=films)
 
 

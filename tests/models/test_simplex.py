@@ -16,7 +16,7 @@ from recgraph.data.batches import PairBatch, Query
 from recgraph.data.part import Part
 from recgraph.models.base import Space
 from recgraph.models.collaborative.base import CollaborativeModel
-from recgraph.models.collaborative.ultragcn import degrees_of, neighbours_of
+from recgraph.models.collaborative.lightgcn import degrees_of, neighbours_of
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 

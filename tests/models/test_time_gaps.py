@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import json
+import math
+from contextlib import nullcontext
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
+from command_line import works
 from refusing import refused
 from small_settings import with_small
 
 import recgraph as rg
 from recgraph import registry
-from recgraph.data.batches import Query, gap_buckets
+from recgraph.data.batches import N_GAPS, Query
 from recgraph.data.part import Part
 from recgraph.models.base import Space
 from recgraph.models.sequence.base import SequenceModel
 from recgraph.rng import Generators
+from recgraph.serve.recommender import Recommender
+from recgraph.serve.service import Limits, Predictor, RecommendRequest
 from recgraph.sparse.device import accelerator_path
 from recgraph.sparse.ragged import Ragged
 from recgraph.train.phases import freeze_all_but, total_loss
@@ -73,19 +83,24 @@ def query(times: bool = True) -> Query:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_input_is_the_sum_of_item_and_gap(name: str) -> None:
+@pytest.mark.parametrize("at", [None, torch.tensor([150, 7, 6000, 9])])
+def test_an_input_is_the_sum_of_item_and_gaps(name: str, at: torch.Tensor | None) -> None:
     """By an encoder that is called for one row at a time with a table made for that row."""
     model = trained(built(name, time_gaps=True)).double()
-    asked = query()
+    asked = replace(query(), at=at)
     assert asked.times is not None
     with torch.no_grad():
         found = model.encode_users(asked)
         for row in (0, 2, 3):
             items = [int(item) + 1 for item in asked.history.row(row)][-4:]
-            gaps = gap_buckets(asked.times).row(row).tolist()[-4:]
+            times = [*asked.times.row(row).tolist(), None if asked.at is None else int(asked.at[row])]
+            gaps = [None if one is None or two is None else two - one for one, two in pairwise([None, *times])]
+            buckets = [0 if gap is None else 1 + math.frexp(gap)[1] for gap in gaps]
             table = [model.item_embedding.weight[0]]
-            for item, gap in zip(items, gaps, strict=True):
-                table.append(model.item_embedding.weight[item] + model.gap_embedding.weight[gap])  # type: ignore[union-attr]
+            weights = model.gap_embedding.weight  # type: ignore[union-attr]
+            for item, before, behind in zip(items, buckets[:-1][-4:], buckets[1:][-4:], strict=True):
+                gap = weights[before] + weights[behind and behind + N_GAPS - 1]
+                table.append(model.item_embedding.weight[item] + gap)
             tokens = Ragged.from_lists([[*range(1, len(items) + 1), *[0] * model.encoder.ends_masked]])
             torch.testing.assert_close(model.encoder(tokens, torch.stack(table))[0], found[row])
 
@@ -114,9 +129,14 @@ def test_training_reads_what_serving_reads(tmp_path: Path) -> None:
     result = run.evaluate("test", seen="keep", cutoffs=(N_ITEMS,), metrics=("mrr",))[0]
     cases = split.test
     with torch.no_grad():
-        scores = run.model.score(Query(cases.users, cases.history, cases.times))
+        scores = run.model.score(Query(cases.users, cases.history, cases.times, cases.at))
+        assert not torch.equal(scores, run.model.score(Query(cases.users, cases.history, cases.times)))
     ranks = (scores > scores.gather(1, cases.truth.values[:, None])).sum(1) + 1
     assert result["mrr@12"] == pytest.approx(float((1 / ranks).mean()))
+    # which the protocol says, and its hash, by which numbers are compared, does not read
+    assert cases.at.tolist() == LOG.ordered.times[LOG.ordered.items.offsets[1:] - 1].tolist()
+    assert result.protocol.to_dict()["at"] == "first event"
+    assert result.protocol.model_copy(update={"at": ""}).hash == result.protocol.hash
 
 
 # Times inside the encoders that read them: batches, views, queries, recommendations, refusals
@@ -148,6 +168,72 @@ def test_times_are_learnt_and_change_the_scores(name: str, settings: dict[str, A
         model.padded_form()
     with pytest.raises(ValueError):
         model.reading(asked.take(torch.tensor([2]))).inputs()
+
+
+OF_TIME = [("hstu", WITH_TIMES), ("fuxialpha", WITH_TIMES), ("sasrec", {"time_gaps": True}), ("sasrec", {})]
+
+
+@pytest.mark.parametrize(("name", "settings"), [*OF_TIME, ("hstu", {**WITH_TIMES, "time_gaps": True})])
+@pytest.mark.parametrize("path", ["host", "accelerator"])
+def test_ranking_at_the_events_time_is_what_training_saw(name: str, settings: dict[str, Any], path: str) -> None:
+    """The state at each place of a training row is that of its user before the event, asked at the event's time."""
+    model, when = trained(built(name, **settings, max_len=8)).double(), TRAIN.items.with_values(LOG.ordered.times)
+    with accelerator_path() if path == "accelerator" else nullcontext(), torch.no_grad():
+        for batch in model.batches(TRAIN, 8, Generators(0)).epoch(0):
+            states = model.encode(batch.sequences, last_only=False)
+            ends = [(user, end) for user in batch.users.tolist() for end in range(1, len(when.row(user)))]
+            past = [
+                Ragged.from_lists([of.row(user)[:end].tolist() for user, end in ends]) for of in (TRAIN.items, when)
+            ]
+            at = torch.stack([when.row(user)[end] for user, end in ends])
+            asked = Query(torch.tensor([user for user, _ in ends]), *past, at)
+            torch.testing.assert_close(model.encode_users(asked), states, rtol=1e-9, atol=1e-9)
+            late = model.encode_users(replace(asked, at=at + 10**6))
+            assert torch.allclose(late, states) == (not model.reads_times)
+
+
+@pytest.mark.parametrize(("name", "settings"), OF_TIME)
+def test_lists_are_those_of_the_time_of_the_request(name: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    model = trained(built(name, **settings))
+    Recommender.for_log(model, LOG).save(tmp_path)
+    of = rg.load(tmp_path)
+    users = of.users.values.to_list()[:3]
+    asked = of._request(users, None).query
+    assert asked.times is not None or not model.reads_times
+    with torch.no_grad():
+        scores = [model.score(replace(asked, at=torch.tensor(at))) for at in ([40_000] * 3, [50_000, 10**7, 0])]
+    one, several = of.recommend(users, k=4, at=40_000), of.recommend(users, k=4, at=np.array([50_000, 10**7, 0]))
+    for frame, wanted in zip((one, several), scores, strict=True):
+        for row, user in enumerate(users):
+            shown = frame.filter(user=user)
+            found = wanted[row][torch.from_numpy(of.items.index(shown["item"]))].tolist()
+            assert shown["score"].to_list() == pytest.approx(found, rel=1e-5)
+    assert one.equals(of.recommend(users, k=4)) == (not model.reads_times)
+    assert pl.concat([*of.stream(users, k=4, at=[50_000, 10**7, 0], batch_size=2)])["item"].equals(several["item"])
+    served = Predictor(of, Limits(), "cafe")
+    requests = [RecommendRequest(users=users, k=4, at=40_000), RecommendRequest(users=users[:2], k=4)]
+    jobs = [served.prepare(each) for each in requests]
+    assert (jobs[0].key == jobs[1].key) == (not model.reads_times)
+    (answer,) = served.respond(jobs[:1])
+    items = [entry["item"] for each in json.loads(answer.body)["results"] for entry in each["items"]]  # type: ignore[union-attr]
+    assert items == one["item"].to_list()
+    printed = works(f"recommend {tmp_path} -u {users[0]} -k 4 --at 40000 --format json").stdout
+    assert [row["item"] for row in json.loads(printed)] == one["item"].to_list()[:4]
+
+
+def test_times_of_requests_are_written_as_those_of_the_log() -> None:
+    dated = frame().with_columns(pl.from_epoch("time"))
+    for data in (dated, dated.with_columns(pl.col("time").dt.to_string("%d.%m.%y %H:%M:%S"))):
+        form = None if data is dated else "%d.%m.%y %H:%M:%S"
+        log = rg.Interactions.from_frame(data, user="user", item="item", timestamp="time", time_format=form)
+        model = made("sasrec", time_gaps=True).build(Space(n_users=log.n_users, n_items=log.n_items), 0)
+        of = Recommender.for_log(model, log)
+        moments: list[Any] = [dt.datetime(2024, 2, 1), "2024-02-01", "2024-02-01T00:00:00Z"]
+        for moment in [*moments, *([] if form is None else ["01.02.24 00:00:00"])]:
+            assert of.time_of(moment, 2).tolist() == [1706745600 * 10**6] * 2  # type: ignore[union-attr]
+        for wrong in ("soon", 17.5, [moments[0]] * 3):
+            with refused("at"):
+                of.recommend([0, 1], at=wrong)
 
 
 def test_a_log_without_times_is_refused() -> None:

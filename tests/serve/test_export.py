@@ -84,8 +84,9 @@ def test_exports_give_the_librarys_numbers(name: str, tmp_path: Path) -> None:
             check(padded(some, width), own(served.model, some, returned["name"]))
 
 
-def test_time_gaps_are_an_input(tmp_path: Path) -> None:
-    served = of_model("sasrec", time_gaps=True)
+@pytest.mark.parametrize("name", ["sasrec", "bert4rec"])
+def test_time_gaps_are_an_input(name: str, tmp_path: Path) -> None:
+    served = of_model(name, time_gaps=True)
     with torch.no_grad():
         served.model.gap_embedding.weight[1:].normal_(generator=torch.Generator().manual_seed(0))  # type: ignore[union-attr, index, operator]
     graph = served.export(tmp_path / "out")["graph"]

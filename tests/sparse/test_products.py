@@ -88,6 +88,9 @@ def test_equals_the_dense_product(
     weights = np.random.default_rng(1).random(len(dense))
     made = _whole(rows, torch.from_numpy(weights).to(device))
     np.testing.assert_allclose(made, (dense.T * weights) @ dense, rtol=1e-12)
+    dense *= np.random.default_rng(2).random(dense.shape)
+    blocks = [block for _, block in co_occurrence(Csr.from_dense(torch.from_numpy(dense**2)))]
+    np.testing.assert_allclose(torch.cat(blocks), dense.T @ dense, rtol=1e-12)
 
 
 def _interactions(n_rows: int, n_columns: int, seed: int = 0, hubs: int = 0) -> Ragged:
@@ -107,8 +110,9 @@ def test_sparse_neighbours_are_those_of_dense_rows_bit_for_bit(
     weights = torch.rand(1500, generator=torch.Generator().manual_seed(k), dtype=torch.float64) if weighted else None
     assert _products._PARTIAL * k < 700
     monkeypatch.setattr(_products, "_MAX_COUNT_CELLS", cells)
-    made = neighbours(rows, 700, k, 1.5, weights)
-    block = torch.cat([block for _, block in co_occurrence(presence(rows, 700, weights))])
+    matrix = presence(rows, 700, weights)
+    made = neighbours(matrix, k, 1.5)
+    block = torch.cat([block for _, block in co_occurrence(matrix)])
     norms = torch.bincount(rows.values, minlength=700).double().sqrt()
     top, where = block.fill_diagonal_(0).div_(norms[:, None] * norms + 1.5).topk(k)
     # many are equal: which of them are kept, and their order, is part of the numbers
@@ -123,7 +127,7 @@ def test_work_of_neighbours_grows_with_the_columns_and_not_their_square(monkeypa
     monkeypatch.setattr(torch.Tensor, "topk", lambda x, k: (cells.append(x.numel()), topk(x, k))[1])
     for n in (1_000, 4_000):
         cells.clear()
-        neighbours(_interactions(n, n), n, 2)
+        neighbours(presence(_interactions(n, n), n), 2)
         assert sum(cells) <= 1.2 * _products._PARTIAL * 2 * n
 
 
@@ -135,26 +139,29 @@ def _case(device: torch.device) -> tuple[Ragged, torch.Tensor, torch.Tensor]:
     return Ragged.from_lists(lists, device), table.to(device), ridge.to(device)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("cells", [1 << 22, 100, 1])
-def test_rows_are_solved(cells: int, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_solved(cells: int, weighted: bool, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_products, "_MAX_RIDGE_CELLS", cells)
     rows, table, ridge = _case(device)
+    w = torch.rand(len(rows.values), dtype=torch.float64, device=device) if weighted else torch.ones_like(rows.values)
+    matrix = Csr.from_coo(rows.rows, rows.values, w if weighted else None, shape=(25, 11))
     start = torch.randn(25, 4, dtype=torch.float64, device=device)
     expected = torch.zeros(25, 4, dtype=torch.float64, device=device)
     for row, items in enumerate(rows.to_lists()):
         named = torch.zeros(11, dtype=torch.float64, device=device)
-        named[items] = 1
+        named[items] = w[rows.rows == row].double()
         normal = table.T @ ((1 + 2.5 * named)[:, None] * table) + ridge[row] * torch.eye(4).to(table)
-        expected[row] = torch.linalg.solve(normal, table.T @ (3.5 * named))
-    torch.testing.assert_close(ridge_rows(rows, table, 2.5, ridge), expected, rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(ridge_rows_cg(rows, table, 2.5, ridge, start, 8), expected, rtol=1e-7, atol=1e-9)
+        expected[row] = torch.linalg.solve(normal, table.T @ ((named > 0) + 2.5 * named))
+    torch.testing.assert_close(ridge_rows(matrix, table, 2.5, ridge), expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(ridge_rows_cg(matrix, table, 2.5, ridge, start, 8), expected, rtol=1e-7, atol=1e-9)
 
 
 def test_a_type_that_is_too_narrow_is_left(device: torch.device) -> None:
     """More columns than vectors, and a ridge that float32 loses beside them."""
     draw = torch.Generator().manual_seed(3)
     table = 30 * torch.randn(6, 40, generator=draw).to(device)
-    rows = Ragged.from_lists([[0, 1, 2, 3], [], [4], [5, 0]], device)
+    rows = presence(Ragged.from_lists([[0, 1, 2, 3], [], [4], [0, 5]], device), 6)
     ridge = torch.full((4,), 1e-4, device=device)
     narrow = ridge_rows(rows, table, 1000.0, ridge)
     assert narrow.dtype == torch.float32

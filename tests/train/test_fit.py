@@ -140,7 +140,8 @@ def reader() -> SASRec:
 def test_the_entries_of_a_record(is_trained: bool, csv: Path, tmp_path: Path) -> None:
     model: Any = SASRec(**SMALL) if is_trained else rg.models.EASE()
     run = rg.fit(model, split_of(csv), seed=0, out=tmp_path / "run", **({"max_epochs": 1} if is_trained else {}))
-    names = ["model", "config", "training", "seed", "fitted_on", "data", "init_items", "history", "results", "unsealed"]
+    names = ["model", "config", "training", "seed", "fitted_on", "data", "init_items", "history"]
+    names += [*(["targets_per_epoch", "targets"] if is_trained else []), "results", "unsealed"]
     names += ["preparation", *(["best_epoch", "best"] if is_trained else []), "cost", "n_parameters", "provenance"]
     written = json.loads((tmp_path / "run" / "record.json").read_text())
     assert list(written) == names

@@ -20,7 +20,7 @@ from recgraph.models.closed_form.neighbours import NeighbourModel, fit_rows
 from recgraph.rng import numpy_generator
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import power
-from recgraph.sparse.products import compose, distinct, neighbours
+from recgraph.sparse.products import compose, distinct, neighbours, presence
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.spmm import spmm
 
@@ -187,6 +187,7 @@ class TurboCF(SizedByState, NeighbourModel):
     """
 
     Config = TurboCFConfig
+    reads_weights = False
     sized_by_state = ("neighbours", "similarities")
     offsets: Tensor | None
 
@@ -205,10 +206,8 @@ class TurboCF(SizedByState, NeighbourModel):
         weights = rows.lengths.to(torch.float64).clamp(min=1).pow(-2 * alpha)
         if self.offsets is None:
             index, entries = neighbours(
-                rows,
-                train.n_items,
+                presence(rows, train.n_items, weights),
                 self.neighbours.shape[1],
-                row_weights=weights,
                 norm_power=1 - alpha,
                 with_itself=True,
             )

@@ -12,10 +12,10 @@ from recgraph.config import Search
 from recgraph.data.batches import Query
 from recgraph.data.part import Part
 from recgraph.models.base import ClosedFormModel, ModelConfig, Space
-from recgraph.models.closed_form.neighbours import fit_rows
+from recgraph.models.closed_form.neighbours import fit_matrix
 from recgraph.rng import Generators
-from recgraph.sparse.products import distinct, ridge_rows, ridge_rows_cg
-from recgraph.sparse.ragged import Ragged
+from recgraph.sparse.csr import Csr
+from recgraph.sparse.products import distinct, presence, ridge_rows, ridge_rows_cg
 
 
 class IALSConfig(ModelConfig):
@@ -24,7 +24,7 @@ class IALSConfig(ModelConfig):
     ] = 64
     confidence: Annotated[
         float,
-        Field(gt=0, description="alpha: an interaction counts 1 + alpha, anything else 1"),
+        Field(gt=0, description="alpha: an interaction of weight w counts 1 + alpha w, anything else 1"),
         Search(1, 200, log=True),
     ] = 20.0
     l2: Annotated[
@@ -49,19 +49,20 @@ class IALSConfig(ModelConfig):
 class IALS(ClosedFormModel):
     """Matrix factorisation of all cells by alternating least squares.
 
-    ``min sum_ui c_ui (p_ui - x_u y_i)^2 + sum_u l2_u |x_u|^2 + sum_i l2_i |y_i|^2``, with p 1 and c = 1 + alpha where u
-    has i, else 0 and 1. Each half-step solves every row's normal equations
-    ``x_u = (Y'Y + alpha sum_{i of u} y_i y_i' + l2_u I)^-1 (1 + alpha) sum_{i of u} y_i``.
+    ``min sum_ui c_ui (p_ui - x_u y_i)^2 + sum_u l2_u |x_u|^2 + sum_i l2_i |y_i|^2``, with p 1 and c = 1 + alpha w_ui
+    where u has i, else 0 and 1; w is 1 without a column of weights. Each half-step solves every row's normal equations
+    ``x_u = (Y'Y + alpha sum_{i of u} w_ui y_i y_i' + l2_u I)^-1 sum_{i of u} (1 + alpha w_ui) y_i``.
 
     Source: Hu, Koren and Volinsky, Collaborative Filtering for Implicit Feedback Datasets (ICDM 2008), equations 3 to
-    5, on binary data. ``frequency_power`` (nu) is the frequency-scaled regularisation of Rendle et al., Revisiting the
+    5. ``frequency_power`` (nu) is the frequency-scaled regularisation of Rendle et al., Revisiting the
     Performance of iALS (RecSys 2022), used with iALS++ too: ``l2_u = l2 s_u^nu / mean s^nu`` with ``s_u = sum_i c_ui``
     (their ``|I_u| + alpha_0 |I|`` times alpha, ``alpha_0 = 1 / alpha``) and the mean over all users and items: their
     lambda* at reference nu* = 0, so that one l2 suits every nu. The start is theirs: N(0, ``init_std`` / sqrt(D)).
 
     A user is ranked for by folding in: the half-step above for the history given, with the item vectors fixed; so
-    unknown users are served, and what a known one did since is read. No user vectors are kept.
-    Departures: whole vectors are solved at once (iALS++ solves blocks of coordinates); repeats do not add confidence.
+    unknown users are served, and what a known one did since is read, all of weight 1. No user vectors are kept.
+    Departures: whole vectors are solved at once (iALS++ solves blocks of coordinates); repeats do not add confidence,
+    but their weights do.
 
     Attributes:
         item_vectors: [n_items, D] float32.
@@ -69,6 +70,7 @@ class IALS(ClosedFormModel):
     """
 
     Config = IALSConfig
+    reads_weights = True
     reads_repeats = False
     item_vectors: Tensor
     mean_scale: Tensor
@@ -80,14 +82,13 @@ class IALS(ClosedFormModel):
     @torch.no_grad()
     def fit(self, train: Part) -> Self:
         config = self.config
-        users = fit_rows(self, train, self.item_vectors.device)
-        items = _transposed(users, train.n_items)
-        n_users = int((users.lengths > 0).sum())
-        of_users, of_items = self._scale(users, train.n_items), self._scale(items, n_users)
-        self.mean_scale.copy_(torch.cat([of_users[users.lengths > 0], of_items]).mean())
+        users = fit_matrix(self, train, self.item_vectors.device)
+        items, known = users.t(), users.degrees > 0
+        of_users, of_items = self._scale(users, train.n_items), self._scale(items, int(known.sum()))
+        self.mean_scale.copy_(torch.cat([of_users[known], of_items]).mean())
         ridge_u, ridge_i = (config.l2 * scale / self.mean_scale for scale in (of_users, of_items))
         y = self._start()
-        x = y.new_zeros(users.n_rows, config.hidden_dim)
+        x = y.new_zeros(train.n_users, config.hidden_dim)
         for _ in range(config.n_iterations):
             x = self._half_step(users, y, ridge_u, x)
             y = self._half_step(items, x, ridge_i, y)
@@ -101,27 +102,22 @@ class IALS(ClosedFormModel):
         drawn = torch.randn(self.item_vectors.shape, generator=generator)
         return drawn.to(self.item_vectors).mul_(self.config.init_std / self.config.hidden_dim**0.5)
 
-    def _scale(self, rows: Ragged, n_columns: int) -> Tensor:
+    def _scale(self, rows: Csr, n_columns: int) -> Tensor:
         """[R]: the summed confidences of each row ** nu."""
-        total = n_columns + self.config.confidence * rows.lengths.to(self.item_vectors.dtype)
+        total = n_columns + self.config.confidence * rows.row_sums().to(self.item_vectors.dtype)
         scale: Tensor = total.pow(self.config.frequency_power)
         return scale
 
-    def _half_step(self, rows: Ragged, table: Tensor, ridge: Tensor, last: Tensor) -> Tensor:
+    def _half_step(self, rows: Csr, table: Tensor, ridge: Tensor, last: Tensor) -> Tensor:
         if self.config.solver == "cg":
             return ridge_rows_cg(rows, table, self.config.confidence, ridge, last, self.config.cg_steps)
         return ridge_rows(rows, table, self.config.confidence, ridge)
 
     def encode_users(self, query: Query) -> Tensor:
-        history = distinct(query.history, len(self.item_vectors))
-        ridge = self.config.l2 * self._scale(history, len(self.item_vectors)) / self.mean_scale
+        n_items = len(self.item_vectors)
+        history = presence(distinct(query.history, n_items), n_items)
+        ridge = self.config.l2 * self._scale(history, n_items) / self.mean_scale
         return ridge_rows(history, self.item_vectors, self.config.confidence, ridge)
 
     def encode_items(self) -> Tensor:
         return self.item_vectors
-
-
-def _transposed(rows: Ragged, n_columns: int) -> Ragged:
-    """For each column the rows that hold it, ascending."""
-    order = torch.argsort(rows.values, stable=True)
-    return Ragged.from_lengths(rows.rows[order], torch.bincount(rows.values, minlength=n_columns))

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
-import numpy.typing as npt
-import scipy.sparse
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from recgraph.config import ConfigError, Search
 from recgraph.data.batches import Query
 from recgraph.data.part import Part
 from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space
-from recgraph.models.closed_form.neighbours import NeighbourConfig, NeighbourModel, PaddedScores, check_room, fit_rows
-from recgraph.sparse.products import co_occurrence, distinct, presence
-from recgraph.sparse.ragged import Ragged
+from recgraph.models.closed_form.neighbours import NeighbourConfig, NeighbourModel, PaddedScores, check_room, fit_matrix
+from recgraph.sparse.csr import Csr
+from recgraph.sparse.products import co_occurrence, distinct
 
 # items up to which "auto" solves in float64, three times the memory of float32
 _FLOAT64_ITEMS = 25_000
@@ -44,7 +43,8 @@ class EASE(ClosedFormModel):
     """Linear autoencoder with a zero diagonal: ``min |X - X B|^2 + l2 |B|^2, diag(B) = 0``, solved exactly.
 
     ``P = (X'X + l2 I)^-1; B_ij = -P_ij / P_jj`` off the diagonal; the scores of a history x are ``x B``. X
-    is binary. B is n_items x n_items and kept in float32: 4 bytes a cell.
+    is binary, or holds the roots of the weights: a user of weights 2 counts as two. B is n_items x n_items and kept in
+    float32: 4 bytes a cell.
 
     X'X is counted in blocks of rows; the factor and the inverse overwrite it. So a fit in float32 holds B alone, and
     one in float64 twice that besides (``solve_in``). In float32 the error of some columns of P is estimated from their
@@ -54,6 +54,7 @@ class EASE(ClosedFormModel):
     """
 
     Config = EASEConfig
+    reads_weights = True
     reads_repeats = False
     weights: Tensor
 
@@ -65,9 +66,9 @@ class EASE(ClosedFormModel):
     def fit(self, train: Part) -> Self:
         narrow = self._dtype(train.n_items) == torch.float32
         check_room("EASE", 0 if narrow else 8 * train.n_items**2)  # beside the weights, which are there
-        rows = fit_rows(self, train, self.weights.device)
+        matrix = fit_matrix(self, train, self.weights.device)
         inverse = self.weights if narrow else torch.empty_like(self.weights, dtype=torch.float64)
-        for first, block in co_occurrence(presence(rows, train.n_items)):
+        for first, block in co_occurrence(matrix):
             inverse[first : first + block.shape[0]] = block
         inverse.diagonal().add_(self.config.l2)
         # a symmetric matrix is its own transpose, whose columns are contiguous: what LAPACK wants, so nothing is copied
@@ -80,7 +81,7 @@ class EASE(ClosedFormModel):
             )
         torch.cholesky_inverse(factor, out=factor)
         if narrow:
-            self._check(inverse, rows)
+            self._check(inverse, matrix)
         inverse.div_(-inverse.diagonal().clone())
         inverse.fill_diagonal_(0)
         if not narrow:
@@ -93,17 +94,17 @@ class EASE(ClosedFormModel):
             return torch.float64 if n_items <= _FLOAT64_ITEMS else torch.float32
         return torch.float32 if self.config.solve_in == "float32" else torch.float64
 
-    def _check(self, inverse: Tensor, rows: Ragged) -> None:
+    def _check(self, inverse: Tensor, matrix: Csr) -> None:
         """Warn where columns of the inverse are wrong: ``P'_j - P_j`` is about ``P' ((X'X + l2 I) P'_j - e_j)``.
 
         The norm of the residual alone, by ``l2``, is a bound, but with more users than items one far too large.
         """
         items = torch.linspace(0, len(inverse) - 1, min(_CHECKED, len(inverse))).long().tolist()
-        residuals = []
+        residuals, x = [], matrix.values(torch.float64).sqrt()
         for item in items:
             column = inverse[item].double()
-            of_users = column.new_zeros(rows.n_rows).index_add_(0, rows.rows, column[rows.values])
-            residual = torch.zeros_like(column).index_add_(0, rows.values, of_users[rows.rows])
+            of_users = column.new_zeros(matrix.shape[0]).index_add_(0, matrix.rows, x * column[matrix.indices])
+            residual = torch.zeros_like(column).index_add_(0, matrix.indices, x * of_users[matrix.rows])
             residual.add_(column, alpha=self.config.l2)[item] -= 1
             residuals.append(residual.to(inverse.dtype))
         errors = torch.stack(residuals) @ inverse
@@ -142,11 +143,11 @@ class SLIMConfig(NeighbourConfig):
 class SLIM(NeighbourModel):
     """Sparse linear method: an item's score is a sparse, non-negative combination of the items of the history.
 
-    For each item j, ``min_w 1/2 |x_j - X w|^2 + l2/2 |w|^2 + l1 |w|_1`` with ``w >= 0, w_j = 0``, X the binary
-    [users, items] matrix: column by column, by scikit-learn's ``ElasticNet`` (cyclic coordinate descent) on the host in
-    float64. Only the columns of items that share more than ``l1`` users with j are given to it: all others' weights are
-    exactly 0, because X and w are non-negative (their gradient is at least ``l1 - x_k'x_j``). Memory during the fit: X
-    and a part of its columns; no matrix of items by items.
+    For each item j, ``min_w 1/2 |x_j - X w|^2 + l2/2 |w|^2 + l1 |w|_1`` with ``w >= 0, w_j = 0``, X the [users, items]
+    matrix of :class:`EASE`: column by column, by scikit-learn's ``ElasticNet`` (cyclic coordinate descent) on the host
+    in float64. Only the columns k of ``x_k'x_j`` above ``l1`` are given to it: all others' weights are exactly 0,
+    because X and w are non-negative (their gradient is at least ``l1 - x_k'x_j``). Memory during the fit: X and a part
+    of its columns; no matrix of items by items.
 
     Source: Ning and Karypis, SLIM: Sparse Linear Methods for Top-N Recommender Systems (ICDM 2011), the regularised
     problem, solved by columns as there; the penalties are the paper's, not divided by the number of users. Departure:
@@ -160,15 +161,14 @@ class SLIM(NeighbourModel):
         from sklearn.linear_model import ElasticNet
 
         # scikit-learn runs on the host
-        config, rows = self.config, fit_rows(self, train, torch.device("cpu"))
-        ones = (np.ones(len(rows.values)), np.asarray(rows.values), np.asarray(rows.offsets))
-        matrix = scipy.sparse.csr_matrix(ones, shape=(rows.n_rows, train.n_items))
+        config, found = self.config, fit_matrix(self, train, torch.device("cpu"))
+        matrix = csr_matrix(found.with_weights(found.values(torch.float64).sqrt()).to_scipy())
         columns = matrix.tocsc()
         index = np.zeros(self.neighbours.shape, dtype=np.int64)
         weight = np.zeros(self.neighbours.shape, dtype=np.float32)
         net = ElasticNet(
             # scikit-learn divides the squared error by the number of rows
-            alpha=(config.l1 + config.l2) / max(rows.n_rows, 1),
+            alpha=(config.l1 + config.l2) / max(train.n_users, 1),
             l1_ratio=config.l1 / (config.l1 + config.l2),
             positive=True,
             fit_intercept=False,
@@ -180,15 +180,18 @@ class SLIM(NeighbourModel):
         with warnings.catch_warnings(), config_context(assume_finite=True, skip_parameter_validation=True):
             warnings.simplefilter("ignore")  # counted instead
             for item in range(train.n_items):
-                candidates = _candidates(matrix, columns, item, config.l1)
+                column = columns[:, [item]]
+                shared = (column.T @ matrix).toarray().ravel()
+                shared[item] = 0
+                candidates = np.flatnonzero(shared > config.l1)
                 if not len(candidates):
                     continue
-                net.fit(columns[:, candidates], columns[:, [item]].toarray().ravel(), check_input=False)
-                found = net.coef_
+                net.fit(columns[:, candidates], column.toarray().ravel(), check_input=False)
+                coefficients = net.coef_
                 unsolved += net.n_iter_ >= net.max_iter
-                kept = np.argsort(-found, kind="stable")[: index.shape[1]]
-                kept = kept[found[kept] > 0]
-                index[item, : len(kept)], weight[item, : len(kept)] = candidates[kept], found[kept]
+                kept = np.argsort(-coefficients, kind="stable")[: index.shape[1]]
+                kept = kept[coefficients[kept] > 0]
+                index[item, : len(kept)], weight[item, : len(kept)] = candidates[kept], coefficients[kept]
         if unsolved:
             limits = f"max_iter = {config.max_iter}, tol = {config.tol}"
             warnings.warn(
@@ -198,11 +201,3 @@ class SLIM(NeighbourModel):
         self.neighbours.copy_(torch.from_numpy(index))
         self.similarities.copy_(torch.from_numpy(weight))
         return self
-
-
-def _candidates(by_rows: Any, by_columns: Any, item: int, more_than: float) -> npt.NDArray[np.int64]:
-    """The items that share more than so many users with an item, ascending."""
-    users = by_columns.indices[by_columns.indptr[item] : by_columns.indptr[item + 1]]
-    shared = np.bincount(by_rows[users].indices, minlength=by_rows.shape[1])
-    shared[item] = 0
-    return np.flatnonzero(shared > more_than)

@@ -15,21 +15,23 @@ from recgraph.data.batches import Query
 from recgraph.data.part import Part
 from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space
 from recgraph.models.reading import Reading
-from recgraph.sparse.products import distinct, neighbours
+from recgraph.sparse.csr import Csr
+from recgraph.sparse.products import distinct, neighbours, presence
 from recgraph.sparse.ragged import Ragged
 
 
 class Popularity(ClosedFormModel):
-    """Scores an item by the number of users who chose it: the same ranking for everyone."""
+    """Scores an item by the number of users who chose it, or the sum of the weights: the same ranking for everyone."""
 
+    reads_weights = True
     counts: Tensor
 
     def _build(self, space: Space) -> None:
         self.register_buffer("counts", torch.zeros(space.n_items))
 
     def fit(self, train: Part) -> Self:
-        rows = fit_rows(self, train, self.counts.device)
-        self.counts.copy_(torch.bincount(rows.values, minlength=train.n_items))
+        matrix = fit_matrix(self, train, self.counts.device)
+        self.counts.copy_(torch.bincount(matrix.indices, matrix.weights, minlength=train.n_items))
         return self
 
     def score(self, query: Query) -> Tensor:
@@ -91,6 +93,7 @@ class NeighbourModel(ClosedFormModel):
     """
 
     Config: ClassVar[type[ModelConfig]] = NeighbourConfig
+    reads_weights = True
     reads_repeats = False
     neighbours: Tensor
     similarities: Tensor
@@ -126,7 +129,8 @@ class ItemKNNConfig(NeighbourConfig):
 class ItemKNN(NeighbourModel):
     """Nearest items: an item's score sums its similarities to those of its k neighbours that are in the history.
 
-    The similarity is the cosine of two items' users, ``C_ij / (sqrt(n_i n_j) + shrink)``, on binary data. The
+    The similarity is the cosine of two items' users, ``C_ij / (sqrt(n_i n_j) + shrink)``, on binary data; of weights w,
+    ``C_ij = sum_u sqrt(w_ui w_uj)`` and ``n_i = C_ii``, so that a user of weights 2 counts as two. The
     neighbours are those *of the scored item*. With ``normalise`` the score is the weighted mean of Sarwar et al.
     (WWW 2001), ``sum_j s_ij x_j / sum_j s_ij`` over the neighbours j: an item whose few similar ones are all in the
     history then comes before one with many. Source: Deshpande and Karypis, Item-Based Top-N Recommendation
@@ -136,8 +140,9 @@ class ItemKNN(NeighbourModel):
     Config = ItemKNNConfig
 
     def fit(self, train: Part) -> Self:
-        rows = fit_rows(self, train, self.neighbours.device)
-        index, similarity = neighbours(rows, train.n_items, self.neighbours.shape[1], self.config.shrink)
+        matrix = fit_matrix(self, train, self.neighbours.device)
+        norms = torch.bincount(matrix.indices, matrix.weights, minlength=train.n_items).to(torch.float64).sqrt()
+        index, similarity = neighbours(matrix, self.neighbours.shape[1], self.config.shrink, norms=norms)
         self.neighbours.copy_(index)
         self.similarities.copy_(F.normalize(similarity, p=1, dim=1) if self.config.normalise else similarity)
         return self
@@ -156,8 +161,9 @@ def check_room(name: str, n_bytes: int) -> None:
         )
 
 
-def fit_rows(model: ClosedFormModel, train: Part, device: torch.device) -> Ragged:
-    """n_users rows of distinct items on a device: every interaction counts as 1, repeats do not add.
+def fit_matrix(model: ClosedFormModel, train: Part, device: torch.device) -> Csr:
+    """[n_users, n_items] on a device: the distinct items of each user. In a log with weights each has the sum of those
+    of its interactions, float64, and is left out where that is 0; else there are none, and repeats do not add.
 
     Raises:
         ValueError: the training part has another number of items than the model was built for.
@@ -168,4 +174,15 @@ def fit_rows(model: ClosedFormModel, train: Part, device: torch.device) -> Ragge
             f"train has n_items = {train.n_items}, but {type(model).__name__} was built for {model.space.n_items}; "
             "build a new model for this data set"
         )
-    return distinct(train.items.to(device), train.n_items)
+    items = train.items.to(device)
+    if train.weights is None:
+        return presence(distinct(items, train.n_items), train.n_items)
+    weights, shape = train.weights.to(device), (items.n_rows, train.n_items)
+    matrix = Csr.from_coo(items.rows, items.values, weights, shape=shape, duplicates="sum")
+    return matrix.select(matrix.values() > 0)
+
+
+def fit_rows(model: ClosedFormModel, train: Part, device: torch.device) -> Ragged:
+    """The rows of :func:`fit_matrix`, without weights."""
+    matrix = fit_matrix(model, train, device)
+    return Ragged(matrix.indices, matrix.indptr)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from typing import Annotated, Any, ClassVar, Literal
 
+import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from recgraph.encoders.base import SequenceEncoder, tokens_of_places
 from recgraph.encoders.items import ItemTower, Kept
 from recgraph.losses.base import NextItemLoss
 from recgraph.losses.pairwise import OwnNegatives
+from recgraph.losses.softmax import SoftmaxLoss
 from recgraph.models.base import (
     FeatureSpace,
     ModelConfig,
@@ -27,8 +29,9 @@ from recgraph.models.base import (
     TrainableModel,
     UpdatedBy,
 )
-from recgraph.models.reading import SequenceReading, tokens_of
+from recgraph.models.reading import HistoryReading, SequenceReading, tokens_of
 from recgraph.models.sequence.items import ItemTable, ItemTables, RelatedItems
+from recgraph.models.sequence.prior import OfBatch, Prior, TransitionPrior
 from recgraph.registry import part
 from recgraph.rng import Generators
 from recgraph.sparse.device import is_accelerated
@@ -60,8 +63,9 @@ class SequenceConfig(ModelConfig):
     encoder: Annotated[PartConfig, part("encoder"), Field(description="of sequences")] = encoders.Transformer()
     loss: Annotated[PartConfig, part("loss"), Field(description="of the next item")] = losses.FullSoftmax()
     items: Annotated[ItemTable, Field(description="what the vectors of items are made of")] = ItemTable()
+    prior: Annotated[Prior | None, Field(description="transitions that are counted, added to the scores")] = None
     time_gaps: Annotated[
-        bool, Field(description="whether the time since the user's last interaction is an input, beside each item")
+        bool, Field(description="whether the times since the interaction before and to the next are inputs of an item")
     ] = False
 
 
@@ -117,10 +121,14 @@ class SequenceModel(TrainableModel):
                 config.hidden_dim, found.entries, found.dense, found.schema.missing, config.items.id_dropout
             )
         self.item_graph = None if config.items.graph is None else RelatedItems(config.items, config.hidden_dim, space)
-        self.gap_embedding = nn.Embedding(N_GAPS, config.hidden_dim, padding_idx=0) if config.time_gaps else None
-        if self.gap_embedding is not None:
+        self.gap_embedding: nn.Embedding | None = None
+        if config.time_gaps:
             # a gap never seen in training adds nothing, as an unknown one
+            self.gap_embedding = nn.Embedding(2 * N_GAPS - 1, config.hidden_dim, padding_idx=0)
             nn.init.zeros_(self.gap_embedding.weight)
+        if config.prior is not None and (regime == "cloze" or not isinstance(self.loss, SoftmaxLoss)):
+            raise ConfigError("prior: it is of what comes next, in a softmax; give loss = 'full_softmax', or no prior")
+        self.prior = None if config.prior is None else TransitionPrior(config.prior, space)
         self.reads_times = config.time_gaps or self.encoder.reads_times
         is_made = self.item_tower is not None or self.item_graph is not None
         self._made: Kept[ItemTables] | None = Kept() if is_made else None
@@ -164,6 +172,8 @@ class SequenceModel(TrainableModel):
         counts = train.item_counts()
         if self.item_graph is not None:
             self.item_graph.setup(train)
+        if self.prior is not None:
+            self.prior.setup(train)
         self.loss.setup(counts if self.item_tower is None else self.item_tower.setup(counts))
 
     def forward(self, batch: Any, wanted: Iterable[str]) -> dict[str, Tensor]:
@@ -222,6 +232,10 @@ class SequenceModel(TrainableModel):
             else:
                 drawn = drawn[batch.target_places()]
             loss: Tensor = self.loss.against(drawn, states, targets, table, bounds, dropout)
+        elif self.prior is not None:
+            tower = self.item_tower
+            candidates = tower.candidates if tower is not None and len(tower.candidates) else None
+            loss = self.loss(states, targets, table, generator, prior=OfBatch(self.prior, batch, candidates))
         else:
             loss = self.loss(states, targets, table, generator)
         return loss if batch.weight == 1 else loss * batch.weight
@@ -235,7 +249,8 @@ class SequenceModel(TrainableModel):
     ) -> Tensor:
         """The encoder's states of B rows, [B, D], [T, D] or [M, D].
 
-        With time gaps each place is a token of its own, ``x_t = v_token(t) + g_gap(t)``; a masked item stays token 0.
+        With time gaps each place is a token of its own, ``x_t = v_token(t) + g_before(t) + g_behind(t)``; a masked item
+        stays token 0.
 
         Args:
             sequences: B rows of tokens, or of those of :func:`recgraph.data.batches.with_gaps` where times are read.
@@ -248,27 +263,37 @@ class SequenceModel(TrainableModel):
             sequences = sequences.lengthened(sequences.lengths == 0)  # a masked item
         tokens, table = sequences, self.token_table(batch)
         if sequences.values.ndim > 1:
-            tokens = sequences.columns(slice(0, 3, 2) if self.encoder.reads_times else 0)
+            tokens = sequences.columns(slice(0, 3) if self.encoder.reads_times else 0)
             if self.gap_embedding is not None:
-                items, gaps = sequences.values[:, :2].unbind(1)
-                own, masked = lookup(table, items) + self.gap_embedding(gaps), lookup(table, items.new_zeros(1))
-                tokens, table = tokens_of_places(tokens.on_host, own, masked)
+                items, gaps = sequences.values[:, 0], self.gap_embedding(sequences.values[:, -2:]).sum(1)
+                masked = lookup(table, items.new_zeros(1))
+                tokens, table = tokens_of_places(tokens.on_host, lookup(table, items) + gaps, masked)
         generator = None if batch is None else batch.generators.of_rank("dropout")
         states: Tensor = self.encoder(tokens, table, generator, last_only, places)
         return states
 
     def encode_users(self, query: Query) -> Tensor:
         # before the cut: the first item that is read has one before it
-        return self.encode(tokens_of(self, query.history, query.times).last(self.config.max_len))
+        return self.encode(tokens_of(self, query.history, query.times, query.at).last(self.config.max_len))
 
-    def reading(self, query: Query) -> SequenceReading:
-        return SequenceReading(self, query)
+    @property
+    def has_vectors(self) -> bool:
+        return self.prior is None
+
+    def score(self, query: Query) -> Tensor:
+        scores = super().score(query)
+        return scores if self.prior is None else scores.add_(self.prior.score(query))
+
+    def reading(self, query: Query) -> HistoryReading:
+        return SequenceReading(self, query) if self.prior is None else HistoryReading(self, query)
 
     def padded_form(self) -> PaddedForm:
         if type(self.encoder).padded is SequenceEncoder.padded:
             raise ValueError(f"encoder = {self.config.encoder.part_name!r} has no padded form, as an export needs")
         if self.encoder.reads_times:
             raise ValueError("encoder: it reads times, which an export has not; set encoder.time_bias=false")
+        if self.prior is not None:
+            raise ValueError("prior: a table of transitions has no padded form, as an export needs; leave it out")
         longest = self.config.max_len
         shortest = 1 if self.encoder.pads_to_any_length else longest
         module = PaddedSequences(self.encoder, self.token_table().detach(), self.gap_embedding)
@@ -306,11 +331,14 @@ class PaddedSequences(nn.Module):
         self.register_buffer("table", table)
 
     def forward(self, history: Tensor, gaps: Tensor | None = None) -> Tensor:
-        """[B, L] tokens and, of a model that reads them, [B, L] buckets of time gaps -> [B, D]."""
+        """[B, L] tokens and, of a model that reads them, [B, L] buckets of the time gap before each -> [B, D]."""
         lengths = (history != 0).sum(1)
         if self.encoder.ends_masked:
             history, gaps, lengths = F.pad(history, (0, 1)), None if gaps is None else F.pad(gaps, (0, 1)), lengths + 1
         inputs = F.embedding(history, self.table)
         if self.gap_embedding is not None and gaps is not None:
-            inputs = inputs + self.gap_embedding(gaps)
+            following = gaps.roll(-1, 1)
+            is_known = (following > 0) & (torch.arange(gaps.shape[1], device=gaps.device) < lengths[:, None] - 1)
+            behind = (following + N_GAPS - 1) * is_known
+            inputs = inputs + self.gap_embedding(gaps) + self.gap_embedding(behind)
         return self.encoder.padded(inputs, lengths.clamp(min=1))
