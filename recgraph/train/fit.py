@@ -10,17 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import polars as pl
 import torch
 from pydantic import BeforeValidator
-from torch import Tensor
 
 from recgraph import registry
 from recgraph.config import Config, checked
 from recgraph.data.catalog import get, load_graph
 from recgraph.data.catalog.cards import GraphCard, find_card
-from recgraph.data.ids import IdMap
-from recgraph.data.item_features import FeatureWish, ItemFeatures
+from recgraph.data.item_features import ItemFeatures
 from recgraph.data.part import Cases, Part
 from recgraph.data.read import is_data_path
 from recgraph.data.split import Interactions, SealedSplit, Split, without_test_data
@@ -381,28 +378,7 @@ def _plan(
     there = torch.isin(read.labels, torch.tensor(FITTED_ON[fit_on], dtype=read.labels.dtype))
     log = read.interactions.masked(there.numpy())
     inner, cases = inner_split(log, read.strategy, derive(options.seed, "inner split"))
-    rows, config = log.ordered.items, model.config
-    known_items, known_users = torch.bincount(rows.values, minlength=log.n_items) > 0, rows.lengths > 0
-    model.plan = Plan(
-        inner,
-        cases,
-        partial(_space, model, sealed),
-        fit_member,
-        _side(log.item_features, log.columns.item, log.items, known_items, config.item_features),
-        _side(log.user_features, log.columns.user, log.users, known_users, config.user_features),
-    )
-
-
-def _side(features: pl.DataFrame | None, key: str, ids: IdMap, known: Tensor, wish: FeatureWish) -> Tensor | None:
-    """[n, F] side information as dense columns, learnt from the ids of the part; None where none is wanted."""
-    if not wish:
-        return None
-    found = ItemFeatures.learn(features, key, ids, known, wish)
-    rows = torch.cat([found.dense, torch.zeros(len(ids), found.schema.n_entries)], 1)
-    entries = found.entries
-    of = torch.arange(len(ids)).repeat_interleave(torch.diff(entries.indptr))
-    rows[of, found.schema.width + entries.indices] = entries.values()
-    return rows
+    model.plan = Plan(inner, cases, partial(_space, model, sealed), fit_member)
 
 
 # -- graphs
