@@ -282,7 +282,9 @@ class EdgeReading(Reading):
         self._own = (weight if model.first_layer == 0 else 0.0) * layers[0][user : user + 1]
         # what an item would send over an edge to a user with one item
         degrees, own = edges.t().row_sums(), slice(edges.indptr[user], edges.indptr[user + 1])
-        self._edges = torch.ones_like(degrees).index_copy_(0, row, edges.values(degrees.dtype)[own])
+        weights = edges.values(degrees.dtype)[own]
+        self._edges = torch.ones_like(degrees).index_copy_(0, row, weights)
+        self._shares = (self._edges[self.items] / weights.sum() ** 0.5)[:, None]
         sent = weight * torch.stack(layers[:-1]).sum(0)[model.encoder.n_users :]
         self._sent = sent * power(degrees.to(sent.dtype), -0.5)[:, None]
         self._known_items = degrees.nonzero()[:, 0]
@@ -297,16 +299,14 @@ class EdgeReading(Reading):
         return self._own + heard
 
     def inputs(self) -> Tensor:
-        own = self._edges[self.items]
-        found: Tensor = self._sent[self.items] * (own / own.sum() ** 0.5)[:, None]
+        found: Tensor = self._sent[self.items] * self._shares
         return found
 
     def baseline(self, kind: Baseline) -> Tensor:
         inputs = self.inputs()
         if kind == "padding":
             return torch.zeros_like(inputs)
-        own = self._edges[self.items]
-        mean: Tensor = self._sent[self._known_items].mean(0) * (own / own.sum() ** 0.5)[:, None]
+        mean: Tensor = self._sent[self._known_items].mean(0) * self._shares
         return mean
 
     def of_inputs(self, inputs: Tensor) -> Tensor:

@@ -291,8 +291,7 @@ def half_squared_norms(table: Tensor, places: Sequence[Tensor]) -> Tensor:
         counts = table.new_zeros(table.shape[0])
         for index in places:
             if index.numel():
-                share = counts.new_full((), 1 / index.numel())
-                counts.index_add_(0, index.flatten(), share.expand(index.numel()))
+                counts.index_add_(0, index.flatten(), counts.new_full((), 1 / index.numel()).expand(index.numel()))
         total: Tensor = _HalfWeightedNorms.apply(table, table, counts)  # type: ignore[no-untyped-call]
         return total
 

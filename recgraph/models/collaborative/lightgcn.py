@@ -131,13 +131,11 @@ class UltraGCN(BPRMF):
     def setup(self, train: Part) -> None:
         super().setup(train)
         config, like, rows = self.config, self.embedding.weight.detach(), train.items.to(self.embedding.weight.device)
-        users, items = degrees_of(rows, train.n_items, like)
-        near, weights = neighbours_of(rows, train.n_items, config.n_neighbours, like, config.with_itself)
+        near = neighbours_of(rows, train.n_items, config.n_neighbours, like, config.with_itself)
+        made = *degrees_of(rows, train.n_items, like), *near
         # of the training part alone: whoever resumes a run makes them again
-        self.register_buffer("user_degrees", users, persistent=False)
-        self.register_buffer("item_degrees", items, persistent=False)
-        self.register_buffer("neighbours", near, persistent=False)
-        self.register_buffer("neighbour_weights", weights, persistent=False)
+        for name, value in zip(("user_degrees", "item_degrees", "neighbours", "neighbour_weights"), made, strict=True):
+            self.register_buffer(name, value, persistent=False)
 
     def pair_weights(self, batch: PairBatch) -> PairWeights:
         (w1, w2), (w3, w4) = self.config.positive_weights, self.config.negative_weights
