@@ -281,12 +281,12 @@ class EdgeReading(Reading):
         weight = 1 / (len(layers) - model.first_layer)
         self._own = (weight if model.first_layer == 0 else 0.0) * layers[0][user : user + 1]
         # what an item would send over an edge to a user with one item
-        degrees, own = edges.t().row_sums(), slice(edges.indptr[user], edges.indptr[user + 1])
-        weights = edges.values(degrees.dtype)[own]
+        sent = weight * torch.stack(layers[:-1]).sum(0)[model.encoder.n_users :]
+        degrees = edges.t().row_sums().to(sent.dtype)
+        weights = edges.values(sent.dtype)[edges.indptr[user] : edges.indptr[user + 1]]
         self._edges = torch.ones_like(degrees).index_copy_(0, row, weights)
         self._shares = (self._edges[self.items] / weights.sum() ** 0.5)[:, None]
-        sent = weight * torch.stack(layers[:-1]).sum(0)[model.encoder.n_users :]
-        self._sent = sent * power(degrees.to(sent.dtype), -0.5)[:, None]
+        self._sent = sent * power(degrees, -0.5)[:, None]
         self._known_items = degrees.nonzero()[:, 0]
 
     def represent(self, keep_mask: Tensor, instead: Tensor | None = None) -> Tensor:
