@@ -465,6 +465,7 @@ class TwoStage(ClosedFormModel):
     """
 
     Config = TwoStageConfig
+    reads_weights = True  # its models do, or are refused where they are fitted
     updated_by = None
     plan: Plan | None = None
     stages: nn.ModuleList
