@@ -41,14 +41,14 @@ item_graph    encoders              graph: Interactions Transitions
 item_graph    models.heterogeneous  views: MetaPaths
 loss          losses                pairwise: BCE BPR CCL  softmax: FullSoftmax SampledSoftmax
 metric        evaluate              metrics: AUC DCG F1 HitRate MAP MRR NDCG Precision RBP RPrecision Recall
-metric        evaluate              metrics: AveragePopularity CatalogueCoverage Entropy Gini IntraListDiversity
-metric        evaluate              metrics: NewItems Novelty Personalization Serendipity TailShare Unexpectedness
+metric        evaluate              metrics: AveragePopularity CatalogueCoverage Gini IntraListDiversity NewItems
+metric        evaluate              metrics: Novelty Serendipity
 model         models                two_stage: TwoStage
 model         models.closed_form    graph_filters: GFCF TurboCF  ials: IALS  linear: EASE SLIM
 model         models.closed_form    neighbours: ItemKNN Popularity  transitions: Transitions
 model         models.collaborative  contrastive: SGL SimGCL XSimGCL  lightgcn: BPRMF LightGCN UltraGCN
 model         models.collaborative  ncl: NCL  simplex: SimpleX
-model         models.heterogeneous  heco: HeCo  meow: AdaMEOW MEOW  recommender: AdaMEOWRec MEOWRec
+model         models.heterogeneous  base: Spectral  heco: HeCo  meow: AdaMEOW MEOW  recommender: AdaMEOWRec MEOWRec
 model         models.sequence       contrastive: CL4SRec DuoRec  mclrec: MCLRec
 model         models.sequence       sasrec: BERT4Rec BSARec ESASRec FuXiAlpha GRU4Rec HSTU SASRec
 objective     contrast              objectives: BarlowTwins DebiasedInfoNCE DebiasedNTXent InfoNCE NTXent SupCon

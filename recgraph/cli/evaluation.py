@@ -13,7 +13,6 @@ from recgraph.cli.output import Failure, Format, FormatOption, default_format, n
 
 if TYPE_CHECKING:
     from recgraph.evaluate.results import Results
-    from recgraph.train.run import NodeRun
 
 Part = Literal["valid", "test"]
 Seen = Literal["keep", "exclude", "both"]
@@ -54,6 +53,7 @@ def evaluate(
     from recgraph.evaluate.rerank import reranker_of
     from recgraph.evaluate.results import save_users as write_users
     from recgraph.train.run import NodeRun, Run
+    from recgraph.train.settings import ProbeSettings
 
     # a folder may be called date=2020
     moved = dict(path.split("=", 1) if path.startswith(_FILES) else ["train", path] for path in data or ())
@@ -62,7 +62,12 @@ def evaluate(
     if nodes:
         if len(opened) > 1:
             raise ValueError(f"{', '.join(map(str, nodes))}: a run that embeds nodes is evaluated alone")
-        return _nodes(next(iter(nodes.values())), settings or [], form)
+        (of_nodes,) = nodes.values()
+        chosen = ProbeSettings.of(parse_settings(settings or [], of_nodes.record["evaluation"]))
+        scores = of_nodes.evaluate(probe=chosen.probe)
+        used = ", ".join(f"{name} {value}" for name, value in scores.protocol.probe.model_dump().items())
+        note(f"linear probe: {used}; protocol {scores.hash}")
+        return show(scores.rows(), form)
     on, lengths = given_engine(engine, engine_set), tuple(cutoffs or (5, 10, 20))
     picks = None if rerank is None else reranker_of(parse_settings([f"rerank={rerank}"])["rerank"]).specification
     found: dict[Path, Results] = {}
@@ -109,17 +114,6 @@ def _compared(records: dict[Path, Any], found: dict[Path, Results], metrics: lis
     note(made.legend if form == "table" else made.legend.replace("* ", "best: ", 1).replace("= ", "tied: ", 1))
 
 
-def _nodes(run: NodeRun, settings: list[str], form: Format | None) -> None:
-    from recgraph.config import parse_settings
-    from recgraph.train.settings import ProbeSettings
-
-    chosen = ProbeSettings.of(parse_settings(settings, run.record["evaluation"]))
-    results = run.evaluate(probe=chosen.probe)
-    settings_used = ", ".join(f"{name} {value}" for name, value in results.protocol.probe.model_dump().items())
-    note(f"linear probe: {settings_used}; protocol {results.hash}")
-    show(results.rows(), form)
-
-
 _CHECK_SPLIT = "How the log is split.  [default: as its parts are given or its card says, else leave-one-out]"
 _CHECK_SET = "A parameter of the split, e.g. test=0.2; may be given many times."
 
@@ -131,11 +125,11 @@ def check(
     split_seed: Annotated[int, typer.Option(min=0, help="Of splits that draw.")] = 0,
     form: FormatOption = None,
 ) -> None:
-    """Check a split of DATASET, or of your own file (--data), and the evaluation on it.
+    """Check a split of DATASET, or of your own file (--data), and what its log gives away.
 
-    Leakage of time and what one cut of time would give, duplicates across parts, items that only test knows, a
-    constant scorer at chance. The exit code is 1 where a check fails; a warning says that numbers do not mean what
-    they seem to, and is no failure.
+    Leakage of time and what one cut of time would give, duplicates across parts, items that only test knows, ties
+    sorted by id, what histories and their order say. The exit code is 1 where a check fails; a warning says that
+    numbers do not mean what they seem to, and is no failure.
     """
     from recgraph.config import parse_settings
     from recgraph.evaluate.checks import check_split
