@@ -148,7 +148,7 @@ def tied_times(split: Split) -> Check:
     share = n_ascending / n_pairs if n_pairs else 0.5
     is_sorted = abs(share - 0.5) > max(_SIGMAS * 0.5 / max(n_pairs, 1) ** 0.5, _DRIFT)
     what = f"neighbours{' at one time' if log.times is not None else ''} (of {len(before):,})"
-    detail = f"ids ascend in {share:.1%} of {n_pairs:,} {what}, by chance in 50 %"
+    detail = f"ids ascend in {share:.1%} of {n_pairs:,} {what}, by chance in half"
     return Check("tied times", "ok" if not is_sorted else "warn" if log.times is None else "fail", share, detail)
 
 
@@ -185,9 +185,11 @@ def smoothness(split: Split, *, seed: int = 0) -> list[Check]:
     rows, columns = [], ItemColumns(split.items, frame, key)
     for name, dtype in frame.drop(key).schema.items():
         plain = dtype.inner if isinstance(dtype, pl.List) else dtype
-        if plain.is_float() or plain.is_nested() or 2 * frame[name].n_unique() > len(frame):
+        if plain.is_float() or plain.is_nested():
             continue
         codes = columns.codes(name, "item_features").numpy()
+        if 2 * codes.max() > n_items:
+            continue
         items, places = (codes >= 0).nonzero()
         has = sp.csr_array((np.ones(len(items)), (items, codes[items, places])), (n_items, codes.max() + 1))
         same, other = (float(((has[before] * has[then]).sum(1) > 0).mean()) for then in (after, np.roll(after, 1)))
