@@ -146,12 +146,11 @@ def neighbours(
     k: int,
     shrink: float = 0.0,
     *,
-    norm_power: float = 0.5,
     norms: Tensor | None = None,
     with_itself: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The k most similar columns of each, by ``C[i, j] / ((n_i n_j) ** norm_power + shrink)`` with C of these rows as
-    in :func:`co_occurrence` and ``n_i`` the rows that hold i, or with ``norms`` [n_columns] float64 for these powers.
+    """The k most similar columns of each, by ``C[i, j] / (n_i n_j + shrink)`` with C of these rows as in
+    :func:`co_occurrence` and n, ``norms`` [n_columns] float64, by default the roots of the rows that hold a column.
 
     Without weights and shrinkage this is the cosine of two columns. Costs the sum of squared row lengths and up to 64 k
     cells a column.
@@ -161,7 +160,7 @@ def neighbours(
     """
     n_columns = rows.shape[1]
     if norms is None:
-        norms = torch.bincount(rows.indices, minlength=n_columns).to(torch.float64).pow(norm_power)
+        norms = torch.bincount(rows.indices, minlength=n_columns).to(torch.float64).sqrt()
     index = torch.zeros(n_columns, k, dtype=torch.int64, device=rows.device)
     similarity = torch.zeros(n_columns, k, dtype=torch.float32, device=rows.device)
     width = min(k, n_columns)

@@ -25,8 +25,8 @@ onnxruntime: Any = pytest.importorskip("onnxruntime", reason="onnxruntime is not
 
 N_ITEMS, MAX_LEN = 40, SMALL["max_len"]
 QUICK = {"sasrec", "ease", "bprmf"}
-#: rank by two sparse products and a low-rank one, or by two stages, which no graph of a runtime has
-NO_EXPORT = {"gfcf", "twostage"}
+#: rank by sparse products, or by two stages, which no graph of a runtime has
+NO_EXPORT = {"bspm", "gfcf", "turbocf", "twostage"}
 
 
 def histories(n: int = 40) -> list[list[int]]:

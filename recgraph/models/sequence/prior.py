@@ -94,7 +94,8 @@ class OfBatch:
         distinct, local = torch.unique(whole.rows * n_items + whole.values, return_inverse=True)
         own = transitions(whole.with_values(local), len(distinct), config.window, config.backward)
         self.own_items, of_place = distinct % n_items, of_row[sequences.rows] * n_items
-        self.own = own.to(dtype=torch.float32).scale(None, prior.table.norms.to(device)[self.own_items])
+        scales = (scale.to(device)[self.own_items] for scale in prior.table.scales)
+        self.own = own.to(dtype=torch.float32).scale(*scales)
         self.own_places = torch.searchsorted(distinct, of_place + self.items)
         self.own_targets = torch.searchsorted(distinct, of_place[self.places] + self.targets)
 
