@@ -22,7 +22,7 @@ from contextvars import ContextVar
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -32,7 +32,8 @@ from torch import Tensor
 from recgraph.config import checked
 from recgraph.data.log import HEAD_OF_SPLIT, Log
 from recgraph.data.part import Cases, Part, order
-from recgraph.data.strategies import GIVEN, GROUPS, STRATEGIES, Label, Strategy, sizes_of, strategy_of
+from recgraph.data.strategies import FITTED_ON, GIVEN, GROUPS, STRATEGIES, Label, Strategy, sizes_of, strategy_of
+from recgraph.data.strategies import FitPart as FitPart
 from recgraph.files import (
     CorruptFileError,
     check_manifest,
@@ -45,7 +46,6 @@ from recgraph.files import (
 )
 from recgraph.pages import block
 
-FitPart = Literal["train", "train+valid", "all"]
 _OPEN, _TEST = "open.parquet", "test/test.parquet"
 #: name of a column -> the type in which its values are hashed
 _TYPES = {"offsets": "<i8", "items": "<i4", "labels": "u1", "times": "<i8", "weights": "<f8", "ratings": "<f8"}
@@ -267,8 +267,7 @@ class Split(_Labelled):
         fit that serves, of which no part can be evaluated, and which a block without test data refuses."""
         if which == "all":
             check_open()
-        further = {"train": (), "train+valid": GROUPS["valid"], "all": tuple(Label)[1:]}[which]
-        return self._part(Label.TRAIN, *further) if further else self.train
+        return self.train if which == "train" else self._part(*FITTED_ON[which])
 
     @cached_property
     def hash(self) -> str:  # type: ignore[override]

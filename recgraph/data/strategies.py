@@ -55,6 +55,13 @@ GROUPS: Mapping[str, tuple[Label, ...]] = {
     "test": (Label.TEST, Label.TEST_HISTORY, Label.TEST_LEFT),
 }
 _LEFT = (Label.VALID_LEFT, Label.TEST_LEFT)
+FitPart = Literal["train", "train+valid", "all"]
+#: what a model is fitted on -> the labels of its rows
+FITTED_ON: Mapping[FitPart, tuple[Label, ...]] = {
+    "train": GROUPS["train"],
+    "train+valid": GROUPS["train"] + GROUPS["valid"],
+    "all": tuple(Label),
+}
 
 
 def sizes_of(labels: Tensor) -> dict[str, int]:

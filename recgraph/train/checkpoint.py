@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from recgraph.files import check_manifest, read_object, read_tensors, remove_folder, replacing_folder
+from recgraph.files import check_manifest, read_object, read_tensors, remove_folder, replacing_folder, write_tensors
 from recgraph.models.base import TrainableModel, not_finite
 from recgraph.train.config import FALLING, TrainConfig
 
@@ -58,9 +57,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: Path | None = None, best: P
     final = folder / f"step-{checkpoint.state['step']:09d}-{checkpoint.state['epoch']:06d}"
     with replacing_folder(final) as temporary:
         for name in ("model", "optimisers", "generators"):
-            tensors = getattr(checkpoint, name)
-            contiguous = {key: value.detach().contiguous() for key, value in tensors.items()}
-            save_file(contiguous, temporary / f"{name}.safetensors")
+            write_tensors(getattr(checkpoint, name), temporary / f"{name}.safetensors")
         if best is not None:
             try:
                 os.link(best, temporary / _BEST)

@@ -21,6 +21,13 @@ FALLING = frozenset({"linear", "cosine"})
 _log = logging.getLogger(__name__)
 
 
+_Epochs = Annotated[int, Field(ge=0, description="epochs at most")]
+_Seconds = Annotated[
+    float,
+    Field(ge=0, description="an epoch that ends within so many seconds after a checkpoint makes none but the last"),
+]
+
+
 class TrainConfig(Config):
     """How a model is trained; the same names for every model."""
 
@@ -40,7 +47,7 @@ class TrainConfig(Config):
             "these rows alone; weight_decay and clip_norm do not reach them"
         ),
     ] = False
-    max_epochs: Annotated[int, Field(ge=0, description="epochs at most")] = 100
+    max_epochs: _Epochs = 100
     patience: Annotated[
         int | None,
         Field(ge=1, description="validations without a better metric before training stops; none: never"),
@@ -88,10 +95,7 @@ class TrainConfig(Config):
         int | None,
         Field(ge=1, description="batches between checkpoints inside an epoch; none: at its end alone"),
     ] = None
-    checkpoint_seconds: Annotated[
-        float,
-        Field(ge=0, description="an epoch that ends within so many seconds after a checkpoint makes none but the last"),
-    ] = 0.0
+    checkpoint_seconds: _Seconds = 0.0
     compile: Annotated[
         bool, Field(description="on an accelerator: compile encoder, loss and contrasts of a sequence model")
     ] = False
@@ -155,7 +159,7 @@ def training_config(model: type[TrainableModel]) -> type[TrainConfig]:
 class GraphTrainConfig(TrainConfig):
     """Training on a graph without labels: the loss selects, or nothing, and an epoch may be a single step."""
 
-    max_epochs: Annotated[int, Field(ge=0, description="epochs at most")] = 5000
+    max_epochs: _Epochs = 5000
     patience: Annotated[
         int | None,
         Field(
@@ -166,10 +170,7 @@ class GraphTrainConfig(TrainConfig):
     metric: Annotated[
         Literal["loss", "last"], Field(description="what selects the epoch whose weights are kept; last: nothing does")
     ] = "loss"
-    checkpoint_seconds: Annotated[
-        float,
-        Field(ge=0, description="an epoch that ends within so many seconds after a checkpoint makes none but the last"),
-    ] = 30.0
+    checkpoint_seconds: _Seconds = 30.0
 
 
 def pick_device(device: str | None = None) -> torch.device:

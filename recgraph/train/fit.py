@@ -23,8 +23,8 @@ from recgraph.data.ids import IdMap
 from recgraph.data.item_features import FeatureWish, ItemFeatures
 from recgraph.data.part import Cases, Part
 from recgraph.data.read import is_data_path
-from recgraph.data.split import FitPart, Interactions, SealedSplit, Split, without_test_data
-from recgraph.data.strategies import EVERYTHING, GROUPS, Label, Ratio, Shares, Strategy
+from recgraph.data.split import Interactions, SealedSplit, Split, without_test_data
+from recgraph.data.strategies import EVERYTHING, FITTED_ON, GROUPS, FitPart, Label, Ratio, Shares, Strategy
 from recgraph.evaluate.evaluator import check_selects, validation
 from recgraph.files import contents
 from recgraph.graph.hetero import HeteroGraph, as_graph
@@ -272,10 +272,9 @@ def _fit_split(model: Model, split: Split | SealedSplit, options: FitOptions, fi
         if fit_on == "train" and sealed.valid.users.numel():
             seen: Any = config.select_seen
             validate = partial(validation, model, sealed.valid, config.metric, seen=seen, fit_part=part)
-    with run_folder(model, options, record) as is_complete:
-        if is_complete:
-            assert options.folder is not None
-            done = Run.open(options.folder, sealed)
+    with run_folder(model, options, record) as complete:
+        if complete is not None:
+            done = Run.open(complete, sealed)
             assert isinstance(done, Run)
             done.model.to(pick_device(options.device))
             return done
@@ -341,17 +340,6 @@ def _refit(model: Model, split: Split | SealedSplit, options: FitOptions, fit_on
 
 # -- two stages: the split within the training part by which the second learns to rank
 
-#: what becomes of the labels of a split: what it tests is the truth, what it validates on is known
-_INNER = {
-    Label.TRAIN: Label.TRAIN,
-    Label.VALID: Label.TRAIN,
-    Label.TEST: Label.VALID,
-    Label.VALID_HISTORY: Label.TRAIN,
-    Label.TEST_HISTORY: Label.VALID_HISTORY,
-    Label.VALID_LEFT: Label.TRAIN,
-    Label.TEST_LEFT: Label.VALID_LEFT,
-}
-
 
 def inner_split(log: Interactions, strategy: Strategy, seed: int) -> tuple[Part, Cases]:
     """A training part, split once more: what models are fitted to, and what followed.
@@ -369,7 +357,9 @@ def inner_split(log: Interactions, strategy: Strategy, seed: int) -> tuple[Part,
     else:
         return last_held_out(log.ordered.part)
     labels = rule.labels(log, seed)
-    becomes = torch.tensor([_INNER[label] for label in Label], dtype=labels.dtype)
+    # what is tested is the truth, what is validated on is known
+    inner = dict(zip(GROUPS["test"], GROUPS["valid"], strict=True))
+    becomes = torch.tensor([inner.get(label, Label.TRAIN) for label in Label], dtype=labels.dtype)
     split = Split(log, becomes[labels.long()], rule, "inner", seed)
     return split.train, split.valid
 
@@ -386,8 +376,7 @@ def _plan(
         data = {"split": sealed.name, "n_users": sealed.n_users, "n_items": sealed.n_items}
         train_model(one, part, own, new_record(one, own, "its part", data))
 
-    wanted = {"train": GROUPS["train"], "train+valid": (*GROUPS["train"], *GROUPS["valid"]), "all": tuple(Label)}
-    there = torch.isin(read.labels, torch.tensor([int(label) for label in wanted[fit_on]], dtype=read.labels.dtype))
+    there = torch.isin(read.labels, torch.tensor(FITTED_ON[fit_on], dtype=read.labels.dtype))
     log = read.interactions.masked(there.numpy())
     inner, cases = inner_split(log, read.strategy, derive(options.seed, "inner split"))
     rows, config = log.ordered.items, model.config
@@ -427,10 +416,9 @@ def _fit_nodes(model: GraphModel, graph: HeteroGraph, options: FitOptions, evalu
     }
     record = new_record(model, options, "graph", data)
     record.task, record.evaluation = "nodes", evaluation
-    with run_folder(model, options, record) as is_complete:
-        if is_complete:
-            assert options.folder is not None
-            return NodeRun.open(options.folder)
+    with run_folder(model, options, record) as complete:
+        if complete is not None:
+            return NodeRun.open(complete)
         with without_test_data("a model is fitted to a graph"):
             space = GraphSpace(n_users=0, n_items=graph.count(target), graph=graph)
             build(model, space, options, record)

@@ -70,8 +70,8 @@ def new_record(model: Model, options: FitOptions, fitted_on: str, data: Mapping[
 
 
 @contextmanager
-def run_folder(model: Model, options: FitOptions, record: RunRecord) -> Iterator[bool]:
-    """The block in which one process makes a run in its folder (else InUse); gives whether it is complete already.
+def run_folder(model: Model, options: FitOptions, record: RunRecord) -> Iterator[Path | None]:
+    """The block in which one process makes a run in its folder (else InUse); gives the folder of a complete one.
 
     A folder with a complete run is neither locked nor written. A finished run that goes on with more epochs stays what
     it was until it is finished again; the record says why its test data was read before. Of the processes of one
@@ -79,7 +79,7 @@ def run_folder(model: Model, options: FitOptions, record: RunRecord) -> Iterator
     """
     folder = options.folder
     if folder is None:
-        yield False
+        yield None
         return
     with ExitStack() as lock:
 
@@ -102,7 +102,7 @@ def run_folder(model: Model, options: FitOptions, record: RunRecord) -> Iterator
 
         complete, unsealed = of_all(take)[0]
         record.unsealed = [*unsealed, *(reason for reason in record.unsealed if reason not in unsealed)]
-        yield complete
+        yield folder if complete else None
 
 
 def _finished(folder: Path) -> RunRecord | None:

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -131,22 +130,15 @@ class TrainingInterrupted(KeyboardInterrupt):
         super().__init__(f"interrupted in epoch {epoch + 1} after {batch} batches; {state}")
 
 
-@dataclass
-class Interrupt:
-    """Whether SIGINT came."""
-
-    requested: bool = False
-
-
 @contextmanager
-def interrupts() -> Iterator[Interrupt]:
-    """Within the block the first SIGINT is only noted, and a second one interrupts at once."""
-    found = Interrupt()
+def interrupts() -> Iterator[threading.Event]:
+    """Within the block the first SIGINT sets the event, and a second one interrupts at once."""
+    found = threading.Event()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if found.requested:
+        if found.is_set():
             signal.default_int_handler(number, frame)
-        found.requested = True
+        found.set()
 
     if threading.current_thread() is not threading.main_thread():  # no other can handle signals
         yield found

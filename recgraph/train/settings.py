@@ -43,9 +43,8 @@ def check_task(cls: type[Model], dataset: str, of_nodes: bool) -> None:
     """Refuse a model that recommends where there are classes of nodes, and the other way round."""
     if of_nodes != issubclass(cls, GraphModel):
         what = "classes of nodes" if of_nodes else "interactions"
-        able = [
-            name for name in registry.names("model") if issubclass(registry.load("model", name), GraphModel) == of_nodes
-        ]
+        models = [registry.load("model", name) for name in registry.names("model")]
+        able = [each.key() for each in models if issubclass(each, GraphModel) == of_nodes]
         raise ConfigError(f"dataset {dataset!r} has {what}, which {cls.__name__} is not for; use {', '.join(able)}")
 
 

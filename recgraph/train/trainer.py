@@ -6,6 +6,7 @@ import ctypes
 import logging
 import math
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ from recgraph.sparse.device import is_accelerated
 from recgraph.sparse.rows import is_sparse
 from recgraph.train import checkpoint as checkpoints
 from recgraph.train.config import TrainConfig, make_accelerator
-from recgraph.train.observers import Interrupt, Observer, TrainingInterrupted, interrupts
+from recgraph.train.observers import Observer, TrainingInterrupted, interrupts
 from recgraph.train.phases import TABLES, Averaging, freeze_all_but, make_optimisers, rate_factor, step_at, total_loss
 
 # batches between two reads of the terms: a read waits for the device
@@ -153,7 +154,7 @@ class Trainer:
         self._checkpoint: Path | None = None
         self._saved_at = -math.inf
         self._unread: list[tuple[int, dict[str, Tensor]]] = []  # terms of steps that are still on the device
-        self._interrupt = Interrupt()
+        self._interrupt = threading.Event()
         self._wall = self._cpu = 0.0
         if self.ranks.count > 1:
             self.averaging.align(model)
@@ -178,7 +179,7 @@ class Trainer:
                 while progress.epoch < config.max_epochs and not stopping.stop:
                     self._train_epoch()
                     saved = self._end_epoch()
-                    if any(all_values(self._interrupt.requested)):  # since the last step, perhaps the last of all
+                    if any(all_values(self._interrupt.is_set())):  # since the last step, perhaps the last of all
                         raise TrainingInterrupted(progress.epoch - 1, len(self.batches), saved or self.save())
             finally:
                 self._call("close")
@@ -214,7 +215,7 @@ class Trainer:
                     self._call("step", progress.mean_terms(), progress.targets / progress.epoch_seconds())
                 if progress.batch % self.config.accumulate and progress.batch < n_batches:
                     continue
-                stops = self._interrupt.requested if self.ranks.count == 1 else self.averaging.stops(may_wait=reads)
+                stops = self._interrupt.is_set() if self.ranks.count == 1 else self.averaging.stops(may_wait=reads)
                 every = self.config.checkpoint_every
                 # the first step that ends at or after a multiple of so many batches
                 is_due = every and progress.batch < n_batches and progress.batch % every < self.config.accumulate
@@ -253,7 +254,7 @@ class Trainer:
             if done + 1 < size or not parameters:
                 continue
             if self.ranks.count > 1:
-                self.averaging.average(parameters, self._interrupt.requested)
+                self.averaging.average(parameters, self._interrupt.is_set())
             if config.clip_norm is not None:
                 dense = [parameter for parameter in parameters if not is_sparse(parameter)]
                 self.accelerator.clip_grad_norm_(dense, config.clip_norm)

@@ -82,16 +82,6 @@ class UpdateOptions:
     item_features: Any = None
 
 
-def check_updatable(model: Model) -> None:
-    """Refuse a model that cannot take in a new log, by its class or by its settings."""
-    if model.updated_by is None or model.reads_graph:
-        classes = {name: registry.load("model", name) for name in registry.names("model")}
-        able = [name for name, cls in classes.items() if cls.updated_by and not cls.reads_graph]
-        raise ValueError(
-            f"{type(model).__name__} cannot be updated; fit it again on everything. Those that can: {', '.join(able)}"
-        )
-
-
 def update(
     parent: Recommender, new_log: Any, options: UpdateOptions, out: Path | None = None, checkpoint: Path | None = None
 ) -> tuple[Recommender, RunRecord]:
@@ -100,7 +90,12 @@ def update(
     ``checkpoint`` is the folder of the parent's checkpoints, with the state of its optimisers, or None.
     """
     old_model = parent.model
-    check_updatable(old_model)
+    if old_model.updated_by is None or old_model.reads_graph:
+        models = [registry.load("model", name) for name in registry.names("model")]
+        able = [each.key() for each in models if each.updated_by and not each.reads_graph]
+        raise ValueError(
+            f"{type(old_model).__name__} cannot be updated; fit it again. Those that can: {', '.join(able)}"
+        )
     log = without_known(read_new_log(new_log, parent, options.item_features), parent)
     joined = Joined.of(parent, log, options.valid)
     cases = joined.cases() if options.valid else None
@@ -153,7 +148,7 @@ def update(
             "new_items": space.n_items - len(parent.items),
             "new_interactions": joined.new.values.numel(),
             "valid": {
-                "metric": _selected_by(parent.record) or _METRIC,
+                "metric": _selected_by(parent.record),
                 "share": options.valid,
                 "users": 0 if cases is None else len(cases),
                 "before": before,
@@ -257,7 +252,7 @@ def _training(parent: Recommender, options: UpdateOptions) -> TrainConfig:
     # a bundle that was not made by a fit says nothing of a training
     config = training_config(model) if issubclass(model, TrainableModel) else TrainConfig
     before = config.of(parent.record.get("training") or {})
-    metric = (_selected_by(parent.record) or _METRIC) if options.valid else "last"
+    metric = _selected_by(parent.record) if options.valid else "last"
     rate = options.learning_rate or before.learning_rate * (1.0 if parent.record.get("update") else _RATE_SHARE)
     changed = {"learning_rate": rate, "max_epochs": options.epochs, "metric": metric, "patience": None}
     defaults = {name: TrainConfig.model_fields[name].default for name in _SCHEDULED}
@@ -265,13 +260,13 @@ def _training(parent: Recommender, options: UpdateOptions) -> TrainConfig:
     return TrainConfig.of({**before.model_dump(), **changed, **defaults, **here, "tensorboard": False, "track": None})
 
 
-def _selected_by(record: Mapping[str, Any]) -> str | None:
+def _selected_by(record: Mapping[str, Any]) -> str:
     """The metric that selected a run; of one that was fitted anew, that which chose its epochs, and of one that was
     updated without a validation, that of the run before."""
     selection, earlier = (record.get(name) or {} for name in ("selection", "update"))
     settings = (record.get("training"), selection.get("training"), earlier.get("valid"))
     found = ((each or {}).get("metric") for each in settings)
-    return next((metric for metric in found if metric not in (None, "loss", "last")), None)
+    return next((str(metric) for metric in found if metric not in (None, "loss", "last")), _METRIC)
 
 
 def _described(parent: Recommender, checkpoint: Path | None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -14,13 +15,15 @@ from small_settings import with_small
 from torch import Tensor
 
 from recgraph import registry
-from recgraph.data.batches import SequenceBatches
+from recgraph.contrast.clustering import kmeans
+from recgraph.data.batches import Query, SequenceBatches, WholeBatch
 from recgraph.data.part import Part
 from recgraph.models.base import Space
 from recgraph.models.sequence.base import SequenceModel
-from recgraph.models.sequence.contrastive import DuoRec
+from recgraph.models.sequence.contrastive import CL4SRec, DuoRec
 from recgraph.models.sequence.mclrec import MCLRec
 from recgraph.models.sequence.sasrec import SASRec
+from recgraph.ranks import Share
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 from recgraph.train.config import TrainConfig, make_accelerator
@@ -141,6 +144,52 @@ def test_duorec_as_published(regime: str, unsupervised_weight: float) -> None:
     torch.testing.assert_close(terms["sup"], nt_xent(twin, partner))
     if unsupervised_weight:
         torch.testing.assert_close(terms["cl1"], nt_xent(twin, twin))
+
+
+@pytest.mark.parametrize("model", ["cl4srec", "duorec", "mclrec"])
+def test_intents_are_the_clusters_of_the_users_at_the_first_step_of_an_epoch(model: str) -> None:
+    """A view at a time; the centroids stay as they are within the epoch."""
+    contrast = {"similarity": "cosine", "temperature": 0.5}
+    given = {"intent_weight": 0.1, "n_intents": 4, "contrast": contrast, **NO_DROPOUT}
+    made, train = built(registry.load("model", model), **given), random_train()
+    assert made.phases[0].terms["intent"] == 0.1
+    batches = made.batches(train, 8, Generators(0))
+    (first, second), (later,) = (list(batches.epoch(epoch))[: 2 - epoch] for epoch in (0, 1))
+    with torch.no_grad():
+        states = made.eval().encode_users(Query(torch.arange(30), train.items))
+    directions = states / states.norm(dim=1, keepdim=True)
+    centroids = kmeans(directions, 4, restarts=1).centroids
+    made.train()
+    for batch in (first, second):
+        views = [view.last for view in made.encode_together(made.draw_views(batch), batch)[:2]]
+        losses = []
+        for rows in views:
+            c = torch.nn.functional.cosine_similarity(rows[:, None], centroids[None], dim=2) / 0.5
+            losses.append((c.logsumexp(1) - c.max(1).values).mean())
+        found = made(batch, ("intent",))["intent"]
+        torch.testing.assert_close(found, sum(losses), rtol=1e-9, atol=1e-12)
+        assert found.requires_grad
+        assert made.training
+        with torch.no_grad():  # a step in between
+            for parameter in made.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)), alpha=0.1)
+    before = made.intents.directions_0.clone()
+    made(later, ("intent",))
+    assert not torch.equal(before, made.intents.directions_0)
+
+
+def test_a_rank_that_contrasts_its_own_rows_has_all_of_them_as_anchors() -> None:
+    made, train = built(CL4SRec, gather_negatives=False, **NO_DROPOUT), random_train()
+    batches = made.batches(train, 9, Generators(0))
+    batch = next(iter(batches.epoch(0)))
+    share, places = Share((4, 5), 1), torch.arange(4, 9)
+    whole = WholeBatch(batch.sequences.lengths, batch.n_targets, batch.contrast)
+    batch = replace(batch, contrast=batch.contrast.take(places), share=share, whole=whole)
+    found = made(batch, ("cl1",))["cl1"]
+    one, two = (view.last for view in made.encode_together(made.draw_views(batch), batch))
+    assert len(one) == len(places)
+    expected = made.contrast(one, two) * share.weight
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("schedule", ["published", "paper", "joint"])

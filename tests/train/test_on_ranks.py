@@ -50,7 +50,7 @@ SLOW = {
     "bce, in groups": _sequence("sasrec", loss={"name": "bce", "n_negatives": 3, **_GROUPS}),
     "masked items": _sequence("bert4rec", mask_ratio=0.4, last_share=0.3, window_step=0.5),
     "paper phases": _sequence("mclrec", schedule_of_phases="paper", margin_form="paper"),
-    "cl4srec": _sequence("cl4srec", {"accumulate": 2}),
+    "cl4srec": _sequence("cl4srec", {"accumulate": 2}, intent_weight=0.1, n_intents=3),
     "duorec": _sequence("duorec"),
     "bprmf": Case("bprmf", {"hidden_dim": 8}),
     "ultragcn": Case("ultragcn", {"hidden_dim": 8, "loss": {"n_negatives": 5}}),

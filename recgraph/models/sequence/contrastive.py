@@ -12,16 +12,22 @@ from torch import Tensor
 from recgraph import augment
 from recgraph.augment.sequence import TwoViews
 from recgraph.config import PartConfig, Search
+from recgraph.contrast.clustering import kmeans, nearest
+from recgraph.contrast.prototypes import PrototypeMemory, PrototypeSet, proto_nce, prototypes_of
 from recgraph.contrast.regularisers import Alignment, Uniformity
 from recgraph.contrast.term import Contrast, ContrastiveTerm
-from recgraph.data.batches import SequenceBatch
+from recgraph.data.batches import Query, SequenceBatch
 from recgraph.data.part import Part
 from recgraph.models.base import ModelConfig, Phase, Space
 from recgraph.models.sequence.base import SequenceConfig, SequenceModel
-from recgraph.ranks import Share, gathered
+from recgraph.ranks import WHOLE, Share, gathered
 from recgraph.registry import part
+from recgraph.sparse.blocks import unit_length
 from recgraph.sparse.device import is_accelerated
 from recgraph.sparse.ragged import Ragged
+
+# users whose states are made at once
+_BLOCK = 1024
 
 
 class ContrastiveConfig(SequenceConfig):
@@ -41,6 +47,10 @@ class ContrastiveConfig(SequenceConfig):
             "over each one's own rows"
         ),
     ] = True
+    intent_weight: Annotated[
+        float, Field(ge=0, description="weight of intent, the contrast of the views with the intents of all users")
+    ] = 0.0
+    n_intents: Annotated[int, Field(ge=1, description="clusters of the users' states, made anew in each epoch")] = 256
 
 
 class Encoded(NamedTuple):
@@ -58,8 +68,16 @@ class Encoded(NamedTuple):
 class ContrastiveSequenceModel(SequenceModel):
     """Base of contrastive sequence models.
 
-    Terms: ``rec``; ``cl1``, the contrast of two views of each sequence; ``alignment`` and ``uniformity`` of these
-    (diagnostics).
+    Terms: ``rec``; ``cl1``, the contrast of two views of each sequence; ``intent``; ``alignment`` and ``uniformity`` of
+    the views (diagnostics).
+
+    ``intent`` is ProtoNCE of each view, the sum over two: ``mean_i -log(e^{s(h_i, c_i)} / sum_c e^{s(h_i, c)})``, s and
+    its temperature those of ``contrast``, c the ``n_intents`` centroids, of unit length, of k-means of the directions
+    of all users' states at the epoch's first step, c_i the nearest to the view's state h_i. Source: Qin et al., Intent
+    Contrastive Learning with Cross Subsequences for Sequential Recommendation (WSDM 2024), the fine-grained part of
+    ICSRec; its coarse-grained one is that of :class:`DuoRec`. Departures: clusters of one state a user (published: of
+    one a prefix), by inner products; candidates are the centroids, each once (published: those of the batch's rows, and
+    the rows).
     """
 
     Config: ClassVar[type[ModelConfig]] = ContrastiveConfig
@@ -75,9 +93,17 @@ class ContrastiveSequenceModel(SequenceModel):
         self.draws_views = self._two_views is not None
         self.contrast = ContrastiveTerm(config.contrast, dim=config.hidden_dim)
         self._alignment, self._uniformity = Alignment(), Uniformity()
+        if config.intent_weight:
+            kept = {"similarity": config.contrast.similarity, "temperature": config.contrast.temperature}
+            self.intent_contrast = ContrastiveTerm(objective="info_nce", **kept)
+            self.intents = PrototypeMemory(space.n_users, config.hidden_dim, (config.n_intents,))
 
     def setup(self, train: Part) -> None:
         super().setup(train)
+        if self.config.intent_weight:
+            times = None if train.times is None else train.items.with_values(train.times)
+            self._users = Query(torch.arange(train.n_users), train.items, times)
+            self.intents.forget()
         if self._two_views is not None:
             self._two_views.setup(train)
 
@@ -136,7 +162,7 @@ class ContrastiveSequenceModel(SequenceModel):
         elif self.config.gather_negatives:
             found |= self.contrasts(batch, gathered_views(encoded, share), wanted)
         else:  # of this rank's views; the mean over ranks counts
-            own = replace(batch, contrast_targets=batch.contrast_targets[share.rows], whole=None)
+            own = replace(batch, contrast_targets=batch.contrast_targets[share.rows], share=WHOLE, whole=None)
             found |= {name: value * share.weight for name, value in self.contrasts(own, encoded, wanted).items()}
         if "items" in wanted and self.item_graph is not None:
             found["items"] = self.item_graph.loss(batch, self._tables(batch))
@@ -150,11 +176,31 @@ class ContrastiveSequenceModel(SequenceModel):
         one, two, found = views[0].last, views[1].last, {}
         if "cl1" in wanted:
             found["cl1"] = self.contrast_by(self.contrast, batch, one, two)
+        if "intent" in wanted:
+            found["intent"] = self._intent(batch, one) + self._intent(batch, two)
         if "alignment" in wanted:
             found["alignment"] = self._alignment(one, two)
         if "uniformity" in wanted:
             found["uniformity"] = self._uniformity(one, two)
         return found
+
+    def _intent(self, batch: SequenceBatch, states: Tensor) -> Tensor:
+        """The contrast of states [B, D] with the intents, each with the nearest as its positive."""
+        (found,) = self.intents.of_epoch(batch.epoch, self._cluster)
+        _, own, _ = nearest(states.detach(), found.directions.to(states.dtype))
+        given = [replace(found, assignments=own)]
+        return proto_nce(self.intent_contrast, states, given, concentration=False, share=batch.share)
+
+    @torch.no_grad()
+    def _cluster(self) -> list[PrototypeSet]:
+        """The intents of the users, whose histories are read in evaluation mode."""
+        training = self.training
+        self.eval()
+        blocks = [self._users.rows(start, start + _BLOCK) for start in range(0, len(self._users), _BLOCK)]
+        states = torch.cat([self.encode_users(query.to(self.item_embedding.weight.device)) for query in blocks])
+        self.train(training)
+        directions = unit_length(states)
+        return prototypes_of([kmeans(directions, min(self.config.n_intents, len(states)), restarts=1)], directions, 1.0)
 
     def contrast_by(self, term: ContrastiveTerm, batch: SequenceBatch, a: Tensor, b: Tensor) -> Tensor:
         """The contrast of two encoded views of a batch; who the rows are, for weights, is their target item.
@@ -207,7 +253,9 @@ class CL4SRec(ContrastiveSequenceModel):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        terms = {"rec": 1.0, "cl1": self.config.contrast_weight, "items": self.config.items.graph_weight}
+        config = self.config
+        terms = {"rec": 1.0, "cl1": config.contrast_weight, "intent": config.intent_weight}
+        terms["items"] = config.items.graph_weight
         return (Phase("model", ("model",), terms),)
 
 
@@ -235,6 +283,9 @@ class DuoRec(ContrastiveSequenceModel):
     ``augmentations`` are not used: no item is changed. ``contrast={"weight": "same_target"}`` leaves rows of the same
     target out of the candidates, as the paper says and the code does not do.
 
+    With that weight and ``intent_weight`` it is ICSRec (on Beauty .3, .1 and 256 intents), whose sequence is its own
+    first view; dropout encodes ours anew.
+
     Departure: in the causal regime the contrasted sequence is a prefix of random length.
     """
 
@@ -245,7 +296,7 @@ class DuoRec(ContrastiveSequenceModel):
     def phases(self) -> tuple[Phase, ...]:
         config = self.config
         terms = {"rec": 1.0, "cl1": config.unsupervised_weight, "sup": config.supervised_weight}
-        terms["items"] = config.items.graph_weight
+        terms |= {"intent": config.intent_weight, "items": config.items.graph_weight}
         return (Phase("model", ("model",), terms),)
 
     @property

@@ -98,6 +98,7 @@ class MCLRec(ContrastiveSequenceModel):
         config = self.config
         beta, gamma, items = config.latent_weight, config.margin_weight, config.items.graph_weight
         terms = {"rec": 1.0, "cl1": config.view_weight, "cl2": beta, "reg": beta * gamma, "items": items}
+        terms["intent"] = config.intent_weight
         encoder, latent = Phase("encoder", ("encoder",), terms), {"cl2": 1.0, "reg": gamma}
         if not config.latent_weight:
             return (encoder,)
