@@ -159,10 +159,11 @@ class RP3betaConfig(NeighbourConfig):
 class RP3beta(NeighbourModel):
     """Random walks of three steps from a user, with less weight on popular items.
 
-    ``s_j = sum_i sum_v (p_iv p_vj)^alpha / n_j^beta`` over the items i other than j of the history and all users v, p the
-    probability of a step, the weight of an interaction by those of all of its item, or of its user, and ``n_j`` the
-    weights of item j. Source: Paudel et al., Updatable, Accurate, Diverse, and Scalable Recommendations for Interactive
-    Applications (TiiS 2017). Departure: of each scored item the ``k`` greatest sums over v are kept, as in ItemKNN.
+    ``s_j = sum_i sum_v (p_iv p_vj)^alpha / n_j^beta`` over the items i of the history other than j and all users v,
+    with p the probability of a step: the weight of an interaction by the sum of those of its item, or of its user;
+    ``n_j`` is that sum of item j. Source: Paudel et al., Updatable, Accurate, Diverse, and Scalable Recommendations for
+    Interactive Applications (TiiS 2017). Departure: of each scored item the ``k`` greatest sums over v are kept, as in
+    ItemKNN.
     """
 
     Config = RP3betaConfig
