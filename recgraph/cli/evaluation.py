@@ -131,11 +131,11 @@ def check(
     split_seed: Annotated[int, typer.Option(min=0, help="Of splits that draw.")] = 0,
     form: FormatOption = None,
 ) -> None:
-    """Check a split of DATASET, or of your own file (--data), and the evaluation on it.
+    """Check a split of DATASET, or of your own file (--data), and what its log gives away.
 
-    Leakage of time and what one cut of time would give, duplicates across parts, items that only test knows, a
-    constant scorer at chance. The exit code is 1 where a check fails; a warning says that numbers do not mean what
-    they seem to, and is no failure.
+    Leakage of time and what one cut of time would give, duplicates across parts, items that only test knows, ties
+    sorted by id, what histories and their order say. The exit code is 1 where a check fails; a warning says that
+    numbers do not mean what they seem to, and is no failure.
     """
     from recgraph.config import parse_settings
     from recgraph.evaluate.checks import check_split

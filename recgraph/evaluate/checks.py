@@ -1,27 +1,33 @@
-"""Checks of a split and of the evaluation on it."""
+"""Checks of a split, and of what of the next item its log gives away to those who learn no sequences."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import polars as pl
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from recgraph.data.batches import Query
-from recgraph.data.part import Cases
+from recgraph.data.item_features import ItemColumns
+from recgraph.data.part import Cases, Part
 from recgraph.data.split import Split
 from recgraph.data.strategies import Label
 from recgraph.evaluate.evaluator import evaluate
-from recgraph.evaluate.ranking import Scorer
+from recgraph.evaluate.significance import paired_t
+from recgraph.models.base import Space
+from recgraph.models.closed_form.transitions import Transitions
 from recgraph.rng import numpy_generator
+from recgraph.sparse.ragged import Ragged
 
 #: standard errors within which chance explains a difference
 _SIGMAS = 5.0
 #: the share by which popularity may differ, where chance does not explain it
 _DRIFT = 0.1
-
+#: neighbours whose features are compared, and interactions that are counted for the gains, at most
+_PAIRS = 1_000_000
 
 Status = Literal["ok", "warn", "fail", "skipped"]
 
@@ -37,11 +43,8 @@ class Check:
     detail: str
 
 
-def check_split(split: Split, *, cutoff: int = 10, n_users: int = 2000, seed: int = 0) -> list[Check]:
-    """All checks of a split and of the evaluation on it, a row each. Reads the test part.
-
-    The recall at chance is that at ``cutoff``, of at most ``n_users`` test users, drawn by ``seed``.
-    """
+def check_split(split: Split, *, seed: int = 0) -> list[Check]:
+    """All checks of a split, a row each, with draws by ``seed``. Reads the test part, but ranks for valid alone."""
     parts = {"valid": split.valid, "test": split.test}
     fitted = {"valid": split.fit_part("train").item_counts(), "test": split.fit_part("train+valid").item_counts()}
     return [
@@ -50,7 +53,10 @@ def check_split(split: Split, *, cutoff: int = 10, n_users: int = 2000, seed: in
         *(duplicates(cases, name) for name, cases in parts.items()),
         *(unknown_items(cases, fitted[name], name) for name, cases in parts.items()),
         popularity(split.valid, split.test, fitted["valid"]),
-        *chance(split.test, cutoff=cutoff, n_users=n_users, seed=seed),
+        tied_times(split),
+        branching(split.train, seed=seed),
+        *smoothness(split, seed=seed),
+        *order(split, seed=seed),
     ]
 
 
@@ -88,15 +94,10 @@ def time_split(split: Split) -> Check:
 
 def duplicates(cases: Cases, part: str) -> Check:
     """How many relevant items of a part are in the history of their user."""
-    keys = _distinct(cases.truth.rows, cases.truth.values, cases)
-    twice = int(torch.isin(keys, _distinct(cases.history.rows, cases.history.values, cases)).sum())
-    detail = f"{twice:,} of {len(keys):,} relevant items are in their user's history, misses if excluded"
+    truth, history = (torch.unique(rows.rows * cases.n_items + rows.values) for rows in (cases.truth, cases.history))
+    twice = int(torch.isin(truth, history).sum())
+    detail = f"{twice:,} of {len(truth):,} relevant items are in their user's history, misses if excluded"
     return Check(f"duplicates in {part}", "warn" if twice else "ok", float(twice), detail)
-
-
-def _distinct(rows: Tensor, items: Tensor, cases: Cases) -> Tensor:
-    keys: Tensor = torch.unique(rows * cases.n_items + items)
-    return keys
 
 
 def unknown_items(cases: Cases, fitted: Tensor, part: str) -> Check:
@@ -131,43 +132,98 @@ def popularity(valid: Cases, test: Cases, counts: Tensor) -> Check:
     return Check(name, "warn" if drifts else "ok", other / own if own else None, detail)
 
 
-def chance(cases: Cases, *, cutoff: int = 10, n_users: int = 2000, seed: int = 0) -> list[Check]:
-    """Whether a scorer to which all items are equal has the recall that chance gives, seen items kept and excluded."""
-    if not len(cases):
-        return [Check("constant scorer", "skipped", None, "the part has no user to evaluate")]
-    if len(cases) > n_users:
-        drawn = numpy_generator(seed, "checks").permutation(len(cases))[:n_users]
-        cases = cases.take(torch.from_numpy(np.sort(drawn)))
-    rows, metric = [], f"recall@{cutoff}"
-    for found in evaluate(Constant(cases.n_items), cases, ties="expectation", metrics=(metric,)):
-        expected = float(_recall_at_chance(cases, cutoff, found.protocol.seen == "exclude").mean())
-        status: Status = "ok" if abs(found[metric] - expected) <= 1e-9 else "fail"
-        detail = f"recall {found[metric]:.5f}, at chance {expected:.5f}"
-        rows.append(Check(f"constant scorer, seen {found.protocol.seen}", status, found[metric] - expected, detail))
+def tied_times(split: Split) -> Check:
+    """Whether ids ascend, or descend, among neighbours of a history at one time: by chance half of them do.
+
+    Sequence models learn the ids of a log that was sorted by item within ties, and their NDCG is a fifth too high
+    (LRURec, issue 1). The share of ``n`` pairs deviates by at most ``.5 / sqrt(n)``. Of a log without times all
+    neighbours are compared, and none fails: ids may ascend as new items come in.
+    """
+    log = split.interactions.ordered
+    before, after = _neighbours(log.items)
+    is_tied = torch.ones_like(before, dtype=torch.bool) if log.times is None else log.times[before] == log.times[after]
+    ids = torch.from_numpy(split.items.values.rank("dense").cast(pl.Int64).to_numpy(writable=True))[log.items.values]
+    steps = (ids[after] - ids[before])[is_tied].sign()
+    n_pairs, n_ascending = int((steps != 0).sum()), int((steps > 0).sum())
+    share = n_ascending / n_pairs if n_pairs else 0.5
+    is_sorted = abs(share - 0.5) > max(_SIGMAS * 0.5 / max(n_pairs, 1) ** 0.5, _DRIFT)
+    what = f"neighbours{' at one time' if log.times is not None else ''} (of {len(before):,})"
+    detail = f"ids ascend in {share:.1%} of {n_pairs:,} {what}, by chance in 50 %"
+    return Check("tied times", "ok" if not is_sorted else "warn" if log.times is None else "fail", share, detail)
+
+
+def _neighbours(items: Ragged) -> tuple[Tensor, Tensor]:
+    """[P] each: the places of the values that are followed in their row, and those of their followers."""
+    before = (items.positions < items.lengths[items.rows] - 1).nonzero()[:, 0]
+    return before, before + 1
+
+
+def branching(train: Part, *, seed: int = 0) -> Check:
+    """How many items follow an item: the perplexity of the next item, ``exp(H(next | item))`` over all neighbours, and
+    what popularity alone would give as often, by a permutation of the next items."""
+    before, after = (train.items.values[places] for places in _neighbours(train.items))
+    drawn = torch.from_numpy(numpy_generator(seed, "branching").permutation(len(after)))
+
+    def entropy(values: Tensor) -> float:
+        shares = torch.unique(values, return_counts=True)[1].double() / len(values)
+        return float(torch.special.entr(shares).sum())
+
+    pairs = (before * train.n_items + following for following in (after, after[drawn]))
+    own, other = (float(np.exp(entropy(pair) - entropy(before))) for pair in pairs)
+    return Check("branching", "ok", own, f"{own:.1f} items follow an item, {other:.1f} if by popularity alone")
+
+
+def smoothness(split: Split, *, seed: int = 0) -> list[Check]:
+    """For each column of the item features with texts or whole numbers, or lists of them, but for titles: how many
+    neighbours of the training part share a value, and how many pairs by popularity alone."""
+    frame, key, n_items = split.interactions.item_features, split.interactions.columns.item, split.n_items
+    if frame is None:
+        return [Check("features of neighbours", "skipped", None, "the log has no item features")]
+    before, after = (split.train.items.values[places].numpy() for places in _neighbours(split.train.items))
+    drawn = numpy_generator(seed, "smoothness").permutation(len(after))[:_PAIRS]
+    before, after = before[drawn], after[drawn]
+    rows, columns = [], ItemColumns(split.items, frame, key)
+    for name, dtype in frame.drop(key).schema.items():
+        plain = dtype.inner if isinstance(dtype, pl.List) else dtype
+        if plain.is_float() or plain.is_nested() or 2 * frame[name].n_unique() > len(frame):
+            continue
+        codes = columns.codes(name, "item_features").numpy()
+        items, places = (codes >= 0).nonzero()
+        has = sp.csr_array((np.ones(len(items)), (items, codes[items, places])), (n_items, codes.max() + 1))
+        same, other = (float(((has[before] * has[then]).sum(1) > 0).mean()) for then in (after, np.roll(after, 1)))
+        detail = f"{same:.1%} of neighbours share a value, {other:.1%} if by popularity alone"
+        rows.append(Check(f"{name} of neighbours", "ok", same, detail))
     return rows
 
 
-@dataclass(frozen=True)
-class Constant(Scorer):
-    """Scores all items alike."""
+def order(split: Split, *, n_users: int = 2000, n_interactions: int = _PAIRS, seed: int = 0) -> list[Check]:
+    """What histories say beyond their last item, and what their order says, to :class:`Transitions`: NDCG@10 on valid,
+    seen items excluded, against the last item alone, and against a log in which each user's training order is shuffled
+    (after Klenitskiy et al., RecSys 2024). A log in which neither says anything is none to compare sequence models on.
 
-    n_items: int
+    It is fitted on at most ``n_interactions``, of users that are drawn, and ranks for at most ``n_users`` drawn ones.
+    """
+    if not len(split.valid):
+        return [Check("gain of histories", "skipped", None, "the valid part is empty")]
+    rng, train = numpy_generator(seed, "order"), split.train.items
+    users = torch.from_numpy(rng.permutation(train.n_rows))
+    items = train.take(users[train.lengths[users].cumsum(0) <= n_interactions])
+    cases = split.valid.take(torch.from_numpy(rng.permutation(len(split.valid))[:n_users]))
 
-    def score(self, query: Query) -> Tensor:
-        return torch.zeros(len(query), self.n_items)
+    def shuffled(rows: Ragged) -> Ragged:
+        return rows.with_values(rows.values[(rows.rows + torch.from_numpy(rng.random(len(rows.values)))).argsort()])
 
+    def values(items: Ragged, cases: Cases, **settings: float) -> np.ndarray:
+        model = Transitions(**settings).build(Space(n_users=train.n_rows, n_items=cases.n_items))
+        model.fit(Part(items, cases.n_items))
+        found: np.ndarray = evaluate(model, cases, seen=("exclude",), metrics=("ndcg@10",))[0].per_user["ndcg@10"]
+        return found
 
-def _recall_at_chance(cases: Cases, k: int, exclude: bool) -> np.ndarray:
-    """[U] float64: the share of the relevant items that are candidates, times the list length over the candidates."""
-
-    def counts(keys: Tensor) -> Tensor:
-        return torch.bincount(keys // cases.n_items, minlength=len(cases)).double()
-
-    truth = _distinct(cases.truth.rows, cases.truth.values, cases)
-    n_relevant, n_candidates = counts(truth), torch.full((len(cases),), float(cases.n_items), dtype=torch.float64)
-    if exclude:
-        known = _distinct(cases.history.rows, cases.history.values, cases)
-        n_candidates = n_candidates - counts(known)
-        truth = truth[~torch.isin(truth, known)]
-    values: np.ndarray = (counts(truth) / n_relevant * (k / n_candidates).clamp(max=1)).numpy()
-    return values
+    rows, own = [], values(items, cases)
+    last = values(items, cases, decay=1e-30)
+    without = values(shuffled(items), replace(cases, history=shuffled(cases.history)))
+    for name, what, other in (("histories", "the last item alone", last), ("their order", "shuffled orders", without)):
+        gain, p = float(own.mean() - other.mean()), paired_t(own - other)
+        detail = f"NDCG@10 of transitions on valid: {own.mean():.4f}; {what}: {other.mean():.4f} (p = {p:.1g})"
+        rows.append(Check(f"gain of {name}", "ok" if gain > 0 and p < 0.05 else "warn", gain, detail))
+    return rows

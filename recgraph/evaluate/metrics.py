@@ -7,7 +7,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nan
@@ -382,20 +382,12 @@ def _of_users(values: Tensor, relevant: RelevantRanks) -> Tensor:
     return sums.index_add_(0, relevant.above.rows, values.double())
 
 
-@dataclass(frozen=True)
 class DCG(RelevanceMetric):
-    """The sum over the ranks j <= k of gain_j / log2(j + 1): above 1 where there are several hits or grades."""
-
-    #: of a grade: the grade, or 2^grade - 1 (Burges et al., ICML 2005); without grades it is 1 for a relevant item
-    gain: Literal["linear", "exponential"] = "linear"
-
-    def gains(self, grades: Tensor) -> Tensor:
-        return grades.exp2() - 1 if self.gain == "exponential" else grades
+    """The sum over the ranks j <= k of gain_j / log2(j + 1), the gain a grade, or 1 for a relevant item: above 1 where
+    there are several hits or grades."""
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        if self.gain == "exponential" and ranked.gains is not None and ranked.ties is not None:
-            raise ValueError("gain = 'exponential' has no expectation over tied orders; use gain = 'linear'")
-        gained = ranked.hits.double() if ranked.gains is None else self.gains(ranked.gains)
+        gained = ranked.hits.double() if ranked.gains is None else ranked.gains
         return (gained * _discounts(ranked)).sum(1)
 
 
@@ -410,7 +402,7 @@ class NDCG(DCG):
         weights = _discounts(ranked)
         if ranked.gains is None or ranked.ideal_gains is None:
             return (ranked.hits * weights).sum(1) / _best(weights, ranked.n_relevant)
-        return super().compute(ranked, k) / (self.gains(ranked.ideal_gains) * weights).sum(1)
+        return super().compute(ranked, k) / (ranked.ideal_gains * weights).sum(1)
 
 
 def _best(weights: Tensor, n_hits: Tensor) -> Tensor:
@@ -492,15 +484,6 @@ class CatalogueCoverage(Aggregate):
         return (times_listed(ranked) > 0).sum().double() / ranked.n_items
 
 
-class Entropy(Aggregate):
-    """The entropy of the items among the first k of all lists, over its greatest value, log(items in the catalogue)."""
-
-    def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        counts = times_listed(ranked)
-        shares = counts[counts > 0].double() / counts.sum()
-        return -(shares * shares.log()).sum() / shares.new_tensor(len(counts)).log()
-
-
 class Gini(Aggregate):
     """The Gini index of how often each item of the catalogue is among the first k: 0 for all alike, near 1 for few.
     With x ascending it is the sum of (2i - N - 1) x_i / (N sum x)."""
@@ -511,34 +494,6 @@ class Gini(Aggregate):
         shares = times_listed(ranked).double()
         size, place = len(shares), torch.arange(1, len(shares) + 1, dtype=torch.float64)
         return ((2 * place - size - 1) * shares.sort().values).sum() / (size * shares.sum())
-
-
-class Personalization(Aggregate):
-    """1 - (items that two users' first k share) / (the length of a list), the mean over all pairs of users; NaN for one
-    user. An item that c users are shown is shared by c(c-1)/2 pairs, so no pair is looked at."""
-
-    def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        counts, n_users = times_listed(ranked), len(ranked)
-        if n_users < 2:
-            return torch.tensor(nan, dtype=torch.float64)
-        shared = (counts.double() * (counts - 1)).sum()
-        return 1 - shared / (n_users * (n_users - 1) * min(k, len(counts)))
-
-
-@dataclass(frozen=True)
-class TailShare(ItemMean):
-    """The share of the first k that belongs to the least popular items: the first max(int(ratio m), 1) of the m items
-    with an interaction, by interactions and then by index."""
-
-    ratio: float = 0.2
-
-    def of_items(self, ranked: RankedHits, k: int) -> Tensor:
-        counts = ranked.popularity()
-        ascending = counts.argsort(stable=True)
-        ascending = ascending[counts[ascending] > 0]
-        tail = torch.zeros_like(counts, dtype=torch.bool)
-        tail[ascending[: max(int(self.ratio * ascending.numel()), 1)]] = True
-        return tail
 
 
 class IntraListDiversity(Metric):
@@ -601,17 +556,6 @@ class Serendipity(ListedMean):
         own = (size + 1 - ranks(ranked.hits)) / size
         surprise: Tensor = own - expected[ranked.listed().clamp(min=0)]
         return surprise.clamp(min=0) * ranked.hits
-
-
-class Unexpectedness(ItemMean):
-    """The share of the first k that is not among the k most popular items."""
-
-    def of_items(self, ranked: RankedHits, k: int) -> Tensor:
-        # equally popular items in the order of their indices
-        by_popularity = ranked.popularity().argsort(descending=True, stable=True)
-        unpopular = torch.ones(ranked.n_items, dtype=torch.bool)
-        unpopular[by_popularity[:k]] = False
-        return unpopular
 
 
 #: what is computed where the caller names no metrics

@@ -198,8 +198,12 @@ def test_runs_are_compared_and_their_seeds_are_one_model(run: Path, tmp_path: Pa
     assert {row["ndcg@10 mark"] for row in found} <= {"best", "tied", ""}
     assert "seed" in works("evaluate --help").stdout
     checks = {row["check"]: row["status"] for row in rows("check synthetic")}
-    assert {*checks.values()} <= {"ok", "warn"}
-    assert len(checks) > 5
+    assert {*checks.values()} <= {"ok", "warn", "skipped"}
+    assert {"tied times", "branching", "gain of histories", "gain of their order"} <= checks.keys()
+    log = tmp_path / "sorted.csv"
+    log.write_text("user,item,time\n" + "".join(f"{u},{u + 7 * i},{i // 3}\n" for u in range(30) for i in range(9)))
+    failed = call(f"check --data {log}")
+    assert (failed.exit_code, "tied times" in failed.stderr) == (1, True)
 
 
 def test_evaluate_by_a_metric_of_a_users_own(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

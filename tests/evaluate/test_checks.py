@@ -1,6 +1,10 @@
-"""Checks of splits whose faults are known, scorers at chance, and groups of users."""
+"""Checks of splits whose faults are known, of logs whose order is known, and groups of users."""
 
 from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+from math import exp, log
 
 import numpy as np
 import polars as pl
@@ -9,13 +13,16 @@ import torch
 
 import recgraph as rg
 from recgraph.data.part import Cases
-from recgraph.evaluate import Protocol, Result, checks
+from recgraph.evaluate import Protocol, Result
 from recgraph.evaluate.checks import (
     Check,
-    chance,
+    branching,
     check_split,
     duplicates,
+    order,
     popularity,
+    smoothness,
+    tied_times,
     time_leakage,
     unknown_items,
 )
@@ -88,21 +95,88 @@ def random_log(n_users: int = 150, n_items: int = 60) -> rg.Interactions:
 
 def test_all_rows_of_a_sound_split() -> None:
     rows = {row.name: row for row in check_split(random_log().split("leave-one-out"))}
-    assert len(rows) == 9
+    assert len(rows) == 12
     assert rows["time leakage"].status == "warn"
     assert rows["time leakage"].value > 0.7
     assert (rows["split by time"].status, rows["split by time"].value) == ("ok", 0)
-    assert {row.status for name, row in rows.items() if "scorer" in name} == {"ok"}
     assert rows["duplicates in test"].status == "ok"
-    by_time = {row.name: row for row in check_split(random_log().split("time"), n_users=20)}
+    assert rows["features of neighbours"].status == "skipped"
+    by_time = {row.name: row for row in check_split(random_log().split("time"))}
     assert by_time["time leakage"].status == "ok"
+    assert [row.status for row in order(random_log().split("all"))] == ["skipped"]
 
 
-def test_a_scorer_off_chance_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    cases = random_log().split("leave-one-out").test
-    assert {row.status for row in chance(cases)} == {"ok"}
-    monkeypatch.setattr(checks, "_recall_at_chance", lambda cases, k, exclude: np.full(len(cases), 0.6))
-    assert {row.status for row in chance(cases)} == {"fail"}
+@pytest.mark.parametrize(("which", "status", "share"), [(1, "fail", 1), (-1, "fail", 0), (0, "ok", 0.5)])
+def test_ids_that_ascend_within_ties_fail(which: int, status: str, share: float) -> None:
+    rng, rows = np.random.default_rng(0), []
+    for user in range(100):
+        drawn = rng.permutation(60)[:8]
+        for day, items in enumerate((drawn[:3], drawn[3:4], drawn[4:])):
+            ordered = sorted(items.tolist(), reverse=which < 0) if which else items.tolist()
+            # texts: as numbers 10 is more than 9, as texts less
+            rows += [(f"u{user}", f"i{item:02}", day) for item in ordered]
+    found = tied_times(interactions(rows).split("leave-one-out"))
+    assert found.status == status
+    assert found.value == pytest.approx(share, abs=0.05)
+    assert tied_times(interactions(rows, timed=False).split("leave-one-out")).status != "fail"
+    # 25 sorted pairs may be chance
+    assert tied_times(interactions(rows[:16]).split("leave-one-out")).status == "ok"
+
+
+def chain(n_users: int = 400, n_items: int = 150, n_next: int = 3, length: int = 12) -> rg.Interactions:
+    """A Markov chain: after item ``i`` comes one of ``n_next`` items of its own, each as often."""
+    rng = np.random.default_rng(0)
+    follow, rows = np.stack([rng.permutation(n_items)[:n_next] for _ in range(n_items)]), []
+    for user in range(n_users):
+        item = int(rng.integers(n_items))
+        for time in range(length):
+            rows.append((user, item, time))
+            item = int(follow[item, rng.integers(n_next)])
+    return interactions(rows)
+
+
+def test_branching_is_that_of_the_chain() -> None:
+    assert branching(chain(n_users=3000).split("leave-one-out").train).value == pytest.approx(3, rel=0.01)
+    train = random_log().split("leave-one-out").train
+    pairs = [pair for row in train.items.to_lists() for pair in pairwise(row)]
+    counts, firsts = Counter(pairs), Counter(first for first, _ in pairs)
+    entropy = -sum(n / len(pairs) * log(n / firsts[first]) for (first, _), n in counts.items())
+    assert branching(train).value == pytest.approx(exp(entropy))
+
+
+def test_order_says_all_of_a_chain_and_nothing_of_tastes() -> None:
+    histories, orders = order(chain().split("leave-one-out"))
+    # transitions within ten steps blur a chain, of which the last item says all
+    assert histories.value < 0.05
+    assert (orders.status, orders.value > 0.2) == ("ok", True)
+    rng = np.random.default_rng(0)
+    tastes = [
+        (user, int(item) + 20 * (user % 5), time)
+        for user in range(400)
+        for time, item in enumerate(rng.permutation(20)[:9])
+    ]
+    histories, orders = order(interactions(tastes).split("leave-one-out"))
+    assert orders.status == "warn"
+    assert abs(orders.value) < 0.02
+    drawn = order(chain().split("leave-one-out"), n_users=50, n_interactions=100)
+    assert drawn == order(chain().split("leave-one-out"), n_users=50, n_interactions=100)
+    assert drawn[1].value < 0.2
+
+
+def test_smoothness_counts_shared_values() -> None:
+    brand, tags = [item % 3 for item in range(60)], [[f"t{item % 4}", f"t{item % 7}"] for item in range(60)]
+    table = {"item": range(60), "title": [f"film {item}" for item in range(60)], "brand": brand, "tags": tags}
+    features = pl.DataFrame({**table, "price": [item / 7 for item in range(60)]})
+    split = random_log().with_features(item_features=features).split("leave-one-out")
+    found = {row.name: row.value for row in smoothness(split)}
+    items = split.items.values.to_list()
+    pairs = [pair for row in split.train.items.to_lists() for pair in pairwise([items[index] for index in row])]
+    same = [brand[first] == brand[second] for first, second in pairs]
+    shared = [bool({*tags[first]} & {*tags[second]}) for first, second in pairs]
+    assert found == {
+        "brand of neighbours": pytest.approx(np.mean(same)),
+        "tags of neighbours": pytest.approx(np.mean(shared)),
+    }
 
 
 def test_groups() -> None:
