@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -47,6 +49,12 @@ def test_transitions_sum_what_follows_what(window: int, backward: float, decay: 
     found, again = (_scores(model, asked, [-1] * 20) for model in made)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(found, again)
+    # a user of weights 2 is two users
+    weights = torch.tensor([2.0 if user < 10 else 1.0 for user in range(40) for _ in train[user]])
+    weighted = Transitions(**settings).build(Space(n_users=40, n_items=N_ITEMS)).fit(replace(part, weights=weights))
+    double = Transitions(**settings).build(Space(n_users=50, n_items=N_ITEMS))
+    double.fit(Part(Ragged.from_lists([*train, *train[:10]]), N_ITEMS))
+    np.testing.assert_allclose(_scores(weighted, asked, [-1] * 20), _scores(double, asked, [-1] * 20), rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from recgraph.data.batches import Query, SequenceBatch
 from recgraph.data.part import Part
 from recgraph.encoders.graph import transitions
 from recgraph.models.base import Space
-from recgraph.models.closed_form.transitions import Transitions, TransitionsConfig
+from recgraph.models.closed_form.transitions import Backward, HistoryPower, ItemPower, Transitions, TransitionsConfig
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.ragged import consecutive
 
@@ -25,6 +25,10 @@ _DENSE = 1 << 24
 class Prior(TransitionsConfig):
     """The table of transitions of a prior, and how much it counts."""
 
+    # its trainings on the boards have these
+    backward: Backward = 0.5
+    history_power: HistoryPower = 0.0
+    item_power: ItemPower = 0.5
     weight: Annotated[
         float, Field(ge=0, description="lambda, of the logarithm of transitions"), Search(0.0, 1.0, step=0.1)
     ] = 0.3
