@@ -1,13 +1,12 @@
 """Cold items of MovieLens-100K: are films without interactions ranked by their genres, and what does that cost others?
 
-    python experiments/cold_items.py cold OUT.json [--model sasrec] [--seeds 0 1 2] [--variants id dropout=0.5 features]
-    python experiments/cold_items.py warm OUT.json [--model sasrec] [--seeds 0 1 2] [--variants none dropout=0.5]
+    python experiments/cold_items.py OUT.json [--model sasrec] [--seeds 0 1 2] [--variants id dropout=0.5 features]
 
 Each run is appended to OUT.json when it is done; what is there already is not made again. Variants: ``none`` (no
 features), ``id`` (own vectors and features), ``dropout=P`` (the same with ``items.id_dropout=P``), ``features`` (no
 vectors of their own); ``+year`` behind one of them adds the year to the genres.
 
-**cold.** For each seed two tenths of the films are drawn, one to choose settings by (valid) and one to report (test).
+For each seed two tenths of the films are drawn, one to choose settings by (valid) and one to report (test).
 Neither has an interaction in training. Each user's events are ordered by time. Of the first four fifths, those with the
 other films are the training part and the history. The drawn films of the last fifth are what is to be found, among the
 films of their draw alone (168 candidates); users without any are left out. The epoch is chosen by NDCG@10 on the users'
@@ -18,18 +17,16 @@ the models:
 - ``genres``: the mean cosine of a film's genres with those of the films in the history, without learning;
 - ``oracle``: how often the users choose each film in the truth itself, an upper bound of what is not personal.
 
-**warm.** Leave-one-out on all films, the epoch chosen on validation, NDCG@10 on the test part without seen films.
+What features give on all films, leave-one-out, is a board's to say: ``items = { features = ["genres", "year"] }``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
@@ -43,7 +40,7 @@ from recgraph.evaluate import evaluate
 from recgraph.evaluate.frames import ScoreMatrix
 from recgraph.evaluate.protocol import Protocol
 from recgraph.evaluate.results import Result
-from recgraph.evaluate.significance import Comparison, compare_values, over_users
+from recgraph.evaluate.significance import over_users
 from recgraph.files import write_text
 from recgraph.sparse.ragged import Ragged
 from recgraph.train.record import provenance
@@ -139,16 +136,11 @@ class Cold:
         }
 
 
-def fit(name: str, variant: str, data: Any, seed: int) -> Any:
-    """A run, its epoch chosen on validation."""
-    model = registry.load("model", name)(**settings_of(variant))
-    return rg.fit(model, data, seed=seed, **TRAINING)
-
-
 def cold(name: str, variant: str, seed: int, made: dict[int, Cold]) -> dict[str, Any]:
     """One run, ranked on both draws."""
     data = made.setdefault(seed, Cold(seed))
-    run = fit(name, variant, data.log.split("leave-one-out"), seed)
+    model = registry.load("model", name)(**settings_of(variant))
+    run = rg.fit(model, data.log.split("leave-one-out"), seed=seed, **TRAINING)
     found: dict[str, Any] = {}
     for part in ("valid", "test"):
         mine = data.evaluate(run.model, part)
@@ -161,32 +153,11 @@ def cold(name: str, variant: str, seed: int, made: dict[int, Cold]) -> dict[str,
                 for other, result in others.items()
             },
         }
-    return {"warm_valid": run.record.best, "best_epoch": run.record.best_epoch, "cost": _cost(run), **found}
-
-
-def warm(name: str, variant: str, seed: int, made: dict[int, Any]) -> dict[str, Any]:
-    """One run on all films, with the values of each user in the test part."""
-    split = made.setdefault(0, load_dataset("ml-100k").split("leave-one-out"))
-    run = fit(name, variant, split, seed)
-    result = run.evaluate("test", seen="exclude", cutoffs=(10,), metrics=METRICS)[0]
-    users = {metric: [round(float(value), 6) for value in values] for metric, values in result.per_user.items()}
-    return {
-        "warm_valid": run.record.best,
-        "best_epoch": run.record.best_epoch,
-        "cost": _cost(run),
-        "test": {**result.to_dict(), "users": result.users.tolist(), "per_user": users},
-    }
-
-
-def _cost(run: Any) -> dict[str, float]:
-    return {"seconds": round(run.record.cost.seconds, 1), "cpu_seconds": round(run.record.cost.cpu_seconds, 1)}
+    return {**run.record.only("best", "best_epoch", "cost"), **found}
 
 
 def _comparison(a: Result, b: Result, metric: str) -> dict[str, Any]:
-    return _written(over_users(a, b, metric))
-
-
-def _written(found: Comparison) -> dict[str, Any]:
+    found = over_users(a, b, metric)
     return {
         "difference": found.difference,
         "interval": [found.interval.low, found.interval.high],
@@ -198,59 +169,26 @@ def _written(found: Comparison) -> dict[str, Any]:
 def main() -> None:
     """Make the runs that a record does not have yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=("cold", "warm"))
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", nargs="+", default=["sasrec"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--variants", nargs="+", default=["none", "id", "dropout=0.5", "features"])
     given = parser.parse_args()
-    record = {"task": given.task, "training": TRAINING, "runs": []}
+    record = {"task": "cold", "training": TRAINING, "runs": []}
     if given.out.exists():
         record = json.loads(given.out.read_text(encoding="utf-8"))
     runs: list[dict[str, Any]] = record["runs"]
     done = {(run["model"], run["variant"], run["seed"]) for run in runs}
-    task: Callable[..., dict[str, Any]] = cold if given.task == "cold" else warm
-    made: dict[int, Any] = {}
+    made: dict[int, Cold] = {}
     for seed in given.seeds:
         for name in given.model:
             for variant in given.variants:
                 if (name, variant, seed) in done:
                     continue
                 head = {"model": name, "variant": variant, "seed": seed, "settings": settings_of(variant)}
-                runs.append({**head, **task(name, variant, seed, made), "provenance": provenance()})
+                runs.append({**head, **cold(name, variant, seed, made), "provenance": provenance()})
                 write_text(json.dumps(record, indent=1) + "\n", given.out)
                 print(name, variant, seed, runs[-1]["test"]["metrics"], flush=True)
-    if given.task == "warm":
-        found = over_users_by_model(runs)
-        record["over_users"] = {**record.get("over_users", {}), **found}
-        for run in runs:
-            if run["model"] in found:
-                del run["test"]["users"], run["test"]["per_user"]
-        write_text(json.dumps(record, indent=1) + "\n", given.out)
-
-
-def over_users_by_model(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Model -> its variants against ``none``, of the models all of whose runs have values of users."""
-    by_model: dict[str, list[dict[str, Any]]] = {}
-    for run in runs:
-        by_model.setdefault(run["model"], []).append(run)
-    return {name: _against_none(own) for name, own in by_model.items() if all("per_user" in run["test"] for run in own)}
-
-
-def _against_none(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Each variant of a model against ``none`` over users, each of whom counts with the mean over the seeds."""
-    values: dict[str, dict[str, list[list[float]]]] = {}
-    for run in runs:
-        of_variant = values.setdefault(run["variant"], {})
-        for metric, users in run["test"]["per_user"].items():
-            of_variant.setdefault(metric, []).append(users)
-    base = values.pop("none", {})
-    found: dict[str, Any] = {}
-    for variant, metrics in values.items():
-        for metric in metrics.keys() & base.keys():
-            one = compare_values(np.mean(base[metric], 0), np.mean(metrics[metric], 0))
-            found.setdefault(variant, {})[metric] = {"against": "none", **_written(one)}
-    return found
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from recgraph.data.item_features import ItemColumns
 from recgraph.data.part import Cases
 from recgraph.evaluate import Protocol, evaluate
 from recgraph.evaluate.metrics import Metric, RankedHits
-from recgraph.evaluate.rerank import Compare, CoOccurrence, Cosine, Jaccard, Similarity, reranker_of
+from recgraph.evaluate.rerank import CoOccurrence, Cosine, Jaccard, Similarity, reranker_of
 from recgraph.evaluate.results import Result
 from recgraph.files import write_text
 from recgraph.serve.vectors import encode_items
@@ -55,22 +55,6 @@ COMPARE: dict[str, dict[str, Any]] = {
 }
 #: what ``diversity(by=...)`` compares by
 SIMILARITIES: dict[str, Similarity] = {}
-
-
-#: catalogues up to this size have a table of all similarities
-_SMALL = 4000
-
-
-class Table(Similarity):
-    """Similarities that are looked up, for a small catalogue of which the same are asked for again and again."""
-
-    def __init__(self, similarity: Similarity, n_items: int) -> None:
-        every = torch.arange(n_items)
-        rows = [similarity.of(every.expand(len(own), -1))(own) for own in every.split(256)]  # type: ignore[no-untyped-call]
-        self._table = torch.cat(rows)
-
-    def of(self, items: Tensor) -> Compare:
-        return lambda other: self._table[other[:, None], items]
 
 
 @dataclass(frozen=True)
@@ -160,8 +144,6 @@ def measure(folder: Path, out: Path, n_users: int, pools: list[int], compare: st
         SIMILARITIES["genres"] = Jaccard([columns.codes("genres", "genres")])
     SIMILARITIES["users"] = CoOccurrence(split.train.items, n_items)
     SIMILARITIES["vectors"] = Cosine(encode_items(run.model))
-    if n_items <= _SMALL:
-        SIMILARITIES.update({by: Table(similarity, n_items) for by, similarity in SIMILARITIES.items()})
     if compare not in SIMILARITIES:
         raise ValueError(f"--compare {compare}: there are {', '.join(SIMILARITIES)}")
     unseen = f"diversity(by={next(by for by in SIMILARITIES if by != compare)})@{K}"

@@ -36,7 +36,7 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "turbocf filter=third power=0.7 k=20",
             "bspm n_factors=16",
             "ials hidden_dim=16 n_iterations=3",
-            "ials hidden_dim=16 n_iterations=3 solver=cg frequency_power=0.5",
+            "ials hidden_dim=16 n_iterations=3 frequency_power=0.5",
             'twostage ranker.max_iter=20 models=["ease",{"name":"itemknn","k":20}] candidates=30',
             'twostage ranker.max_iter=20 models=["itemknn",{"name":"bprmf","max_epochs":2}] max_users=40 split=time',
         ),

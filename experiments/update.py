@@ -9,8 +9,7 @@ time where there are times (ml-100k), else of each user (ml-1m, whose file has o
 part alone, its users and items included, and stops by each user's last old interaction. The refit is a training from
 nothing on both parts. Both are validated on the newest tenth of the new log, which neither trains on and both know as
 history at test time. CPU times are those of the process (one thread), from the logs in memory to a model that can
-serve, validation included. ``--develop`` leaves each user's last interaction out and tests on the one before it:
-settings of the update are chosen there.
+serve, validation included. The settings of the update were chosen with each user's last interaction left out.
 """
 
 from __future__ import annotations
@@ -58,13 +57,6 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
 TRAINING = {"batch_size": 64, "metric": "ndcg@10", "max_epochs": 80, "patience": 10}
 
 
-def read(dataset: str) -> Interactions:
-    """The whole log."""
-    if dataset == "ml-1m":
-        return rg.load_data(SHARED / "data" / "sequences" / "ml-1m.txt", format="sequences")
-    return rg.load_dataset(dataset)
-
-
 class Data:
     """The parts of a log.
 
@@ -74,10 +66,10 @@ class Data:
         asked: [U] the user and [U] the item of each test case, as ids.
     """
 
-    def __init__(self, dataset: str, develop: bool) -> None:
-        log = read(dataset)
-        if develop:
-            log = _kept(log, ~_last(log))
+    def __init__(self, dataset: str) -> None:
+        sequences = SHARED / "data" / "sequences" / f"{dataset}.txt"
+        is_ordered = dataset == "ml-1m"
+        log = rg.load_data(sequences, format="sequences") if is_ordered else rg.load_dataset(dataset)
         last = _last(log)
         users, items = log.ordered.items.rows[last], log.ordered.items.values[last]
         self.asked = log.users.ids(users.numpy()), log.items.ids(items.numpy())
@@ -95,10 +87,6 @@ class Data:
         truth = Ragged.from_lengths(item, torch.ones_like(item))
         return Cases(user, recommender.seen.take(user), truth, len(recommender.items))
 
-    def new_frame(self) -> Any:
-        """The new part as a frame: what an update is given."""
-        return self.new.to_frame()
-
     def active(self) -> Any:
         """The ids of the users of the new part."""
         rows = self.new.ordered.items.lengths > 0
@@ -115,11 +103,6 @@ def _kept(log: Interactions, keep: torch.Tensor) -> Interactions:
     columns = log.columns
     frame = log.masked(keep.numpy()).to_frame()
     return Interactions.from_frame(frame, user=columns.user, item=columns.item, timestamp=columns.timestamp)
-
-
-def fit_old(data: Data, chosen: dict[str, Any], model: str, seed: int, out: Path) -> None:
-    """The run that is to be updated."""
-    _fit(data.old, _last(data.old), chosen, model, seed, out / "old")
 
 
 def refit(data: Data, chosen: dict[str, Any], model: str, seed: int, out: Path) -> None:
@@ -155,7 +138,7 @@ def updated(out: Path, data: Data, options: dict[str, Any]) -> tuple[Run, float]
     """The old run, updated -> the new run and its CPU seconds."""
     old = Run.open(out / "old")
     assert isinstance(old, Run)
-    new = data.new_frame()
+    new = data.new.to_frame()
     began = time.process_time()
     run = old.update(new, device="cpu", **options)
     return run, time.process_time() - began
@@ -200,7 +183,6 @@ def compare(data: Data, given: argparse.Namespace) -> dict[str, Any]:
         "dataset": given.dataset,
         "model": given.model,
         "seed": given.seed,
-        "develop": given.develop,
         "settings": SETTINGS[given.dataset, given.model],
         "training": TRAINING,
         "update_options": options,
@@ -219,9 +201,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="where the runs are kept")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an option of the update")
     parser.add_argument("--record", type=Path, help="a file of JSON lines, to which the comparison is appended")
-    parser.add_argument("--develop", action="store_true")
     given = parser.parse_args()
-    data = Data(given.dataset, given.develop)
+    data = Data(given.dataset)
     if given.stage == "update":
         record = compare(data, given)
         if given.record is not None:
@@ -231,7 +212,10 @@ def main() -> None:
         print(json.dumps(shown, indent=1))
         return
     chosen = SETTINGS[given.dataset, given.model]
-    {"old": fit_old, "refit": refit}[given.stage](data, chosen, given.model, given.seed, given.out)
+    if given.stage == "refit":
+        refit(data, chosen, given.model, given.seed, given.out)
+    else:
+        _fit(data.old, _last(data.old), chosen, given.model, given.seed, given.out / "old")
 
 
 if __name__ == "__main__":

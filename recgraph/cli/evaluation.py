@@ -13,7 +13,6 @@ from recgraph.cli.output import Failure, Format, FormatOption, default_format, n
 
 if TYPE_CHECKING:
     from recgraph.evaluate.results import Results
-    from recgraph.train.run import NodeRun
 
 Part = Literal["valid", "test"]
 Seen = Literal["keep", "exclude", "both"]
@@ -54,6 +53,7 @@ def evaluate(
     from recgraph.evaluate.rerank import reranker_of
     from recgraph.evaluate.results import save_users as write_users
     from recgraph.train.run import NodeRun, Run
+    from recgraph.train.settings import ProbeSettings
 
     # a folder may be called date=2020
     moved = dict(path.split("=", 1) if path.startswith(_FILES) else ["train", path] for path in data or ())
@@ -62,7 +62,12 @@ def evaluate(
     if nodes:
         if len(opened) > 1:
             raise ValueError(f"{', '.join(map(str, nodes))}: a run that embeds nodes is evaluated alone")
-        return _nodes(next(iter(nodes.values())), settings or [], form)
+        (of_nodes,) = nodes.values()
+        chosen = ProbeSettings.of(parse_settings(settings or [], of_nodes.record["evaluation"]))
+        scores = of_nodes.evaluate(probe=chosen.probe)
+        used = ", ".join(f"{name} {value}" for name, value in scores.protocol.probe.model_dump().items())
+        note(f"linear probe: {used}; protocol {scores.hash}")
+        return show(scores.rows(), form)
     on, lengths = given_engine(engine, engine_set), tuple(cutoffs or (5, 10, 20))
     picks = None if rerank is None else reranker_of(parse_settings([f"rerank={rerank}"])["rerank"]).specification
     found: dict[Path, Results] = {}
@@ -107,17 +112,6 @@ def _compared(records: dict[Path, Any], found: dict[Path, Results], metrics: lis
             rows.append({"candidates": title, "model": name, **values})
     show(rows, form)
     note(made.legend if form == "table" else made.legend.replace("* ", "best: ", 1).replace("= ", "tied: ", 1))
-
-
-def _nodes(run: NodeRun, settings: list[str], form: Format | None) -> None:
-    from recgraph.config import parse_settings
-    from recgraph.train.settings import ProbeSettings
-
-    chosen = ProbeSettings.of(parse_settings(settings, run.record["evaluation"]))
-    results = run.evaluate(probe=chosen.probe)
-    settings_used = ", ".join(f"{name} {value}" for name, value in results.protocol.probe.model_dump().items())
-    note(f"linear probe: {settings_used}; protocol {results.hash}")
-    show(results.rows(), form)
 
 
 _CHECK_SPLIT = "How the log is split.  [default: as its parts are given or its card says, else leave-one-out]"

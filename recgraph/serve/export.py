@@ -58,10 +58,6 @@ _UNITS: dict[TimeUnit, str] = {
 }
 
 
-class ExportError(ValueError):
-    """A model that cannot be exported."""
-
-
 class _Scores(nn.Module):
     """[B, D] user vectors -> [B, n_items] scores."""
 
@@ -85,7 +81,7 @@ def export(of: Any, folder: Path) -> dict[str, Any]:
     model, items, columns = of.model, of.items, of.columns
     form = model.padded_form()
     if form is None and not model.has_vectors:
-        raise ExportError(f"{type(model).__name__} cannot be exported: it has scores alone and no padded_form()")
+        raise ValueError(f"{type(model).__name__} cannot be exported: it has scores alone and no padded_form()")
     vectors = encode_items(model) if model.has_vectors else None
     with replacing_folder(folder) as into:
         device = device_of(model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Literal
 
 import torch
@@ -46,7 +46,6 @@ class Lister:
     def __init__(self, model: Model, n_items: int) -> None:
         self.model, self.n_items = model, n_items
         self._catalogues: dict[str, Catalogue] = {}
-        self._by_vectors: Cosine | None = None
 
     def unknown(self, query: Query) -> Tensor:
         """[K] int64: the rows of users of whom the model knows too little to rank for them."""
@@ -129,7 +128,7 @@ class Lister:
             closed, candidates = (~open_mask).nonzero().flatten(), None
         places = (index >= 0).nonzero().flatten()
         if by == "vectors":
-            unit = self.by_vectors().unit
+            unit = self.by_vectors.unit
             places = places[unit[index[places]].any(1)]
             if not len(places) or (candidates is not None and not bool(unit[candidates].any())):
                 return Lists(items, scores)  # no vector that may be in a list
@@ -155,7 +154,7 @@ class Lister:
 
     def _of_directions(self, n_items: int, k: int, candidates: Tensor | None = None) -> Catalogue:
         """The items that have a vector, to be ranked by its direction."""
-        unit = self.by_vectors().unit
+        unit = self.by_vectors.unit
         has_vector_mask = unit.any(1) if candidates is None else unit[candidates].any(1)
         if not bool(has_vector_mask.all()):
             candidates = (torch.arange(n_items) if candidates is None else candidates)[has_vector_mask]
@@ -170,9 +169,7 @@ class Lister:
             catalogue = self._catalogues[name] = make(self.n_items, k)
         return catalogue
 
+    @cached_property
     def by_vectors(self) -> Cosine:
-        """The similarity of items by the model's vectors; it is cached."""
-        found = self._by_vectors
-        if found is None:
-            found = self._by_vectors = Cosine(encode_items(self.model))
-        return found
+        """The similarity of items by the model's vectors."""
+        return Cosine(encode_items(self.model))

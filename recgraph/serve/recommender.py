@@ -25,7 +25,7 @@ from recgraph.data.columns import Columns, TimeFormat, TimeUnit, in_unit, times_
 from recgraph.data.dataframe import FrameKind, from_native, to_native, without_categories
 from recgraph.data.ids import IdMap
 from recgraph.data.item_features import ItemColumns, feature_rows
-from recgraph.data.split import Interactions, SealedSplit, Split
+from recgraph.data.split import Interactions
 from recgraph.evaluate.rerank import CoOccurrence, SimilarBy, bind
 from recgraph.evaluate.topk import Lists
 from recgraph.models.base import Model
@@ -118,11 +118,6 @@ class Recommender:
         self.ann: AnnIndex | None = None
         self.item_columns = ItemColumns(items, self.item_features, self.columns.item)
         self.lister = Lister(self.model, len(items))
-
-    @classmethod
-    def for_split(cls, model: Model, split: Split | SealedSplit, record: Mapping[str, Any] | None = None) -> Self:
-        """A recommender for the users of a split; seen is what they did in train and valid, never in test."""
-        return cls.for_log(model, split.sealed().interactions, record)
 
     @classmethod
     def for_log(cls, model: Model, log: Interactions, record: Mapping[str, Any] | None = None) -> Self:
@@ -240,7 +235,7 @@ class Recommender:
                 reranker,
                 "rerank",
                 self.model,
-                by_vectors=self.lister.by_vectors if self.model.has_vectors else None,
+                by_vectors=(lambda: self.lister.by_vectors) if self.model.has_vectors else None,
                 in_common=self.in_common,
                 columns=self.item_columns,
                 separator=rules.separator,

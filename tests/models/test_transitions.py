@@ -1,4 +1,4 @@
-"""Transitions and the nearest histories, against sums over pairs of places."""
+"""Transitions, against sums over pairs of places."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import torch
 from recgraph.data.batches import Query
 from recgraph.data.part import Part
 from recgraph.models.base import Space
-from recgraph.models.closed_form import transitions
-from recgraph.models.closed_form.transitions import STAN, Transitions
+from recgraph.models.closed_form.transitions import Transitions
 from recgraph.sparse.ragged import Ragged
 
 N_ITEMS = 14
@@ -24,7 +23,7 @@ def _rows(seed: int, n: int) -> list[list[int]]:
     return [draw.integers(0, N_ITEMS - 1, draw.integers(0, 12)).tolist() for _ in range(n)]
 
 
-def _scores(model: Transitions | STAN, rows: list[list[int]], users: list[int]) -> np.ndarray:
+def _scores(model: Transitions, rows: list[list[int]], users: list[int]) -> np.ndarray:
     return model.score(Query(torch.tensor(users), Ragged.from_lists(rows))).double().numpy()
 
 
@@ -55,29 +54,3 @@ def test_transitions_sum_what_follows_what(window: int, backward: float, decay: 
     double = Transitions(**settings).build(Space(n_users=50, n_items=N_ITEMS))
     double.fit(Part(Ragged.from_lists([*train, *train[:10]]), N_ITEMS))
     np.testing.assert_allclose(_scores(weighted, asked, [-1] * 20), _scores(double, asked, [-1] * 20), rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("k", "decay", "near", "power"), [(40, 0.7, 0.5, 0.5), (5, 0.83, 0.9, 0.31), (3, 1.0, 1.0, 1.0)]
-)
-def test_stan_reads_the_nearest_histories_of_others(
-    k: int, decay: float, near: float, power: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(transitions, "_QUERIES", 7)
-    train, asked = _rows(0, 40), [*_rows(0, 10), *_rows(1, 10)]
-    users = [*range(10), *[-1] * 10]
-    expected = np.zeros((len(asked), N_ITEMS))
-    for user, history, scores in zip(users, asked, expected, strict=True):
-        found = []
-        for other, row in enumerate(train):
-            place = {item: at for at, item in enumerate(row)}
-            shared = [(age, item) for age, item in enumerate(reversed(history)) if item in place]
-            if other != user and shared:
-                similar = sum(decay**age for age, _ in shared) / len(place) ** power
-                found.append((-similar, other, place, place[shared[0][1]]))
-        for similar, _, place, at in sorted(found, key=lambda one: (round(one[0], 12), one[1]))[:k]:
-            for item, where in place.items():
-                scores[item] -= similar * near ** abs(where - at)
-    model = STAN(k=k, decay=decay, distance_decay=near, length_power=power)
-    model.build(Space(n_users=40, n_items=N_ITEMS)).fit(Part(Ragged.from_lists(train), N_ITEMS))
-    np.testing.assert_allclose(_scores(model, asked, users), expected, rtol=1e-5, atol=1e-6)

@@ -98,7 +98,7 @@ def recommender(
             pl.Series("tags", [["a", "b"][: n % 3] for n in numbers]),
         ]
     )
-    made = Recommender.for_split(model, split)
+    made = Recommender.for_log(model, split.sealed().interactions)
     columns = made.columns
     return Recommender(model, made.users, made.items, made.seen, columns=columns, kind="polars", item_features=features)
 

@@ -178,7 +178,7 @@ def test_for_split_has_seen_train_and_valid_but_not_test() -> None:
     split = data.split("leave-one-out")
     model = ServedTowers().build(Space(n_users=data.n_users, n_items=data.n_items))
     for handle in (split, split.sealed()):
-        served = Recommender.for_split(model, handle)
+        served = Recommender.for_log(model, handle.sealed().interactions)
         assert torch.equal(served.seen.values, split.fit_part("train+valid").items.values)
         assert torch.equal(served.seen.offsets, split.fit_part("train+valid").items.offsets)
 

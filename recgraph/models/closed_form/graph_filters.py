@@ -35,9 +35,8 @@ _SIGNALS = 256
 class GraphFilter(SizedByState, ClosedFormModel):
     """Base of filters of the signal that a history is on the graph of items, ``P = R~' R~``.
 
-    ``R~ = D_U^-alpha R D_I^(alpha - 1)``, R the [users, items] matrix of training, binary or of the interactions'
-    weights, and D the sums of its rows and columns. P is never made: a signal is taken to the users and back by two
-    sparse products, so that memory is 12 bytes an interaction. A subclass fills :meth:`filtered`.
+    ``R~ = D_U^-alpha R D_I^(alpha - 1)``, R the [users, items] matrix of training, binary or of weights, D its
+    sums. P is never made: a signal is taken to the users and back, so that memory is 12 bytes an interaction.
 
     Attributes:
         items: [nnz] int64, the distinct items of each training user, one after another.
@@ -64,10 +63,15 @@ class GraphFilter(SizedByState, ClosedFormModel):
         self.weights = matrix.values(torch.float32).to(device)
         self.changed()
 
-    def operator(self) -> Operator:
-        """P [n_items, n_items]."""
+    @property
+    def matrix(self) -> Csr:
+        """What the buffers hold."""
         assert self.space is not None
-        matrix = Csr(self.offsets, self.items, self.weights, (len(self.offsets) - 1, self.space.n_items))
+        return Csr(self.offsets, self.items, self.weights, (len(self.offsets) - 1, self.space.n_items))
+
+    def operator(self) -> Operator:
+        """P [scored items, items of a history]."""
+        matrix = self.matrix
         return Chain((matrix.t(), matrix))
 
     def propagate(self, signal: Tensor) -> Tensor:
@@ -76,7 +80,7 @@ class GraphFilter(SizedByState, ClosedFormModel):
 
     def filtered(self, history: Ragged, signal: Tensor) -> Tensor:
         """[n_items, B]: what becomes of B histories of distinct items, of which ``signal`` has a 1 in each."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define filtered(history, signal)")
 
     def score(self, query: Query) -> Tensor:
         assert self.space is not None
@@ -98,15 +102,17 @@ def _normalised(matrix: Csr, alpha: float) -> tuple[Csr, Tensor]:
     return matrix.scale(power(matrix.row_sums(), -alpha), power(degrees, alpha - 1)), degrees
 
 
+Factors = Annotated[
+    int,
+    Field(ge=0, description="rank of the ideal low-pass filter; 0: the linear filter alone"),
+    Search(choices=(64, 128, 256, 512)),
+]
+IdealWeight = Annotated[float, Field(ge=0, description="of the ideal filter beside the linear one"), Search(0.0, 1.0)]
+
+
 class GFCFConfig(ModelConfig):
-    n_factors: Annotated[
-        int,
-        Field(ge=0, description="rank of the ideal low-pass filter; 0: the linear filter alone"),
-        Search(choices=(64, 128, 256, 512)),
-    ] = 256
-    ideal_weight: Annotated[
-        float, Field(ge=0, description="alpha, of the ideal filter beside the linear one"), Search(0.0, 1.0)
-    ] = 0.3
+    n_factors: Factors = 256
+    ideal_weight: IdealWeight = 0.3
 
 
 class GFCF(GraphFilter):
@@ -122,7 +128,6 @@ class GFCF(GraphFilter):
     or ``n_factors`` is all of a side.
 
     Attributes:
-        items, offsets, weights: see :class:`GraphFilter`.
         degrees: [n_items] float32, D_I.
         factors: [n_items, K] float32, V; K is ``n_factors`` or the shorter side. Columns beyond the rank are 0.
     """
@@ -175,14 +180,8 @@ class GFCF(GraphFilter):
 
 
 class BSPMConfig(GFCFConfig):
-    n_factors: Annotated[
-        int,
-        Field(ge=0, description="rank of the ideal low-pass filter; 0: the linear filter alone"),
-        Search(choices=(64, 128, 256, 448)),
-    ] = 448
-    ideal_weight: Annotated[
-        float, Field(ge=0, description="beta, of the ideal filter beside the linear one"), Search(0.0, 1.0)
-    ] = 0.2
+    n_factors: Factors = 448
+    ideal_weight: IdealWeight = 0.2
     sharpening: Annotated[
         float, Field(ge=0, description="T, the time for which the blurred signal is sharpened"), Search(0.0, 3.0)
     ] = 2.5
@@ -243,45 +242,33 @@ class TurboCF(GraphFilter):
     Source: Park, Shin and Shin, Turbo-CF: Matrix Decomposition-Free Graph Filtering for Fast Recommendation (SIGIR
     2024), equations 5 to 9, with the settings for Yelp2018. Departure: P by two sparse products, exactly, where the
     paper holds items by items; with ``k`` the greatest entries of each scored item alone are kept, itself among them.
-
-    Attributes:
-        items, offsets, weights: see :class:`GraphFilter`; where P is made, its own, n_items rows.
     """
 
     Config = TurboCFConfig
 
     @property
     def is_made(self) -> bool:
-        """Whether P is made."""
+        """Whether P is made: then the buffers hold it, and no R~."""
         return self.config.power != 1 or self.config.k is not None
 
     def _build(self, space: Space) -> None:
         super()._build(Space(n_users=space.n_items, n_items=space.n_items) if self.is_made else space)
 
     def fit(self, train: Part) -> Self:
-        matrix = _normalised(fit_matrix(self, train, self.offsets.device), self.config.user_power)[0]
-        self.keep(self._graph(matrix) if self.is_made else matrix)
+        config, n_items = self.config, train.n_items
+        matrix = _normalised(fit_matrix(self, train, self.offsets.device), config.user_power)[0]
+        if config.k is not None:  # neighbours() reads the roots of weights
+            squares, norms = matrix.with_weights(matrix.values() ** 2), matrix.values().new_ones(n_items)
+            index, entries = neighbours(squares, min(config.k, n_items), norms=norms, with_itself=True)
+            kept = entries > 0
+            matrix = Csr.from_coo(kept.nonzero()[:, 0], index[kept], entries[kept], shape=(n_items, n_items))
+        elif self.is_made:
+            matrix = compose(matrix.t(), matrix)
+        self.keep(matrix.with_weights(matrix.values() ** config.power) if self.is_made else matrix)
         return self
 
-    def _graph(self, matrix: Csr) -> Csr:
-        """P [scored items, items of a history]."""
-        n_items = matrix.shape[1]
-        if self.config.k is None:
-            graph = compose(matrix.t(), matrix)
-        else:
-            # of roots
-            squares = matrix.with_weights(matrix.values() ** 2)
-            ones = matrix.values().new_ones(n_items)
-            index, entries = neighbours(squares, min(self.config.k, n_items), norms=ones, with_itself=True)
-            kept = entries > 0
-            graph = Csr.from_coo(kept.nonzero()[:, 0], index[kept], entries[kept], shape=(n_items, n_items))
-        return graph.with_weights(graph.values().pow(self.config.power))
-
     def operator(self) -> Operator:
-        if not self.is_made:
-            return super().operator()
-        n_items = len(self.offsets) - 1
-        return Csr(self.offsets, self.items, self.weights, (n_items, n_items))
+        return self.matrix if self.is_made else super().operator()
 
     def filtered(self, history: Ragged, signal: Tensor) -> Tensor:
         total = torch.zeros_like(signal)

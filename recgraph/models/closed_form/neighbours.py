@@ -1,10 +1,9 @@
-"""Popularity, and models in which an item is scored by its neighbours in the history: ItemKNN, RP3beta, SLIM's base."""
+"""Popularity, and models in which an item is scored by its neighbours in the history: ItemKNN and the base of SLIM."""
 
 from __future__ import annotations
 
 from typing import Annotated, ClassVar, Self
 
-import psutil
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -15,10 +14,9 @@ from recgraph.data.batches import Query
 from recgraph.data.part import Part
 from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space
 from recgraph.models.reading import Reading
+from recgraph.sparse.blocks import check_room
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.operators import power
 from recgraph.sparse.products import distinct, neighbours, presence
-from recgraph.sparse.ragged import Ragged
 
 
 class Popularity(ClosedFormModel):
@@ -149,50 +147,6 @@ class ItemKNN(NeighbourModel):
         return self
 
 
-class RP3betaConfig(NeighbourConfig):
-    alpha: Annotated[float, Field(ge=0, description="exponent of the probabilities of a step"), Search(0.0, 2.0)] = 1.0
-    beta: Annotated[
-        float, Field(ge=0, description="of an item's users, by which what leads to it is divided"), Search(0.0, 1.0)
-    ] = 0.6
-
-
-class RP3beta(NeighbourModel):
-    """Random walks of three steps from a user, with less weight on popular items.
-
-    ``s_j = sum_i sum_v (p_iv p_vj)^alpha / n_j^beta`` over the items i of the history other than j and all users v,
-    with p the probability of a step: the weight of an interaction by the sum of those of its item, or of its user;
-    ``n_j`` is that sum of item j. Source: Paudel et al., Updatable, Accurate, Diverse, and Scalable Recommendations for
-    Interactive Applications (TiiS 2017). Departure: of each scored item the ``k`` greatest sums over v are kept, as in
-    ItemKNN.
-    """
-
-    Config = RP3betaConfig
-
-    def fit(self, train: Part) -> Self:
-        matrix, alpha = fit_matrix(self, train, self.neighbours.device), self.config.alpha
-        matrix = matrix.with_weights(matrix.values(torch.float64))
-        of_items = matrix.t().row_sums()
-        # neighbours() reads the roots of weights
-        steps = matrix.with_weights(matrix.values().pow(2 * alpha)).scale(power(matrix.row_sums(), -alpha))
-        index, walks = neighbours(steps, self.neighbours.shape[1], norms=of_items.pow(alpha))
-        self.neighbours.copy_(index)
-        self.similarities.copy_(walks * power(of_items, alpha - self.config.beta)[:, None])
-        return self
-
-
-def check_room(name: str, n_bytes: int) -> None:
-    """Refuse a table of so many bytes where this machine has not as many free.
-
-    Raises:
-        ValueError: it has not.
-    """
-    free = psutil.virtual_memory().available
-    if torch.get_default_device().type == "cpu" and n_bytes > free:
-        raise ValueError(
-            f"n_items: {name} would hold {n_bytes / 2**30:,.1f} GiB, {free / 2**30:,.1f} are free; leave rare items out"
-        )
-
-
 def fit_matrix(model: ClosedFormModel, train: Part, device: torch.device) -> Csr:
     """[n_users, n_items] on a device: the distinct items of each user. In a log with weights each has the sum of those
     of its interactions, float64, and is left out where that is 0; else there are none, and repeats do not add.
@@ -212,9 +166,3 @@ def fit_matrix(model: ClosedFormModel, train: Part, device: torch.device) -> Csr
     weights, shape = train.weights.to(device), (items.n_rows, train.n_items)
     matrix = Csr.from_coo(items.rows, items.values, weights, shape=shape, duplicates="sum")
     return matrix.select(matrix.values() > 0)
-
-
-def fit_rows(model: ClosedFormModel, train: Part, device: torch.device) -> Ragged:
-    """The rows of :func:`fit_matrix`, without weights."""
-    matrix = fit_matrix(model, train, device)
-    return Ragged(matrix.indices, matrix.indptr)
