@@ -35,6 +35,7 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "gfcf n_factors=16",
             "turbocf filter=third power=0.7 k=20",
             "bspm n_factors=16",
+            "transitions",
             "ials hidden_dim=16 n_iterations=3",
             "ials hidden_dim=16 n_iterations=3 frequency_power=0.5",
             'twostage ranker.max_iter=20 models=["ease",{"name":"itemknn","k":20}] candidates=30',
