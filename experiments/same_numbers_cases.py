@@ -209,6 +209,7 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "heco n_neighbours=[3,1] n_positives=3 contrast.objective.block_rows=50",
         ),
     ),
+    (NODES, ('metapaths=["paper-author-paper"]', "probe.repeats=2", "probe.steps=20"), ("spectral hidden_dim=16",)),
 )
 
 

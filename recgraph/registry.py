@@ -48,7 +48,7 @@ model         models.closed_form    graph_filters: BSPM GFCF TurboCF  ials: IALS
 model         models.closed_form    neighbours: ItemKNN Popularity  transitions: Transitions
 model         models.collaborative  contrastive: SGL SimGCL XSimGCL  lightgcn: BPRMF LightGCN UltraGCN
 model         models.collaborative  ncl: NCL  simplex: SimpleX
-model         models.heterogeneous  heco: HeCo  meow: AdaMEOW MEOW  recommender: AdaMEOWRec MEOWRec
+model         models.heterogeneous  base: Spectral  heco: HeCo  meow: AdaMEOW MEOW  recommender: AdaMEOWRec MEOWRec
 model         models.sequence       contrastive: CL4SRec DuoRec  mclrec: MCLRec
 model         models.sequence       sasrec: BERT4Rec BSARec ESASRec FuXiAlpha GRU4Rec HSTU SASRec
 objective     contrast              objectives: BarlowTwins DebiasedInfoNCE DebiasedNTXent InfoNCE NTXent SupCon

@@ -370,5 +370,5 @@ def test_what_people_wrote_of_boards_stands_there(heading: str) -> None:
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ") and re.search(r"\.\d\d", line)]
     ours = {cells[0]: {n for c in columns if c < len(cells) for n in numbers(cells[c])} for cells in rows}
     wrong = [name for name, found in ours.items() if not any(found <= row for row in theirs.values())]
-    assert len(ours) > 5
+    assert len(ours) > 3
     assert [name for name in wrong if not name.startswith(ELSEWHERE)] == []

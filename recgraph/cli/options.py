@@ -50,11 +50,9 @@ _DATA = {
     "valid": _option("--valid", "PATH", "The validation part; without it one is drawn from train."),
     "test": _option("--test", "PATH", "The test part, of which training and tuning read nothing."),
 }
-_KEYS = "How it is read otherwise, e.g. encoding=latin-1, weight=NAME; may be given many times."
+_KEYS = "How it is read otherwise, e.g. encoding=latin-1, separator=';'; may be given many times."
 _FORMAT = "How times are written, e.g. '%d.%m.%Y %H:%M', beside numbers and ISO 8601; may be given many times."
-_LIST = (
-    "A column of texts in these files whose texts are lists, and what separates them: genres='|'; city= is one value."
-)
+_LIST = "A column of texts that are lists in these files, and what separates them: genres='|'; city= is one value."
 #: fields of :class:`recgraph.data.read.Reading`, and ``reading`` for others
 _READING = {
     "user": _option("--user", "NAME", "Its column of users; guessed."),
@@ -64,6 +62,7 @@ _READING = {
     "missing_ids": _option("--drop-missing-ids", "", "Leave out rows without a user or an item.", bool | None),
     "bad_times": _option("--drop-bad-times", "", "Leave out rows without a time that can be read.", bool | None),
     "rating": _option("--rating", "NAME", "Its column of ratings; guessed. none: without."),
+    "weight": _option("--weight", "NAME", "Its column of what interactions count in training; never guessed."),
     "item_features": _option("--item-features", "FILE", "A file of features (titles, genres), one row an item."),
     "user_features": _option("--user-features", "FILE", "A file of user features, one row a user."),
     "lists": _option("--list", "NAME=SEPARATOR", _LIST, list[str] | None),

@@ -100,6 +100,7 @@ class SequenceBatch:
         drawn: what a model draws once for all phases of the batch (its augmented inputs): name -> several sets of rows.
         share, whole: which of the rows of a batch these are, and that batch, or None where it is all of it.
         epoch: from 0.
+        target_weights: [n] float32, aligned with ``targets``: what each counts; None: 1.
         masked: B rows of the M places among ``sequences.values`` whose states the targets are predicted from, where
             not every place is one: those of masked items, or behind what an earlier window of the history has.
     """
@@ -116,6 +117,7 @@ class SequenceBatch:
     share: Share = WHOLE
     whole: WholeBatch | None = None
     epoch: int = 0
+    target_weights: Tensor | None = None
     masked: Ragged | None = None
 
     @property
@@ -163,6 +165,7 @@ class PairBatch:
         epoch: from 0; what is drawn once an epoch depends on it, so that a resumed run draws the same.
         share, all_pairs: which samples of the batch these are, and the users and items of all; None: they are these.
         drawn: what a model makes of the batch on the host, before it moves: name -> tensors.
+        sample_weights: [B] float32, what each sample counts; None: 1.
         excluded, bounds: where groups of samples share negatives, [2, E] int64, the sample and the column of each that
             does not count for the sample, and the groups' bounds (:func:`recgraph.sparse.blocks.even_bounds`).
     """
@@ -175,6 +178,7 @@ class PairBatch:
     share: Share = WHOLE
     all_pairs: tuple[Tensor, Tensor] | None = None
     drawn: dict[str, list[Tensor]] = field(default_factory=dict, compare=False)
+    sample_weights: Tensor | None = None
     excluded: Tensor | None = None
     bounds: Sequence[int] | None = None
 
@@ -303,13 +307,14 @@ class PairBatches(_Samples):
             raise ValueError(f"train: none of {train.n_users} users has an interaction; nothing to learn")
         super().__init__(batch_size, generators, train.items.rows, train.items.positions)
         self.n_possible = train.n_interactions
-        self.items, self.n_negatives = train.items.values, n_negatives
+        self.items, self.n_negatives, self.weights = train.items.values, n_negatives, train.sample_weights()
         self._sampler = NegativeSampler(train, popularity_power, exclude_own) if n_negatives else None
         self._n_groups = n_groups if shared else None
 
     def keep(self, keep_mask: Tensor) -> None:
         super().keep(keep_mask)
         self.items = self.items[keep_mask]
+        self.weights = None if self.weights is None else self.weights[keep_mask]
 
     def _batch(self, chosen: Tensor, epoch: int, index: int) -> PairBatch:
         pairs = self.sample_rows[chosen], self.items[chosen]
@@ -325,7 +330,8 @@ class PairBatches(_Samples):
                 negatives = self._sampler.draw(pairs[0], self.n_negatives, drawn, share.rows)
         every = None if share.is_whole else pairs
         own = PairBatch(users, items, negatives, self.generators, epoch, share, every)
-        return replace(own, excluded=excluded, bounds=bounds)
+        weights = None if self.weights is None else self.weights[chosen][share.rows]
+        return replace(own, excluded=excluded, bounds=bounds, sample_weights=weights)
 
 
 Regime = Literal["prefix", "causal", "cloze"]
@@ -376,6 +382,8 @@ class SequenceBatches(_Samples):
         self.tokens = train.items.with_values(train.items.values + 1)
         #: what models read: the tokens, or those with their gaps and times
         self.inputs = with_gaps(self.tokens, train.times, times) if gaps or times else self.tokens
+        weights = train.sample_weights()
+        self.weights = None if weights is None else self.tokens.with_values(weights)
         self.regime, self.max_len = regime, max_len
         self.contrast_of, self.drop_last, self.views = contrast_of, drop_last, views
         self.n_possible = int((self.tokens.lengths - 1).clamp(min=0).sum())
@@ -430,15 +438,19 @@ class SequenceBatches(_Samples):
             whole = WholeBatch(counts, int(counts.sum()), contrast)
         is_shorter, own = of_contrast is not lengths, share.rows
         rows, starts, lengths, of_contrast = rows[own], starts[own], lengths[own], of_contrast[own]
-        inputs, masked = self.inputs.take(rows, starts, lengths), None
-        targets = self.tokens.take(rows, starts + 1, lengths).values if is_causal else contrast_targets[own]
+        inputs, masked, is_target = self.inputs.take(rows, starts, lengths), None, None
         if is_causal and bool(((n_targets := self.sample_targets[chosen[own]]) < lengths).any()):
             is_target = inputs.positions >= (lengths - n_targets)[inputs.rows]
-            masked, targets = inputs.with_values(torch.arange(len(targets))).filter(is_target), targets[is_target]
+            masked = inputs.with_values(torch.arange(len(is_target))).filter(is_target)
+
+        def of_targets(values: Ragged) -> Tensor:
+            found = values.take(rows, starts + 1, lengths).values if is_causal else values.values[places][own]
+            return found if is_target is None else found[is_target]
+
         return SequenceBatch(
             rows,
             inputs,
-            targets,
+            of_targets(self.tokens),
             self.inputs.take(rows, starts, of_contrast) if is_shorter else inputs,
             contrast_targets,
             causal=is_causal,
@@ -447,6 +459,7 @@ class SequenceBatches(_Samples):
             share=share,
             whole=whole,
             epoch=epoch,
+            target_weights=None if self.weights is None else of_targets(self.weights),
             masked=masked,
         )
 
@@ -542,6 +555,7 @@ class ClozeBatches(SequenceBatches):
             share=share,
             whole=whole,
             epoch=epoch,
+            target_weights=None if self.weights is None else self.weights.take(rows, starts, lengths).values[masked],
             masked=masks.with_values(torch.arange(len(masked))).filter(masked),
         )
 

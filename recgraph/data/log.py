@@ -424,7 +424,8 @@ def encode(table: Table, how: Reading) -> tuple[pl.DataFrame, IdMap, IdMap, Time
             texts = texts.str.strip_chars() if texts.dtype == pl.String else texts
             values = texts.cast(pl.Float64, strict=False)
             wrong = ~values.is_finite().fill_null(False) | (values < (0 if role == "weight" else -np.inf))
-            bad.append(_Bad(wrong.fill_null(True) & kept, frame[name], f"no {role}"))
+            fix = "fill it in" + (", or read none: rating='none' (--rating none)" if role == "rating" else "")
+            bad.append(_Bad(wrong.fill_null(True) & kept, frame[name], f"no {role}", fix))
             log = log.with_columns(values.alias(role))
     if columns.timestamp is not None:
         given = frame[columns.timestamp]

@@ -11,6 +11,8 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from recgraph.sparse.csr import Csr
+from recgraph.sparse.products import distinct, presence
 from recgraph.sparse.ragged import Ragged
 
 #: by whom repeats are told
@@ -24,7 +26,7 @@ class Part:
     Attributes:
         items: n_users rows of item indices (0-based).
         n_items: the size of the catalogue.
-        weights: [T] float, aligned with ``items.values``, or None where every interaction counts the same.
+        weights: [T] float, aligned with ``items.values``, at least 0; None where every interaction counts the same.
         times: [T] int64, aligned (unix microseconds, or the user's own unit), or None.
         ratings: [T] float, aligned, or None.
     """
@@ -66,6 +68,25 @@ class Part:
     def item_counts(self) -> Tensor:
         """[n_items] int64: interactions of each item."""
         return torch.bincount(self.items.values, minlength=self.n_items)
+
+    def matrix(self, device: torch.device | None = None) -> Csr:
+        """[n_users, n_items] on a device: the distinct items of each user. With weights each has the sum of those of
+        its interactions, float64, and is left out where that is 0; without, it has none, and repeats do not add."""
+        items, weights = self.items.to(device or self.items.device), self.weights
+        if weights is None:
+            return presence(distinct(items, self.n_items), self.n_items)
+        shape = (self.n_users, self.n_items)
+        summed = Csr.from_coo(items.rows, items.values, weights.to(items.device), shape=shape, duplicates="sum")
+        return summed.select(summed.values() > 0)
+
+    def sample_weights(self) -> Tensor | None:
+        """[T] float32: the weights over their mean, so that a mean of loss times these is the weighted mean of the loss
+        over all interactions. None without weights."""
+        if self.weights is None:
+            return None
+        if not bool((self.weights > 0).any()):
+            raise ValueError("weight: all weights are 0; nothing to learn")
+        return (self.weights / self.weights.mean()).float()
 
 
 @dataclass(frozen=True)

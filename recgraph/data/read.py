@@ -403,6 +403,10 @@ def _scan(path: Path, form: FileFormat, given: Reading, is_sample: bool = False)
     if form == "parquet":
         return pl.scan_parquet(path, glob=False)
     if form == "jsonl":
+        lines = _lines(path, given.encoding)
+        if "".join(lines.head(1).collect(engine="streaming")["line"]).lstrip().startswith("["):  # one array of rows
+            text = io.BytesIO("\n".join(lines.collect()["line"]).encode())
+            return pl.read_json(text, infer_schema_length=None).lazy()
         plain = _plain(path, given.encoding)  # polars takes a path for a pattern
         plain = Path(glob.escape(str(plain))) if isinstance(plain, Path) else plain
         return pl.scan_ndjson(plain, infer_schema_length=SAMPLE if is_sample else None)

@@ -118,9 +118,9 @@ Perturbation = Callable[[Tensor], object]
 class LightGCN(SizedByState):
     """Vectors of users and items, each layer the normalised sum of the neighbours' vectors; the mean over layers.
 
-    ``E_k = D^-1/2 A D^-1/2 E_(k-1)`` with A the binary adjacency of users (nodes ``0 ... n_users - 1``) and items
-    (``n_users + item_idx``), and the mean of ``E_0 ... E_K``. There are no weights to learn here. Source: He et al.,
-    LightGCN (SIGIR 2020), equations 3, 6 and 8.
+    ``E_k = D^-1/2 A D^-1/2 E_(k-1)`` with A the adjacency, binary or of weights, of users (nodes 0 ... n_users - 1) and
+    items (``n_users + item_idx``), and the mean of ``E_0 ... E_K``. There are no weights to learn here. Source: He et
+    al., LightGCN (SIGIR 2020), equations 3, 6 and 8.
 
     The graph is part of the state, so that a saved model ranks without its training data; before :meth:`connect` it
     has no edge. Until then, and for a node without edges, the mean is ``E_0 / (K + 1)``.
@@ -130,9 +130,10 @@ class LightGCN(SizedByState):
         n_layers: K.
     """
 
-    sized_by_state = ("items",)
+    sized_by_state = ("items", "weights")
     offsets: Tensor
     items: Tensor
+    weights: Tensor | None
 
     def __init__(self, n_users: int, n_items: int, n_layers: int) -> None:
         super().__init__()
@@ -140,35 +141,33 @@ class LightGCN(SizedByState):
         # half the bytes of int64, in every checkpoint
         self.register_buffer("offsets", torch.zeros(n_users + 1, dtype=torch.int64))
         self.register_buffer("items", torch.zeros(0, dtype=torch.int32))
+        self.register_buffer("weights", None)
 
-    def connect(self, rows: Ragged) -> None:
-        """Set the edges: n_users rows of distinct item indices, ascending."""
-        device = self.offsets.device
-        self.offsets, self.items = rows.offsets.to(device), rows.values.to(device, torch.int32)
+    def connect(self, edges: Csr) -> None:
+        """Set the edges [n_users, n_items], one a place, their weights above 0."""
+        edges = edges.to(self.offsets.device, torch.float32)
+        self.offsets, self.items, self.weights = edges.indptr, edges.indices.to(torch.int32), edges.weights
         self.changed()
 
     @property
     def edges(self) -> Csr:
-        """[n_users, n_items]: who interacted with what, without weights."""
+        """[n_users, n_items]: who interacted with what."""
         shape = (self.n_users, self.n_items)
-        return self.once("edges", lambda: Csr(self.offsets, self.items.long(), None, shape))
+        return self.once("edges", lambda: Csr(self.offsets, self.items.long(), self.weights, shape))
 
     def adjacency(self, dtype: torch.dtype = torch.float32) -> Csr:
         """The symmetric normalised adjacency of all nodes; made once."""
         return self.once(("adjacency", dtype), lambda: self.subgraph(self.edges, dtype))
 
     def subgraph(self, edges: Csr, dtype: torch.dtype = torch.float32) -> Csr:
-        """The symmetric adjacency of all nodes with other edges [n_users, n_items], whose weights are not read,
-        normalised by the degrees that these leave."""
-        users, items = edges.rows, edges.indices
-        by_item = torch.argsort(items, stable=True)
-        degrees = torch.cat([edges.degrees, torch.bincount(items, minlength=self.n_items)])
-        indptr = torch.cat([degrees.new_zeros(1), degrees.cumsum(0)])
-        root = power(degrees.to(dtype), -0.5)
-        of_edge = root[users] * root[self.n_users + items]
-        indices = torch.cat([items + self.n_users, users[by_item]])
-        n_nodes = self.n_users + self.n_items
-        return Csr(indptr, indices, torch.cat([of_edge, of_edge[by_item]]), (n_nodes, n_nodes))
+        """The symmetric adjacency of all nodes with other edges [n_users, n_items], normalised by the degrees, sums of
+        weights, that these leave."""
+        of_users, of_items = (power(each.row_sums().to(dtype), -0.5) for each in (edges, edges.t()))
+        scaled = edges.scale(of_users, of_items)
+        flipped, n_nodes = scaled.t(), self.n_users + self.n_items
+        indptr = torch.cat([scaled.indptr, flipped.indptr[1:] + scaled.nnz])
+        indices = torch.cat([scaled.indices + self.n_users, flipped.indices])
+        return Csr(indptr, indices, torch.cat([scaled.values(), flipped.values()]).to(dtype), (n_nodes, n_nodes))
 
     def layers(self, x: Tensor, adjacencies: Sequence[Csr] = (), perturb: Perturbation | None = None) -> list[Tensor]:
         """The vectors after each layer.

@@ -73,7 +73,7 @@ class SizedByState(nn.Module):
     which ends a training, nor a move to where the module is already makes a graph anew.
     """
 
-    #: the names of these buffers, which have one dimension
+    #: the names of these buffers, which have one dimension, or are None
     sized_by_state: ClassVar[tuple[str, ...]] = ()
     _made: dict[Hashable, Any] | None = None
 
@@ -107,12 +107,14 @@ class SizedByState(nn.Module):
         for name in self.sized_by_state:
             saved = state_dict.get(f"{prefix}{name}")
             if saved is not None and saved.dim() == 1:
-                setattr(self, name, self.get_buffer(name).new_empty(saved.shape))
+                own = self._buffers[name]
+                own = saved.to(next(self.buffers()).device) if own is None else own
+                setattr(self, name, own.new_empty(saved.shape))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def _equal(saved: Tensor | None, own: Tensor | None) -> bool:
-    return saved is not None and own is not None and torch.equal(saved.to(own.device, own.dtype), own)
+    return saved is own if saved is None or own is None else torch.equal(saved.to(own.device, own.dtype), own)
 
 
 class ItemTower(nn.Module):

@@ -148,7 +148,7 @@ def tied_times(split: Split) -> Check:
     share = n_ascending / n_pairs if n_pairs else 0.5
     is_sorted = abs(share - 0.5) > max(_SIGMAS * 0.5 / max(n_pairs, 1) ** 0.5, _DRIFT)
     what = f"neighbours{' at one time' if log.times is not None else ''} (of {len(before):,})"
-    detail = f"ids ascend in {share:.1%} of {n_pairs:,} {what}, by chance in 50 %"
+    detail = f"ids ascend in {share:.1%} of {n_pairs:,} {what}, by chance in half"
     return Check("tied times", "ok" if not is_sorted else "warn" if log.times is None else "fail", share, detail)
 
 

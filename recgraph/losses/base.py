@@ -33,18 +33,21 @@ class NextItemLoss(nn.Module):
         """Learn what the loss needs of how often each item (0-based) occurs in training [n_items]; most: nothing."""
 
     def forward(
-        self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None = None
+        self,
+        hidden: Tensor,
+        targets: Tensor,
+        table: Tensor,
+        generator: torch.Generator | None = None,
+        weights: Tensor | None = None,
     ) -> Tensor:
-        """The mean loss over the targets.
+        """The mean over the targets of their loss, times their weights where there are any: a scalar, at least float32.
 
         Args:
             hidden: [T, D], the state that predicts each target.
             targets: [T] int64 tokens in ``1..n_items``.
             table: [n_items + 1, D], the embedding of each token; row 0 is the padding's.
             generator: the stream to draw negatives from, on the device of ``hidden``; needed where the loss draws.
-
-        Returns:
-            A scalar in the wider type of ``hidden`` and ``table``, at least float32.
+            weights: [T]; given where the log has weights alone.
         """
         raise NotImplementedError
 
@@ -59,11 +62,8 @@ class NextItemLoss(nn.Module):
 
 
 class Sampler(nn.Module):
-    """Draws tokens ``1..n_items`` with replacement, ``q_j`` proportional to ``count_j ** power``.
-
-    Args:
-        power: 0 is uniform and needs no counts.
-    """
+    """Draws tokens ``1..n_items`` with replacement, ``q_j`` proportional to ``count_j ** power``; power 0 needs no
+    counts."""
 
     cumulative: Tensor
     log_probability: Tensor

@@ -39,14 +39,8 @@ class OwnNegativesConfig(LossConfig):
     popularity_power: Annotated[
         float, Field(ge=0, le=2, description="negatives ~ popularity ** power; 0 is uniform")
     ] = 0.0
-    shared: Annotated[
-        bool,
-        Field(description="draw the negatives once for all targets of a step, instead of for each"),
-    ] = False
-    n_groups: Annotated[
-        int,
-        Field(ge=1, description="groups of a step's targets with shared negatives, each group with K of its own"),
-    ] = 1
+    shared: Annotated[bool, Field(description="whether all targets of a step have the same negatives")] = False
+    n_groups: Annotated[int, Field(ge=1, description="groups of targets that share negatives, each with K of them")] = 1
 
 
 class OwnNegatives(NextItemLoss):
@@ -63,7 +57,8 @@ class OwnNegatives(NextItemLoss):
 
     Config = OwnNegativesConfig
     draws = True
-    #: whether :meth:`of_scores` takes weights of pairs; one that does not is a mean over the negatives that are kept
+    #: whether :meth:`of_scores` reads a weight of each pair; one that does not is a mean over the negatives that are
+    #: kept, times the target's weight
     weighs_pairs: ClassVar[bool] = False
 
     def __init__(self, config: OwnNegativesConfig | None = None, /, **settings: Any) -> None:
@@ -74,10 +69,15 @@ class OwnNegatives(NextItemLoss):
         self.sampler.setup(item_counts)
 
     def forward(
-        self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None = None
+        self,
+        hidden: Tensor,
+        targets: Tensor,
+        table: Tensor,
+        generator: torch.Generator | None = None,
+        weights: Tensor | None = None,
     ) -> Tensor:
         negatives = self.draw(targets.numel(), table.shape[0] - 1, generator, table.device)
-        return self.against(negatives, hidden, targets, table, generator=generator)
+        return self.against(negatives, hidden, targets, table, generator=generator, weights=weights)
 
     def draw(self, n_targets: int, n_items: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
         """[n_targets, K]: tokens to rank below each target; shared ones are [n_groups, K]."""
@@ -92,20 +92,22 @@ class OwnNegatives(NextItemLoss):
         table: Tensor,
         bounds: Sequence[int] | None = None,
         generator: torch.Generator | None = None,
+        weights: Tensor | None = None,
     ) -> Tensor:
         """The mean loss with given negatives [T, K], or [n_groups, K] that are shared; ``bounds`` as in
         :meth:`against_shared`, None: :func:`recgraph.sparse.blocks.even_bounds`; else the arguments of a call."""
+        of_pairs = None if weights is None else PairWeights(weights, weights[:, None])
         if self.config.shared:
             bounds = even_bounds(len(targets), len(negatives)) if bounds is None else bounds
             keep_mask = of_groups(negatives, bounds) != targets[:, None]
             given = negatives, bounds, keep_mask, hidden, targets, table, table.shape[0] - 1
-            return self.against_shared(*given, generator=generator)
+            return self.against_shared(*given, of_pairs, generator)
         keep_mask = negatives != targets[:, None]
         part, columns = touched(table, torch.cat([targets[:, None], negatives], 1))
         if self.cosine:
             hidden, (part, columns) = self.dropped(unit_length(hidden), generator), unit_rows(part, columns)
         scores = own_scores(hidden, part, columns)
-        return self.of_scores(scores[:, 0], scores[:, 1:], keep_mask, table.shape[0] - 1)
+        return self.of_scores(scores[:, 0], scores[:, 1:], keep_mask, table.shape[0] - 1, of_pairs)
 
     def against_shared(
         self,
@@ -126,11 +128,8 @@ class OwnNegatives(NextItemLoss):
             bounds: G + 1 ascending numbers from 0 to T: group g has the targets from ``bounds[g]`` to
                 ``bounds[g + 1]``.
             keep_mask: [T, K], False where a negative counts 0 for a target.
-            hidden: [T, D].
-            targets: [T] rows of the table.
-            table: [N, D].
-            n_items, weights: see :meth:`of_scores`.
-            generator: see :meth:`dropped`.
+            hidden, table, targets: [T, D], [N, D], and [T] rows of the table.
+            n_items, weights: see :meth:`of_scores`; generator: see :meth:`dropped`.
         """
         part, places = touched(table, torch.cat([targets, drawn.flatten()]))
         if self.cosine:
@@ -161,7 +160,7 @@ class OwnNegatives(NextItemLoss):
             keep_mask: [T, K], False where a negative counts 0: where the target itself was drawn and, of negatives that
                 all share, an item of the target's user.
             n_items: how many items there are.
-            weights: of the pairs, where the loss :attr:`weighs_pairs`; None: all count 1.
+            weights: see :attr:`weighs_pairs`; None: all count 1.
         """
         raise TypeError(f"{type(self).__name__} must define of_scores")
 
@@ -265,8 +264,7 @@ class BCE(OwnNegatives):
         self, positive: Tensor, negative: Tensor, keep_mask: Tensor, n_items: int, weights: PairWeights | None = None
     ) -> Tensor:
         rate = min(self.config.n_negatives / max(n_items - 1, 1), 1.0)
-        t = self.config.calibration
-        power = t * (rate - 1) + 1
+        power = self.config.calibration * (rate - 1) + 1
         of_targets, of_drawn = power * F.softplus(-positive), F.softplus(negative) * keep_mask
         of_targets, of_drawn = _weighed(of_targets, of_drawn, weights)
         if self.config.negative_weight is None:
@@ -274,10 +272,6 @@ class BCE(OwnNegatives):
         else:
             mean = of_targets.mean() + self.config.negative_weight * of_drawn.mean()
         return mean
-
-
-class BPRConfig(OwnNegativesConfig):
-    pass
 
 
 class BPR(OwnNegatives):
@@ -288,13 +282,13 @@ class BPR(OwnNegatives):
     default: give ``loss="bpr", n_negatives=1`` for one a target.
     """
 
-    Config = BPRConfig
-
     def of_scores(
         self, positive: Tensor, negative: Tensor, keep_mask: Tensor, n_items: int, weights: PairWeights | None = None
     ) -> Tensor:
         losses = F.softplus(negative - positive[:, None]) * keep_mask
-        return (losses.sum(1) / keep_mask.sum(1).clamp(min=1)).mean()
+        of_targets = losses.sum(1) / keep_mask.sum(1).clamp(min=1)
+        mean: Tensor = (of_targets if weights is None else of_targets * weights.positive).mean()
+        return mean
 
 
 class CCLConfig(OwnNegativesConfig):

@@ -60,6 +60,7 @@ class SoftmaxLoss(NextItemLoss):
         targets: Tensor,
         prior: LogPrior | None,
         columns: Tensor,
+        weights: Tensor | None,
         drawn: Tensor | None = None,
         shift: Tensor | None = None,
     ) -> Tensor:
@@ -67,9 +68,9 @@ class SoftmaxLoss(NextItemLoss):
         work = work_type(hidden, rows)
         with full_precision(rows):  # lengths in half precision would lose digits
             hidden, rows = self.config.shape(hidden.to(work), rows.to(work))
-            if self._compiled is not None and is_accelerated(rows) and prior is None:
+            if self._compiled is not None and is_accelerated(rows) and prior is None and weights is None:
                 return self._compiled(hidden, rows, targets, drawn, None if shift is None else shift.to(work))
-        settings: dict[str, Any] = {"targets": targets, "drawn": drawn, "shift": shift}
+        settings: dict[str, Any] = {"targets": targets, "drawn": drawn, "shift": shift, "weights": weights}
         if prior is None:
             return one_pass(_Softmax, settings, self.config.block_rows, (hidden, rows))[0]
         settings |= {"logs": prior.over(columns), "of_targets": prior.at_targets()}
@@ -108,11 +109,12 @@ class FullSoftmax(SoftmaxLoss):
         targets: Tensor,
         table: Tensor,
         generator: torch.Generator | None = None,
+        weights: Tensor | None = None,
         prior: LogPrior | None = None,
     ) -> Tensor:
         first = 0 if self.config.pad_candidate else 1
         columns = torch.arange(first, len(table), device=table.device)
-        return self.mean(hidden, table[first:], targets - first, prior, columns)
+        return self.mean(hidden, table[first:], targets - first, prior, columns, weights)
 
 
 class SampledSoftmaxConfig(SoftmaxConfig):
@@ -161,6 +163,7 @@ class SampledSoftmax(SoftmaxLoss):
         targets: Tensor,
         table: Tensor,
         generator: torch.Generator | None = None,
+        weights: Tensor | None = None,
         prior: LogPrior | None = None,
     ) -> Tensor:
         n_items, count = table.shape[0] - 1, self.config.n_negatives
@@ -179,11 +182,12 @@ class SampledSoftmax(SoftmaxLoss):
         else:
             rows, places = touched(table, torch.cat([drawn, targets]))
             drawn, targets = torch.split(places, [len(drawn), len(targets)])
-        return self.mean(hidden, rows, targets, prior, columns, drawn, shift)
+        return self.mean(hidden, rows, targets, prior, columns, weights, drawn, shift)
 
 
 class _Softmax(BlockwiseLoss):
-    """Mean of ``log(sum_j exp(h . w_j + shift_j + lambda l_j)) - h . w_target - lambda l_target`` over T rows.
+    """Mean of ``log(sum_j exp(h . w_j + shift_j + lambda l_j)) - h . w_target - lambda l_target`` over T rows, each
+    times its weight.
 
     Args:
         inputs: hidden [T, D], table [N, D], and lambda, a scalar, if there is a prior.
@@ -191,6 +195,7 @@ class _Softmax(BlockwiseLoss):
         drawn: [M] rows that are the candidates; the one that is a row's target is left out for that row, and the target
             is added. None: all rows are.
         shift: [M], added to the scores of the drawn.
+        weights: [T], or None.
         logs, of_targets: what gives l [n, candidates] of a slice of the rows; and [T], l of the targets.
     """
 
@@ -201,6 +206,7 @@ class _Softmax(BlockwiseLoss):
         targets: Tensor,
         drawn: Tensor | None,
         shift: Tensor | None,
+        weights: Tensor | None,
         logs: Callable[[slice], Tensor] | None = None,
         of_targets: Tensor | None = None,
     ) -> None:
@@ -211,12 +217,14 @@ class _Softmax(BlockwiseLoss):
         self.rows = table if drawn is None else table[drawn]
         self.w_pos = table[targets]
         self.s_pos = (self.x * self.w_pos).sum(1)
-        self.scale = 1 / len(self.x)
+        self.weights, self.scale = weights, torch.full_like(self.s_pos, 1 / len(self.x))
+        if weights is not None:
+            self.scale *= weights
         self.logs, self.of_targets = logs, of_targets
         if of_targets is not None:
             self.strength = inputs[2].detach()
             self.s_pos = self.s_pos + self.strength * of_targets
-            self.gradients[2] = of_targets.sum() * -self.scale
+            self.gradients[2] = -(of_targets * self.scale).sum()
         self.grad_rows = grad_table if drawn is None or grad_table is None else torch.zeros_like(self.rows)
 
     def evaluate(self, block_rows: int | None) -> tuple[Tensor, Tensor]:
@@ -230,7 +238,7 @@ class _Softmax(BlockwiseLoss):
             bounded = bool(bound <= self.limit)
         losses = torch.empty_like(self.s_pos)
         # the derivative by the target's own score, without its part among the candidates
-        pull = torch.full_like(self.s_pos, -self.scale)
+        pull = -self.scale
         for rows, buffer in score_blocks(len(self.x), len(self.rows), self.x, block_rows):
             self._block(rows, buffer, bounded, losses[rows], pull[rows])
         grad_hidden = self.gradients[0]
@@ -242,7 +250,8 @@ class _Softmax(BlockwiseLoss):
             if self.drawn is not None:
                 of_table.index_add_(0, self.drawn, self.grad_rows)
             of_table.index_add_(0, self.targets, self.x * pull[:, None])
-        return losses.mean(), losses.new_ones(())
+        mean = losses.mean() if self.weights is None else (losses * self.weights).mean()
+        return mean, losses.new_ones(())
 
     def _block(self, rows: slice, p: Tensor, bounded: bool, losses: Tensor, pull: Tensor) -> None:
         x, s_pos = self.x[rows], self.s_pos[rows]
@@ -265,7 +274,7 @@ class _Softmax(BlockwiseLoss):
             own = s_pos.exp()
         total = p.sum(1) if own is None else p.sum(1) + own
         torch.sub(total.log(), s_pos, out=losses)
-        factor = self.scale / total
+        factor = total.reciprocal() * self.scale[rows]
         if own is not None:
             pull.addcmul_(own, factor)
         if logs is not None and self.of_targets is not None:

@@ -125,8 +125,7 @@ class Model(nn.Module):
     ranks_in_threads: ClassVar[bool] = True
     #: whether an item that stands twice in a history counts twice; a model that reads a set says False
     reads_repeats: ClassVar[bool] = True
-    #: whether the weights of interactions (:attr:`recgraph.data.part.Part.weights`) act in it; else a log with them is
-    #: refused
+    #: whether the weights of interactions act in it; where not, a log with weights is refused
     reads_weights: ClassVar[bool] = False
     #: parameter or buffer with a row for each user or item -> what its rows stand for, in their order: ``"users"``,
     #: ``"items"``, ``"padding"`` (one row)

@@ -8,20 +8,18 @@ are behind them: indices are given out at the end, so that old ones are kept.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from recgraph.models.base import Model, Space, TrainableModel
 
-#: new rows of a table: the mean of the old ones of their kind plus what a new model draws, or only one of the two
-Fill = Literal["mean", "drawn"]
 M = TypeVar("M", bound=Model)
 
 
 @torch.no_grad()
-def grown(model: M, space: Space, seed: int, fill: Fill = "mean") -> M:
+def grown(model: M, space: Space, seed: int) -> M:
     """A model of the same class and settings for more users and items, on the same device.
 
     What is no table is copied. Buffers of another size that are no tables are left as a new model has them: they are
@@ -30,9 +28,8 @@ def grown(model: M, space: Space, seed: int, fill: Fill = "mean") -> M:
     Args:
         model: built.
         space: at least as large as the model's own.
-        seed: of what is drawn for new rows.
-        fill: ``"mean"`` adds the mean of the old rows of the same kind to them: a new item's scores are then near an
-            average item's.
+        seed: of what is drawn for new rows, to which the mean of the old rows of the same kind is added: a new item's
+            scores are then near an average item's.
 
     Raises:
         ValueError: the model cannot grow, or a parameter's size depends on the space and is in no table.
@@ -46,7 +43,7 @@ def grown(model: M, space: Space, seed: int, fill: Fill = "mean") -> M:
         if name not in kept:
             continue
         if name in model.tables and len(kept[name]) == sum(_count(part, old) for part in model.tables[name]):
-            value.copy_(_grown_rows(kept[name].to(value.device), value, model.tables[name], old, space, fill))
+            value.copy_(_grown_rows(kept[name].to(value.device), value, model.tables[name], old, space))
         elif kept[name].shape == value.shape:
             value.copy_(kept[name])
         elif name in parameters:
@@ -84,20 +81,22 @@ def grown_optimiser(
         shape = new[name].shape
         parts = model.tables.get(name, ())
         if parts and value.dim() and len(value) == sum(_count(part, model.space) for part in parts):
-            kept[key] = _grown_rows(value, value.new_zeros(shape), parts, model.space, larger.space, "drawn")
+            kept[key] = _grown_rows(value, value.new_zeros(shape), parts, model.space, larger.space, mean=False)
         elif value.dim() == 0 or value.shape == shape:
             kept[key] = value
     return kept
 
 
-def _grown_rows(kept: Tensor, into: Tensor, parts: tuple[str, ...], old: Space, new: Space, fill: Fill) -> Tensor:
-    """``into`` with the rows of ``kept`` where they belong, part by part."""
+def _grown_rows(
+    kept: Tensor, into: Tensor, parts: tuple[str, ...], old: Space, new: Space, mean: bool = True
+) -> Tensor:
+    """``into`` with the rows of ``kept`` where they belong, part by part, and their mean added to new ones."""
     of_old = torch.split(kept, [_count(part, old) for part in parts])
     of_new = torch.split(into.clone(), [_count(part, new) for part in parts])
     made = []
     for rows, larger in zip(of_old, of_new, strict=True):
         drawn = larger[len(rows) :]
-        if fill == "mean" and len(rows) and rows.is_floating_point():
+        if mean and len(rows) and rows.is_floating_point():
             drawn = drawn + rows.mean(0)
         made += [rows, drawn]
     return torch.cat(made)

@@ -240,7 +240,9 @@ class EdgeReading(Reading):
     **What is computed anew.** The user's row alone: a variant S is the set of its items, and with E_k the vectors of
     all nodes after layer k as they were fitted, d an item's degree and w_k the weight of layer k in the mean,
 
-        ``x(S) = w_0 E_0[user] + sum_k w_k sum_{i in S} E_{k-1}[i] / sqrt(|S| d_i)``.
+        ``x(S) = w_0 E_0[user] + sum_k w_k sum_{i in S} E_{k-1}[i] / sqrt(|S| d_i)``
+
+    of edges of weight 1; one of weight a counts as a in ``|S|``, in d and in the sum.
 
     All else stays as it is: learned vectors, degrees of items, the vectors of other nodes and what these have heard of
     the user, and of a recommender by meta-paths the fine views, the user's own among them. A graph that is built again
@@ -279,9 +281,12 @@ class EdgeReading(Reading):
         weight = 1 / (len(layers) - model.first_layer)
         self._own = (weight if model.first_layer == 0 else 0.0) * layers[0][user : user + 1]
         # what an item would send over an edge to a user with one item
-        degrees = torch.bincount(edges.indices, minlength=edges.shape[1])
         sent = weight * torch.stack(layers[:-1]).sum(0)[model.encoder.n_users :]
-        self._sent = sent * power(degrees.to(sent.dtype), -0.5)[:, None]
+        degrees = edges.t().row_sums().to(sent.dtype)
+        weights = edges.values(sent.dtype)[edges.indptr[user] : edges.indptr[user + 1]]
+        self._edges = torch.ones_like(degrees).index_copy_(0, row, weights)
+        self._shares = (self._edges[self.items] / weights.sum() ** 0.5)[:, None]
+        self._sent = sent * power(degrees, -0.5)[:, None]
         self._known_items = degrees.nonzero()[:, 0]
 
     def represent(self, keep_mask: Tensor, instead: Tensor | None = None) -> Tensor:
@@ -289,20 +294,20 @@ class EdgeReading(Reading):
         found, places = torch.unique(rows[keep_mask], return_inverse=True)
         # an item that stands twice in a variant counts once
         marks = self._sent.new_zeros(len(keep_mask), len(found))
-        marks[keep_mask.nonzero()[:, 0], places] = 1
+        marks[keep_mask.nonzero()[:, 0], places] = self._edges[found[places]]
         heard: Tensor = power(marks.sum(1), -0.5)[:, None] * (marks @ self._sent[found])
         return self._own + heard
 
     def inputs(self) -> Tensor:
-        found: Tensor = self._sent[self.items] / len(self.items) ** 0.5
+        found: Tensor = self._sent[self.items] * self._shares
         return found
 
     def baseline(self, kind: Baseline) -> Tensor:
         inputs = self.inputs()
         if kind == "padding":
             return torch.zeros_like(inputs)
-        mean: Tensor = self._sent[self._known_items].mean(0) / len(self.items) ** 0.5
-        return mean.expand_as(inputs)
+        mean: Tensor = self._sent[self._known_items].mean(0) * self._shares
+        return mean
 
     def of_inputs(self, inputs: Tensor) -> Tensor:
         vectors: Tensor = self._own + inputs.sum(1)

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from recgraph import registry
 from recgraph.config import Config, ConfigError, PartConfig, Search, configure, unknown_key
 from recgraph.data.batches import Query
-from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Cases, Part
 from recgraph.encoders.items import SizedByState
 from recgraph.models.base import ClosedFormModel, Model, ModelConfig, Space, TrainableModel
@@ -101,15 +100,12 @@ class Plan:
         cases: the rest of it, as cases: what followed the histories of ``inner``.
         space: what models are built with for a part.
         fit: fits a built model to a part, by the settings of its member.
-        of_items, of_users: [n, F] side information of the second stage, finite; None: none.
     """
 
     inner: Part
     cases: Cases
     space: Callable[[Part], Space]
     fit: Callable[[Model, Part, Member], object] = _fit_in_one_step
-    of_items: Tensor | None = None
-    of_users: Tensor | None = None
 
 
 # --- candidates, and what is known of them ----------------------------------------------------------
@@ -182,15 +178,15 @@ def above_the_rest(first: Tensor, keys: Tensor, second: Tensor) -> Tensor:
     return scores
 
 
-class Features(SizedByState):
+class Features(nn.Module):
     """Columns of pairs of user and item, from the part that is fitted to and the query alone.
 
     They are ``log(1 + x)`` of: the interactions of the item; the length of the user's history; with ``repeats`` how
     often the item is in it; and, where times are known, the times from the item's last interaction, and from the
-    user's, to the newest of the part (NaN where one is not known). Then the side information of item and user.
+    user's, to the newest of the part (NaN where one is not known).
 
     Args:
-        n_users, n_items: the sizes.
+        n_items: the size.
         repeats: see above.
 
     Attributes:
@@ -198,43 +194,30 @@ class Features(SizedByState):
         latest: [n_items] int64, the time of the last one.
         newest: int64 scalar, that of all.
         knows_times: bool scalar.
-        of_items, of_users: [n * F], rows of side information, one after another.
     """
 
-    sized_by_state = ("of_items", "of_users")
     counts: Tensor
     latest: Tensor
     newest: Tensor
     knows_times: Tensor
-    of_items: Tensor
-    of_users: Tensor
 
-    def __init__(self, n_users: int, n_items: int, repeats: bool = False) -> None:
+    def __init__(self, n_items: int, repeats: bool = False) -> None:
         super().__init__()
-        self.n_users, self.n_items, self.repeats = n_users, n_items, repeats
+        self.n_items, self.repeats = n_items, repeats
         self.register_buffer("counts", torch.zeros(n_items, dtype=torch.int64))
         self.register_buffer("latest", torch.zeros(n_items, dtype=torch.int64))
         self.register_buffer("newest", torch.zeros((), dtype=torch.int64))
         self.register_buffer("knows_times", torch.zeros((), dtype=torch.bool))
-        self.register_buffer("of_items", torch.zeros(0))
-        self.register_buffer("of_users", torch.zeros(0))
 
-    def fit(self, train: Part, of_items: Tensor | None = None, of_users: Tensor | None = None) -> Self:
-        """Learn from a part.
-
-        Args:
-            of_items, of_users: [n, F] side information, finite.
-        """
-        device, items = self.counts.device, train.items.values
+    def fit(self, train: Part) -> Self:
+        """Learn from a part."""
+        items = train.items.values
         self.counts.copy_(train.item_counts())
         self.knows_times.fill_(train.times is not None and len(items) > 0)
         if train.times is not None and len(items):
             latest = torch.full((train.n_items,), torch.iinfo(torch.int64).min, device=items.device)
             self.latest.copy_(latest.scatter_reduce(0, items, train.times, "amax"))
             self.newest.copy_(train.times.max())
-        nothing = self.of_items.new_zeros(0)
-        self.of_items = nothing if of_items is None else of_items.to(device).flatten()
-        self.of_users = nothing if of_users is None else of_users.to(device).flatten()
         return self
 
     @property
@@ -253,9 +236,7 @@ class Features(SizedByState):
         if self.reads_times:
             age = torch.where(self.counts > 0, (self.newest - self.latest).float(), torch.nan)
             columns += [age[items].log1p(), self._ages_of_users(query)[rows].log1p()]
-        sides = [(self.of_items, items, self.n_items), (self.of_users, query.users[rows], self.n_users)]
-        wide = [_rows_of(table, index, n) for table, index, n in sides if len(table)]
-        return torch.cat([torch.stack(columns, 1), *wide], 1)
+        return torch.stack(columns, 1)
 
     def _ages_of_users(self, query: Query) -> Tensor:
         """[B]: the time from the user's last interaction to the newest; 0 after it, NaN where it is not known."""
@@ -266,12 +247,6 @@ class Features(SizedByState):
         last = query.times.values[query.times.offsets[1:][known] - 1]
         ages[known] = (self.newest - last).clamp(min=0).float()
         return ages
-
-
-def _rows_of(table: Tensor, index: Tensor, n: int) -> Tensor:
-    """[U, F] of a flat table; NaN for an index of -1, of which nothing is known."""
-    rows = table.view(n, -1)[index.clamp(min=0)]
-    return rows.masked_fill((index < 0)[:, None], torch.nan)
 
 
 # --- second stages ----------------------------------------------------------------------------------
@@ -464,12 +439,6 @@ class TwoStageConfig(ModelConfig):
     repeats: Annotated[
         bool, Field(description="whether items of the history are candidates, for users who come back to items")
     ] = False
-    item_features: Annotated[
-        FeatureWish, Field(description="columns of the item features that the second stage reads; 'all' or a list")
-    ] = ()
-    user_features: Annotated[
-        FeatureWish, Field(description="columns of the user features that it reads; 'all' or a list")
-    ] = ()
 
 
 class TwoStage(ClosedFormModel):
@@ -481,9 +450,8 @@ class TwoStage(ClosedFormModel):
     training part, and rank. Valid and test are in neither.
 
     The second stage reads of a candidate the score and 1 / rank of each model (missing and 0 where it is no candidate
-    of that one), the item's popularity, the length of the history, ages where times are known, and side information
-    that ``item_features`` and ``user_features`` name. All candidates come before all other items, which the first model
-    orders.
+    of that one), the item's popularity, the length of the history, and ages where times are known. All candidates come
+    before all other items, which the first model orders.
 
     Source: Covington, Adams and Sargin, Deep Neural Networks for YouTube Recommendations (RecSys 2016), for the two
     stages; the second is gradient-boosted trees.
@@ -497,6 +465,7 @@ class TwoStage(ClosedFormModel):
     """
 
     Config = TwoStageConfig
+    reads_weights = True  # its models do, or are refused where they are fitted
     updated_by = None
     plan: Plan | None = None
     stages: nn.ModuleList
@@ -514,7 +483,7 @@ class TwoStage(ClosedFormModel):
 
     def _build(self, space: Space) -> None:
         self.stages = nn.ModuleList(self._fresh(member, space) for member in self.members)
-        self.features = Features(space.n_users, space.n_items, self.config.repeats)
+        self.features = Features(space.n_items, self.config.repeats)
         self.ranker = self.config.ranker.build(seed=derive(self.seed, "ranker"))
         self.register_buffer("is_taught", torch.zeros((), dtype=torch.bool))
 
@@ -541,7 +510,7 @@ class TwoStage(ClosedFormModel):
         self._teach(plan)
         for member, model in zip(self.members, self._models, strict=True):
             plan.fit(model, train, member)
-        self.features.fit(train, plan.of_items, plan.of_users)
+        self.features.fit(train)
         self.plan = None  # its parts are of no use any more
         return self
 
@@ -573,8 +542,8 @@ class TwoStage(ClosedFormModel):
                 stacklevel=3,
             )
             return
-        known = Features(self.space.n_users, cases.n_items, self.config.repeats).to(device)
-        known.fit(plan.inner, plan.of_items, plan.of_users)
+        known = Features(cases.n_items, self.config.repeats).to(device)
+        known.fit(plan.inner)
         groups = torch.bincount(every.keys // cases.n_items)
         with torch.enable_grad():
             columns = _columns(every, known, query)

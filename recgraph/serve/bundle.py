@@ -40,7 +40,7 @@ from recgraph.data.item_features import FeatureSchema, ItemFeatures
 from recgraph.files import MANIFEST, check_manifest, read_bytes, read_object, replacing_folder
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import FeatureSpace, Model, Space, check_weights
-from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
+from recgraph.models.heterogeneous.base import GraphSpace, NodeModel
 from recgraph.pages import block
 
 #: raised when a change makes older readers misread newer bundles
@@ -191,7 +191,7 @@ class Embedder:
         self.record = dict(record or {})
 
     @classmethod
-    def of(cls, model: GraphModel, target: str, record: Mapping[str, Any] | None = None) -> Self:
+    def of(cls, model: NodeModel, target: str, record: Mapping[str, Any] | None = None) -> Self:
         """Embed the nodes of type ``target`` of the graph that a model was built for and fitted to."""
         assert isinstance(model.space, GraphSpace), "the model is not built for a graph"
         nodes = model.space.graph.nodes[target]

@@ -10,17 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import polars as pl
 import torch
 from pydantic import BeforeValidator
-from torch import Tensor
 
 from recgraph import registry
 from recgraph.config import Config, checked
 from recgraph.data.catalog import get, load_graph
 from recgraph.data.catalog.cards import GraphCard, find_card
-from recgraph.data.ids import IdMap
-from recgraph.data.item_features import FeatureWish, ItemFeatures
+from recgraph.data.item_features import ItemFeatures
 from recgraph.data.part import Cases, Part
 from recgraph.data.read import is_data_path
 from recgraph.data.split import Interactions, SealedSplit, Split, without_test_data
@@ -29,7 +26,7 @@ from recgraph.evaluate.evaluator import check_selects, validation
 from recgraph.files import contents
 from recgraph.graph.hetero import HeteroGraph, as_graph
 from recgraph.models.base import FeatureSpace, Model, Space, TrainableModel
-from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
+from recgraph.models.heterogeneous.base import GraphModel, GraphSpace, NodeModel
 from recgraph.models.two_stage import Member, Plan, TwoStage, last_held_out
 from recgraph.ranks import Ranks, of_all, refuse_launched, together
 from recgraph.rng import derive
@@ -113,7 +110,7 @@ def fit(
     made: Model = registry.load("model", model)() if isinstance(model, str) else model
     if made.is_built:
         raise ValueError(f"model {type(made).__name__} is built already; give a new one")
-    if isinstance(made, GraphModel) or isinstance(data, HeteroGraph):
+    if isinstance(made, NodeModel) or isinstance(data, HeteroGraph):
         raise ValueError(f"model {type(made).__name__}: typed graphs are fitted to by rg.fit_graph(model, graph)")
     split, part = _split_and_part(data, fit_on, refit)
     with together():
@@ -134,7 +131,7 @@ def fit(
 
 @checked
 def fit_graph(
-    model: GraphModel,
+    model: NodeModel,
     graph: Annotated[HeteroGraph, BeforeValidator(as_graph)],
     *,
     seed: int,
@@ -145,7 +142,7 @@ def fit_graph(
     observers: tuple[Observer, ...] = (),
     **training: Any,
 ) -> NodeRun:
-    """Fit a model of a typed graph, without classes of its nodes; the weights are those of the epoch of lowest loss.
+    """Fit a model of a typed graph, without classes of its nodes; by default the weights of lowest loss are kept.
 
     Args:
         model: with its settings, among them ``metapaths``; not built.
@@ -153,6 +150,7 @@ def fit_graph(
         seed, out, device, resume, progress, observers: see :func:`fit`.
         training: settings of :class:`recgraph.train.config.GraphTrainConfig`.
     """
+    refuse_training(type(model), training)
     folder = None if out is None else Path(out)
     options = FitOptions(GraphTrainConfig.of(training), seed, folder, device, resume, progress, observers)
     with together():
@@ -189,14 +187,15 @@ def train(
         parts = share_out(cls, settings, {"model": cls.Config, **parts_of(cls)})
         if Ranks.here().count > 1 and not is_data_path(dataset):  # one process of each machine prepares it for all
             of_all(lambda: get(dataset) if os.environ.get("LOCAL_RANK", "0") == "0" else None)
-        if issubclass(cls, GraphModel):
+        if issubclass(cls, NodeModel):
             assert isinstance(card, GraphCard)
-            graph_config, source = GraphTrainConfig.of(parts["training"]), {"dataset": dataset}
+            graph_config, source = GraphTrainConfig.of(parts.get("training", {})), {"dataset": dataset}
             options = FitOptions(graph_config, seed, folder, device, resume, progress, source=source)
             # meta-paths that are not given are the card's, and features that it does not normalise stay as they are
             raw = tuple(name for name, node in card.nodes.items() if node.features and not node.normalise)
             own = {name: value for name, value in parts["model"].items() if name != "metapaths" or value}
-            model_of_nodes = cls(**{"metapaths": card.paths, "raw_features": raw, **own})
+            of_card = {"metapaths": card.paths} | ({"raw_features": raw} if issubclass(cls, GraphModel) else {})
+            model_of_nodes = cls(**{**of_card, **own})
             evaluation = ProbeSettings.of(parts["probe"]).model_dump(mode="json")
             return _fit_nodes(model_of_nodes, load_graph(dataset), options, evaluation)
         made, data = cls(**parts["model"]), DataConfig.of(parts["data"]).completed(dataset)
@@ -211,8 +210,8 @@ def train(
 
 def parts_of(model: type[Model]) -> dict[str, type[Config]]:
     """The settings of a run beside the model's own, part by part."""
-    if issubclass(model, GraphModel):
-        return {"training": GraphTrainConfig, "probe": ProbeSettings}
+    if issubclass(model, NodeModel):
+        return ({"training": GraphTrainConfig} if issubclass(model, TrainableModel) else {}) | {"probe": ProbeSettings}
     if not issubclass(model, TrainableModel):
         return {"data": DataConfig}
     return {"training": training_config(model), "items": InitItemsConfig, "data": DataConfig}
@@ -379,34 +378,13 @@ def _plan(
     there = torch.isin(read.labels, torch.tensor(FITTED_ON[fit_on], dtype=read.labels.dtype))
     log = read.interactions.masked(there.numpy())
     inner, cases = inner_split(log, read.strategy, derive(options.seed, "inner split"))
-    rows, config = log.ordered.items, model.config
-    known_items, known_users = torch.bincount(rows.values, minlength=log.n_items) > 0, rows.lengths > 0
-    model.plan = Plan(
-        inner,
-        cases,
-        partial(_space, model, sealed),
-        fit_member,
-        _side(log.item_features, log.columns.item, log.items, known_items, config.item_features),
-        _side(log.user_features, log.columns.user, log.users, known_users, config.user_features),
-    )
-
-
-def _side(features: pl.DataFrame | None, key: str, ids: IdMap, known: Tensor, wish: FeatureWish) -> Tensor | None:
-    """[n, F] side information as dense columns, learnt from the ids of the part; None where none is wanted."""
-    if not wish:
-        return None
-    found = ItemFeatures.learn(features, key, ids, known, wish)
-    rows = torch.cat([found.dense, torch.zeros(len(ids), found.schema.n_entries)], 1)
-    entries = found.entries
-    of = torch.arange(len(ids)).repeat_interleave(torch.diff(entries.indptr))
-    rows[of, found.schema.width + entries.indices] = entries.values()
-    return rows
+    model.plan = Plan(inner, cases, partial(_space, model, sealed), fit_member)
 
 
 # -- graphs
 
 
-def _fit_nodes(model: GraphModel, graph: HeteroGraph, options: FitOptions, evaluation: dict[str, Any]) -> NodeRun:
+def _fit_nodes(model: NodeModel, graph: HeteroGraph, options: FitOptions, evaluation: dict[str, Any]) -> NodeRun:
     target = model.target_of(graph)
     data = {
         "target": target,

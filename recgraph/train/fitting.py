@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recgraph.data.part import Part
 from recgraph.files import LOCK, contents, locked, read_object, sweep, write_json
-from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel, check_weights
+from recgraph.models.base import Model, Space, TrainableModel, check_weights
 from recgraph.pages import print_note
 from recgraph.ranks import Ranks, all_values, is_first, of_all
 from recgraph.rng import Generators
@@ -206,10 +206,9 @@ def train_model(
             record.best, is_last = stopping.best, options.config.metric == "last"
             record.best_epoch = trainer.progress.epoch if is_last else stopping.best_epoch
         else:
-            assert isinstance(model, ClosedFormModel)
-            assert part is not None
+            fitted: Any = model.to(device)
             try:
-                model.to(device).fit(part)
+                fitted.fit(part)
                 check_weights(model.state_dict(), f"the fitted {record.model}")
             finally:
                 for observer in observers:

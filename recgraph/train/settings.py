@@ -20,7 +20,7 @@ from recgraph.data.read import FEATURES, PARTS, LogFile, Reading, is_data_path
 from recgraph.data.split import SealedSplit, Split
 from recgraph.evaluate.nodes import ProbeConfig
 from recgraph.models.base import Model
-from recgraph.models.heterogeneous.base import GraphModel
+from recgraph.models.heterogeneous.base import NodeModel
 from recgraph.train.record import DataRecord
 
 #: name of a file of features -> its fingerprint, see :meth:`recgraph.data.read.LogFile.fingerprint`; or of a frame
@@ -41,10 +41,10 @@ class ProbeSettings(Config):
 
 def check_task(cls: type[Model], dataset: str, of_nodes: bool) -> None:
     """Refuse a model that recommends where there are classes of nodes, and the other way round."""
-    if of_nodes != issubclass(cls, GraphModel):
+    if of_nodes != issubclass(cls, NodeModel):
         what = "classes of nodes" if of_nodes else "interactions"
         models = [registry.load("model", name) for name in registry.names("model")]
-        able = [each.key() for each in models if issubclass(each, GraphModel) == of_nodes]
+        able = [each.key() for each in models if issubclass(each, NodeModel) == of_nodes]
         raise ConfigError(f"dataset {dataset!r} has {what}, which {cls.__name__} is not for; use {', '.join(able)}")
 
 

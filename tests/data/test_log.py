@@ -88,6 +88,25 @@ def test_ids_come_in_as_they_are_written(ids: list[str], wanted: list[Any] | Non
     _check(rg.load_data(tmp_path / "names.csv", names=["user_id", "item_id", "timestamp"]), wanted or ids)
 
 
+def test_json_is_lines_or_one_array(tmp_path: Path) -> None:
+    values = zip("aba", "xyz", (3, 1, 2), strict=True)
+    rows = [dict(zip(("user_id", "item_id", "timestamp"), each, strict=True)) for each in values]
+    lines, array = "\n".join(map(json.dumps, rows)), json.dumps(rows)
+    made = {"a.jsonl": lines, "b.json": lines, "c.json": array, "d.json": json.dumps(rows, indent=1)}
+    for name, text in made.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "e.json.gz").write_bytes(gzip.compress(array.encode()))
+    for path in tmp_path.iterdir():
+        assert rg.load_data(path).to_frame().rows() == [tuple(row.values()) for row in rows]
+
+
+def test_a_missing_rating_is_refused_with_what_may_be_done(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("user_id,item_id,rating\n1,2,5\n2,3,\n")
+    with refused("'rating'", "rating='none'", by=DataError):
+        rg.load_data(tmp_path / "a.csv", timestamp="none")
+    assert len(rg.load_data(tmp_path / "a.csv", timestamp="none", rating="none")) == 2
+
+
 def test_the_formats_of_a_data_set_are_one_log(shared: Path, tmp_path: Path) -> None:
     data = rg.load_data(shared / "data" / "ml-100k")
     frame = data.to_frame()

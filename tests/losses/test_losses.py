@@ -70,6 +70,19 @@ class TestContract:
         grad = grads(3 * loss(hidden, targets, table, stream()), table)[0]
         torch.testing.assert_close(grad, 3 * grads(loss(hidden, targets, table, stream()), table)[0])
 
+    def test_weights_are_of_targets(self, name: str) -> None:
+        """Against each target alone; a step's negatives are the same."""
+        hidden, targets, table = case()
+        loss = self.make(name, **({"shared": True} if name in {"bce", "bpr", "ccl"} else {}))
+        weights = torch.rand(T, generator=stream(), dtype=torch.float64)
+        value = loss(hidden, targets, table, stream(), weights=weights)
+        each = torch.stack([loss(hidden[t : t + 1], targets[t : t + 1], table, stream()) for t in range(T)])
+        torch.testing.assert_close(value, (weights * each).mean())
+        for made, wanted in zip(
+            grads(value, hidden, table), grads((weights * each).mean(), hidden, table), strict=True
+        ):
+            torch.testing.assert_close(made, wanted)
+
     def test_same_generator_same_loss(self, name: str) -> None:
         inputs, loss, before = case(), self.make(name), torch.get_rng_state()
         assert loss(*inputs, stream()) == loss(*inputs, stream())

@@ -31,9 +31,7 @@ def inputs(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     return hidden, torch.randint(1, N_ITEMS + 1, (T,), generator=g).to(device), table
 
 
-def weights_of(loss: Any, device: torch.device) -> PairWeights | None:
-    if not loss.weighs_pairs:
-        return None
+def weights_of(device: torch.device) -> PairWeights:
     g = torch.Generator().manual_seed(9)
     return PairWeights(*(torch.rand(*size, generator=g, dtype=torch.float64).to(device) for size in ((T,), (T, K))))
 
@@ -57,7 +55,7 @@ def test_blocks_of_shared_negatives_are_the_dense_loss(
     n_groups = len(bounds) - 1
     drawn = torch.randint(1, N_ITEMS + 1, (n_groups, K), generator=torch.Generator().manual_seed(2)).to(device)
     of_each = torch.stack([drawn[max(g for g in range(n_groups) if bounds[g] <= t)] for t in range(T)])
-    keep_mask, weights = of_each != targets[:, None], weights_of(loss, device)
+    keep_mask, weights = of_each != targets[:, None], weights_of(device)
     x, y = (F.normalize(one, dim=1) if loss.cosine else one for one in (hidden, table))
     scores = x @ y.T
     positive, negative = scores.gather(1, targets[:, None])[:, 0], scores.gather(1, of_each)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from recgraph import registry
 from recgraph.data.part import Part
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel
-from recgraph.models.heterogeneous.base import GraphModel
+from recgraph.models.heterogeneous.base import GraphModel, NodeModel
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.ragged import Ragged
 
@@ -28,8 +28,9 @@ SMALL_ON_GRAPHS = {
 }
 N_PAPERS = 30
 
-#: of typed graphs, whose nodes they embed
-OF_NODES = [name for name in registry.names("model") if issubclass(registry.load("model", name), GraphModel)]
+#: of typed graphs, whose nodes they embed; those that are trained
+OF_NODES = [name for name in registry.names("model") if issubclass(registry.load("model", name), NodeModel)]
+TRAINED_OF_NODES = [name for name in OF_NODES if issubclass(registry.load("model", name), GraphModel)]
 RECOMMENDERS = [name for name in registry.names("model") if name not in OF_NODES]
 TRAINABLE = [name for name in RECOMMENDERS if issubclass(registry.load("model", name), TrainableModel)]
 CLOSED_FORM = [name for name in RECOMMENDERS if issubclass(registry.load("model", name), ClosedFormModel)]
@@ -71,8 +72,8 @@ def graph() -> HeteroGraph:
 
 def of_nodes(
     name: str, device: torch.device | str = "cpu", seed: int = 0, of: HeteroGraph | None = None, **settings: object
-) -> GraphModel:
-    """A model of nodes, built for a graph (default: :func:`graph`)."""
+) -> Any:
+    """A model of nodes, built for a graph (default: :func:`graph`), and fitted where that is one step."""
     cls = registry.load("model", name)
-    model: GraphModel = cls(**with_small(cls, SMALL_ON_GRAPHS, settings)).build(of or graph(), seed=seed).to(device)
-    return model
+    model = cls(**with_small(cls, SMALL_ON_GRAPHS, settings)).build(of or graph(), seed=seed).to(device)
+    return model.fit(None) if isinstance(model, ClosedFormModel) else model

@@ -9,7 +9,7 @@ from small_settings import with_small
 from recgraph import registry
 from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel, item_table
 from recgraph.models.growth import grown, grown_optimiser
-from recgraph.models.heterogeneous.base import GraphModel
+from recgraph.models.heterogeneous.base import NodeModel
 from recgraph.models.two_stage import TwoStage
 from recgraph.train.checkpoint import optimiser_tensors
 from recgraph.train.config import TrainConfig
@@ -36,9 +36,9 @@ def made(name: str, space: Space = OLD, seed: int = 1) -> Model:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_model_says_whether_it_can_be_updated(name: str) -> None:
     cls = registry.load("model", name)
-    if issubclass(cls, ClosedFormModel) and not issubclass(cls, TwoStage):
+    if issubclass(cls, ClosedFormModel) and not issubclass(cls, NodeModel | TwoStage):
         assert cls.updated_by == "fitting"
-    elif cls.reads_graph or issubclass(cls, GraphModel | TwoStage):
+    elif cls.reads_graph or issubclass(cls, NodeModel | TwoStage):
         assert cls.updated_by is None
     else:
         assert cls.updated_by == "training"

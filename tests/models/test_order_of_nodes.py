@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from every_model import OF_NODES, graph, of_nodes
+from every_model import TRAINED_OF_NODES, graph, of_nodes
 from small_settings import with_small
 from torch import Tensor
 
@@ -38,7 +38,7 @@ BATCHES = {
     "sampling": {"fan_out": ((None,), (None,)), "context_fan_out": (None,)},
 }
 CASES: list[tuple[str, dict[str, Any]]] = [
-    *((name, {}) for name in OF_NODES),
+    *((name, {}) for name in TRAINED_OF_NODES),
     ("heco", {"features": {"paper": "one-hot"}}),
     ("meow", {"features": {"paper": "one-hot", "subject": "one-hot"}, "paths": {"counts": "binary"}}),
     ("meow", BATCHES),

@@ -211,12 +211,13 @@ def test_lists_are_those_of_the_time_of_the_request(name: str, settings: dict[st
     assert one.equals(of.recommend(users, k=4)) == (not model.reads_times)
     assert pl.concat([*of.stream(users, k=4, at=[50_000, 10**7, 0], batch_size=2)])["item"].equals(several["item"])
     served = Predictor(of, Limits(), "cafe")
-    requests = [RecommendRequest(users=users, k=4, at=40_000), RecommendRequest(users=users[:2], k=4)]
-    jobs = [served.prepare(each) for each in requests]
-    assert (jobs[0].key == jobs[1].key) == (not model.reads_times)
-    (answer,) = served.respond(jobs[:1])
-    items = [entry["item"] for each in json.loads(answer.body)["results"] for entry in each["items"]]  # type: ignore[union-attr]
-    assert items == one["item"].to_list()
+    asked_at = [{"users": users, "at": 40_000}, {"user": users[0], "at": 50_000}, {"user": users[0]}]
+    jobs = [served.prepare(RecommendRequest(k=4, **each)) for each in asked_at]
+    assert jobs[0].key == jobs[1].key
+    assert (jobs[1].key == jobs[2].key) == (not model.reads_times)
+    answers = [json.loads(answer.body)["results"] for answer in served.respond(jobs[:2])]  # type: ignore[union-attr]
+    together, alone = ([entry["item"] for each in answer for entry in each["items"]] for answer in answers)
+    assert (together, alone) == (one["item"].to_list(), several["item"].to_list()[:4])
     printed = works(f"recommend {tmp_path} -u {users[0]} -k 4 --at 40000 --format json").stdout
     assert [row["item"] for row in json.loads(printed)] == one["item"].to_list()[:4]
 

@@ -63,13 +63,6 @@ def test_names_cover_no_other_name_no_mark_and_stay_inside(marks: list[Mark]) ->
             assert not box.overlaps(own)
 
 
-def test_a_lone_name_is_there_is_cut_where_it_is_long_and_the_first_one_goes_first() -> None:
-    one, other = Mark(200, 100, "plain", "", name="one"), Mark(200, 100, "plain", "", name="other" * 9)
-    assert named([one, other])[0][0] == "one"
-    ((name, box),) = named([other])
-    assert (len(name), box.left > 200) == (24, True)
-
-
 HOSTILE = "<script>alert(1)</script>"
 
 

@@ -18,7 +18,7 @@ from recgraph.data.batches import Query
 from recgraph.data.split import Interactions
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import ClosedFormModel, Model, ModelConfig, Space, TrainableModel
-from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
+from recgraph.models.heterogeneous.base import GraphSpace, NodeModel
 from recgraph.models.sequence.sasrec import SASRec
 from recgraph.serve.recommender import Recommender
 
@@ -107,7 +107,7 @@ def recommender(
 RECOMMENDERS = [
     name
     for name, cls in sorted((name, registry.load("model", name)) for name in registry.names("model"))
-    if cls.__module__.startswith("recgraph.") and not issubclass(cls, GraphModel)
+    if cls.__module__.startswith("recgraph.") and not issubclass(cls, NodeModel)
 ]
 SMALL = {"hidden_dim": 16, "max_len": 8, "encoder.inner_dim": 32, "loss.n_negatives": 24}
 

@@ -20,8 +20,11 @@ from recgraph.data.split import SealedTestError
 from recgraph.evaluate.nodes import ProbeConfig
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.node_task import NodeTask
+from recgraph.graph.spectral import coordinates
+from recgraph.models.heterogeneous.base import Spectral
 from recgraph.models.heterogeneous.meow import MEOW
 from recgraph.models.sequence.sasrec import SASRec
+from recgraph.rng import Generators, derive
 from recgraph.serve.bundle import Embedder
 from recgraph.train.fit import fit_graph
 from recgraph.train.observers import Observer, TrainingInterrupted
@@ -103,9 +106,21 @@ def test_no_labels_while_a_model_is_fitted(data: tuple[HeteroGraph, NodeTask]) -
 
 
 def test_what_is_refused(data: tuple[HeteroGraph, NodeTask]) -> None:
-    with refused("model", "GraphModel"):
+    with refused("model", "NodeModel"):
         fit_graph(SASRec(), data[0], seed=0)  # type: ignore[arg-type]
     with refused("metapaths"):
         fit_graph(MEOW(), data[0], seed=0)
     with refused("metric"):
         fitted(data[0], metric="ndcg@10")
+    with refused("max_epochs"):
+        fit_graph(Spectral(metapaths=("paper-author-paper",)), data[0], seed=0, max_epochs=3)
+
+
+def test_spectral_rows_are_fitted_in_one_step_and_kept(data: tuple[HeteroGraph, NodeTask], tmp_path: Path) -> None:
+    model, whole = Spectral(metapaths=("paper-author-paper",), hidden_dim=5), tmp_path / "run"
+    run = fit_graph(model, data[0], seed=3, out=whole)
+    drawn = Generators(derive(3, "graph views")).fresh("rows")
+    assert torch.equal(run.embedder.vectors, coordinates(data[0], 5, drawn)["paper"])
+    assert run.history == []
+    assert 0 < float(Run.open(whole).evaluate(data[1], probe=QUICK).linear["10"].mean()["macro_f1"]) <= 1
+    assert torch.equal(Run.open(whole).embedder.model.embed(), model.embed())

@@ -77,13 +77,10 @@ def test_valid_and_test_are_not_read() -> None:
     settings: dict[str, Any] = {
         "models": ALL_KINDS,
         "candidates": 8,
-        "item_features": "all",
-        "user_features": ["age"],
         "ranker": {"max_iter": 10, "min_samples_leaf": 5},
     }
     one, two = (rg.fit(TwoStage(**settings), each, seed=3, device="cpu") for each in (split, other))
     assert bool(state(one)["is_taught"])
-    assert len(state(one)["features.of_items"]) == 4 * N_ITEMS
     assert same(state(one), state(two))
     again = rg.fit(TwoStage(**settings), split, seed=4, device="cpu")
     assert not same(state(one), state(again))
@@ -110,7 +107,7 @@ def test_graphs_of_the_inner_part_do_not_know_what_is_asked_for(monkeypatch: pyt
 
 def test_a_run_of_all_kinds_is_opened_again(tmp_path: Path) -> None:
     data = log_of(rows(), **sides())
-    settings: dict[str, Any] = {"models": ALL_KINDS, "candidates": 8, "item_features": ["genre"]}
+    settings: dict[str, Any] = {"models": ALL_KINDS, "candidates": 8}
     run = rg.fit(TwoStage(**settings), data.split(), seed=0, out=tmp_path / "run", device="cpu")
     found = run.evaluate("valid")
     again = rg.load(tmp_path / "run")

@@ -65,7 +65,8 @@ class EASE(ClosedFormModel):
         self.register_buffer("weights", torch.zeros(space.n_items, space.n_items))
 
     def fit(self, train: Part) -> Self:
-        narrow = self._dtype(train.n_items) == torch.float32
+        solve_in = self.config.solve_in
+        narrow = train.n_items > _FLOAT64_ITEMS if solve_in == "auto" else solve_in == "float32"
         check_room("EASE", 0 if narrow else 8 * train.n_items**2)  # beside the weights, which are there
         matrix = fit_matrix(self, train, self.weights.device)
         inverse = self.weights if narrow else torch.empty_like(self.weights, dtype=torch.float64)
@@ -88,12 +89,6 @@ class EASE(ClosedFormModel):
         if not narrow:
             self.weights.copy_(inverse)
         return self
-
-    def _dtype(self, n_items: int) -> torch.dtype:
-        """The type in which a catalogue of this size is solved."""
-        if self.config.solve_in == "auto":
-            return torch.float64 if n_items <= _FLOAT64_ITEMS else torch.float32
-        return torch.float32 if self.config.solve_in == "float32" else torch.float64
 
     def _check(self, inverse: Tensor, matrix: Csr) -> None:
         """Warn where columns of the inverse are wrong: ``P'_j - P_j`` is about ``P' ((X'X + l2 I) P'_j - e_j)``.

@@ -16,7 +16,7 @@ from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space
 from recgraph.models.reading import Reading
 from recgraph.sparse.blocks import check_room
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.products import distinct, neighbours, presence
+from recgraph.sparse.products import neighbours
 
 
 class Popularity(ClosedFormModel):
@@ -148,8 +148,7 @@ class ItemKNN(NeighbourModel):
 
 
 def fit_matrix(model: ClosedFormModel, train: Part, device: torch.device) -> Csr:
-    """[n_users, n_items] on a device: the distinct items of each user. In a log with weights each has the sum of those
-    of its interactions, float64, and is left out where that is 0; else there are none, and repeats do not add.
+    """:meth:`recgraph.data.part.Part.matrix`, of a part with the items that the model was built for.
 
     Raises:
         ValueError: the training part has another number of items than the model was built for.
@@ -160,9 +159,4 @@ def fit_matrix(model: ClosedFormModel, train: Part, device: torch.device) -> Csr
             f"train has n_items = {train.n_items}, but {type(model).__name__} was built for {model.space.n_items}; "
             "build a new model for this data set"
         )
-    items = train.items.to(device)
-    if train.weights is None:
-        return presence(distinct(items, train.n_items), train.n_items)
-    weights, shape = train.weights.to(device), (items.n_rows, train.n_items)
-    matrix = Csr.from_coo(items.rows, items.values, weights, shape=shape, duplicates="sum")
-    return matrix.select(matrix.values() > 0)
+    return train.matrix(device)

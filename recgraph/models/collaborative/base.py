@@ -56,6 +56,8 @@ class CollaborativeModel(TrainableModel):
     vectors of all nodes come from the table. The table starts uniform by Xavier, users and items each by their own
     size, as in RecBole, or normal (``init_std``).
 
+    The weight of an interaction is that of its sample in ``rec``, which is the weighted mean over all samples.
+
     Scores are inner products; with a loss of cosines, those with item vectors of length 1, which rank as cosines do.
 
     Users without a training interaction (index -1, or empty rows of the training part) are ranked for by the mean of
@@ -74,6 +76,7 @@ class CollaborativeModel(TrainableModel):
         "learning_rate": (1e-2, Search(1e-3, 3e-2, log=True)),
     }
     updated_by: ClassVar[UpdatedBy | None] = "training"
+    reads_weights = True
     tables: ClassVar[Mapping[str, tuple[str, ...]]] = {"embedding.weight": ("users", "items")}
     #: whether a term reads the distinct users and items of a batch
     reads_distinct: ClassVar[bool] = False
@@ -152,7 +155,8 @@ class CollaborativeModel(TrainableModel):
 
     def pair_weights(self, batch: PairBatch) -> PairWeights | None:
         """What the pairs of a batch count in the recommendation loss; None: all 1."""
-        return None
+        w = batch.sample_weights
+        return None if w is None else PairWeights(w, w[:, None])
 
     def losses(self, batch: PairBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
         """``l2`` and ``rec``; a subclass adds its own.
@@ -196,7 +200,8 @@ class CollaborativeModel(TrainableModel):
         # losses read tokens: row 0 is the padding's
         table = F.pad(nodes[n_users:], (0, 0, 1, 0))
         users = lookup(nodes, batch.users)
-        return weighted(self.loss(users, batch.items + 1, table, batch.generators["negatives"]), batch)
+        given = {} if batch.sample_weights is None else {"weights": batch.sample_weights}
+        return weighted(self.loss(users, batch.items + 1, table, batch.generators["negatives"], **given), batch)
 
     def _l2(self, batch: PairBatch) -> Tensor:
         items, negatives = (index + self.space.n_users for index in (batch.items, batch.negatives))
@@ -286,8 +291,7 @@ def half_squared_norms(table: Tensor, places: Sequence[Tensor]) -> Tensor:
         counts = table.new_zeros(table.shape[0])
         for index in places:
             if index.numel():
-                share = counts.new_full((), 1 / index.numel())
-                counts.index_add_(0, index.flatten(), share.expand(index.numel()))
+                counts.index_add_(0, index.flatten(), counts.new_full((), 1 / index.numel()).expand(index.numel()))
         total: Tensor = _HalfWeightedNorms.apply(table, table, counts)  # type: ignore[no-untyped-call]
         return total
 

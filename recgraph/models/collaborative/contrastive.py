@@ -136,7 +136,7 @@ class SGL(GraphContrastiveModel):
     def _build(self, space: Space) -> None:
         super()._build(space)
         # users and items are different nodes, even where there are as many of the one as of the other
-        self._augmentations = [each.build(self_loops=False) for each in self.config.augmentations]
+        self._augmentations = [each.build(self_loops=False, binary=False) for each in self.config.augmentations]
         self._drawn: tuple[Any, list[list[Csr]]] | None = None
 
     def setup(self, train: Part) -> None:

@@ -50,7 +50,7 @@ class LightGCN(CollaborativeModel):
     """Vectors of users and items, propagated over the graph of their interactions; no weights but the vectors.
 
     Source: He et al., LightGCN: Simplifying and Powering Graph Convolution Network for Recommendation (SIGIR 2020),
-    with the mean over the input and all layers. Edges are the distinct interactions of training, each of weight 1.
+    with the mean over the input and all layers. Edges are the distinct interactions of training, of weight 1 or theirs.
     Departures: ``exclude_own`` draws negatives without a second try; the loss can be another than BPR.
     """
 
@@ -64,7 +64,7 @@ class LightGCN(CollaborativeModel):
 
     def setup(self, train: Part) -> None:
         super().setup(train)
-        self.encoder.connect(distinct(train.items, train.n_items))
+        self.encoder.connect(train.matrix())
 
     def nodes(self) -> Tensor:
         nodes: Tensor = self.encoder(self.embedding.weight)
@@ -124,18 +124,18 @@ class UltraGCN(BPRMF):
     def setup(self, train: Part) -> None:
         super().setup(train)
         config, like, rows = self.config, self.embedding.weight.detach(), train.items.to(self.embedding.weight.device)
-        users, items = degrees_of(rows, train.n_items, like)
-        near, weights = neighbours_of(rows, train.n_items, config.n_neighbours, like)
+        near = neighbours_of(rows, train.n_items, config.n_neighbours, like)
+        made = *degrees_of(rows, train.n_items, like), *near
         # of the training part alone: whoever resumes a run makes them again
-        self.register_buffer("user_degrees", users, persistent=False)
-        self.register_buffer("item_degrees", items, persistent=False)
-        self.register_buffer("neighbours", near, persistent=False)
-        self.register_buffer("neighbour_weights", weights, persistent=False)
+        for name, value in zip(("user_degrees", "item_degrees", "neighbours", "neighbour_weights"), made, strict=True):
+            self.register_buffer(name, value, persistent=False)
 
     def pair_weights(self, batch: PairBatch) -> PairWeights:
         of_users, of_items = self.user_degrees[batch.users], self.item_degrees
         of_drawn = of_users[:, None] * batch.of_samples(of_items[batch.negatives])
-        return PairWeights(1e-6 + of_users * of_items[batch.items], 1e-6 + of_drawn)
+        found = PairWeights(1e-6 + of_users * of_items[batch.items], 1e-6 + of_drawn)
+        own = super().pair_weights(batch)
+        return found if own is None else PairWeights(found.positive * own.positive, found.negative * own.negative)
 
     def losses(self, batch: PairBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
         found = super().losses(batch, wanted)
@@ -143,7 +143,10 @@ class UltraGCN(BPRMF):
             near, weights = self.neighbours[batch.items], self.neighbour_weights[batch.items]
             part, places = touched(self.nodes(), torch.cat([batch.users[:, None], near + self.space.n_users], 1))
             scores = pair_scores(part, places[:, 0], places[:, 1:])
-            found["neighbours"] = weighted((weights * F.softplus(-scores)).sum(1).mean(), batch)
+            of_samples = (weights * F.softplus(-scores)).sum(1)
+            if batch.sample_weights is not None:
+                of_samples = of_samples * batch.sample_weights
+            found["neighbours"] = weighted(of_samples.mean(), batch)
         return found
 
 

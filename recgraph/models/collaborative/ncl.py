@@ -48,11 +48,6 @@ class NCLConfig(GraphContrastiveConfig):
         objective="info_nce", similarity="cosine", temperature=0.1
     )
     candidates: Candidates = "all"
-    item_weight: Annotated[
-        float,
-        Field(ge=0, description="alpha, what the contrasts of items count beside those of users"),
-        Search(0.1, 10.0, log=True),
-    ] = 1.0
     proto_weight: Annotated[
         float,
         Field(ge=0, description="lambda_2, weight of the contrast with prototypes, ProtoNCE"),

@@ -19,7 +19,7 @@ from recgraph.data.part import Part
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath, propose
 from recgraph.graph.spectral import coordinates
-from recgraph.models.base import ModelConfig, PathKey, Phase, Space, TrainableModel
+from recgraph.models.base import ClosedFormModel, Model, ModelConfig, PathKey, Phase, Space, TrainableModel, UpdatedBy
 from recgraph.ranks import WHOLE, Share
 from recgraph.rng import Generators, derive, dropout
 from recgraph.sparse.csr import Csr
@@ -148,14 +148,17 @@ def path_weights(model: nn.Module) -> dict[PathKey, float]:
 # -- models
 
 
-class GraphConfig(ModelConfig):
+class NodeConfig(ModelConfig):
     metapaths: Annotated[
         tuple[str, ...],
         Field(description="paths from the target type to itself, e.g. 'paper-author-paper'; at least one to build"),
     ] = ()
     hidden_dim: Annotated[
-        int, Field(ge=1, description="width of transformed features"), Search(choices=(32, 64, 128, 256))
+        int, Field(ge=1, description="width of nodes' vectors"), Search(choices=(32, 64, 128, 256))
     ] = 64
+
+
+class GraphConfig(NodeConfig):
     dropout: Annotated[float, Field(ge=0, lt=1, description="of features and layers"), Search(0.0, 0.6, step=0.1)] = 0.2
     features: Annotated[
         dict[str, Literal["one-hot"]],
@@ -207,19 +210,15 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         module.train(training)
 
 
-class GraphModel(HoldsGraph, TrainableModel):
+class NodeModel(HoldsGraph, Model):
     """Base of models that embed the nodes of one type of a typed graph.
 
     ``MEOW(metapaths=("paper-author-paper",)).build(graph, seed=0)``; :meth:`embed` gives the embeddings. The target
-    type is the one that the meta-paths begin and end with. A subclass sets ``Config`` and defines ``_build``,
-    :meth:`losses` and :meth:`embed`. Inputs made from the graph are no part of the state: they follow from the graph,
-    the settings and the seed.
+    type is the one that the meta-paths begin and end with. Inputs made from the graph are no part of the state: they
+    follow from the graph, the settings and the seed.
     """
 
-    Config: ClassVar[type[ModelConfig]] = GraphConfig
-    #: deviation of rows that begin at spectral coordinates; a hundred steps of Adam at the usual rate move a weight by
-    #: .1, so that training starts from the coordinates and can leave them
-    rows_std: ClassVar[float] = 0.1
+    Config: ClassVar[type[ModelConfig]] = NodeConfig
 
     def build(self, space: Space | HeteroGraph, seed: int = 0) -> Self:
         """Create the parameters, and read the inputs from the graph.
@@ -230,14 +229,12 @@ class GraphModel(HoldsGraph, TrainableModel):
 
         Raises:
             ValueError: the model is built already, there is no graph, or the graph has not the meta-paths or a type
-                that ``features`` or ``raw_features`` names.
+                that the settings name.
         """
         if isinstance(space, HeteroGraph):
             space = GraphSpace(n_users=0, n_items=max(space.count(self.target_of(space)), 1), graph=space)
         if not isinstance(space, GraphSpace):
             raise ValueError(f"{type(self).__name__} needs a typed graph: build(graph) or build(GraphSpace(...))")
-        for node_type in (*self.config.features, *self.config.raw_features):
-            space.graph.count(node_type)
         self._seed = derive(seed, "graph views")
         return super().build(space, seed)
 
@@ -252,6 +249,57 @@ class GraphModel(HoldsGraph, TrainableModel):
         if len(ends) > 1:
             raise ValueError(f"metapaths = {paths} have ends of several types: {', '.join(sorted(ends))}")
         return ends.pop()
+
+    @property
+    def embedding_dim(self) -> int:
+        """D, the width of the embeddings."""
+        return int(self.config.hidden_dim)
+
+    @abstractmethod
+    def embed(self) -> Tensor:
+        """[N, D]: the embeddings of the target nodes; make it in evaluation mode and without gradients."""
+
+
+class Spectral(NodeModel, ClosedFormModel):
+    """What the graph alone says of its nodes, untrained: their spectral coordinates, for others to be compared with.
+
+    They are the leading eigenvectors of all edge types together, each normalised by its degrees
+    (:func:`recgraph.graph.spectral.coordinates`): the singular vectors of the joined incidence matrices where all edges
+    are between the target and other types. No feature is read; ``metapaths`` only say which type the target is.
+
+    Source: Qin and Rohe, Regularized Spectral Clustering under the Degree-Corrected Stochastic Blockmodel (NIPS 2013).
+    """
+
+    updated_by: ClassVar[UpdatedBy | None] = None
+    rows: Tensor
+
+    def _build(self, space: Space) -> None:
+        self.register_buffer("rows", torch.zeros(space.n_items, self.embedding_dim))
+
+    def fit(self, train: Part | None = None) -> Self:
+        """Find the coordinates; no part is read."""
+        assert isinstance(self.space, GraphSpace)
+        graph, draw = self.space.graph.to(self.rows.device), Generators(self._seed).fresh("rows")
+        self.rows.copy_(coordinates(graph, self.embedding_dim, draw)[self.target_of(graph)])
+        return self
+
+    def embed(self) -> Tensor:
+        return self.rows
+
+
+class GraphModel(NodeModel, TrainableModel):
+    """Base of trained models of nodes. A subclass sets ``Config`` and defines ``_build``, :meth:`losses` and
+    :meth:`embed`."""
+
+    Config: ClassVar[type[ModelConfig]] = GraphConfig
+    #: deviation of rows that begin at spectral coordinates; a hundred steps of Adam at the usual rate move a weight by
+    #: .1, so that training starts from the coordinates and can leave them
+    rows_std: ClassVar[float] = 0.1
+
+    def target_of(self, graph: HeteroGraph) -> str:
+        for node_type in (*self.config.features, *self.config.raw_features):
+            graph.count(node_type)
+        return super().target_of(graph)
 
     def features_of(self, graph: HeteroGraph, node_type: str) -> Tensor | Csr | None:
         """[N, F]: the features that the model reads of a type; None: none, so that nodes are one-hot."""
@@ -295,18 +343,9 @@ class GraphModel(HoldsGraph, TrainableModel):
             layers[name].begin_at(self.rows_std * found[name])  # type: ignore[operator]
 
     @property
-    def embedding_dim(self) -> int:
-        """D, the width of the embeddings."""
-        return int(self.config.hidden_dim)
-
-    @property
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("model", ("model",), {"info": 1.0}),)
 
     def batches(self, train: Part | None, batch_size: int, generators: Generators) -> NodeBatches:
         """One step an epoch on the whole graph, whatever the batch size; no part is read."""
         return NodeBatches(self.space.n_items, None, generators)
-
-    @abstractmethod
-    def embed(self) -> Tensor:
-        """[N, D]: the embeddings of the target nodes; make it in evaluation mode and without gradients."""

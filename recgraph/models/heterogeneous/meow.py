@@ -32,7 +32,7 @@ from recgraph.models.heterogeneous.base import (
     NodeBatches,
     evaluating,
 )
-from recgraph.models.heterogeneous.paths import Features, MetaPathInputs, Paths, Twins, read_graph, walkable
+from recgraph.models.heterogeneous.paths import Features, MetaPathInputs, Paths, Twins, read_graph
 from recgraph.models.heterogeneous.sampling import Sampling, share_of
 from recgraph.models.heterogeneous.views import BothViews, Draw, MetaPathViews
 from recgraph.registry import part
@@ -63,7 +63,8 @@ class MetaPathModel(GraphModel):
     Options beyond the publications: other augmentations, encoders, objectives and weights; latent twins, where a
     learned augmenter (MCLRec's) changes each path's embedding.
 
-    With ``mini_batch`` a step takes a batch of target nodes and samples their neighbourhoods (:class:`Sampling`);
+    With ``mini_batch`` a step takes a batch of target nodes and samples their neighbourhoods (:class:`Sampling`), over
+    hubs best with ``paths.form = "factorised"``, whose memory is that of the edges;
     the norm of the encoder and the semantic attention see the batch alone. Candidates are the batch and a
     :class:`Queue` of ``contrast.queue_size`` earlier projections. Of several ranks each convolves its share of the
     batch, and all contrast the whole. :meth:`embed` samples nothing; there contexts over hubs are means over ways
@@ -79,8 +80,6 @@ class MetaPathModel(GraphModel):
         config, graph = self.config, space.graph
         target = self.target_of(graph)
         paths = config.paths.made(config.metapaths)
-        if config.mini_batch:
-            paths = tuple(walkable(path, graph) for path in paths)
         between = [step.end for path in paths for step in path.route(graph)[:-1]]
         self.types = list(dict.fromkeys([target, *between]))
         features: dict[str, Features] = {name: self._features(graph, name) for name in self.types}

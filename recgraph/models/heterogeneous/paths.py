@@ -6,7 +6,6 @@ pattern as its path, so that one sample of edges serves both.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, TypeVar
@@ -26,11 +25,6 @@ from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import Chain, Normalisation, Placing, Sum, compress_rows, normalise
 from recgraph.sparse.spmm import Operator
-
-_log = logging.getLogger(__name__)
-
-# entries of a composed path above which batches walk it instead: 1 GiB with its masked twin and both transposes
-_MAX_COMPOSED = 1 << 24
 
 Features = Tensor | Csr | None
 V = TypeVar("V", bound=Tensor | Csr)
@@ -223,21 +217,6 @@ def read_graph(
     if masks is not None and masked is not None:
         (masked,) = _augmented(masks.features, (masked,), generators, target)
     return MetaPathInputs(target, features, masked, tuple(made))
-
-
-def walkable(path: MetaPath, graph: HeteroGraph) -> MetaPath:
-    """The path as batches of nodes follow it: a composed one that would be large becomes a factorised one.
-
-    Over a hub the composed matrix has the square of the hub's entries, of which batches draw a few; without a top-k and
-    with full counts both forms are the same operator. Which entries are drawn is not the same.
-    """
-    config = path.config
-    if config.form != "composed" or config.top_k is not None or config.counts != "full":
-        return path
-    if (cost := path.cost(graph)).nnz <= _MAX_COMPOSED:
-        return path
-    _log.info("%s: form = 'factorised' for batches, as it would have about %s entries", path.name, f"{cost.nnz:,}")
-    return MetaPath(config.model_copy(update={"form": "factorised"}))
 
 
 def _walked(

@@ -79,6 +79,7 @@ class SequenceModel(TrainableModel):
 
     Config: ClassVar[type[ModelConfig]] = SequenceConfig
     updated_by: ClassVar[UpdatedBy | None] = "training"
+    reads_weights = True
     tables: ClassVar[Mapping[str, tuple[str, ...]]] = {"item_embedding.weight": ("padding", "items")}
     #: whether training samples come with a sequence of the same target
     needs_partners = False
@@ -225,19 +226,20 @@ class SequenceModel(TrainableModel):
         if self.item_tower is not None:
             table, targets = self.item_tower.of_candidates(table, targets)
         generator, dropout = batch.generators["negatives"], batch.generators.of_rank("dropout")
+        given = {} if batch.target_weights is None else {"weights": batch.target_weights}
         if batch.whole is not None and isinstance(self.loss, OwnNegatives):
             drawn, bounds = self.loss.draw(batch.n_targets, len(table) - 1, generator, table.device), None
             if self.loss.config.shared:
                 bounds = batch.group_bounds(len(drawn))
             else:
                 drawn = drawn[batch.target_places()]
-            loss: Tensor = self.loss.against(drawn, states, targets, table, bounds, dropout)
+            loss: Tensor = self.loss.against(drawn, states, targets, table, bounds, dropout, **given)
         elif self.prior is not None:
             tower = self.item_tower
             candidates = tower.candidates if tower is not None and len(tower.candidates) else None
-            loss = self.loss(states, targets, table, generator, prior=OfBatch(self.prior, batch, candidates))
+            loss = self.loss(states, targets, table, generator, prior=OfBatch(self.prior, batch, candidates), **given)
         else:
-            loss = self.loss(states, targets, table, generator)
+            loss = self.loss(states, targets, table, generator, **given)
         return loss if batch.weight == 1 else loss * batch.weight
 
     def encode(

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from every_model import RECOMMENDERS
+from every_model import RECOMMENDERS, SPACE, part
 from refusing import refused
 from test_runs_of_models import fitted, log
 
+import recgraph as rg
 from recgraph import registry
 from recgraph.data.batches import Query
 from recgraph.data.part import Part
-from recgraph.models.base import ClosedFormModel, Space
+from recgraph.models.base import ClosedFormModel, Space, TrainableModel
 from recgraph.models.closed_form.graph_filters import GFCF, TurboCF
 from recgraph.models.closed_form.ials import IALS
 from recgraph.models.closed_form.linear import EASE, SLIM
 from recgraph.models.closed_form.neighbours import ItemKNN, Popularity
+from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 
 N_ITEMS = 12
@@ -44,6 +49,37 @@ def test_weights_act_or_are_refused(name: str) -> None:
     without = _scores(name, None)
     np.testing.assert_allclose(_scores(name, np.ones), without, rtol=1e-4, atol=1e-6)
     assert not np.allclose(_scores(name, lambda n: drawn(size=n)), without, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "settings"), [("sasrec", {}), ("sasrec", {"regime": "prefix"}), ("bert4rec", {})])
+def test_weights_are_of_the_targets_of_a_batch(name: str, settings: dict[str, Any]) -> None:
+    """Of a log whose weights are the tokens; with windows."""
+    train = part()
+    weights = 1.0 + train.items.values.double()
+    model = registry.load("model", name)(max_len=4, **settings).build(SPACE)
+    assert isinstance(model, TrainableModel)
+    for batch in model.batches(replace(train, weights=weights), 5, Generators(0)).epoch(0):
+        torch.testing.assert_close(batch.target_weights * weights.mean().float(), batch.targets.float())
+
+
+@pytest.mark.parametrize("name", ["lightgcn", "sgl"])
+def test_a_graph_with_weights(name: str, tmp_path: Path) -> None:
+    data, asked = log(weights=lambda n: np.random.default_rng(1).integers(0, 4, n)), {"users": [0, 3], "k": 4}
+    run = fitted(name, data, tmp_path / "run", epochs=1)
+    model, (rows, weights) = run.model, (data.split().train.items, data.split().train.weights)
+    whole = torch.zeros(rows.n_rows + 15, rows.n_rows + 15)
+    whole[rows.rows, rows.n_rows + rows.values] = whole[rows.n_rows + rows.values, rows.rows] = weights.float()
+    root = whole.sum(1).clamp(min=1).sqrt()
+    torch.testing.assert_close(model.encoder.adjacency().to_dense(), whole / root[:, None] / root)
+    # what is saved ranks as what was fitted
+    assert rg.load(tmp_path / "run").recommend(**asked).equals(run.recommend(**asked))
+    # a user's row of the graph, read item by item
+    query = Query(torch.tensor([3]), Ragged.from_lists([rows.filter(weights > 0).row(3).tolist()]))
+    reading = model.reading(query)
+    with torch.no_grad():
+        by_items = reading.represent(torch.ones(1, len(reading.items), dtype=torch.bool))
+        torch.testing.assert_close(by_items, model.encode_users(query))
+        torch.testing.assert_close(reading.of_inputs(reading.inputs()[None]), by_items)
 
 
 def _fit(model: ClosedFormModel, rows: list[list[int]], weights: list[list[float]] | None = None) -> Matrix:
