@@ -336,7 +336,6 @@ class LinkedItems(SizedByState, ItemGraph):
     def __init__(self, n_items: int, n_layers: Steps = 2) -> None:
         super().__init__()
         self.n_items, self.n_layers = n_items, n_layers
-        # half the bytes of int64, in every checkpoint
         self.register_buffer("indptr", torch.zeros(1, dtype=torch.int64))
         self.register_buffer("indices", torch.zeros(0, dtype=torch.int32))
         self.register_buffer("weights", torch.zeros(0))
