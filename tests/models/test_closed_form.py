@@ -19,7 +19,7 @@ from recgraph.models.closed_form import graph_filters
 from recgraph.models.closed_form.graph_filters import BSPM, GFCF, TurboCF
 from recgraph.models.closed_form.ials import IALS
 from recgraph.models.closed_form.linear import EASE, SLIM
-from recgraph.models.closed_form.neighbours import ItemKNN, Popularity
+from recgraph.models.closed_form.neighbours import ItemKNN, Popularity, RP3beta
 from recgraph.sparse.ragged import Ragged
 
 N_ITEMS = 17
@@ -115,6 +115,16 @@ def test_popularity_counts_users(device: torch.device) -> None:
     lists = _lists(1, 40)
     made = _scores(_fitted(Popularity(), lists, device), [[], [3]], device)
     np.testing.assert_array_equal(made, np.tile(_dense(lists).sum(0), (2, 1)))
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 0.6), (0.7, 0.0)])
+def test_rp3beta_walks_three_steps(alpha: float, beta: float, device: torch.device) -> None:
+    lists, histories, x = _lists(1, 40), _lists(2, 9), _dense(_lists(1, 40))
+    of_users, of_items = (np.maximum(x.sum(axis), 1) for axis in (1, 0))
+    walks = (x.T / of_items[:, None]) ** alpha @ (x / of_users[:, None]) ** alpha / of_items**beta
+    np.fill_diagonal(walks, 0)
+    made = _scores(_fitted(RP3beta(alpha=alpha, beta=beta, k=N_ITEMS), lists, device), histories, device)
+    np.testing.assert_allclose(made, _dense(histories) @ walks, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("l2", [0.5, 100.0])

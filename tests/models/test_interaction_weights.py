@@ -23,7 +23,7 @@ from recgraph.models.base import ClosedFormModel, Space, TrainableModel
 from recgraph.models.closed_form.graph_filters import GFCF, TurboCF
 from recgraph.models.closed_form.ials import IALS
 from recgraph.models.closed_form.linear import EASE, SLIM
-from recgraph.models.closed_form.neighbours import ItemKNN, Popularity
+from recgraph.models.closed_form.neighbours import ItemKNN, Popularity, RP3beta
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 
@@ -98,6 +98,7 @@ def _fit(model: ClosedFormModel, rows: list[list[int]], weights: list[list[float
         ItemKNN(k=5, shrink=2.0),
         EASE(l2=3.0),
         SLIM(l1=0.5, l2=1.0, tol=1e-9),
+        RP3beta(k=5),
         GFCF(n_factors=4),
         TurboCF(user_power=0.5, filter="linear"),
     ],
