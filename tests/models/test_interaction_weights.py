@@ -50,6 +50,12 @@ def test_weights_act_or_are_refused(name: str) -> None:
     assert not np.allclose(_scores(name, lambda n: drawn(size=n)), without, rtol=1e-3, atol=1e-5)
 
 
+def test_a_model_that_reads_none_refuses_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Popularity, "reads_weights", False)
+    with refused("weight"):
+        _scores("popularity", np.ones)
+
+
 @pytest.mark.parametrize(("name", "settings"), [("sasrec", {}), ("sasrec", {"regime": "prefix"}), ("bert4rec", {})])
 def test_weights_are_of_the_targets_of_a_batch(name: str, settings: dict[str, Any]) -> None:
     """Of a log whose weights are the tokens; with windows."""
