@@ -20,9 +20,11 @@ from recgraph import registry
 from recgraph.data.batches import Query
 from recgraph.data.part import Part
 from recgraph.models.base import ClosedFormModel, Space, TrainableModel
+from recgraph.models.closed_form.graph_filters import GFCF, TurboCF
 from recgraph.models.closed_form.ials import IALS
 from recgraph.models.closed_form.linear import EASE, SLIM
 from recgraph.models.closed_form.neighbours import ItemKNN, Popularity
+from recgraph.models.closed_form.transitions import Transitions
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 
@@ -103,6 +105,9 @@ def _fit(model: ClosedFormModel, rows: list[list[int]], weights: list[list[float
         ItemKNN(k=5, shrink=2.0),
         EASE(l2=3.0),
         SLIM(l1=0.5, l2=1.0, tol=1e-9),
+        GFCF(n_factors=3),
+        TurboCF(k=5),
+        Transitions(),
     ],
     ids=lambda model: model.key(),
 )
