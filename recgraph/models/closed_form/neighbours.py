@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Self
 
-import psutil
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -15,9 +14,9 @@ from recgraph.data.batches import Query
 from recgraph.data.part import Part
 from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space
 from recgraph.models.reading import Reading
+from recgraph.sparse.blocks import check_room
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.products import neighbours
-from recgraph.sparse.ragged import Ragged
 
 
 class Popularity(ClosedFormModel):
@@ -148,19 +147,6 @@ class ItemKNN(NeighbourModel):
         return self
 
 
-def check_room(name: str, n_bytes: int) -> None:
-    """Refuse a table of so many bytes where this machine has not as many free.
-
-    Raises:
-        ValueError: it has not.
-    """
-    free = psutil.virtual_memory().available
-    if torch.get_default_device().type == "cpu" and n_bytes > free:
-        raise ValueError(
-            f"n_items: {name} would hold {n_bytes / 2**30:,.1f} GiB, {free / 2**30:,.1f} are free; leave rare items out"
-        )
-
-
 def fit_matrix(model: ClosedFormModel, train: Part, device: torch.device) -> Csr:
     """:meth:`recgraph.data.part.Part.matrix`, of a part with the items that the model was built for.
 
@@ -174,9 +160,3 @@ def fit_matrix(model: ClosedFormModel, train: Part, device: torch.device) -> Csr
             "build a new model for this data set"
         )
     return train.matrix(device)
-
-
-def fit_rows(model: ClosedFormModel, train: Part, device: torch.device) -> Ragged:
-    """The rows of :func:`fit_matrix`, without weights."""
-    matrix = fit_matrix(model, train, device)
-    return Ragged(matrix.indices, matrix.indptr)
