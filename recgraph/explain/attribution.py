@@ -26,7 +26,7 @@ from recgraph.explain.explanation import Attributed, Faithfulness, Item, MethodA
 from recgraph.explain.paths import Walks, evidence_of_items
 from recgraph.models.base import Model
 from recgraph.models.heterogeneous.base import GraphSpace, path_weights
-from recgraph.models.reading import AttentionForm, Baseline, Reading
+from recgraph.models.reading import Reading
 from recgraph.rng import derive
 
 #: what an attribution divides among the events: the model's score, or ``score - logsumexp`` over all items
@@ -143,15 +143,12 @@ class LeaveOneOut(Attribution):
 
 class IntegratedGradientsConfig(AttributionConfig):
     steps: Annotated[int, Field(ge=1, description="points of the path at which gradients are taken")] = 32
-    baseline: Annotated[
-        Baseline, Field(description="where the path begins: 'padding', nothing known, or 'mean', the mean over items")
-    ] = "padding"
 
 
 class IntegratedGradients(Attribution):
     """``a_i = sum_d (x_id - b_id) mean_s df/dx_id at b + alpha_s (x - b)``: gradients along the straight path.
 
-    x are the vectors by which the events enter the model, b the baseline in the place of each; all events move at once.
+    x are the vectors by which the events enter the model, b those of padding in their places; all events move at once.
     Over the whole path the values sum to ``f(x) - f(b)`` (completeness); the midpoints ``alpha_s = (s - 1/2) / steps``
     leave a difference that falls with the square of the number of steps. What does not enter by the events' vectors
     (positions, the user's own vector) is on both ends of the path and gets nothing.
@@ -169,7 +166,7 @@ class IntegratedGradients(Attribution):
             raise ImportError("captum is not installed; pip install 'recgraph[explain]'") from None
         with evaluating(subject.model):
             ends = subject.reading.inputs().detach()[None]
-            begin = subject.reading.baseline(self.config.baseline).detach().expand_as(ends[0])[None]
+            begin = subject.reading.baseline().detach().expand_as(ends[0])[None]
         method = OfCaptum(lambda inputs: subject.value_of(subject.reading.of_inputs(inputs)))
         rows = max(min(subject.block_rows, _MOST_CELLS // max(ends.numel(), 1)), 1)
         path = {"n_steps": self.config.steps, "method": "riemann_middle", "internal_batch_size": rows}
@@ -179,17 +176,11 @@ class IntegratedGradients(Attribution):
         return torch.cat(found).detach().sum(2).to("cpu")
 
 
-class AttentionConfig(AttributionConfig):
-    form: Annotated[
-        AttentionForm, Field(description="of transformers: 'rollout' through all layers, or that of the 'last_layer'")
-    ] = "rollout"
-
-
 class Attention(Attribution):
     """How much the model attends to each event: not below 0, at most 1 in all.
 
     Transformers: the attention of the last place, by rollout (Abnar and Zuidema, Quantifying Attention Flow in
-    Transformers, ACL 2020) or of the last layer; it is the same for every recommended item
+    Transformers, ACL 2020); it is the same for every recommended item
     (:meth:`recgraph.models.reading.SequenceReading.attention`).
 
     Models whose users' vectors are made of meta-paths attend to paths, not to items. The attention of each path is
@@ -200,13 +191,11 @@ class Attention(Attribution):
     Attention is how the model mixes, not what decides: Jain and Wallace, Attention is not Explanation (NAACL 2019).
     """
 
-    Config = AttentionConfig
-
     def attribute(self, subject: Subject, generator: torch.Generator) -> Tensor:
         model = subject.model
         with evaluating(model):
             if not subject.reading.attends_paths:
-                of_events = subject.reading.attention(self.config.form).to("cpu")
+                of_events = subject.reading.attention().to("cpu")
                 return of_events.expand(len(subject.targets), -1).clone()
             weights = path_weights(model)
         assert isinstance(model.space, GraphSpace)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,11 +11,6 @@ from recgraph.data.batches import Query, with_gaps
 from recgraph.sparse.operators import power
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.rows import lookup
-
-#: what an attribution along a path begins with in the place of an item: nothing known, or the mean over all items
-Baseline = Literal["padding", "mean"]
-#: which attention counts: through all layers, or that of the last one
-AttentionForm = Literal["rollout", "last_layer"]
 
 
 def replaced(items: Tensor, keep_mask: Tensor, instead: Tensor | None) -> Tensor:
@@ -66,15 +61,15 @@ class Reading:
         """
         raise ValueError(self._refusal("integrated_gradients", "reads no item vectors that a path could lead along"))
 
-    def baseline(self, kind: Baseline) -> Tensor:
+    def baseline(self) -> Tensor:
         """[H, W]: the input in the place of each event before anything is known of it."""
-        raise TypeError(f"{type(self).__name__} must define baseline(kind)")
+        raise TypeError(f"{type(self).__name__} must define baseline()")
 
     def of_inputs(self, inputs: Tensor) -> Tensor:
         """[B, D]: the user's vector by inputs [B, H, W], with gradients to these."""
         raise TypeError(f"{type(self).__name__} must define of_inputs(inputs)")
 
-    def attention(self, form: AttentionForm) -> Tensor:
+    def attention(self) -> Tensor:
         """[H]: how much the user's vector attends to each event; they sum to 1.
 
         Raises:
@@ -188,10 +183,8 @@ class SequenceReading(HistoryReading):
         gaps: Tensor = self.model.gap_embedding(rows.values[:, -2:]).sum(1)
         return vectors + gaps
 
-    def baseline(self, kind: Baseline) -> Tensor:
-        table: Tensor = self.model.token_table()
-        vector = table[0] if kind == "padding" else table[1:].mean(0)
-        return vector.expand(len(self.items), -1)
+    def baseline(self) -> Tensor:
+        return self._masked().expand(len(self.items), -1)
 
     def of_inputs(self, inputs: Tensor) -> Tensor:
         n_rows, length, width = inputs.shape
@@ -205,25 +198,22 @@ class SequenceReading(HistoryReading):
             states: Tensor = self.model.encoder(rows, table)
         return states
 
-    def attention(self, form: AttentionForm) -> Tensor:
+    def attention(self) -> Tensor:
         """[H]: of the last place, heads averaged. Where that is a masked item, its own share is left out.
 
-        ``rollout`` multiplies ``(A + I) / 2`` of all layers, so that the residual connections count (Abnar and Zuidema,
-        Quantifying Attention Flow in Transformers, ACL 2020, section 3); ``last_layer`` is A of the last one, whose
-        places hold more than their own items. Neither sees the values that are attended to, the feed-forward parts, a
-        filter (BSARec) or how far a gate is open (eSASRec).
+        The rollout multiplies ``(A + I) / 2`` of all layers, so that the residual connections count (Abnar and Zuidema,
+        Quantifying Attention Flow in Transformers, ACL 2020, section 3). It does not see the values that are attended
+        to, the feed-forward parts, a filter (BSARec) or how far a gate is open (eSASRec).
         """
         inputs = self.inputs()
         ends_masked = self.model.encoder.ends_masked
         if ends_masked:
             inputs = torch.cat([inputs, self._masked()])
         maps: list[Tensor] = [layer[0].mean(0) for layer in self.model.encoder.attention(inputs[None])]
-        found = maps[-1][-1]
-        if form == "rollout":
-            flow = torch.eye(len(inputs), dtype=found.dtype, device=found.device)
-            for one in maps:
-                flow = (one + torch.eye(len(one), dtype=one.dtype, device=one.device)) / 2 @ flow
-            found = flow[-1]
+        flow = itself = torch.eye(len(inputs), dtype=maps[0].dtype, device=inputs.device)
+        for one in maps:
+            flow = (one + itself) / 2 @ flow
+        found = flow[-1]
         if ends_masked:
             found = found[:-1] / found[:-1].sum()
         return found
@@ -287,7 +277,6 @@ class EdgeReading(Reading):
         self._edges = torch.ones_like(degrees).index_copy_(0, row, weights)
         self._shares = (self._edges[self.items] / weights.sum() ** 0.5)[:, None]
         self._sent = sent * power(degrees, -0.5)[:, None]
-        self._known_items = degrees.nonzero()[:, 0]
 
     def represent(self, keep_mask: Tensor, instead: Tensor | None = None) -> Tensor:
         rows = replaced(self.items, keep_mask, instead)
@@ -302,12 +291,8 @@ class EdgeReading(Reading):
         found: Tensor = self._sent[self.items] * self._shares
         return found
 
-    def baseline(self, kind: Baseline) -> Tensor:
-        inputs = self.inputs()
-        if kind == "padding":
-            return torch.zeros_like(inputs)
-        mean: Tensor = self._sent[self._known_items].mean(0) * self._shares
-        return mean
+    def baseline(self) -> Tensor:
+        return torch.zeros_like(self.inputs())
 
     def of_inputs(self, inputs: Tensor) -> Tensor:
         vectors: Tensor = self._own + inputs.sum(1)

@@ -164,7 +164,10 @@ def test_order_says_all_of_a_chain_and_nothing_of_tastes() -> None:
 
 
 def test_smoothness_counts_shared_values() -> None:
-    brand, tags = [item % 3 for item in range(60)], [[f"t{item % 4}", f"t{item % 7}"] for item in range(60)]
+    brand, tags = (
+        [item % 3 for item in range(60)],
+        [[f"t{item % 4}", f"t{item % 7}", f"{item % 5}"] for item in range(60)],
+    )
     table = {"item": range(60), "title": [f"film {item}" for item in range(60)], "brand": brand, "tags": tags}
     features = pl.DataFrame({**table, "price": [item / 7 for item in range(60)]})
     split = random_log().with_features(item_features=features).split("leave-one-out")

@@ -161,13 +161,6 @@ class MetaPathModel(GraphModel):
         return loss
 
     @torch.no_grad()
-    def project_all(self) -> Tensor:
-        """[N, D]: the projected fine view of all nodes, in evaluation mode and without sampling."""
-        with evaluating(self):
-            projected: Tensor = self.views.head(self.embed())
-        return projected
-
-    @torch.no_grad()
     def path_weights(self) -> dict[PathKey, float]:
         """The semantic attention of the fine view, in evaluation mode."""
         with evaluating(self):
@@ -251,11 +244,14 @@ class MEOW(MEOWLoss, MetaPathModel):
     def losses(self, batch: GraphBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
         views = self._projected(batch)
 
+        def of_all() -> list[PrototypeSet]:
+            with evaluating(self), torch.no_grad():
+                fine = self.views.head(self.embed())
+            return self.cluster(fine)
+
         @cache
         def prototypes() -> list[PrototypeSet]:  # step 1, where a part reads them; of batches once an epoch
-            if batch.nodes is None:
-                return self.cluster(views.fine)
-            return self.memory.of_epoch(batch.epoch, lambda: self.cluster(self.project_all()))
+            return self.cluster(views.fine) if batch.nodes is None else self.memory.of_epoch(batch.epoch, of_all)
 
         return self.losses_of(batch, views, prototypes, wanted)
 
