@@ -7,7 +7,6 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -122,16 +121,3 @@ def refuse_second_derivative(what: str) -> None:
     ``once_differentiable`` does not notice where the incoming gradient is a constant, as it is of every loss."""
     if torch.is_grad_enabled():
         raise RuntimeError(f"{what} can be differentiated once; create_graph=True is not supported")
-
-
-def check_room(name: str, n_bytes: int) -> None:
-    """Refuse a table of so many bytes where this machine has not as many free.
-
-    Raises:
-        ValueError: it has not.
-    """
-    free = psutil.virtual_memory().available
-    if torch.get_default_device().type == "cpu" and n_bytes > free:
-        raise ValueError(
-            f"n_items: {name} would hold {n_bytes / 2**30:,.1f} GiB, {free / 2**30:,.1f} are free; leave rare items out"
-        )

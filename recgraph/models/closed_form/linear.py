@@ -16,8 +16,7 @@ from recgraph.config import ConfigError, Search
 from recgraph.data.batches import Query
 from recgraph.data.part import Part
 from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space
-from recgraph.models.closed_form.neighbours import NeighbourConfig, NeighbourModel, PaddedScores, fit_matrix
-from recgraph.sparse.blocks import check_room
+from recgraph.models.closed_form.neighbours import NeighbourConfig, NeighbourModel, PaddedScores, check_room, fit_matrix
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.products import co_occurrence, distinct
 

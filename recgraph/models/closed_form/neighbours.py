@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Self
 
+import psutil
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -14,7 +15,6 @@ from recgraph.data.batches import Query
 from recgraph.data.part import Part
 from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space
 from recgraph.models.reading import Reading
-from recgraph.sparse.blocks import check_room
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.products import neighbours
 
@@ -145,6 +145,19 @@ class ItemKNN(NeighbourModel):
         self.neighbours.copy_(index)
         self.similarities.copy_(F.normalize(similarity, p=1, dim=1) if self.config.normalise else similarity)
         return self
+
+
+def check_room(name: str, n_bytes: int) -> None:
+    """Refuse a table of so many bytes where this machine has not as many free.
+
+    Raises:
+        ValueError: it has not.
+    """
+    free = psutil.virtual_memory().available
+    if torch.get_default_device().type == "cpu" and n_bytes > free:
+        raise ValueError(
+            f"n_items: {name} would hold {n_bytes / 2**30:,.1f} GiB, {free / 2**30:,.1f} are free; leave rare items out"
+        )
 
 
 def fit_matrix(model: ClosedFormModel, train: Part, device: torch.device) -> Csr:
