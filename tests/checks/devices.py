@@ -18,7 +18,7 @@ PACKAGES = ("models", "encoders", "augment", "graph", "contrast", "losses", "spa
 ALLOWED: dict[str, set[str]] = {
     "contrast/clustering.py": {"'cpu'"},  # scikit-learn's k-means runs on the host
     "models/closed_form/linear.py": {"torch.device", "'cpu'"},  # so does its elastic net
-    "sparse/blocks.py": {"'cpu'"},  # a table of the host is held against its memory
+    "models/closed_form/neighbours.py": {"'cpu'"},  # a table of the host is held against its memory
     "models/two_stage.py": {"'cpu'"},  # and its trees
     "sparse/device.py": {"torch.device", "'cpu'", "'cuda'"},  # what tells the paths apart
 }
