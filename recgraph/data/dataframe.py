@@ -134,7 +134,7 @@ def attach(frame: Any, key: str, ids: IdMap, argument: str) -> pl.DataFrame:
     repeated = table[key].is_duplicated()
     if repeated.any():
         twice = table[key].filter(repeated)[0]
-        raise DataError(f"{argument}: id {twice!r} occurs several times in column {key!r}")
+        raise DataError(f"{argument}: id {twice!r} occurs several times in column {key!r}; keep one row of each id")
     return table
 
 

@@ -122,7 +122,8 @@ class Log:
         """From the files of a :class:`recgraph.data.read.LogFile`."""
         table = files.read()
         data = cls._encoded(table, "polars", files.reading)
-        return replace(data.with_feature_files(files), files=files.found(table.columns))
+        data = data.with_features(**files.features(table.columns))
+        return replace(data, files=files.found(table.columns))
 
     @classmethod
     def of_parts(
@@ -148,7 +149,7 @@ class Log:
             for name, part in given.items()
         }
         data = cls._encoded(given_apart([own.get(name) for name in parts]), kind, how)
-        return data.with_feature_files(LogFile("", how)).with_features(**frames)
+        return data.with_features(**LogFile("", how).features(columns)).with_features(**frames)
 
     @classmethod
     def _encoded(cls, table: Table, kind: FrameKind, how: Reading) -> Self:
@@ -206,10 +207,6 @@ class Log:
             check_graph(graph, self)
             new["graph"] = graph
         return replace(self, **new, files=None) if new else self
-
-    def with_feature_files(self, files: LogFile) -> Self:
-        """With the features in the files that a reading names."""
-        return self.with_features(**files.features(self.columns))
 
     @checked
     def with_ids(self, users: Any = None, items: Any = None) -> Self:

@@ -35,7 +35,13 @@ class NegativeSampler:
 
     def __init__(self, train: Part, power: float = 0.0, exclude_own: bool = True) -> None:
         self.n_items = train.n_items
-        masses = _masses(train, power)
+        masses = torch.ones(train.n_items, dtype=torch.int64)
+        if power:
+            counts = train.item_counts().to(torch.float64)
+            shares = torch.where(counts > 0, counts**power, 0)
+            # keys (user, mass) must fit into 63 bits
+            units = min(_UNITS, (1 << 62) // train.n_users)
+            masses = torch.where(counts > 0, (shares * (units / shares.sum())).round().clamp(min=1), 0).long()
         self._mass_up_to = None if power == 0 else masses.cumsum(0)
         self._total = int(masses.sum())
         self._own = _OwnItems(train, masses, self._total) if exclude_own else None
@@ -125,14 +131,3 @@ class _OwnItems:
         own = own.with_values(own.values + (asked // n_users)[own.rows])
         found = own.filter(is_drawn[own.values]).take(of_sample)
         return found.filter(self._restricted[users][found.rows] | (found.values == (first + items)[found.rows]))
-
-
-def _masses(train: Part, power: float) -> Tensor:
-    """[n_items] int64: the mass of each item; 1 for a uniform distribution."""
-    if power == 0:
-        return torch.ones(train.n_items, dtype=torch.int64)
-    counts = train.item_counts().to(torch.float64)
-    shares = torch.where(counts > 0, counts**power, 0)
-    # keys (user, mass) must fit into 63 bits
-    units = min(_UNITS, (1 << 62) // train.n_users)
-    return torch.where(counts > 0, (shares * (units / shares.sum())).round().clamp(min=1), 0).long()

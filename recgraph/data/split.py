@@ -101,9 +101,9 @@ def load_data(path: Any, *, user_features: Any = None, item_features: Any = None
     written as one (``1000.0`` is ``1000``), else texts. A DataError says what is wrong, with file and row.
 
     Args:
-        path: a file, a folder of files, or a pattern such as ``"logs/2026-*.csv"``: CSV, TSV, JSON lines, Parquet,
-            RecBole's atomic files (``.user`` and ``.item`` beside the ``.inter`` file become features), lines of
-            ``user item item ...`` (``format="sequences"``); text files also packed by gzip or Zstandard. Or a frame.
+        path: a file, a folder of files, or a pattern such as ``"logs/2026-*.csv"``: CSV, TSV, JSON (lines or one
+            array), Parquet, RecBole's files (``.user`` and ``.item`` beside the ``.inter`` file become features), lines
+            of ``user item item ...`` (``format="sequences"``); text also packed by gzip or Zstandard. Or a frame.
         user_features, item_features: side information: files or frames.
         given: of :class:`recgraph.data.read.Reading`: the columns, how the files are written.
     """

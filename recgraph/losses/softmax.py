@@ -59,7 +59,7 @@ class SoftmaxLoss(NextItemLoss):
         rows: Tensor,
         targets: Tensor,
         prior: LogPrior | None,
-        columns: Tensor,
+        columns: Tensor | None,
         weights: Tensor | None,
         drawn: Tensor | None = None,
         shift: Tensor | None = None,
@@ -71,7 +71,7 @@ class SoftmaxLoss(NextItemLoss):
             if self._compiled is not None and is_accelerated(rows) and prior is None and weights is None:
                 return self._compiled(hidden, rows, targets, drawn, None if shift is None else shift.to(work))
         settings: dict[str, Any] = {"targets": targets, "drawn": drawn, "shift": shift, "weights": weights}
-        if prior is None:
+        if prior is None or columns is None:
             return one_pass(_Softmax, settings, self.config.block_rows, (hidden, rows))[0]
         settings |= {"logs": prior.over(columns), "of_targets": prior.at_targets()}
         return one_pass(_Softmax, settings, self.config.block_rows, (hidden, rows, prior.weight))[0]
@@ -112,9 +112,10 @@ class FullSoftmax(SoftmaxLoss):
         weights: Tensor | None = None,
         prior: LogPrior | None = None,
     ) -> Tensor:
-        first = 0 if self.config.pad_candidate else 1
-        columns = torch.arange(first, len(table), device=table.device)
-        return self.mean(hidden, table[first:], targets - first, prior, columns, weights)
+        columns = None if prior is None else torch.arange(len(table), device=table.device)
+        if not self.config.pad_candidate:
+            table, targets, columns = table[1:], targets - 1, None if columns is None else columns[1:]
+        return self.mean(hidden, table, targets, prior, columns, weights)
 
 
 class SampledSoftmaxConfig(SoftmaxConfig):

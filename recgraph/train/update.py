@@ -461,7 +461,7 @@ def read_new_log(given: Any, recommender: Recommender, item_features: Any = None
     if isinstance(item_features, str | Path):
         like = _written(recommender.record, ("encoding", "quotes", "lists"))
         file = LogFile("", Reading.of(like, item_features=str(item_features)))
-        item_features = log.with_feature_files(file).item_features
+        item_features = log.with_features(**file.features(log.columns)).item_features
         old = {} if recommender.item_features is None else recommender.item_features.schema
         texts = [name for name, dtype in item_features.schema.items() if dtype == pl.String]
         item_features = with_lists(item_features, {name: BAR for name in texts if isinstance(old.get(name), pl.List)})

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recgraph.data.batches import PairBatches, SequenceBatches
+from recgraph.data.batches import N_GAPS, PairBatches, SequenceBatches
 from recgraph.data.negatives import NegativeSampler
 from recgraph.data.part import Part
 from recgraph.ranks import Ranks
@@ -219,8 +219,11 @@ def test_gaps_stay_with_their_items_in_batches(regime: str) -> None:
     timed = SequenceBatches(part, regime, **settings, generators=Generators(0), gaps=True)
     tokens = items.to_lists()
     buckets = [slowly(row) for row in items.with_values(times).to_lists()]
+    behind = [[*(bucket + N_GAPS - 1 for bucket in row[1:]), 0][: len(row)] for row in buckets]
     known = {
-        (user, end): list(zip([item + 1 for item in tokens[user]], buckets[user], strict=True))[max(0, end - 4) : end]
+        (user, end): list(zip([item + 1 for item in tokens[user]], buckets[user], behind[user], strict=True))[
+            max(0, end - 4) : end
+        ]
         for user in range(20)
         for end in range(1, len(tokens[user]) + 1)
     }
@@ -234,4 +237,4 @@ def test_gaps_stay_with_their_items_in_batches(regime: str) -> None:
             found = [[tuple(pair) for pair in row] for row in pairs.to_lists()]
             assert all(any(row == wanted[: len(row)] for wanted in known.values()) for row in found)
         moved = other.to("cpu")
-        assert moved.sequences.values.shape[1] == 2
+        assert moved.sequences.values.shape[1] == 3

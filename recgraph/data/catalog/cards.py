@@ -219,8 +219,8 @@ class Card(Config):
 
     @property
     def kinds(self) -> list[str]:
-        """The kinds of its sources."""
-        return [source.kind for source in getattr(self, "sources", ())]
+        """The kinds of its sources; "file" of a user's own."""
+        return [source.kind for source in getattr(self, "sources", ())] or ["file"]
 
     @staticmethod
     def load(path: str | Path) -> AnyCard:
@@ -284,10 +284,6 @@ class FileCard(PreparedCard):
     def log_file(self) -> LogFile:
         """The files."""
         return LogFile(self.data.file, Reading(**self.data.model_dump(exclude={"file"})))
-
-    @property
-    def kinds(self) -> list[str]:
-        return ["file"]
 
     def _content(self) -> dict[str, Any]:
         """Without the place of the files and their content: which file it was is recorded beside what was prepared."""

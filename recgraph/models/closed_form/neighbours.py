@@ -17,7 +17,6 @@ from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space
 from recgraph.models.reading import Reading
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.products import neighbours
-from recgraph.sparse.ragged import Ragged
 
 
 class Popularity(ClosedFormModel):
@@ -174,9 +173,3 @@ def fit_matrix(model: ClosedFormModel, train: Part, device: torch.device) -> Csr
             "build a new model for this data set"
         )
     return train.matrix(device)
-
-
-def fit_rows(model: ClosedFormModel, train: Part, device: torch.device) -> Ragged:
-    """The rows of :func:`fit_matrix`, without weights."""
-    matrix = fit_matrix(model, train, device)
-    return Ragged(matrix.indices, matrix.indptr)
