@@ -35,8 +35,9 @@ _SIGNALS = 256
 class GraphFilter(SizedByState, ClosedFormModel):
     """Base of filters of the signal that a history is on the graph of items, ``P = R~' R~``.
 
-    ``R~ = D_U^-alpha R D_I^(alpha - 1)``, R the [users, items] matrix of training, binary or of weights, D its
-    sums. P is never made: a signal is taken to the users and back, so that memory is 12 bytes an interaction.
+    ``R~ = D_U^-alpha R D_I^(alpha - 1)``, R the [users, items] matrix of training, binary or of the roots of weights,
+    D_U the numbers of items, D_I the sums of weights: a user of weights 2 counts as two. P is never made: a signal is
+    taken to the users and back, so that memory is 12 bytes an interaction.
 
     Attributes:
         items: [nnz] int64, the distinct items of each training user, one after another.
@@ -98,8 +99,9 @@ class GraphFilter(SizedByState, ClosedFormModel):
 def _normalised(matrix: Csr, alpha: float) -> tuple[Csr, Tensor]:
     """R~ in float64, and D_I."""
     matrix = matrix.with_weights(matrix.values(torch.float64))
-    degrees = matrix.t().row_sums()
-    return matrix.scale(power(matrix.row_sums(), -alpha), power(degrees, alpha - 1)), degrees
+    of_users, of_items = matrix.degrees.to(torch.float64), matrix.t().row_sums()
+    roots = matrix.with_weights(matrix.values().sqrt())
+    return roots.scale(power(of_users, -alpha), power(of_items, alpha - 1)), of_items
 
 
 Factors = Annotated[
