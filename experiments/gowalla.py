@@ -50,7 +50,7 @@ from recgraph.evaluate import evaluate
 from recgraph.files import write_text
 from recgraph.models.base import Space, TrainableModel
 from recgraph.models.closed_form.graph_filters import TurboCF
-from recgraph.models.closed_form.neighbours import ItemKNN, fit_rows
+from recgraph.models.closed_form.neighbours import ItemKNN, fit_matrix
 from recgraph.sparse.ragged import Ragged
 from recgraph.train.update import after
 
@@ -89,8 +89,8 @@ class WithMeans(ItemKNN):
 
     def fit(self, train: Part) -> Self:
         super().fit(train)
-        rows = fit_rows(self, train, self.similarities.device)
-        means = torch.bincount(rows.values, minlength=train.n_items) / rows.n_rows
+        rows = fit_matrix(self, train, self.similarities.device)
+        means = torch.bincount(rows.indices, minlength=train.n_items) / rows.shape[0]
         self.added = means - (self.similarities * means[self.neighbours]).sum(1)
         return self
 
@@ -116,7 +116,7 @@ class AllEntries(TurboCF):
 #: published form -> its class and its settings for Gowalla
 FORMS: dict[str, tuple[Any, dict[str, Any]]] = {
     "itemknn-means": (WithMeans, {"k": 100, "shrink": 0.0, "normalise": True}),
-    "turbocf-all": (AllEntries, {"user_power": 0.6, "power": 0.7, "k": None}),
+    "turbocf-all": (AllEntries, {"user_power": 0.6, "power": 0.7}),
 }
 
 

@@ -67,6 +67,7 @@ ROWS = (
     ),
     Row("ItemKNN, plain sum", "ItemKNN", settings="the same neighbours"),
     Row("GF-CF", "GFCF", (0.1849, 0.1518), settings="256 factors, weight .3"),
+    Row("BSPM", "BSPM", (0.1920, 0.1597), "its paper", settings="448 factors, weight .2, one step of 2.5"),
     Row(
         "Turbo-CF",
         "TurboCF",

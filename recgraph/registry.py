@@ -44,8 +44,8 @@ metric        evaluate              metrics: AUC DCG F1 HitRate MAP MRR NDCG Pre
 metric        evaluate              metrics: AveragePopularity CatalogueCoverage Gini IntraListDiversity NewItems
 metric        evaluate              metrics: Novelty Serendipity
 model         models                two_stage: TwoStage
-model         models.closed_form    graph_filters: GFCF TurboCF  ials: IALS  linear: EASE SLIM
-model         models.closed_form    neighbours: ItemKNN Popularity  transitions: Transitions
+model         models.closed_form    graph_filters: BSPM GFCF TurboCF  ials: IALS  linear: EASE SLIM
+model         models.closed_form    neighbours: ItemKNN Popularity RP3beta  transitions: Transitions
 model         models.collaborative  contrastive: SGL SimGCL XSimGCL  lightgcn: BPRMF LightGCN UltraGCN
 model         models.collaborative  ncl: NCL  simplex: SimpleX
 model         models.heterogeneous  base: Spectral  heco: HeCo  meow: AdaMEOW MEOW  recommender: AdaMEOWRec MEOWRec

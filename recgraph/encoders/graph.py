@@ -336,7 +336,6 @@ class LinkedItems(SizedByState, ItemGraph):
     def __init__(self, n_items: int, n_layers: Steps = 2) -> None:
         super().__init__()
         self.n_items, self.n_layers = n_items, n_layers
-        # half the bytes of int64, in every checkpoint
         self.register_buffer("indptr", torch.zeros(1, dtype=torch.int64))
         self.register_buffer("indices", torch.zeros(0, dtype=torch.int32))
         self.register_buffer("weights", torch.zeros(0))
@@ -404,21 +403,22 @@ class Transitions(LinkedItems):
         return transitions(rows, self.n_items, self.window).with_diagonal(None)
 
 
-def transitions(rows: Ragged, n_items: int, window: int, backward: float = 1.0) -> Csr:
+def transitions(rows: Ragged, n_items: int, window: int, backward: float = 1.0, weights: Tensor | None = None) -> Csr:
     """[n_items, n_items] float64: what follows what in rows of items.
 
     ``C_ij`` is the sum of ``1 / d`` over the places where j stands ``d <= window`` places behind i in a row, and of
-    ``backward / d`` over those where it stands d places before i.
+    ``backward / d`` over those where it stands d places before i, times ``sqrt(v w)`` of items of ``weights`` v and w.
     """
+    roots = (rows.values.new_ones(len(rows.values)) if weights is None else weights).double().sqrt()
     pending = [(rows.values[:0], rows.values[:0], rows.values[:0].double())]
     last = max(min(window, rows.longest - 1), 1)
     for distance in range(1, last + 1):
         is_pair = rows.rows[:-distance] == rows.rows[distance:]
         before, after = rows.values[:-distance][is_pair], rows.values[distance:][is_pair]
-        weights = torch.full((len(before),), 1 / distance, dtype=torch.float64, device=before.device)
-        pending.append((before, after, weights))
+        counts = (roots[:-distance] * roots[distance:])[is_pair] / distance
+        pending.append((before, after, counts))
         if backward:
-            pending.append((after, before, backward * weights))
+            pending.append((after, before, backward * counts))
         # a log has few distinct pairs beside its places
         if distance == last or sum(len(each[0]) for each in pending) > _PENDING:
             pairs, ends, sums = map(torch.cat, zip(*pending, strict=True))

@@ -146,12 +146,11 @@ def neighbours(
     k: int,
     shrink: float = 0.0,
     *,
-    norm_power: float = 0.5,
     norms: Tensor | None = None,
     with_itself: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The k most similar columns of each, by ``C[i, j] / ((n_i n_j) ** norm_power + shrink)`` with C of these rows as
-    in :func:`co_occurrence` and ``n_i`` the rows that hold i, or with ``norms`` [n_columns] float64 for these powers.
+    """The k most similar columns of each, by ``C[i, j] / (n_i n_j + shrink)`` with C of these rows as in
+    :func:`co_occurrence` and n, ``norms`` [n_columns] float64, by default the roots of the rows that hold a column.
 
     Without weights and shrinkage this is the cosine of two columns. Costs the sum of squared row lengths and up to 64 k
     cells a column.
@@ -161,7 +160,7 @@ def neighbours(
     """
     n_columns = rows.shape[1]
     if norms is None:
-        norms = torch.bincount(rows.indices, minlength=n_columns).to(torch.float64).pow(norm_power)
+        norms = torch.bincount(rows.indices, minlength=n_columns).to(torch.float64).sqrt()
     index = torch.zeros(n_columns, k, dtype=torch.int64, device=rows.device)
     similarity = torch.zeros(n_columns, k, dtype=torch.float32, device=rows.device)
     width = min(k, n_columns)
@@ -239,46 +238,14 @@ def ridge_rows(rows: Csr, table: Tensor, weight: float, ridge: Tensor) -> Tensor
 
 def _solved(gram: Tensor, vectors: Tensor, w: Tensor | None, weight: float, ridge: Tensor) -> Tensor:
     """[b, D]: the solutions of rows with vectors [b, L, D], of weights [b, L, 1]."""
-    vectors, wanted = _sides(vectors, w, weight)
+    if w is None:
+        wanted = (1 + weight) * vectors.sum(1)
+    else:
+        w = w.to(vectors.dtype)
+        wanted, vectors = ((1 + weight * w) * vectors).sum(1), vectors * w.sqrt()
     eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     normal = torch.baddbmm(gram + ridge[:, None, None] * eye, vectors.mT, vectors, alpha=weight)
     return torch.cholesky_solve(wanted[:, :, None], torch.linalg.cholesky(normal))[:, :, 0]
-
-
-def _sides(vectors: Tensor, w: Tensor | None, weight: float) -> tuple[Tensor, Tensor]:
-    """The vectors times the roots of their weights, and the right sides of the rows' equations [b, D]."""
-    if w is None:
-        return vectors, (1 + weight) * vectors.sum(1)
-    w = w.to(vectors.dtype)
-    return vectors * w.sqrt(), ((1 + weight * w) * vectors).sum(1)
-
-
-def ridge_rows_cg(rows: Csr, table: Tensor, weight: float, ridge: Tensor, start: Tensor, steps: int) -> Tensor:
-    """As :func:`ridge_rows`, by ``steps`` steps of conjugate gradients from ``start`` [R, D]; no [D, D] matrix a row.
-
-    Exact after D steps, but for rounding. Source: Takacs, Pilaszy and Tikk, Applications of the Conjugate Gradient
-    Method for Implicit Feedback Collaborative Filtering (RecSys 2011).
-    """
-    gram, solution, tiny = table.T @ table, torch.zeros_like(start), torch.finfo(table.dtype).tiny
-    for block, vectors, w in _ridge_blocks(rows, table, table.shape[1]):
-        (vectors, wanted), of_block = _sides(vectors, w, weight), ridge[block, None]
-
-        def product(x: Tensor, vectors: Tensor = vectors, of_block: Tensor = of_block) -> Tensor:
-            named = torch.bmm(vectors, x[:, :, None])
-            return x @ gram + of_block * x + weight * torch.bmm(vectors.mT, named)[:, :, 0]
-
-        x = start[block]
-        left = wanted - product(x)
-        direction, square = left, (left * left).sum(1, keepdim=True)
-        for _ in range(steps):
-            of_direction = product(direction)
-            # a row that is solved has nothing left and stays
-            length = square / (direction * of_direction).sum(1, keepdim=True).clamp_(min=tiny)
-            x, left = x + length * direction, left - length * of_direction
-            before, square = square, (left * left).sum(1, keepdim=True)
-            direction = left + square / before.clamp(min=tiny) * direction
-        solution[block] = x
-    return solution
 
 
 def _ridge_blocks(matrix: Csr, table: Tensor, cells_of_row: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:

@@ -80,7 +80,6 @@ def test_weights_that_are_named() -> None:
     frame.assign(w=np.where(frame["sku"] == 501, 9.0, 1.0)).to_csv("log.csv", index=False)
     works("train popularity --data log.csv --weight w --out run")
     assert rows("recommend run --user 1000 -k 1 --keep-seen")[0]["sku"] == 501
-    assert "weight" in refused("train transitions --data log.csv --weight w --out other")
 
 
 def test_a_file_that_has_changed_or_is_gone() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from recgraph.encoders.graph import GCN, LightGCN, Propagation, SemanticAttention, mean
 from recgraph.graph.contexts import Layered
 from recgraph.sparse.csr import Csr
+from recgraph.sparse.products import presence
 from recgraph.sparse.ragged import Ragged
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -121,7 +122,7 @@ def dense(edges: Ragged, keep_mask: Tensor | None = None) -> Tensor:
 
 def connected(n_layers: int = 3, device: torch.device | None = None) -> LightGCN:
     encoder = LightGCN(N_USERS, N_ITEMS, n_layers).to(device)
-    encoder.connect(rows())
+    encoder.connect(presence(rows(), N_ITEMS))
     return encoder
 
 
@@ -179,5 +180,5 @@ def test_the_graph_is_part_of_the_state() -> None:
     torch.testing.assert_close(other(x), x / 4)
     other.load_state_dict(state)
     torch.testing.assert_close(other(x), encoder(x))
-    other.connect(Ragged.from_lists([[] for _ in range(N_USERS)]))
+    other.connect(presence(Ragged.from_lists([[] for _ in range(N_USERS)]), N_ITEMS))
     torch.testing.assert_close(other(x), x / 4)

@@ -25,7 +25,7 @@ onnxruntime: Any = pytest.importorskip("onnxruntime", reason="onnxruntime is not
 N_ITEMS, MAX_LEN = 40, SMALL["max_len"]
 QUICK = {"sasrec", "ease", "bprmf"}
 #: rank by sparse products, or by two stages, which no graph of a runtime has
-NO_EXPORT = {"gfcf", "transitions", "twostage"}
+NO_EXPORT = {"bspm", "gfcf", "transitions", "turbocf", "twostage"}
 
 
 def histories(n: int = 40) -> list[list[int]]:

@@ -18,7 +18,6 @@ from recgraph.sparse.products import (
     neighbours,
     presence,
     ridge_rows,
-    ridge_rows_cg,
 )
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.spmm import Backend, spmm
@@ -146,7 +145,6 @@ def test_rows_are_solved(cells: int, weighted: bool, device: torch.device, monke
     rows, table, ridge = _case(device)
     w = torch.rand(len(rows.values), dtype=torch.float64, device=device) if weighted else torch.ones_like(rows.values)
     matrix = Csr.from_coo(rows.rows, rows.values, w if weighted else None, shape=(25, 11))
-    start = torch.randn(25, 4, dtype=torch.float64, device=device)
     expected = torch.zeros(25, 4, dtype=torch.float64, device=device)
     for row, items in enumerate(rows.to_lists()):
         named = torch.zeros(11, dtype=torch.float64, device=device)
@@ -154,7 +152,6 @@ def test_rows_are_solved(cells: int, weighted: bool, device: torch.device, monke
         normal = table.T @ ((1 + 2.5 * named)[:, None] * table) + ridge[row] * torch.eye(4).to(table)
         expected[row] = torch.linalg.solve(normal, table.T @ ((named > 0) + 2.5 * named))
     torch.testing.assert_close(ridge_rows(matrix, table, 2.5, ridge), expected, rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(ridge_rows_cg(matrix, table, 2.5, ridge, start, 8), expected, rtol=1e-7, atol=1e-9)
 
 
 def test_a_type_that_is_too_narrow_is_left(device: torch.device) -> None:

@@ -1,9 +1,9 @@
-"""Graph filters of items, fitted in one step: GF-CF and Turbo-CF."""
+"""Graph filters of items, fitted in one step: GF-CF, BSPM and Turbo-CF."""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
@@ -15,14 +15,14 @@ from recgraph.config import Search
 from recgraph.data.batches import Query
 from recgraph.data.part import Part
 from recgraph.encoders.items import SizedByState
-from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space
-from recgraph.models.closed_form.neighbours import NeighbourModel, fit_rows
+from recgraph.models.base import ClosedFormModel, ModelConfig, Space
+from recgraph.models.closed_form.neighbours import fit_matrix
 from recgraph.rng import numpy_generator
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.operators import power
-from recgraph.sparse.products import compose, distinct, neighbours, presence
+from recgraph.sparse.operators import Chain, power
+from recgraph.sparse.products import compose, distinct, neighbours
 from recgraph.sparse.ragged import Ragged
-from recgraph.sparse.spmm import spmm
+from recgraph.sparse.spmm import Operator, spmm
 
 #: the shorter side of a matrix, and its cells, up to which all its singular vectors are computed, of a dense copy
 _DENSE, _DENSE_CELLS = 512, 1 << 23
@@ -32,39 +32,97 @@ _ZERO = 1e-7
 _SIGNALS = 256
 
 
-class _Filter(NamedTuple):
-    """``R~``, and ``D_I^-1/2`` and ``D_I^1/2`` [n_items, 1]."""
+class GraphFilter(SizedByState, ClosedFormModel):
+    """Base of filters of the signal that a history is on the graph of items, ``P = R~' R~``.
 
-    matrix: Csr
-    there: Tensor
-    back: Tensor
+    ``R~ = D_U^-alpha R D_I^(alpha - 1)``, R the [users, items] matrix of training, binary or of the roots of weights,
+    D_U the numbers of items, D_I the sums of weights: a user of weights 2 counts as two. P is never made: a signal is
+    taken to the users and back, so that memory is 12 bytes an interaction.
+
+    Attributes:
+        items: [nnz] int64, the distinct items of each training user, one after another.
+        offsets: [n_users + 1] int64, where the items of each user begin.
+        weights: [nnz] float32, the entries of R~.
+    """
+
+    reads_weights = True
+    reads_repeats = False
+    sized_by_state = ("items", "weights")
+    items: Tensor
+    offsets: Tensor
+    weights: Tensor
+
+    def _build(self, space: Space) -> None:
+        self.register_buffer("items", torch.zeros(0, dtype=torch.int64))
+        self.register_buffer("offsets", torch.zeros(space.n_users + 1, dtype=torch.int64))
+        self.register_buffer("weights", torch.zeros(0))
+
+    def keep(self, matrix: Csr) -> None:
+        """Set the matrix that the buffers hold."""
+        device = self.offsets.device
+        self.items, self.offsets = matrix.indices.to(device), matrix.indptr.to(device)
+        self.weights = matrix.values(torch.float32).to(device)
+        self.changed()
+
+    @property
+    def matrix(self) -> Csr:
+        """What the buffers hold."""
+        assert self.space is not None
+        return Csr(self.offsets, self.items, self.weights, (len(self.offsets) - 1, self.space.n_items))
+
+    def operator(self) -> Operator:
+        """P [scored items, items of a history]."""
+        matrix = self.matrix
+        return Chain((matrix.t(), matrix))
+
+    def propagate(self, signal: Tensor) -> Tensor:
+        """P of a signal [n_items, B]."""
+        return spmm(self.once("operator", self.operator), signal)
+
+    def filtered(self, history: Ragged, signal: Tensor) -> Tensor:
+        """[n_items, B]: what becomes of B histories of distinct items, of which ``signal`` has a 1 in each."""
+        raise TypeError(f"{type(self).__name__} must define filtered(history, signal)")
+
+    def score(self, query: Query) -> Tensor:
+        assert self.space is not None
+        n_items = self.space.n_items
+        history = distinct(query.history, n_items)
+        scores = self.weights.new_zeros(len(query), n_items)
+        for first in range(0, len(query), _SIGNALS):
+            some = history.take(torch.arange(first, min(first + _SIGNALS, len(query)), device=history.device))
+            signal = scores.new_zeros(n_items, some.n_rows)
+            signal[some.values, some.rows] = 1
+            scores[first : first + some.n_rows] = self.filtered(some, signal).T
+        return scores
 
 
-def _is_dense(shape: tuple[int, int], n_vectors: int) -> bool:
-    """Whether all singular vectors are computed: ARPACK finds fewer than the shorter side has."""
-    return min(shape) <= n_vectors or (min(shape) <= _DENSE and math.prod(shape) <= _DENSE_CELLS)
+def _normalised(matrix: Csr, alpha: float) -> tuple[Csr, Tensor]:
+    """R~ in float64, and D_I."""
+    matrix = matrix.with_weights(matrix.values(torch.float64))
+    of_users, of_items = matrix.degrees.to(torch.float64), matrix.t().row_sums()
+    roots = matrix.with_weights(matrix.values().sqrt())
+    return roots.scale(power(of_users, -alpha), power(of_items, alpha - 1)), of_items
+
+
+Factors = Annotated[
+    int,
+    Field(ge=0, description="rank of the ideal low-pass filter; 0: the linear filter alone"),
+    Search(choices=(64, 128, 256, 512)),
+]
+IdealWeight = Annotated[float, Field(ge=0, description="of the ideal filter beside the linear one"), Search(0.0, 1.0)]
 
 
 class GFCFConfig(ModelConfig):
-    n_factors: Annotated[
-        int,
-        Field(ge=0, description="rank of the ideal low-pass filter; 0: the linear filter alone"),
-        Search(choices=(64, 128, 256, 512)),
-    ] = 256
-    ideal_weight: Annotated[
-        float, Field(ge=0, description="alpha, of the ideal filter beside the linear one"), Search(0.0, 1.0)
-    ] = 0.3
+    n_factors: Factors = 256
+    ideal_weight: IdealWeight = 0.3
 
 
-class GFCF(SizedByState, ClosedFormModel):
+class GFCF(GraphFilter):
     """A linear and an ideal low-pass filter of the signal that a history is on the graph of items.
 
-    ``s = x (R~' R~ + alpha D_I^-1/2 V V' D_I^1/2)`` with ``R~ = D_U^-1/2 R D_I^-1/2``, R the binary [users, items]
-    matrix of training, D the degrees of users and items, V the ``n_factors`` first right singular vectors of R~ (those
-    of singular values above 0) and x a binary history.
-
-    ``R~' R~`` is never made: a history is taken to the users and back by two sparse products, so that the model keeps
-    the training matrix, V and nothing of items by items. Memory is 8 bytes an interaction and 4 ``n_factors`` an item.
+    ``s = x (P + alpha D_I^-1/2 V V' D_I^1/2)`` with ``P = R~' R~``, ``R~ = D_U^-1/2 R D_I^-1/2``, V the ``n_factors``
+    first right singular vectors of R~ (those of singular values above 0) and x a binary history. Memory is 12 bytes an
+    interaction and 4 ``n_factors`` an item.
 
     Source: Shen et al., How Powerful is Graph Convolution for Recommendation? (CIKM 2021), equations 10 to 12, and the
     published code for where D_I stands around V. Departures: none; V is computed in float64 on the host by ARPACK
@@ -72,186 +130,151 @@ class GFCF(SizedByState, ClosedFormModel):
     or ``n_factors`` is all of a side.
 
     Attributes:
-        items: [nnz] int64, the distinct items of each training user, one after another.
-        offsets: [n_users + 1] int64, where the items of each user begin.
+        degrees: [n_items] float32, D_I.
         factors: [n_items, K] float32, V; K is ``n_factors`` or the shorter side. Columns beyond the rank are 0.
     """
 
     Config = GFCFConfig
-    reads_repeats = False
-    sized_by_state = ("items",)
-    items: Tensor
-    offsets: Tensor
+    degrees: Tensor
     factors: Tensor
 
     def _build(self, space: Space) -> None:
+        super()._build(space)
         width = min(self.config.n_factors, space.n_users, space.n_items)
-        self.register_buffer("items", torch.zeros(0, dtype=torch.int64))
-        self.register_buffer("offsets", torch.zeros(space.n_users + 1, dtype=torch.int64))
+        self.register_buffer("degrees", torch.zeros(space.n_items))
         self.register_buffer("factors", torch.zeros(space.n_items, width))
 
     def fit(self, train: Part) -> Self:
-        device = self.factors.device
-        rows = fit_rows(self, train, train.items.device)  # scipy runs where the log is
-        self.items, self.offsets = rows.values.to(device), rows.offsets.to(device)
-        if self.factors.shape[1] and len(rows.values):
-            self.factors.copy_(self._singular(rows))
-        self.changed()
+        # scipy runs where the log is
+        matrix, degrees = _normalised(fit_matrix(self, train, train.items.device), 0.5)
+        self.keep(matrix)
+        self.degrees.copy_(degrees)
+        if self.factors.shape[1] and matrix.nnz:
+            self.factors.copy_(self._singular(matrix))
         return self
 
-    def _singular(self, rows: Ragged) -> Tensor:
+    def _singular(self, normalised: Csr) -> Tensor:
         """[n_items, K]: the right singular vectors of the normalised matrix, the greatest first."""
         from scipy.sparse.linalg import svds
 
-        matrix, width = self._normalised(rows.values, rows.offsets, torch.float64)[0].to_scipy(), self.factors.shape[1]
-        if _is_dense(matrix.shape, width):
+        matrix, width = normalised.to_scipy(), self.factors.shape[1]
+        # ARPACK finds fewer than the shorter side has
+        shorter = min(matrix.shape)
+        if shorter <= width or (shorter <= _DENSE and math.prod(matrix.shape) <= _DENSE_CELLS):
             _, values, found = np.linalg.svd(matrix.toarray(), full_matrices=False)
         else:
             assert self.seed is not None
-            start = numpy_generator(self.seed, "gf-cf").standard_normal(min(matrix.shape))
+            start = numpy_generator(self.seed, "gf-cf").standard_normal(shorter)
             _, values, found = svds(matrix, k=width, v0=start)
         order = np.argsort(-values, kind="stable")[:width]
         # a vector of singular value 0 is any one that is orthogonal to the histories
         vectors = found[order] * (values[order] > _ZERO)[:, None]
         return torch.from_numpy(np.ascontiguousarray(vectors.T))
 
-    def _normalised(self, items: Tensor, offsets: Tensor, dtype: torch.dtype) -> tuple[Csr, Tensor]:
-        """R~ [n_users, n_items], and D_I."""
-        assert self.space is not None
-        degrees = torch.bincount(items, minlength=self.space.n_items).to(dtype)
-        edges = Csr(offsets, items, None, (len(offsets) - 1, len(degrees)))
-        return edges.scale(power(torch.diff(offsets).to(dtype), -0.5), power(degrees, -0.5)), degrees
-
-    def _filter(self) -> _Filter:
-        matrix, degrees = self._normalised(self.items, self.offsets, self.factors.dtype)
-        return _Filter(matrix, power(degrees, -0.5)[:, None], power(degrees, 0.5)[:, None])
-
-    def score(self, query: Query) -> Tensor:
-        assert self.space is not None
-        n_items = self.space.n_items
-        history = distinct(query.history, n_items)
-        matrix, there, back = self.once("filter", self._filter)
-        scores = self.factors.new_zeros(len(query), n_items)
-        for first in range(0, len(query), _SIGNALS):
-            some = history.take(torch.arange(first, min(first + _SIGNALS, len(query)), device=history.device))
-            signal = scores.new_zeros(n_items, some.n_rows)
-            signal[some.values, some.rows] = 1
-            scores[first : first + some.n_rows] = spmm(matrix.t(), spmm(matrix, signal)).T
+    def filtered(self, history: Ragged, signal: Tensor) -> Tensor:
+        blurred = self.propagate(signal)
         if self.config.ideal_weight and self.factors.shape[1]:
-            table = self.factors * there
+            table = self.factors * power(self.degrees, -0.5)[:, None]
             vectors = F.embedding_bag(history.values, table, history.offsets, mode="sum", include_last_offset=True)
-            scores.addmm_(vectors, (self.factors * back).T, alpha=self.config.ideal_weight)
-        return scores
+            back = self.factors * power(self.degrees, 0.5)[:, None]
+            blurred.addmm_(back, vectors.T, alpha=self.config.ideal_weight)
+        return blurred
+
+
+class BSPMConfig(GFCFConfig):
+    n_factors: Factors = 448
+    ideal_weight: IdealWeight = 0.2
+    sharpening: Annotated[
+        float, Field(ge=0, description="T, the time for which the blurred signal is sharpened"), Search(0.0, 3.0)
+    ] = 2.5
+
+
+class BSPM(GFCF):
+    """A blurring and a sharpening process: GF-CF's filters, then the way back along the heat equation.
+
+    The signal s of :class:`GFCF` is sharpened by ``dr/dt = -r P`` from ``r(0) = s`` to ``r(T)``, in one step of
+    Runge-Kutta: ``r(T) = s (I - T P + T^2 P^2 / 2 - T^3 P^3 / 6 + T^4 P^4 / 24)``, four products more.
+
+    Source: Choi et al., Blurring-Sharpening Process Models for Collaborative Filtering (SIGIR 2023), sections 3.2 and
+    3.3, and the published code: BSPM-EM, where the ideal filter is merged before the sharpening, with its factors,
+    weight and time for Gowalla. Departures: as of :class:`GFCF`, and no other solver nor several steps.
+    """
+
+    Config = BSPMConfig
+
+    def filtered(self, history: Ragged, signal: Tensor) -> Tensor:
+        sharp = term = super().filtered(history, signal)
+        for order in range(1, 5):
+            term = self.propagate(term) * (-self.config.sharpening / order)
+            sharp = sharp + term
+        return sharp
 
 
 class TurboCFConfig(ModelConfig):
-    k: Annotated[
-        int | None,
-        Field(ge=1, description="entries of the graph that are kept of each item; none: all"),
-        Search(low=10, high=1000, log=True),
-    ] = 200
     user_power: Annotated[
         float,
         Field(ge=0, le=1, description="alpha: of users' degrees; items' have 1 - alpha"),
         Search(choices=(0.4, 0.5, 0.6, 0.7)),
-    ] = 0.5
-    power: Annotated[
-        float, Field(gt=0, description="s, the exponent of each entry of the graph of items"), Search(0.5, 1.5)
-    ] = 1.0
+    ] = 0.6
     filter: Annotated[
         Literal["linear", "second", "third"],
         Field(description="low-pass filter: P, 2 P - P^2, or P + 0.01 (-P^3 + 10 P^2 - 29 P)"),
         Search(choices=("linear", "second", "third")),
-    ] = "linear"
+    ] = "second"
+    power: Annotated[
+        float, Field(gt=0, description="s, the exponent of each entry of the graph of items"), Search(0.5, 1.5)
+    ] = 1.0
+    k: Annotated[int | None, Field(ge=1, description="entries of the graph that are kept of each item; none: all")] = (
+        None
+    )
 
 
 #: filter -> its coefficients of P, P^2 and P^3
 _POLYNOMIALS = {"linear": (1.0,), "second": (2.0, -1.0), "third": (0.71, 0.1, -0.01)}
 
 
-class TurboCF(SizedByState, NeighbourModel):
-    """A polynomial low-pass filter of a history on the graph of items, without factors.
+class TurboCF(GraphFilter):
+    """A polynomial low-pass filter of a history on the graph of items, without singular vectors.
 
-    ``P = (R~' R~) ** s`` entry by entry, with ``R~ = D_U^-alpha R D_I^(alpha - 1)``, R the binary [users, items] matrix
-    of training; scores are ``x P``, ``x (2 P - P^2)`` or ``x (P + 0.01 (-P^3 + 10 P^2 - 29 P))`` for a binary history
-    x. Powers of P are applied one after another to a history and never made.
+    ``P = (R~' R~) ** s`` entry by entry, with ``R~ = D_U^-alpha R D_I^(alpha - 1)``; scores are ``x P``,
+    ``x (2 P - P^2)`` or ``x (P + 0.01 (-P^3 + 10 P^2 - 29 P))`` for a binary history x. Powers of P are applied one
+    after another to a history and never made. P itself is made where s is not 1 alone: 12 bytes for each pair of items
+    that a user has both of.
 
     Source: Park, Shin and Shin, Turbo-CF: Matrix Decomposition-Free Graph Filtering for Fast Recommendation (SIGIR
-    2024), equations 5 to 9. Departure: of each item the ``k`` greatest entries of P are kept (12 bytes each), itself
-    among them, where the paper holds items by items. With ``k=None`` it is the paper's, and P is held sparse: 12 bytes
-    for each pair of items that a user has both of.
-
-    Attributes:
-        neighbours, similarities: as in :class:`NeighbourModel`; of all entries [nnz], those of one item after another.
-        offsets: [n_items + 1] int64, where those of each item begin; of all entries alone.
+    2024), equations 5 to 9, with the settings for Yelp2018. Departure: P by two sparse products, exactly, where the
+    paper holds items by items; with ``k`` the greatest entries of each scored item alone are kept, itself among them.
     """
 
     Config = TurboCFConfig
-    reads_weights = False
-    sized_by_state = ("neighbours", "similarities")
-    offsets: Tensor | None
+
+    @property
+    def is_made(self) -> bool:
+        """Whether P is made: then the buffers hold it, and no R~."""
+        return self.config.power != 1 or self.config.k is not None
 
     def _build(self, space: Space) -> None:
-        if self.config.k is not None:
-            super()._build(space)
-        else:
-            self.register_buffer("neighbours", torch.zeros(0, dtype=torch.int64))
-            self.register_buffer("similarities", torch.zeros(0))
-        offsets = torch.zeros(space.n_items + 1, dtype=torch.int64)
-        self.register_buffer("offsets", offsets if self.config.k is None else None)
+        super()._build(Space(n_users=space.n_items, n_items=space.n_items) if self.is_made else space)
 
     def fit(self, train: Part) -> Self:
-        rows = fit_rows(self, train, self.neighbours.device)
-        alpha = self.config.user_power
-        weights = rows.lengths.to(torch.float64).clamp(min=1).pow(-2 * alpha)
-        if self.offsets is None:
-            index, entries = neighbours(
-                presence(rows, train.n_items, weights),
-                self.neighbours.shape[1],
-                norm_power=1 - alpha,
-                with_itself=True,
-            )
-            self.neighbours.copy_(index)
-            self.similarities.copy_(torch.where(entries > 0, entries.pow(self.config.power), 0))
-        else:
-            edges = Csr(rows.offsets, rows.values, None, (rows.n_rows, train.n_items))
-            degrees = torch.bincount(rows.values, minlength=train.n_items).to(torch.float64)
-            of_items = power(degrees, alpha - 1)
-            graph = compose(edges.scale(weights, of_items).t(), edges, dtype=torch.float64).scale(None, of_items)
-            self.offsets, self.neighbours = graph.indptr, graph.indices
-            self.similarities = graph.values(torch.float64).pow(self.config.power).to(torch.float32)
-        self.changed()
+        config, n_items = self.config, train.n_items
+        matrix = _normalised(fit_matrix(self, train, self.offsets.device), config.user_power)[0]
+        if config.k is not None:  # neighbours() reads the roots of weights
+            squares, norms = matrix.with_weights(matrix.values() ** 2), matrix.values().new_ones(n_items)
+            index, entries = neighbours(squares, min(config.k, n_items), norms=norms, with_itself=True)
+            kept = entries > 0
+            matrix = Csr.from_coo(kept.nonzero()[:, 0], index[kept], entries[kept], shape=(n_items, n_items))
+        elif self.is_made:
+            matrix = compose(matrix.t(), matrix)
+        self.keep(matrix.with_weights(matrix.values() ** config.power) if self.is_made else matrix)
         return self
 
-    def score(self, query: Query) -> Tensor:
-        first, *higher = _POLYNOMIALS[self.config.filter]
-        assert self.space is not None
-        n_items = self.space.n_items
-        history = distinct(query.history, n_items)
-        # a history has few items, whatever the catalogue; what it leads to is dense
-        known = Csr(history.offsets, history.values, None, (len(query), n_items))
-        matrix = self.once("matrix", self._matrix)
-        signal = compose(known, matrix).to_dense().T
-        scores = first * signal
-        for coefficient in higher:
-            signal = self._filtered(matrix, signal)
-            scores.add_(signal, alpha=coefficient)
-        return scores.T
+    def operator(self) -> Operator:
+        return self.matrix if self.is_made else super().operator()
 
-    def _filtered(self, matrix: Csr, signal: Tensor) -> Tensor:
-        """P' of a signal [n_items, B]."""
-        if self.offsets is not None:  # P is symmetric
-            return spmm(matrix, signal)
-        return F.embedding_bag(self.neighbours, signal, per_sample_weights=self.similarities, mode="sum")
-
-    def _matrix(self) -> Csr:
-        """P [items of a history, scored items]."""
-        if self.offsets is not None:
-            n_items = len(self.offsets) - 1
-            return Csr(self.offsets, self.neighbours, self.similarities, (n_items, n_items))
-        kept = self.similarities > 0
-        entries = (self.neighbours[kept], kept.nonzero()[:, 0], self.similarities[kept])
-        return Csr.from_coo(*entries, shape=(len(kept), len(kept)))
-
-    def padded_form(self) -> PaddedForm | None:
-        return super().padded_form() if self.config.filter == "linear" and self.offsets is None else None
+    def filtered(self, history: Ragged, signal: Tensor) -> Tensor:
+        total = torch.zeros_like(signal)
+        for coefficient in _POLYNOMIALS[self.config.filter]:
+            signal = self.propagate(signal)
+            total.add_(signal, alpha=coefficient)
+        return total

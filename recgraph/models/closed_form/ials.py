@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 import torch
 from pydantic import Field
@@ -15,7 +15,7 @@ from recgraph.models.base import ClosedFormModel, ModelConfig, Space
 from recgraph.models.closed_form.neighbours import fit_matrix
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.products import distinct, presence, ridge_rows, ridge_rows_cg
+from recgraph.sparse.products import distinct, presence, ridge_rows
 
 
 class IALSConfig(ModelConfig):
@@ -39,11 +39,6 @@ class IALSConfig(ModelConfig):
     init_std: Annotated[
         float, Field(gt=0, description="of the first item vectors' entries, times the root of their width")
     ] = 0.1
-    solver: Annotated[
-        Literal["cholesky", "cg"],
-        Field(description="exact half-steps, or cg_steps conjugate gradient steps from the last vectors"),
-    ] = "cholesky"
-    cg_steps: Annotated[int, Field(ge=1, description="of solver 'cg'")] = 3
 
 
 class IALS(ClosedFormModel):
@@ -88,10 +83,9 @@ class IALS(ClosedFormModel):
         self.mean_scale.copy_(torch.cat([of_users[known], of_items]).mean())
         ridge_u, ridge_i = (config.l2 * scale / self.mean_scale for scale in (of_users, of_items))
         y = self._start()
-        x = y.new_zeros(train.n_users, config.hidden_dim)
         for _ in range(config.n_iterations):
-            x = self._half_step(users, y, ridge_u, x)
-            y = self._half_step(items, x, ridge_i, y)
+            x = ridge_rows(users, y, config.confidence, ridge_u)
+            y = ridge_rows(items, x, config.confidence, ridge_i)
         self.item_vectors.copy_(y)
         return self
 
@@ -107,11 +101,6 @@ class IALS(ClosedFormModel):
         total = n_columns + self.config.confidence * rows.row_sums().to(self.item_vectors.dtype)
         scale: Tensor = total.pow(self.config.frequency_power)
         return scale
-
-    def _half_step(self, rows: Csr, table: Tensor, ridge: Tensor, last: Tensor) -> Tensor:
-        if self.config.solver == "cg":
-            return ridge_rows_cg(rows, table, self.config.confidence, ridge, last, self.config.cg_steps)
-        return ridge_rows(rows, table, self.config.confidence, ridge)
 
     def encode_users(self, query: Query) -> Tensor:
         n_items = len(self.item_vectors)

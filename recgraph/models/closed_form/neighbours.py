@@ -1,4 +1,4 @@
-"""Popularity, and models in which an item is scored by its neighbours in the history: ItemKNN and the base of SLIM."""
+"""Popularity, and models in which an item is scored by its neighbours in the history: ItemKNN, RP3beta, SLIM's base."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from recgraph.data.part import Part
 from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space
 from recgraph.models.reading import Reading
 from recgraph.sparse.csr import Csr
+from recgraph.sparse.operators import power
 from recgraph.sparse.products import neighbours
-from recgraph.sparse.ragged import Ragged
 
 
 class Popularity(ClosedFormModel):
@@ -148,6 +148,33 @@ class ItemKNN(NeighbourModel):
         return self
 
 
+class RP3betaConfig(NeighbourConfig):
+    alpha: Annotated[float, Field(ge=0, description="exponent of a step's probability"), Search(0.0, 2.0)] = 1.0
+    beta: Annotated[float, Field(ge=0, description="exponent of an item's users, a divisor"), Search(0.0, 1.0)] = 0.3
+
+
+class RP3beta(NeighbourModel):
+    """Random walks of three steps, ``s_j = sum_i sum_v (p_iv p_vj)^alpha / n_j^beta``.
+
+    Over the items i other than j of the history and all users v, p the weight of an interaction by the sum n of its
+    item, or of its user. Source: Paudel et al., Updatable, Accurate, Diverse, and Scalable Recommendations for
+    Interactive Applications (TiiS 2017). Departure: kept are ``k`` items i of each j, not of each i its items j.
+    """
+
+    Config = RP3betaConfig
+
+    def fit(self, train: Part) -> Self:
+        matrix, alpha = fit_matrix(self, train, self.neighbours.device), self.config.alpha
+        matrix = matrix.with_weights(matrix.values(torch.float64))
+        of_items, beta = matrix.t().row_sums(), self.config.beta
+        # neighbours() reads the roots of weights
+        steps = matrix.with_weights(matrix.values() ** (2 * alpha)).scale(power(matrix.row_sums(), -alpha))
+        index, walks = neighbours(steps, self.neighbours.shape[1], norms=of_items**beta)
+        self.neighbours.copy_(index)
+        self.similarities.copy_(walks * power(of_items, beta - alpha)[index])
+        return self
+
+
 def check_room(name: str, n_bytes: int) -> None:
     """Refuse a table of so many bytes where this machine has not as many free.
 
@@ -174,9 +201,3 @@ def fit_matrix(model: ClosedFormModel, train: Part, device: torch.device) -> Csr
             "build a new model for this data set"
         )
     return train.matrix(device)
-
-
-def fit_rows(model: ClosedFormModel, train: Part, device: torch.device) -> Ragged:
-    """The rows of :func:`fit_matrix`, without weights."""
-    matrix = fit_matrix(model, train, device)
-    return Ragged(matrix.indices, matrix.indptr)

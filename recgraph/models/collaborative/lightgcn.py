@@ -82,19 +82,12 @@ class UltraGCNConfig(CollaborativeConfig):
     loss: Annotated[PartConfig, part("loss"), Field(description="of weighted pairs: bce or ccl")] = losses.BCE(
         n_negatives=50, negative_weight=30.0
     )
-    positive_weights: Annotated[
-        tuple[float, float], Field(description="(w1, w2): a chosen item i of user u counts w1 + w2 b_ui")
-    ] = (1e-6, 1.0)
-    negative_weights: Annotated[
-        tuple[float, float], Field(description="(w3, w4): a negative j of user u counts w3 + w4 b_uj")
-    ] = (1e-6, 1.0)
     neighbour_weight: Annotated[
         float,
         Field(ge=0, description="lambda, weight of the term of an item's neighbours"),
         Search(1e-5, 10.0, log=True),
     ] = 1e-3
     n_neighbours: Annotated[int, Field(ge=1, description="K, neighbours of each item"), Search(5, 50)] = 10
-    with_itself: Annotated[bool, Field(description="whether an item may be its own neighbour, as in the code")] = True
 
 
 class UltraGCN(BPRMF):
@@ -102,7 +95,7 @@ class UltraGCN(BPRMF):
 
     With ``b_ui = sqrt(d_u + 1) / (d_u sqrt(d_i + 1))`` and s the inner products, the mean over samples (u, i) of
 
-        ``(w1 + w2 b_ui) softplus(-s_ui) + W mean_j (w3 + w4 b_uj) softplus(s_uj)``
+        ``(1e-6 + b_ui) softplus(-s_ui) + W mean_j (1e-6 + b_uj) softplus(s_uj)``
 
     over their negatives j (term ``rec``), plus lambda times that of ``sum_k w_ik softplus(-s_uk)`` over the K nearest
     items k of i (term ``neighbours``, see :func:`neighbours_of`), plus ``l2``. Published for Gowalla: 1,500 negatives,
@@ -110,11 +103,11 @@ class UltraGCN(BPRMF):
     and all users have one list. A learning rate of .02 leaves it within a thousand steps, one of .003 takes thousands.
 
     Source: Mao et al., UltraGCN: Ultra Simplification of Graph Convolutional Networks for Recommendation (CIKM 2021),
-    equations 8 to 14; the weights of neighbours are those of the published code (``with_itself``; the paper subtracts
-    an item's own count from g_i in the divisor). Departures: terms are means over samples where the authors have sums;
-    ``l2`` is of the vectors of a batch's samples; negatives are never the user's own items unless ``exclude_own=False``
-    (published), and one that is the sample's item counts 0; the table starts by Xavier unless ``init_std`` is given
-    (published: 1e-4).
+    equations 8 to 14; the weights of neighbours are those of the published code, where an item may be its own (the
+    paper subtracts an item's own count from g_i in the divisor). Departures: terms are means over samples where the
+    authors have sums; ``l2`` is of the vectors of a batch's samples; negatives are never the user's own items unless
+    ``exclude_own=False`` (published), and one that is the sample's item counts 0; the table starts by Xavier unless
+    ``init_std`` is given (published: 1e-4).
     """
 
     Config: ClassVar[type[ModelConfig]] = UltraGCNConfig
@@ -131,17 +124,16 @@ class UltraGCN(BPRMF):
     def setup(self, train: Part) -> None:
         super().setup(train)
         config, like, rows = self.config, self.embedding.weight.detach(), train.items.to(self.embedding.weight.device)
-        near = neighbours_of(rows, train.n_items, config.n_neighbours, like, config.with_itself)
+        near = neighbours_of(rows, train.n_items, config.n_neighbours, like)
         made = *degrees_of(rows, train.n_items, like), *near
         # of the training part alone: whoever resumes a run makes them again
         for name, value in zip(("user_degrees", "item_degrees", "neighbours", "neighbour_weights"), made, strict=True):
             self.register_buffer(name, value, persistent=False)
 
     def pair_weights(self, batch: PairBatch) -> PairWeights:
-        (w1, w2), (w3, w4) = self.config.positive_weights, self.config.negative_weights
         of_users, of_items = self.user_degrees[batch.users], self.item_degrees
         of_drawn = of_users[:, None] * batch.of_samples(of_items[batch.negatives])
-        found = PairWeights(w1 + w2 * (of_users * of_items[batch.items]), w3 + w4 * of_drawn)
+        found = PairWeights(1e-6 + of_users * of_items[batch.items], 1e-6 + of_drawn)
         own = super().pair_weights(batch)
         return found if own is None else PairWeights(found.positive * own.positive, found.negative * own.negative)
 
@@ -168,21 +160,16 @@ def degrees_of(rows: Ragged, n_items: int, like: Tensor) -> tuple[Tensor, Tensor
     return of_users.to(like), (d_i + 1).rsqrt().to(like)
 
 
-def neighbours_of(rows: Ragged, n_items: int, k: int, like: Tensor, with_itself: bool = True) -> tuple[Tensor, Tensor]:
+def neighbours_of(rows: Ragged, n_items: int, k: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """The k items j with the greatest ``w_ij = C_ij sqrt(g_i + 1) / (g_i sqrt(g_j + 1))`` of each item i, [n_items, K]
     int64, and w, [n_items, K], the greatest first, 0 in unused places.
 
-    C counts the users who have both items, C_ii those of item i, and g are the sums of its rows.
-
-    Args:
-        rows: the items of each user; repeats do not count.
-        n_items: the number of items.
-        with_itself: whether the diagonal of C counts, so that an item may be its own neighbour; else it is 0.
+    C counts the users who have both items, C_ii those of item i, and g are the sums of its rows. ``rows`` are the items
+    of each user; repeats do not count.
     """
     once, k = distinct(rows, n_items), min(k, n_items)
-    others = (once.lengths - (0 if with_itself else 1)).to(torch.float64)
-    sums = torch.bincount(once.values, others[once.rows], minlength=n_items)
-    found, weights = neighbours(presence(once, n_items), k, norms=(sums + 1).sqrt(), with_itself=with_itself)
+    sums = torch.bincount(once.values, once.lengths[once.rows].to(torch.float64), minlength=n_items)
+    found, weights = neighbours(presence(once, n_items), k, norms=(sums + 1).sqrt(), with_itself=True)
     # (g_i + 1) / g_i does not alter the order in a row
     factor = torch.where(sums > 0, (sums + 1) / sums.clamp(min=1), 0)
     return found, (weights * factor[:, None]).to(like)

@@ -14,7 +14,7 @@ from recgraph.data.batches import Query, SequenceBatch
 from recgraph.data.part import Part
 from recgraph.encoders.graph import transitions
 from recgraph.models.base import Space
-from recgraph.models.closed_form.transitions import Transitions, TransitionsConfig
+from recgraph.models.closed_form.transitions import Backward, HistoryPower, ItemPower, Transitions, TransitionsConfig
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.ragged import consecutive
 
@@ -25,6 +25,10 @@ _DENSE = 1 << 24
 class Prior(TransitionsConfig):
     """The table of transitions of a prior, and how much it counts."""
 
+    # its trainings on the boards have these
+    backward: Backward = 0.5
+    history_power: HistoryPower = 0.0
+    item_power: ItemPower = 0.5
     weight: Annotated[
         float, Field(ge=0, description="lambda, of the logarithm of transitions"), Search(0.0, 1.0, step=0.1)
     ] = 0.3
@@ -94,7 +98,8 @@ class OfBatch:
         distinct, local = torch.unique(whole.rows * n_items + whole.values, return_inverse=True)
         own = transitions(whole.with_values(local), len(distinct), config.window, config.backward)
         self.own_items, of_place = distinct % n_items, of_row[sequences.rows] * n_items
-        self.own = own.to(dtype=torch.float32).scale(None, prior.table.norms.to(device)[self.own_items])
+        scales = (scale.to(device)[self.own_items] for scale in prior.table.scales)
+        self.own = own.to(dtype=torch.float32).scale(*scales)
         self.own_places = torch.searchsorted(distinct, of_place + self.items)
         self.own_targets = torch.searchsorted(distinct, of_place[self.places] + self.targets)
 
