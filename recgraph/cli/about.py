@@ -123,11 +123,14 @@ def models(
     model = registry.load("model", name)
     note(_first_line(model))
     parts = {"model": model.Config, **(parts_of(model) if whole else {})}
-    _show_settings([row for part, config in parts.items() for row in _settings(part, config, whole)], form)
+    rows = [row for part, config in parts.items() for row in _settings(part, config, whole)]
+    _show_settings(rows if whole else rows[:_SCREEN], form)
     if not whole:
-        note(f"those of its parts and of training (learning_rate, max_epochs, ...): recgraph models {name} --all")
+        note(f"all, those of its parts and of training (learning_rate, max_epochs, ...): recgraph models {name} --all")
 
 
+#: settings of a model that stand on a screen
+_SCREEN = 20
 #: how `recgraph update` takes in a new log
 _UPDATES = {"training": "trained on", "fitting": "fitted again", None: "no"}
 

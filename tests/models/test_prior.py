@@ -19,7 +19,9 @@ from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 
 N_ITEMS = 12
-PRIOR = Prior(window=3, backward=0.5, item_power=0.5, decay=0.6, eps=0.01, weight=0.4)
+PRIOR = Prior(
+    window=3, backward=0.5, history_power=0.0, item_power=0.5, decay=0.6, eps=0.01, weight=0.4, in_training=True
+)
 
 
 def random_part(n_users: int = 30, longest: int = 15) -> Part:

@@ -23,28 +23,23 @@ from recgraph.sparse.products import compose
 _EPSILON = 2.0**-24
 
 
-Backward = Annotated[
-    float, Field(ge=0, description="weight of the way back, from an item to those before it"), Search(0.0, 1.0)
-]
-HistoryPower = Annotated[
-    float,
-    Field(ge=0, le=1, description="of an item's sum of weights, by which what it leads to is divided"),
-    Search(0.0, 1.0),
-]
-ItemPower = Annotated[
-    float,
-    Field(ge=0, le=1, description="of an item's sum of weights, by which what leads to it is divided"),
-    Search(0.0, 1.0),
-]
-
-
 class TransitionsConfig(ModelConfig):
     window: Annotated[
         int, Field(ge=1, description="steps of a history between an item and those that follow it"), Search(1, 20)
     ] = 10
-    backward: Backward = 0.25
-    history_power: HistoryPower = 0.5
-    item_power: ItemPower = 0.3
+    backward: Annotated[
+        float, Field(ge=0, description="weight of the way back, from an item to those before it"), Search(0.0, 1.0)
+    ] = 0.25
+    history_power: Annotated[
+        float,
+        Field(ge=0, le=1, description="of an item's sum of weights, by which what it leads to is divided"),
+        Search(0.0, 1.0),
+    ] = 0.5
+    item_power: Annotated[
+        float,
+        Field(ge=0, le=1, description="of an item's sum of weights, by which what leads to it is divided"),
+        Search(0.0, 1.0),
+    ] = 0.3
     decay: Annotated[
         float,
         Field(gt=0, le=1, description="of the weight of an item of the history for each later one"),

@@ -127,8 +127,9 @@ class SequenceModel(TrainableModel):
             # a gap never seen in training adds nothing, as an unknown one
             self.gap_embedding = nn.Embedding(2 * N_GAPS - 1, config.hidden_dim, padding_idx=0)
             nn.init.zeros_(self.gap_embedding.weight)
-        if config.prior is not None and (regime == "cloze" or not isinstance(self.loss, SoftmaxLoss)):
-            raise ConfigError("prior: it is of what comes next, in a softmax; give loss = 'full_softmax', or no prior")
+        is_trained = config.prior is not None and config.prior.in_training
+        if is_trained and (regime == "cloze" or not isinstance(self.loss, SoftmaxLoss)):
+            raise ConfigError("prior.in_training: it is of next items in a softmax; give loss = 'full_softmax'")
         self.prior = None if config.prior is None else TransitionPrior(config.prior, space)
         self.reads_times = config.time_gaps or self.encoder.reads_times
         is_made = self.item_tower is not None or self.item_graph is not None
@@ -234,7 +235,7 @@ class SequenceModel(TrainableModel):
             else:
                 drawn = drawn[batch.target_places()]
             loss: Tensor = self.loss.against(drawn, states, targets, table, bounds, dropout, **given)
-        elif self.prior is not None:
+        elif self.prior is not None and self.config.prior.in_training:
             tower = self.item_tower
             candidates = tower.candidates if tower is not None and len(tower.candidates) else None
             loss = self.loss(states, targets, table, generator, prior=OfBatch(self.prior, batch, candidates), **given)

@@ -14,7 +14,7 @@ from recgraph.data.batches import Query, SequenceBatch
 from recgraph.data.part import Part
 from recgraph.encoders.graph import transitions
 from recgraph.models.base import Space
-from recgraph.models.closed_form.transitions import Backward, HistoryPower, ItemPower, Transitions, TransitionsConfig
+from recgraph.models.closed_form.transitions import Transitions, TransitionsConfig
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.ragged import consecutive
 
@@ -25,14 +25,11 @@ _DENSE = 1 << 24
 class Prior(TransitionsConfig):
     """The table of transitions of a prior, and how much it counts."""
 
-    # its trainings on the boards have these
-    backward: Backward = 0.5
-    history_power: HistoryPower = 0.0
-    item_power: ItemPower = 0.5
     weight: Annotated[
         float, Field(ge=0, description="lambda, of the logarithm of transitions"), Search(0.0, 1.0, step=0.1)
-    ] = 0.3
-    learned: Annotated[bool, Field(description="whether lambda is learned, from weight on")] = True
+    ] = 0.6
+    in_training: Annotated[bool, Field(description="whether the loss has it too; else the ranking alone")] = False
+    learned: Annotated[bool, Field(description="with in_training: whether lambda is learned, from weight on")] = True
     eps: Annotated[float, Field(gt=0, description="added to the transitions; one that was never seen has it")] = 1e-3
 
 
@@ -40,8 +37,9 @@ class TransitionPrior(nn.Module):
     """``lambda log(1 + t_j / eps)``, added to the score of each item j: of no effect where no transition leads there.
 
     t are the scores of :class:`recgraph.models.closed_form.transitions.Transitions`; in a softmax it is
-    ``lambda log(eps + t_j)``. In training the sample's own user's transitions are taken off the table: it would hold
-    the answer, and be trusted too much. Source: ours.
+    ``lambda log(eps + t_j)``. With ``in_training`` the loss has it, too, and the sample's own user's transitions are
+    taken off the table there: it would hold the answer, and be trusted too much. On the valid part of Amazon Beauty
+    the ranking alone is better, as a model that learns beside the table leaves to it what both know. Source: ours.
 
     Attributes:
         weight: lambda, a scalar.
@@ -52,7 +50,7 @@ class TransitionPrior(nn.Module):
         self.config = config
         fields = TransitionsConfig.model_fields
         self.table = Transitions(**{name: getattr(config, name) for name in fields}).build(space)
-        self.weight = nn.Parameter(torch.tensor(config.weight), requires_grad=config.learned)
+        self.weight = nn.Parameter(torch.tensor(config.weight), requires_grad=config.in_training and config.learned)
 
     def setup(self, train: Part) -> None:
         self.users = train.items
