@@ -29,6 +29,7 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "popularity split=ratio split_options.order=time split_options.test=0.2",
             "itemknn k=20",
             "itemknn k=20 normalise=true",
+            "rp3beta k=20",
             "ease",
             "ease split=users split_seed=3",
             "slim k=20",

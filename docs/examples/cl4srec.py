@@ -17,7 +17,7 @@ from recgraph.losses.softmax import FullSoftmax
 from recgraph.rng import Generators, seeded_init
 from recgraph.sparse.ragged import Ragged
 
-DIM, MAX_LEN, WEIGHT = 32, 12, 0.1
+DIM, MAX_LEN, WEIGHT = 32, 12, 0.02
 
 
 class Recommender(nn.Module):

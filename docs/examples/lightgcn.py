@@ -13,7 +13,6 @@ import recgraph as rg
 from recgraph.data.batches import PairBatches, Query
 from recgraph.encoders.graph import LightGCN as Propagation
 from recgraph.rng import Generators, seeded_init
-from recgraph.sparse.products import distinct
 
 DIM, L2 = 32, 1e-4
 
@@ -47,7 +46,7 @@ def main(epochs: int = 20, seed: int = 0) -> tuple[list[float], float]:
     split, generators = rg.load_dataset("synthetic").split("leave-one-out"), Generators(seed)
     with seeded_init(seed):
         model = LightGCN(split.n_users, split.n_items)
-    model.propagate.connect(distinct(split.train.items, split.n_items))
+    model.propagate.connect(split.train.matrix())
     # every interaction is a sample, with an item that its user has not chosen
     batches = PairBatches(split.train, 4096, generators, n_negatives=1)
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-2, fused=True)

@@ -20,7 +20,6 @@ from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
 from recgraph.rng import Generators, derive, dropout, seeded_init
 from recgraph.sparse.operators import normalise
-from recgraph.sparse.products import distinct
 from recgraph.sparse.spmm import spmm
 
 DIM, L2, TAU, INFO, PROTO = 32, 1e-4, 0.2, 0.02, 0.1
@@ -42,7 +41,7 @@ class MEOWRec(nn.Module):
         known = torch.cat([train.items.lengths, train.item_counts()]) > 0  # others have no vector that was learned
         self.register_buffer("known", known[:, None].float())
         self.propagate, drop = LightGCN(*self.sizes, n_layers=3), EdgeDrop(ratio=0.3)
-        self.propagate.connect(distinct(train.items, train.n_items))
+        self.propagate.connect(train.matrix())
         self.paths, self.weights = [], nn.ModuleList(ViewWeights(2) for _ in PATHS)
         for name in PATHS.values():
             path = MetaPath(name, top_k=20, normalisation="symmetric")

@@ -33,7 +33,7 @@ class TwoStage(Scorer):
     def __init__(self, train: Part) -> None:
         # the last item of each user is held out of what the models are fitted to that give the examples
         inner, cases = last_held_out(train)
-        self.models, self.features = fitted(inner), Features(train.n_users, train.n_items).fit(inner)
+        self.models, self.features = fitted(inner), Features(train.n_items).fit(inner)
         query = Query(cases.users, cases.history, cases.times)
         found, _ = self.candidates(query)
         chosen = torch.isin(found.keys, cases.truth.rows * cases.n_items + cases.truth.values)
@@ -44,7 +44,7 @@ class TwoStage(Scorer):
         self.ranker = BoostedTrees()
         self.ranker.fit(self.columns(found, query)[teaches], chosen[teaches].float(), groups[groups > 0])
         # what ranks knows all of the training part
-        self.models, self.features = fitted(train), Features(train.n_users, train.n_items).fit(train)
+        self.models, self.features = fitted(train), Features(train.n_items).fit(train)
 
     def candidates(self, query: Query) -> tuple[Found, Tensor]:
         """The best items of each model for each user, and the scores of the first model."""

@@ -14,7 +14,6 @@ from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batches import PairBatches, Query
 from recgraph.encoders.graph import LightGCN
 from recgraph.rng import Generators, seeded_init
-from recgraph.sparse.products import distinct
 
 DIM, L2, NOISE, WEIGHT, TAU = 32, 1e-4, 0.2, 0.02, 0.15
 
@@ -53,7 +52,7 @@ def main(epochs: int = 20, seed: int = 0) -> tuple[list[float], float]:
     split, generators = rg.load_dataset("synthetic").split("leave-one-out"), Generators(seed)
     with seeded_init(seed):
         model = XSimGCL(split.n_users, split.n_items)
-    model.encoder.connect(distinct(split.train.items, split.n_items))
+    model.encoder.connect(split.train.matrix())
     # every interaction is a sample, with an item that its user has not chosen
     batches = PairBatches(split.train, 4096, generators, n_negatives=1)
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-2, fused=True)

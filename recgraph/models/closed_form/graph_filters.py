@@ -107,7 +107,7 @@ def _normalised(matrix: Csr, alpha: float) -> tuple[Csr, Tensor]:
 Factors = Annotated[
     int,
     Field(ge=0, description="rank of the ideal low-pass filter; 0: the linear filter alone"),
-    Search(choices=(64, 128, 256, 512)),
+    Search(choices=(64, 128, 256, 448, 512)),
 ]
 IdealWeight = Annotated[float, Field(ge=0, description="of the ideal filter beside the linear one"), Search(0.0, 1.0)]
 

@@ -59,6 +59,9 @@ class Transitions(SizedByState, ClosedFormModel):
     The item-to-item table that sequence models are compared with: with ``window=1, backward=0, decay`` near 0 it is a
     Markov chain of the first order. Memory is 12 bytes for each pair of items that stand within a window.
 
+    Source: ours, after the sequential rules of Ludewig and Jannach, Evaluation of Session-based Recommendation
+    Algorithms (UMUAI 2018), section 3.1. Departures: the way back, the powers, and all of the history.
+
     Attributes:
         offsets, items, weights: [n_items + 1], [nnz] int64 and [nnz] float32, the rows of T one after another.
     """
