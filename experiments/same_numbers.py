@@ -307,7 +307,8 @@ def machine() -> dict[str, str]:
 
 def write(path: Path, outcomes: Mapping[str, Outcome]) -> None:
     """Keep fingerprints: a case a line."""
-    cases = ",\n".join(f"{json.dumps(name)}: {json.dumps(asdict(found))}" for name, found in outcomes.items())
+    written = {name: json.dumps(asdict(found), separators=(",", ":")) for name, found in outcomes.items()}
+    cases = ",\n".join(f"{json.dumps(name)}: {found}" for name, found in written.items())
     path.write_text(f'{{"machine": {json.dumps(machine())}, "cases": {{\n{cases}\n}}}}\n', encoding="utf-8")
 
 

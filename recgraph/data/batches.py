@@ -101,8 +101,8 @@ class SequenceBatch:
         share, whole: which of the rows of a batch these are, and that batch, or None where it is all of it.
         epoch: from 0.
         target_weights: [n] float32, aligned with ``targets``: what each counts; None: 1.
-        masked: B rows of the M places among ``sequences.values`` whose states the targets are predicted from, where
-            not every place is one: those of masked items, or behind what an earlier window of the history has.
+        masked: B rows of the M places among ``sequences.values`` from whose states the targets are predicted; None:
+            from all. They are those of masked items, or of the targets that no earlier window of the history has.
     """
 
     users: Tensor

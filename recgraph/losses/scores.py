@@ -30,7 +30,9 @@ def pair_scores(table: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     With few columns the gradient by the table is made in one scatter; it can be taken once. With many see
     :func:`own_scores`.
 
-    Args and what it returns: table [N, D], rows [B] and columns [B, K] int64 -> [B, K].
+    Args:
+        table: [N, D].
+        rows, columns: [B] and [B, K] int64, of scores [B, K].
     """
     if columns.shape[1] >= MANY and not is_accelerated(table):
         return own_scores(lookup(table, rows), table, columns)
@@ -79,7 +81,8 @@ def own_scores(hidden: Tensor, table: Tensor, columns: Tensor, block_rows: int |
     two, at least float32.
 
     Args:
-        hidden, table, columns: [T, D], [N, D] and [T, K] int64, for scores [T, K].
+        hidden, table: [T, D] and [N, D].
+        columns: [T, K] int64, of scores [T, K].
         block_rows: rows whose vectors are in memory at once, where they are looked up; None: the device decides.
     """
     table, columns = touched(table, columns)

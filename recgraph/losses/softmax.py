@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -40,8 +40,20 @@ class LogPrior(Protocol):
         """Of candidates [M], rows of the table: what gives the numbers [n, M] of a slice of the rows."""
 
 
+class Candidates(NamedTuple):
+    """What targets [T] compete with: rows [N, D] of the table and the places of the targets among them, the tokens of
+    the candidates, a range or [M], and what is drawn of them and its shift, as of :class:`_Softmax`."""
+
+    rows: Tensor
+    columns: Tensor | slice
+    targets: Tensor
+    drawn: Tensor | None = None
+    shift: Tensor | None = None
+
+
 class SoftmaxLoss(NextItemLoss):
-    """Base of the softmax losses of scores s, ``h . w_j / temperature`` or the cosine over it."""
+    """Base of the softmax losses of scores s, ``h . w_j / temperature`` or the cosine over it; a subclass fills
+    :meth:`candidates`."""
 
     _compiled: Callable[..., Tensor] | None = None
 
@@ -53,27 +65,30 @@ class SoftmaxLoss(NextItemLoss):
         """Compile the loss as one graph, which holds all T x n_candidates scores; it is used on accelerators alone."""
         self._compiled = compiled(_cross_entropy, backend)
 
-    def mean(
+    def candidates(self, targets: Tensor, table: Tensor, generator: torch.Generator | None) -> Candidates:
+        """What the targets [T] compete with, of the table of tokens [n_items + 1, D]; the generator draws it."""
+        raise NotImplementedError
+
+    def forward(
         self,
         hidden: Tensor,
-        rows: Tensor,
         targets: Tensor,
-        prior: LogPrior | None,
-        columns: Tensor | None,
-        weights: Tensor | None,
-        drawn: Tensor | None = None,
-        shift: Tensor | None = None,
+        table: Tensor,
+        generator: torch.Generator | None = None,
+        weights: Tensor | None = None,
+        prior: LogPrior | None = None,
     ) -> Tensor:
-        """The mean loss of hidden [T, D] against rows [N, D] of items; see :class:`_Softmax` for the rest."""
+        rows, columns, targets, drawn, shift = self.candidates(targets, table, generator)
         work = work_type(hidden, rows)
         with full_precision(rows):  # lengths in half precision would lose digits
             hidden, rows = self.config.shape(hidden.to(work), rows.to(work))
             if self._compiled is not None and is_accelerated(rows) and prior is None and weights is None:
                 return self._compiled(hidden, rows, targets, drawn, None if shift is None else shift.to(work))
         settings: dict[str, Any] = {"targets": targets, "drawn": drawn, "shift": shift, "weights": weights}
-        if prior is None or columns is None:
+        if prior is None:
             return one_pass(_Softmax, settings, self.config.block_rows, (hidden, rows))[0]
-        settings |= {"logs": prior.over(columns), "of_targets": prior.at_targets()}
+        tokens = torch.arange(len(table), device=table.device)[columns] if isinstance(columns, slice) else columns
+        settings |= {"logs": prior.over(tokens), "of_targets": prior.at_targets()}
         return one_pass(_Softmax, settings, self.config.block_rows, (hidden, rows, prior.weight))[0]
 
 
@@ -103,19 +118,10 @@ class FullSoftmax(SoftmaxLoss):
 
     Config = FullSoftmaxConfig
 
-    def forward(
-        self,
-        hidden: Tensor,
-        targets: Tensor,
-        table: Tensor,
-        generator: torch.Generator | None = None,
-        weights: Tensor | None = None,
-        prior: LogPrior | None = None,
-    ) -> Tensor:
-        columns = None if prior is None else torch.arange(len(table), device=table.device)
-        if not self.config.pad_candidate:
-            table, targets, columns = table[1:], targets - 1, None if columns is None else columns[1:]
-        return self.mean(hidden, table, targets, prior, columns, weights)
+    def candidates(self, targets: Tensor, table: Tensor, generator: torch.Generator | None) -> Candidates:
+        if self.config.pad_candidate:
+            return Candidates(table, slice(None), targets)
+        return Candidates(table[1:], slice(1, None), targets - 1)
 
 
 class SampledSoftmaxConfig(SoftmaxConfig):
@@ -158,15 +164,7 @@ class SampledSoftmax(SoftmaxLoss):
         self.sampler.setup(item_counts)
         self.popularity.setup(item_counts)
 
-    def forward(
-        self,
-        hidden: Tensor,
-        targets: Tensor,
-        table: Tensor,
-        generator: torch.Generator | None = None,
-        weights: Tensor | None = None,
-        prior: LogPrior | None = None,
-    ) -> Tensor:
+    def candidates(self, targets: Tensor, table: Tensor, generator: torch.Generator | None) -> Candidates:
         n_items, count = table.shape[0] - 1, self.config.n_negatives
         drawn, sources = self.sampler.draw((count,), n_items, generator, table.device), [(self.sampler, count)]
         if self.config.in_batch:
@@ -183,7 +181,7 @@ class SampledSoftmax(SoftmaxLoss):
         else:
             rows, places = touched(table, torch.cat([drawn, targets]))
             drawn, targets = torch.split(places, [len(drawn), len(targets)])
-        return self.mean(hidden, rows, targets, prior, columns, weights, drawn, shift)
+        return Candidates(rows, columns, targets, drawn, shift)
 
 
 class _Softmax(BlockwiseLoss):

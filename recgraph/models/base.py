@@ -138,7 +138,7 @@ class Model(nn.Module):
     def __init__(self, config: ModelConfig | None = None, /, **settings: Any) -> None:
         super().__init__()
         self.config: Any = configure(self, self.Config, config, settings)
-        # None before it is built, which no code that reads them runs before
+        # None until the model is built; what reads them runs later
         self.space: Space = None  # type: ignore[assignment]
         self.seed: int = None  # type: ignore[assignment]
         #: settings that the data decided when the model was built, with what they became

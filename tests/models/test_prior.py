@@ -124,9 +124,10 @@ def test_a_sampled_softmax_adds_it_to_what_it_draws() -> None:
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
-def test_with_every_transition_seen_once_it_says_nothing_in_training_and_all_in_ranking() -> None:
+@pytest.mark.parametrize("weight", [None, 4.0])
+def test_with_every_transition_seen_once_it_says_nothing_in_training_and_all_in_ranking(weight: float | None) -> None:
     rows = [[3 * user, 3 * user + 1, 3 * user + 2] for user in range(4)]
-    part = Part(Ragged.from_lists(rows), N_ITEMS)
+    part = Part(Ragged.from_lists(rows), N_ITEMS, None if weight is None else torch.full((12,), weight))
     model = rg.models.SASRec(hidden_dim=8, max_len=6, dropout=0.0, prior=PRIOR).build(Space(n_users=4, n_items=N_ITEMS))
     (batch,) = model.batches(part, 10, Generators(3)).epoch(0)
     prior = OfBatch(model.prior, batch)
@@ -135,6 +136,6 @@ def test_with_every_transition_seen_once_it_says_nothing_in_training_and_all_in_
     model.eval()
     query = Query(torch.tensor([-1]), Ragged.from_lists([[3, 4]]))
     table = counted(rows)
-    wanted = model.prior.weight * logs([3, 4], table * table.sum(0) ** -0.5)
+    wanted = model.prior.weight * logs([3, 4], table * table.sum(0) ** -0.5 * (weight or 1.0) ** 0.5)
     added = model.score(query) - model.encode_users(query) @ model.encode_items().T
     torch.testing.assert_close(added[0].double(), wanted.double(), atol=1e-4, rtol=1e-4)

@@ -39,7 +39,7 @@ class TransitionPrior(nn.Module):
     t are the scores of :class:`recgraph.models.closed_form.transitions.Transitions`; in a softmax it is
     ``lambda log(eps + t_j)``. With ``in_training`` the loss has it, too, and the sample's own user's transitions are
     taken off the table there: it would hold the answer, and be trusted too much. On the valid part of Amazon Beauty
-    the ranking alone is better, as a model that learns beside the table leaves to it what both know. Source: ours.
+    the prior improves the ranking alone, and nothing where the loss has it. Source: ours.
 
     Attributes:
         weight: lambda, a scalar.
@@ -53,7 +53,7 @@ class TransitionPrior(nn.Module):
         self.weight = nn.Parameter(torch.tensor(config.weight), requires_grad=config.in_training and config.learned)
 
     def setup(self, train: Part) -> None:
-        self.users = train.items
+        self.train_part = train
         self.table.fit(train)
 
     def score(self, query: Query) -> Tensor:
@@ -92,9 +92,11 @@ class OfBatch:
         self.decayed = torch.pow(config.decay, (lengths[self.read.rows] - 1 - self.read.positions).float())
         # the users' own transitions, between their distinct items
         users, of_row = torch.unique(batch.users, return_inverse=True)
-        whole = prior.users.take(users.to(prior.users.device)).to(device)
+        train, rows = prior.train_part, users.to(prior.train_part.items.device)
+        whole = train.items.take(rows).to(device)
+        weights = None if train.weights is None else train.items.with_values(train.weights).take(rows).values.to(device)
         distinct, local = torch.unique(whole.rows * n_items + whole.values, return_inverse=True)
-        own = transitions(whole.with_values(local), len(distinct), config.window, config.backward)
+        own = transitions(whole.with_values(local), len(distinct), config.window, config.backward, weights)
         self.own_items, of_place = distinct % n_items, of_row[sequences.rows] * n_items
         scales = (scale.to(device)[self.own_items] for scale in prior.table.scales)
         self.own = own.to(dtype=torch.float32).scale(*scales)
