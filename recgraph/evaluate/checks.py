@@ -207,7 +207,7 @@ def order(split: Split, *, n_users: int = 2000, n_interactions: int = _PAIRS, se
     """
     if not len(split.valid):
         return [Check("gain of histories", "skipped", None, "the valid part is empty")]
-    rng, train = numpy_generator(seed, "order"), split.train.items
+    rng, train, space = numpy_generator(seed, "order"), split.train.items, Space(n_users=0, n_items=split.n_items)
     users = torch.from_numpy(rng.permutation(train.n_rows))
     items = train.take(users[train.lengths[users].cumsum(0) <= n_interactions])
     cases = split.valid.take(torch.from_numpy(rng.permutation(len(split.valid))[:n_users]))
@@ -215,15 +215,17 @@ def order(split: Split, *, n_users: int = 2000, n_interactions: int = _PAIRS, se
     def shuffled(rows: Ragged) -> Ragged:
         return rows.with_values(rows.values[(rows.rows + torch.from_numpy(rng.random(len(rows.values)))).argsort()])
 
-    def values(items: Ragged, cases: Cases, **settings: float) -> np.ndarray:
-        model = Transitions(**settings).build(Space(n_users=train.n_rows, n_items=cases.n_items))
-        model.fit(Part(items, cases.n_items))
+    def fitted(items: Ragged) -> Transitions:
+        return Transitions().build(space).fit(Part(items, space.n_items))
+
+    def values(model: Transitions, cases: Cases) -> np.ndarray:
         found: np.ndarray = evaluate(model, cases, seen=("exclude",), metrics=("ndcg@10",))[0].per_user["ndcg@10"]
         return found
 
-    rows, own = [], values(items, cases)
-    last = values(items, cases, decay=1e-30)
-    without = values(shuffled(items), replace(cases, history=shuffled(cases.history)))
+    model, of_last = fitted(items), Transitions(decay=1e-30).build(space)
+    of_last.load_state_dict(model.state_dict())  # the table is the same
+    rows, own, last = [], values(model, cases), values(of_last, cases)
+    without = values(fitted(shuffled(items)), replace(cases, history=shuffled(cases.history)))
     for name, what, other in (("histories", "the last item alone", last), ("their order", "shuffled orders", without)):
         gain, p = float(own.mean() - other.mean()), paired_t(own - other)
         detail = f"NDCG@10 of transitions on valid: {own.mean():.4f}; {what}: {other.mean():.4f} (p = {p:.1g})"
