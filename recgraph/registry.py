@@ -41,8 +41,8 @@ item_graph    encoders              graph: Interactions Transitions
 item_graph    models.heterogeneous  views: MetaPaths
 loss          losses                pairwise: BCE BPR CCL  softmax: FullSoftmax SampledSoftmax
 metric        evaluate              metrics: AUC DCG F1 HitRate MAP MRR NDCG Precision RBP RPrecision Recall
-metric        evaluate              metrics: AveragePopularity CatalogueCoverage Gini IntraListDiversity NewItems
-metric        evaluate              metrics: Novelty Serendipity
+metric        evaluate              metrics: AveragePopularity CatalogueCoverage Entropy Gini IntraListDiversity
+metric        evaluate              metrics: NewItems Novelty Personalization Serendipity TailShare Unexpectedness
 model         models                two_stage: TwoStage
 model         models.closed_form    graph_filters: BSPM GFCF TurboCF  ials: IALS  linear: EASE SLIM
 model         models.closed_form    neighbours: ItemKNN Popularity RP3beta  transitions: Transitions

@@ -133,6 +133,7 @@ def check(
     """
     from recgraph.config import parse_settings
     from recgraph.evaluate.checks import check_split
+    from recgraph.train.order import order
     from recgraph.train.settings import DataConfig
 
     options = parse_settings(settings or [])
@@ -140,7 +141,7 @@ def check(
     with notes_of(*FOUND):
         made = data.split_of(source.dataset)
     note(f"{made.n_users:,} users, {made.n_items:,} items, split {made.name} {made.hash[:12]}")
-    rows = check_split(made)
+    rows = [*check_split(made), *order(made)]
     show(({"check": row.name, "status": row.status, "value": row.value, "detail": row.detail} for row in rows), form)
     failed = [row.name for row in rows if row.status == "fail"]
     if failed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -15,19 +15,12 @@ from recgraph.data.item_features import ItemColumns
 from recgraph.data.part import Cases, Part
 from recgraph.data.split import Split
 from recgraph.data.strategies import Label
-from recgraph.evaluate.evaluator import evaluate
-from recgraph.evaluate.significance import paired_t
-from recgraph.models.base import Space
-from recgraph.models.closed_form.transitions import Transitions
 from recgraph.rng import numpy_generator
-from recgraph.sparse.ragged import Ragged
 
 #: standard errors within which chance explains a difference
 _SIGMAS = 5.0
 #: the share by which popularity may differ, where chance does not explain it
 _DRIFT = 0.1
-#: neighbours whose features are compared, and interactions that are counted for the gains, at most
-_PAIRS = 1_000_000
 
 Status = Literal["ok", "warn", "fail", "skipped"]
 
@@ -44,7 +37,7 @@ class Check:
 
 
 def check_split(split: Split, *, seed: int = 0) -> list[Check]:
-    """All checks of a split, a row each, with draws by ``seed``. Reads the test part, but ranks for valid alone."""
+    """Checks of a split and of its log, a row each, with draws by ``seed``. Reads the test part, and ranks nothing."""
     parts = {"valid": split.valid, "test": split.test}
     fitted = {"valid": split.fit_part("train").item_counts(), "test": split.fit_part("train+valid").item_counts()}
     return [
@@ -56,7 +49,6 @@ def check_split(split: Split, *, seed: int = 0) -> list[Check]:
         tied_times(split),
         branching(split.train, seed=seed),
         *smoothness(split, seed=seed),
-        *order(split, seed=seed),
     ]
 
 
@@ -140,7 +132,7 @@ def tied_times(split: Split) -> Check:
     neighbours are compared, and none fails: ids may ascend as new items come in.
     """
     log = split.interactions.ordered
-    before, after = _neighbours(log.items)
+    before, after = log.items.neighbours()
     is_tied = torch.ones_like(before, dtype=torch.bool) if log.times is None else log.times[before] == log.times[after]
     ids = torch.from_numpy(split.items.values.rank("dense").cast(pl.Int64).to_numpy(writable=True))[log.items.values]
     steps = (ids[after] - ids[before])[is_tied].sign()
@@ -152,16 +144,10 @@ def tied_times(split: Split) -> Check:
     return Check("tied times", "ok" if not is_sorted else "warn" if log.times is None else "fail", share, detail)
 
 
-def _neighbours(items: Ragged) -> tuple[Tensor, Tensor]:
-    """[P] each: the places of the values that are followed in their row, and those of their followers."""
-    before = (items.positions < items.lengths[items.rows] - 1).nonzero()[:, 0]
-    return before, before + 1
-
-
 def branching(train: Part, *, seed: int = 0) -> Check:
     """How many items follow an item: the perplexity of the next item, ``exp(H(next | item))`` over all neighbours, and
     what popularity alone would give as often, by a permutation of the next items."""
-    before, after = (train.items.values[places] for places in _neighbours(train.items))
+    before, after = (train.items.values[places] for places in train.items.neighbours())
     drawn = torch.from_numpy(numpy_generator(seed, "branching").permutation(len(after)))
 
     def entropy(values: Tensor) -> float:
@@ -179,8 +165,8 @@ def smoothness(split: Split, *, seed: int = 0) -> list[Check]:
     frame, key, n_items = split.interactions.item_features, split.interactions.columns.item, split.n_items
     if frame is None:
         return [Check("features of neighbours", "skipped", None, "the log has no item features")]
-    before, after = (split.train.items.values[places].numpy() for places in _neighbours(split.train.items))
-    drawn = numpy_generator(seed, "smoothness").permutation(len(after))[:_PAIRS]
+    before, after = (split.train.items.values[places].numpy() for places in split.train.items.neighbours())
+    drawn = numpy_generator(seed, "smoothness").permutation(len(after))[:1_000_000]
     before, after = before[drawn], after[drawn]
     rows, columns = [], ItemColumns(split.items, frame, key)
     for name, dtype in frame.drop(key).schema.items():
@@ -195,39 +181,4 @@ def smoothness(split: Split, *, seed: int = 0) -> list[Check]:
         same, other = (float(((has[before] * has[then]).sum(1) > 0).mean()) for then in (after, np.roll(after, 1)))
         detail = f"{same:.1%} of neighbours share a value, {other:.1%} if by popularity alone"
         rows.append(Check(f"{name} of neighbours", "ok", same, detail))
-    return rows
-
-
-def order(split: Split, *, n_users: int = 2000, n_interactions: int = _PAIRS, seed: int = 0) -> list[Check]:
-    """What histories say beyond their last item, and what their order says, to :class:`Transitions`: NDCG@10 on valid,
-    seen items excluded, against the last item alone, and against a log in which each user's training order is shuffled
-    (after Klenitskiy et al., RecSys 2024). A log in which neither says anything is none to compare sequence models on.
-
-    It is fitted on at most ``n_interactions``, of users that are drawn, and ranks for at most ``n_users`` drawn ones.
-    """
-    if not len(split.valid):
-        return [Check("gain of histories", "skipped", None, "the valid part is empty")]
-    rng, train, space = numpy_generator(seed, "order"), split.train.items, Space(n_users=0, n_items=split.n_items)
-    users = torch.from_numpy(rng.permutation(train.n_rows))
-    items = train.take(users[train.lengths[users].cumsum(0) <= n_interactions])
-    cases = split.valid.take(torch.from_numpy(rng.permutation(len(split.valid))[:n_users]))
-
-    def shuffled(rows: Ragged) -> Ragged:
-        return rows.with_values(rows.values[(rows.rows + torch.from_numpy(rng.random(len(rows.values)))).argsort()])
-
-    def fitted(items: Ragged) -> Transitions:
-        return Transitions().build(space).fit(Part(items, space.n_items))
-
-    def values(model: Transitions, cases: Cases) -> np.ndarray:
-        found: np.ndarray = evaluate(model, cases, seen=("exclude",), metrics=("ndcg@10",))[0].per_user["ndcg@10"]
-        return found
-
-    model, of_last = fitted(items), Transitions(decay=1e-30).build(space)
-    of_last.load_state_dict(model.state_dict())  # the table is the same
-    rows, own, last = [], values(model, cases), values(of_last, cases)
-    without = values(fitted(shuffled(items)), replace(cases, history=shuffled(cases.history)))
-    for name, what, other in (("histories", "the last item alone", last), ("their order", "shuffled orders", without)):
-        gain, p = float(own.mean() - other.mean()), paired_t(own - other)
-        detail = f"NDCG@10 of transitions on valid: {own.mean():.4f}; {what}: {other.mean():.4f} (p = {p:.1g})"
-        rows.append(Check(f"gain of {name}", "ok" if gain > 0 and p < 0.05 else "warn", gain, detail))
     return rows

@@ -7,7 +7,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nan
@@ -382,12 +382,20 @@ def _of_users(values: Tensor, relevant: RelevantRanks) -> Tensor:
     return sums.index_add_(0, relevant.above.rows, values.double())
 
 
+@dataclass(frozen=True)
 class DCG(RelevanceMetric):
-    """The sum over the ranks j <= k of gain_j / log2(j + 1), the gain a grade, or 1 for a relevant item: above 1 where
-    there are several hits or grades."""
+    """The sum over the ranks j <= k of gain_j / log2(j + 1): above 1 where there are several hits or grades."""
+
+    #: of a grade: the grade, or 2^grade - 1 (Burges et al., ICML 2005); without grades it is 1 for a relevant item
+    gain: Literal["linear", "exponential"] = "linear"
+
+    def gains(self, grades: Tensor) -> Tensor:
+        return grades.exp2() - 1 if self.gain == "exponential" else grades
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        gained = ranked.hits.double() if ranked.gains is None else ranked.gains
+        if self.gain == "exponential" and ranked.gains is not None and ranked.ties is not None:
+            raise ValueError("gain = 'exponential' has no expectation over tied orders; use gain = 'linear'")
+        gained = ranked.hits.double() if ranked.gains is None else self.gains(ranked.gains)
         return (gained * _discounts(ranked)).sum(1)
 
 
@@ -402,7 +410,7 @@ class NDCG(DCG):
         weights = _discounts(ranked)
         if ranked.gains is None or ranked.ideal_gains is None:
             return (ranked.hits * weights).sum(1) / _best(weights, ranked.n_relevant)
-        return super().compute(ranked, k) / (ranked.ideal_gains * weights).sum(1)
+        return super().compute(ranked, k) / (self.gains(ranked.ideal_gains) * weights).sum(1)
 
 
 def _best(weights: Tensor, n_hits: Tensor) -> Tensor:
@@ -484,6 +492,14 @@ class CatalogueCoverage(Aggregate):
         return (times_listed(ranked) > 0).sum().double() / ranked.n_items
 
 
+class Entropy(Aggregate):
+    """The entropy of the items among the first k of all lists, over its greatest value, log(items in the catalogue)."""
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        shares = times_listed(ranked) / times_listed(ranked).sum().double()
+        return -torch.xlogy(shares, shares).sum() / math.log(len(shares))
+
+
 class Gini(Aggregate):
     """The Gini index of how often each item of the catalogue is among the first k: 0 for all alike, near 1 for few.
     With x ascending it is the sum of (2i - N - 1) x_i / (N sum x)."""
@@ -494,6 +510,31 @@ class Gini(Aggregate):
         shares = times_listed(ranked).double()
         size, place = len(shares), torch.arange(1, len(shares) + 1, dtype=torch.float64)
         return ((2 * place - size - 1) * shares.sort().values).sum() / (size * shares.sum())
+
+
+class Personalization(Aggregate):
+    """1 - (items that two users' first k share) / (the length of a list), the mean over all pairs of users; NaN for one
+    user. An item that c users are shown is shared by c(c-1)/2 pairs, so no pair is looked at."""
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        counts, n_users = times_listed(ranked), len(ranked)
+        if n_users < 2:
+            return torch.tensor(nan, dtype=torch.float64)
+        return 1 - (counts.double() * (counts - 1)).sum() / (n_users * (n_users - 1) * min(k, len(counts)))
+
+
+@dataclass(frozen=True)
+class TailShare(ItemMean):
+    """The share of the first k that belongs to the least popular items: the first max(int(ratio m), 1) of the m items
+    with an interaction, by interactions and then by index."""
+
+    ratio: float = 0.2
+
+    def of_items(self, ranked: RankedHits, k: int) -> Tensor:
+        counts = ranked.popularity()
+        is_known = counts > 0
+        place = counts.masked_fill(~is_known, counts.max() + 1).argsort(stable=True).argsort()
+        return is_known & (place < max(int(self.ratio * int(is_known.sum())), 1))
 
 
 class IntraListDiversity(Metric):
@@ -556,6 +597,14 @@ class Serendipity(ListedMean):
         own = (size + 1 - ranks(ranked.hits)) / size
         surprise: Tensor = own - expected[ranked.listed().clamp(min=0)]
         return surprise.clamp(min=0) * ranked.hits
+
+
+class Unexpectedness(ItemMean):
+    """The share of the first k that is not among the k most popular items."""
+
+    def of_items(self, ranked: RankedHits, k: int) -> Tensor:
+        # equally popular items in the order of their indices
+        return ranked.popularity().argsort(descending=True, stable=True).argsort() >= k
 
 
 #: what is computed where the caller names no metrics

@@ -134,6 +134,11 @@ class Ragged:
         longer.values.index_copy_(0, places, self.values)
         return longer
 
+    def neighbours(self) -> tuple[Tensor, Tensor]:
+        """[P] int64 each: the places of the values that are followed in their row, and those of their followers."""
+        before = (self.positions < self.lengths[self.rows] - 1).nonzero()[:, 0]
+        return before, before + 1
+
     def filter(self, keep_mask: Tensor) -> Ragged:
         """Only the values where ``keep_mask`` [T] is True; rows may become empty."""
         # sums over the mask, and not over the rows: these would be kept, as large as the values of a whole log

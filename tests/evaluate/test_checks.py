@@ -19,7 +19,6 @@ from recgraph.evaluate.checks import (
     branching,
     check_split,
     duplicates,
-    order,
     popularity,
     smoothness,
     tied_times,
@@ -28,6 +27,7 @@ from recgraph.evaluate.checks import (
 )
 from recgraph.evaluate.results import by_group, history_groups, popularity_groups
 from recgraph.sparse.ragged import Ragged
+from recgraph.train.order import order
 
 
 def interactions(rows: list[tuple[int, int, int]], timed: bool = True) -> rg.Interactions:
@@ -94,7 +94,8 @@ def random_log(n_users: int = 150, n_items: int = 60) -> rg.Interactions:
 
 
 def test_all_rows_of_a_sound_split() -> None:
-    rows = {row.name: row for row in check_split(random_log().split("leave-one-out"))}
+    split = random_log().split("leave-one-out")
+    rows = {row.name: row for row in [*check_split(split), *order(split)]}
     assert len(rows) == 12
     assert rows["time leakage"].status == "warn"
     assert rows["time leakage"].value > 0.7

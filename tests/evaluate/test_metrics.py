@@ -132,7 +132,9 @@ def test_grades() -> None:
     example = RankedHits(gains > 0, torch.tensor([3]), gains, ideal)
     log3 = math.log2(3)
     assert value_of("ndcg", example, 3) == pytest.approx((1 + 3 / 2) / (3 + 2 / log3 + 1 / 2), abs=1e-12)
-    assert value_of("dcg", example, 3) == pytest.approx(1 + 3 / 2, abs=1e-12)
+    exponential = metrics.NDCG(gain="exponential")
+    assert exponential.label == "ndcg(gain=exponential)"
+    assert exponential(example, 3).tolist() == pytest.approx([(1 + 7 / 2) / (7 + 3 / log3 + 1 / 2)], abs=1e-12)
 
 
 # two users, two places, four items seen 4, 2, 2 and 0 times by eight users; the first item of each list is a hit
@@ -150,12 +152,18 @@ LISTED = {
     "catalogue_coverage": 3 / 4,
     # shown 0, 1, 1, 2 times: (-3*0 - 1*1 + 1*1 + 3*2) / (4 * 4)
     "gini": 6 / 16,
+    "entropy": (0.5 * math.log(2) + 0.5 * math.log(4)) / math.log(4),
+    "personalization": 1 / 2,
     "average_popularity": (3 + 2) / 2,
     # bits 1, 2, 2 and, as if seen once, 3
     "novelty": ((1 + 2) / 2 + (1 + 3) / 2) / 2,
     "new_items": (1 / 2 + 1) / 2,
+    # the two most popular ones are 0 and 1
+    "unexpectedness": (0 + 1 / 2) / 2,
     # the first place is expected of item 0: 1 - 1
     "serendipity": 0.0,
+    # the tail is the least popular of three items with an interaction, the first of two equals: item 1
+    "tail_share": (1 / 2 + 0) / 2,
     "intra_list_diversity": (1 - 1 / math.sqrt(2) + 1) / 2,
 }
 
@@ -204,8 +212,10 @@ AGREE: dict[str, dict[str, Metric]] = {
     "ranx": {
         **{"hit_rate": HIT, "precision": PRECISION, "recall": RECALL, "f1": F1, "mrr": MRR, "ndcg": NDCG, "dcg": DCG},
         "r-precision": R,
+        "ndcg_burges": metrics.NDCG(gain="exponential"),
+        "dcg_burges": metrics.DCG(gain="exponential"),
     },
-    "recbole": {**USUAL, "Hit": HIT, "AveragePopularity": POPULARITY},
+    "recbole": {**USUAL, "Hit": HIT, "AveragePopularity": POPULARITY, "TailPercentage 0.2": metrics.TailShare()},
     "recpack": {"PrecisionK": PRECISION, "RecallK": RECALL, "ReciprocalRankK": MRR, "NDCGK": NDCG, "DCGK": DCG},
     "rectools": {
         **{"HitRate": HIT, "Precision": PRECISION, "Recall": RECALL, "MRR": MRR},
@@ -221,7 +231,7 @@ AGREE: dict[str, dict[str, Metric]] = {
     "torch-geometric": {
         **{f"LinkPred{name}": metric for name, metric in USUAL.items()},
         **{"LinkPredHitRatio": HIT, "LinkPredF1": F1, "LinkPredAveragePopularity": POPULARITY},
-        **{"LinkPredCoverage": metrics.CatalogueCoverage()},
+        **{"LinkPredCoverage": metrics.CatalogueCoverage(), "LinkPredPersonalization": metrics.Personalization()},
         "LinkPredNDCG True": NDCG,
     },
     "torchmetrics": {
@@ -230,7 +240,7 @@ AGREE: dict[str, dict[str, Metric]] = {
     },
 }
 PARAMETERS = (
-    *("gain", "weight", "rel_lvl", "beta", "divide_by_achievable", "log_base", "weighted", "target"),
+    *("gain", "weight", "rel_lvl", "tail_ratio", "beta", "divide_by_achievable", "log_base", "weighted", "target"),
     *("adaptive_k", "r_precision"),
 )
 GRADED = {"gain": "rating", "weighted": True, "target": "grades"}
