@@ -1,7 +1,7 @@
 """Models beside published numbers on LightGCN's split of Gowalla, or another one that lies in three files.
 
     python -m experiments.gowalla FOLDER fit EASE --set l2=200 [--fit-on train] [--items 8000]
-    python -m experiments.gowalla FOLDER fit itemknn-means      (or turbocf-all)
+    python -m experiments.gowalla FOLDER fit itemknn-means
     python -m experiments.gowalla FOLDER drawn "GFCF" "SLIM" --out experiments/results/gowalla-drawn-test.jsonl
     python -m experiments.gowalla FOLDER curve "MF-CCL" --epochs 18 --out experiments/results/gowalla-curves.jsonl
 
@@ -10,8 +10,7 @@
 **fit.** A closed-form model that is fitted to train and valid is evaluated on test, one that is fitted to train on
 valid (to choose settings); seen items are excluded. ``--items`` keeps the items chosen most often in train alone. With
 it go the CPU time of the fit, and the peak memory above what the process held before the model was built.
-``itemknn-means`` and ``turbocf-all`` are baselines as their publications write them, in the fewest lines: they show
-whether a difference between the library's and the published figure is one of the library.
+``itemknn-means`` is ItemKNN as BARS writes it: it shows whether the difference to the published figure is ours.
 
 **drawn.** How much a board's numbers are of the way its test part was drawn: each user's items of all three parts are
 put in a random order, and as many as the published test part has of that user are held out. Entries of the board
@@ -33,9 +32,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import polars as pl
-import scipy.sparse as sp
 import torch
 from torch import Tensor
 
@@ -49,7 +46,6 @@ from recgraph.data.part import Cases, Part
 from recgraph.evaluate import evaluate
 from recgraph.files import write_text
 from recgraph.models.base import Space, TrainableModel
-from recgraph.models.closed_form.graph_filters import TurboCF
 from recgraph.models.closed_form.neighbours import ItemKNN, fit_matrix
 from recgraph.sparse.ragged import Ragged
 from recgraph.train.update import after
@@ -98,32 +94,10 @@ class WithMeans(ItemKNN):
         return super().score(query) + self.added
 
 
-class AllEntries(TurboCF):
-    """Turbo-CF by scipy: ``x (R~' R~) ** s`` with nothing left out."""
-
-    def fit(self, train: Part) -> Self:
-        log, alpha = _matrix(train.items, train.n_items), self.config.user_power
-        of_users, of_items = (np.maximum(log.sum(axis), 1.0) for axis in (1, 0))
-        scaled = sp.diags_array(of_users**-alpha) @ log @ sp.diags_array(of_items ** (alpha - 1))
-        self.graph = (scaled.T @ scaled).tocsr()
-        self.graph.data **= self.config.power
-        return self
-
-    def score(self, query: Query) -> Tensor:
-        return torch.from_numpy((_matrix(query.history, self.graph.shape[0]) @ self.graph).toarray())
-
-
 #: published form -> its class and its settings for Gowalla
 FORMS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "itemknn-means": (WithMeans, {"k": 100, "shrink": 0.0, "normalise": True}),
-    "turbocf-all": (AllEntries, {"user_power": 0.6, "power": 0.7}),
+    "itemknn-means": (WithMeans, {"k": 100, "shrink": 0.0, "normalise": True})
 }
-
-
-def _matrix(rows: Ragged, n_items: int) -> sp.csr_array:
-    """Binary [rows, n_items]."""
-    ones = np.ones(len(rows.values))
-    return sp.csr_array((ones, rows.values.numpy(), rows.offsets.numpy()), shape=(rows.n_rows, n_items))
 
 
 def restricted(parts: dict[str, Ragged], n_items: int) -> dict[str, Ragged]:

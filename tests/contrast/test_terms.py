@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import contrast_oracles as dense
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from contrast_oracles import agree
+from published import golden_of
 from refusing import refused
 from torch import Tensor
 
@@ -313,21 +312,13 @@ def test_regularisers_are_added() -> None:
 # Agreement with what the published code of MCLRec computes from the same embeddings
 
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden"
-
-
-def load(name: str) -> dict[str, Tensor]:
-    with np.load(GOLDEN / f"{name}.npz") as file:
-        return {key: torch.from_numpy(file[key]) for key in file.files}
-
-
 def close_to_published(ours: Tensor, theirs: Tensor) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-12)
 
 
 @pytest.mark.parametrize("step", ["a", "b"])
 def test_mclrec(step: str) -> None:
-    golden = load(f"mclrec_step_{step}")
+    golden = golden_of(f"mclrec_step_{step}")
     h1, h2, z1, z2 = (golden[name] for name in ("z1", "z2", "v1", "v2"))
     tau = float(golden["tau"])
     close_to_published(ContrastiveTerm(temperature=tau)(h1, h2), golden["nce_dot"])

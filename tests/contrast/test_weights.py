@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import contrast_oracles as dense
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from contrast_oracles import agree
+from published import golden_of
 from torch import Tensor
 
 from recgraph.contrast import weights
@@ -18,13 +17,6 @@ from recgraph.contrast.clustering import Clustering, concentration, kmeans, near
 from recgraph.contrast.prototypes import proto_nce, prototypes_of
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.weights import Cluster, Hardness, Learned, Pairs, Weight
-
-GOLDEN = Path(__file__).resolve().parents[1] / "golden"
-
-
-def load(name: str) -> dict[str, Tensor]:
-    with np.load(GOLDEN / f"{name}.npz") as file:
-        return {key: torch.from_numpy(file[key]) for key in file.files}
 
 
 def close(ours: Tensor, theirs: Tensor) -> None:
@@ -86,7 +78,7 @@ class TestLearned:
 
     @pytest.mark.parametrize("step", ["a", "b"])
     def test_published(self, step: str) -> None:
-        golden = load(f"meow_step_{step}")
+        golden = golden_of(f"meow_step_{step}")
         anchors, candidates = golden["ada_z_fine_projected"], golden["ada_z_coarse"]
         weight = Learned(dim=anchors.shape[1]).double()
         names = {
@@ -107,7 +99,7 @@ class TestLearned:
 
 @pytest.mark.parametrize("step", ["a", "b"])
 def test_published_prototypes(step: str) -> None:
-    golden = load(f"meow_step_{step}")
+    golden = golden_of(f"meow_step_{step}")
     z, tau = golden["z_fine_projected"], float(golden["tau"])
     clusterings = []
     for t in (0, 1):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+from published import golden_of
 from torch import Tensor
 
 from recgraph.encoders.graph import GCN, LightGCN, Propagation, SemanticAttention, mean
@@ -16,13 +14,6 @@ from recgraph.graph.contexts import Layered
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.products import presence
 from recgraph.sparse.ragged import Ragged
-
-GOLDEN = Path(__file__).resolve().parents[1] / "golden"
-
-
-def load(step: str) -> dict[str, Tensor]:
-    with np.load(GOLDEN / f"meow_step_{step}.npz") as file:
-        return {key: torch.from_numpy(file[key]) for key in file.files}
 
 
 def close(ours: Tensor, theirs: Tensor) -> None:
@@ -69,7 +60,7 @@ def test_semantic_attention_equals_its_definition(device: torch.device) -> None:
 
 @pytest.mark.parametrize("step", ["a", "b"])
 def test_published(step: str) -> None:
-    golden = load(step)
+    golden = golden_of(f"meow_step_{step}")
     w1, w2 = (golden[f"model.Encoder.gc{k}.weight"] for k in (1, 2))
     gcn = GCN(w1.shape[0], w1.shape[1], w2.shape[1], 0.0).double().eval()
     slope = golden["model.Encoder.gc1.act.weight"]

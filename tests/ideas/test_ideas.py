@@ -522,6 +522,27 @@ def test_pseudo_labels_are_drawn_and_count_by_their_confidence(idea: Idea, tmp_p
     assert {"info", "proto", "pseudo"} <= run.history[0].keys()
 
 
+@pytest.mark.parametrize(("k", "decay", "near", "power"), [(40, 0.7, 0.5, 0.5), (5, 0.83, 0.9, 0.31)])
+def test_stan_reads_the_nearest_of_others(k: int, decay: float, near: float, power: float, idea: Idea) -> None:
+    module, drawn = idea("stan"), np.random.default_rng(0)
+    rows = [drawn.integers(0, 13, drawn.integers(0, 12)).tolist() for _ in range(90)]  # with repeats, some empty
+    train, users, expected = rows[:40], torch.tensor([*range(40), *[-1] * 50]), torch.zeros(90, 14)
+    for user, history, scores in zip(users.tolist(), rows, expected, strict=True):
+        found = []
+        for other, row in enumerate(train):
+            place = {item: at for at, item in enumerate(row)}
+            shared = [(age, item) for age, item in enumerate(reversed(history)) if item in place]
+            if other != user and shared:
+                similar = sum(decay**age for age, _ in shared) / len(place) ** power
+                found.append((-similar, other, place, place[shared[0][1]]))
+        for similar, _, place, at in sorted(found, key=lambda one: (round(one[0], 12), one[1]))[:k]:
+            for item, where in place.items():
+                scores[item] -= similar * near ** abs(where - at)
+    stan = module.STAN(k=k, decay=decay, distance_decay=near, length_power=power)
+    stan.build(Space(n_users=40, n_items=14)).fit(Part(Ragged.from_lists(train), 14))
+    torch.testing.assert_close(stan.score(Query(users, Ragged.from_lists(rows))), expected)
+
+
 # -- re-rankers and explanations
 
 

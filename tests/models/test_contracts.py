@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from every_model import RECOMMENDERS, SPACE, TRAINABLE, part, recommender, regimes_of
+from every_model import OF_NODES, RECOMMENDERS, SPACE, TRAINABLE, part, recommender, regimes_of
 from refusing import refused
 from torch import Tensor
 
@@ -39,7 +39,7 @@ def _fit(model: Model) -> Model:
 # --- every model ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", RECOMMENDERS)
+@pytest.mark.parametrize("name", [*RECOMMENDERS, *OF_NODES])
 def test_settings_are_documented_and_checked(name: str) -> None:
     cls = registry.load("model", name)
     assert cls.__doc__
