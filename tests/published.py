@@ -10,6 +10,5 @@ from torch import Tensor
 
 
 def golden_of(name: str) -> dict[str, Tensor]:
-    """Inputs and outputs of a step."""
     with np.load(Path(__file__).parent / "golden" / f"{name}.npz") as file:
         return {key: torch.from_numpy(file[key]) for key in file.files}

@@ -106,11 +106,10 @@ def test_vicreg(deviation: float | None, idea: Idea) -> None:
     s = sum((a[i, d] - b[i, d]) ** 2 for i in range(B) for d in range(D)) / (B * D)
     v = c = torch.zeros((), dtype=torch.float64)
     for x in (a, b):
-        for d in range(D):
-            for e in range(D):
-                cov = sum((x[i, d] - x[:, d].mean()) * (x[i, e] - x[:, e].mean()) for i in range(B)) / (B - 1)
-                v = v + (F.relu(gamma - (cov + 1e-4).sqrt()) / D if d == e else 0)
-                c = c + (cov**2 / D if d != e else 0)
+        for d, e in np.ndindex(D, D):
+            cov = sum((x[i, d] - x[:, d].mean()) * (x[i, e] - x[:, e].mean()) for i in range(B)) / (B - 1)
+            v = v + (F.relu(gamma - (cov + 1e-4).sqrt()) / D if d == e else 0)
+            c = c + (cov**2 / D if d != e else 0)
     agree(term("vicreg", deviation=deviation)(a, b), 25 * s + 25 * v / 2 + c, a, b)
 
 
@@ -289,11 +288,10 @@ def test_propensity(idea: Idea) -> None:
 
 def test_false_negatives(idea: Idea) -> None:
     of, weight = pairs(), idea("propensity").FalseNegative(threshold=0.1)
-    for i in range(N):
-        for j in range(M):
-            cosine = float(F.cosine_similarity(of.anchors[i], of.candidates[j], dim=0))
-            w = 0.0 if of.anchor_ids[i] == of.candidate_ids[j] else 1 - min(max((cosine - 0.1) / 0.9, 0), 1)
-            assert float(weight.log_w(of).exp()[i, j]) == pytest.approx(w)
+    for i, j in np.ndindex(N, M):
+        cosine = float(F.cosine_similarity(of.anchors[i], of.candidates[j], dim=0))
+        w = 0.0 if of.anchor_ids[i] == of.candidate_ids[j] else 1 - min(max((cosine - 0.1) / 0.9, 0), 1)
+        assert float(weight.log_w(of).exp()[i, j]) == pytest.approx(w)
 
 
 def test_same_cluster(idea: Idea) -> None:

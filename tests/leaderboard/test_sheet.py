@@ -16,6 +16,7 @@ from recgraph.leaderboard.board import Board
 from recgraph.leaderboard.page import group_tables, is_best, score_groups
 from recgraph.leaderboard.plan import Record
 from recgraph.leaderboard.sheet import Entry, Sheet, costs_of, text_of
+from recgraph.leaderboard.tables import markdown
 
 
 def entry(sheet: Sheet, name: str) -> Entry:
@@ -176,3 +177,11 @@ def test_the_cheapest_is_sought_among_the_nearly_best(
     found = sheet.cheapest
     best = sheet.entries[0].name
     assert found == (best, expected if near else best)
+
+
+def test_what_entries_have_beyond_transitions(tmp_path: Path) -> None:
+    board = write_board(tmp_path, BOARD.replace('"popularity"', '"transitions"\nname = "Popularity"'))
+    fill(board)
+    sheet = opened(board)
+    one, base = (sheet.scores(name, "seen kept")["ndcg@10"].mean for name in ("LightGCN", "Popularity"))
+    assert f" / {100 * (one / base - 1):+.0f} %," in markdown([sheet], "shop")

@@ -26,8 +26,8 @@ class Prior(TransitionsConfig):
     """The table of transitions of a prior, and how much it counts."""
 
     weight: Annotated[
-        float, Field(ge=0, description="lambda, of the logarithm of transitions"), Search(0.0, 1.0, step=0.1)
-    ] = 0.6
+        float, Field(ge=0, description="lambda, of the logarithm of transitions"), Search(0.0, 3.0, step=0.1)
+    ] = 1.5
     in_training: Annotated[bool, Field(description="whether the loss has it too; else the ranking alone")] = False
     learned: Annotated[bool, Field(description="with in_training: whether lambda is learned, from weight on")] = True
     eps: Annotated[float, Field(gt=0, description="added to the transitions; one that was never seen has it")] = 1e-3
