@@ -64,14 +64,6 @@ class Member:
             raise ConfigError(f"models: {name}: {error}") from None
         return cls(model, own, rest, wanted)
 
-    @property
-    def name(self) -> str:
-        return self.cls.key()
-
-    def make(self) -> Model:
-        """The model, not built."""
-        return self.cls(**self.settings)
-
 
 def last_held_out(train: Part) -> tuple[Part, Cases]:
     """The part without the last interaction of each user who has another one before it, and these as cases."""
@@ -87,7 +79,7 @@ def last_held_out(train: Part) -> tuple[Part, Cases]:
 
 def _fit_in_one_step(model: Model, part: Part, member: Member) -> None:
     if not isinstance(model, ClosedFormModel):
-        raise ValueError(f"models: {member.name} is trained, and rg.fit alone trains: fit the whole by it")
+        raise ValueError(f"models: {member.cls.key()} is trained, and rg.fit alone trains: fit the whole by it")
     model.fit(part)
 
 
@@ -220,10 +212,6 @@ class Features(nn.Module):
             self.newest.copy_(train.times.max())
         return self
 
-    @property
-    def reads_times(self) -> bool:
-        return bool(self.knows_times)
-
     def forward(self, keys: Tensor, query: Query) -> Tensor:
         """[U, F] float32 for keys ``row * n_items + item`` [U] of the rows of a query."""
         rows, items = keys // self.n_items, keys % self.n_items
@@ -233,7 +221,7 @@ class Features(nn.Module):
             had = (self.n_items * query.history.rows + query.history.values).sort().values
             counts = torch.searchsorted(had, keys, right=True) - torch.searchsorted(had, keys)
             columns.append(counts.float().log1p())
-        if self.reads_times:
+        if self.knows_times:
             age = torch.where(self.counts > 0, (self.newest - self.latest).float(), torch.nan)
             columns += [age[items].log1p(), self._ages_of_users(query)[rows].log1p()]
         return torch.stack(columns, 1)
@@ -476,7 +464,7 @@ class TwoStage(ClosedFormModel):
     def __init__(self, config: ModelConfig | None = None, /, **settings: Any) -> None:
         super().__init__(config, **settings)
         self.members = [Member.of(spec, self.config.candidates) for spec in self.config.models]
-        made = [member.make() for member in self.members]
+        made = [member.cls(**member.settings) for member in self.members]
         self.reads_graph = any(each.reads_graph for each in made)  # type: ignore[misc]
         self.ranks_in_threads = all(each.ranks_in_threads for each in made)  # type: ignore[misc]
         self.wanted_features = next((each.wanted_features for each in made if each.wanted_features), ())
@@ -488,14 +476,14 @@ class TwoStage(ClosedFormModel):
         self.register_buffer("is_taught", torch.zeros((), dtype=torch.bool))
 
     def _fresh(self, member: Member, space: Space) -> Model:
-        made = member.make()
+        made = member.cls(**member.settings)
         if not (made.wanted_features or made.reads_graph):
             space = Space(n_users=space.n_users, n_items=space.n_items)
         return made.build(space, self.seed)  # with the seed of the whole: each is what it would be alone
 
     @property
     def reads_times(self) -> bool:  # type: ignore[override]
-        return self.features.reads_times or any(model.reads_times for model in self._models)
+        return bool(self.features.knows_times) or any(model.reads_times for model in self._models)
 
     @property
     def _models(self) -> list[Any]:

@@ -180,8 +180,7 @@ def test_the_cheapest_is_sought_among_the_nearly_best(
 
 
 def test_what_entries_have_beyond_transitions(tmp_path: Path) -> None:
-    board = write_board(tmp_path, BOARD.replace('"popularity"', '"transitions"\nname = "Popularity"'))
-    fill(board)
+    fill(board := write_board(tmp_path, BOARD.replace('"popularity"', '"transitions"\nname = "Popularity"')))
     sheet = opened(board)
     one, base = (sheet.scores(name, "seen kept")["ndcg@10"].mean for name in ("LightGCN", "Popularity"))
     assert f" / {100 * (one / base - 1):+.0f} %," in markdown([sheet], "shop")

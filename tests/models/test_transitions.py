@@ -23,13 +23,9 @@ def _rows(seed: int, n: int) -> list[list[int]]:
     return [draw.integers(0, N_ITEMS - 1, draw.integers(0, 12)).tolist() for _ in range(n)]
 
 
-def _scores(model: Transitions, rows: list[list[int]], users: list[int]) -> np.ndarray:
-    return model.score(Query(torch.tensor(users), Ragged.from_lists(rows))).double().numpy()
-
-
 @pytest.mark.parametrize("backward", [0.0, 0.5])
-@pytest.mark.parametrize(("window", "decay"), [(1, 1.0), (4, 0.6)])
-def test_transitions_sum_what_follows_what(window: int, backward: float, decay: float) -> None:
+@pytest.mark.parametrize(("window", "decay", "hops"), [(1, 1.0, 1), (4, 0.6, 3)])
+def test_transitions_sum_what_follows_what(window: int, backward: float, decay: float, hops: int) -> None:
     train, asked = _rows(0, 40), _rows(1, 20)
     c = np.zeros((N_ITEMS, N_ITEMS))
     for row in train:
@@ -42,15 +38,18 @@ def test_transitions_sum_what_follows_what(window: int, backward: float, decay: 
     for row, scores in zip(asked, expected, strict=True):
         for age, item in enumerate(reversed(row)):
             scores += decay**age * table[item]
-    settings = {"window": window, "backward": backward, "decay": decay, "history_power": 0.3, "item_power": 0.4}
+    expected = np.sum([expected @ np.linalg.matrix_power(table, hop) for hop in range(hops)], 0)
+    settings = {"window": window, "backward": backward, "decay": decay, "hops": hops}
+    settings |= {"history_power": 0.3, "item_power": 0.4}
+
+    def found(part: Part) -> np.ndarray:
+        model = Transitions(**settings).build(Space(n_users=50, n_items=N_ITEMS)).fit(part)
+        return model.score(Query(torch.full((20,), -1), Ragged.from_lists(asked))).double().numpy()
+
     part = Part(Ragged.from_lists(train), N_ITEMS)
-    made = [Transitions(**settings).build(Space(n_users=40, n_items=N_ITEMS)).fit(part) for _ in range(2)]
-    found, again = (_scores(model, asked, [-1] * 20) for model in made)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(found, again)
+    np.testing.assert_allclose(found(part), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(found(part), found(part))
     # a user of weights 2 is two users
     weights = torch.tensor([2.0 if user < 10 else 1.0 for user in range(40) for _ in train[user]])
-    weighted = Transitions(**settings).build(Space(n_users=40, n_items=N_ITEMS)).fit(replace(part, weights=weights))
-    double = Transitions(**settings).build(Space(n_users=50, n_items=N_ITEMS))
-    double.fit(Part(Ragged.from_lists([*train, *train[:10]]), N_ITEMS))
-    np.testing.assert_allclose(_scores(weighted, asked, [-1] * 20), _scores(double, asked, [-1] * 20), rtol=1e-5)
+    doubled = Part(Ragged.from_lists([*train, *train[:10]]), N_ITEMS)
+    np.testing.assert_allclose(found(replace(part, weights=weights)), found(doubled), rtol=1e-5)

@@ -138,7 +138,7 @@ def test_features_against_loops() -> None:
     assert bool(features(torch.tensor([1]), without)[0, 4].isnan()), "times of the history are not known"
     untimed = Features(5).fit(Part(train.items, 5))
     assert untimed(torch.tensor([1]), without).shape == (1, 2)
-    assert (features.reads_times, untimed.reads_times) == (True, False)
+    assert (bool(features.knows_times), bool(untimed.knows_times)) == (True, False)
 
 
 def test_the_last_item_of_each_user_is_held_out() -> None:

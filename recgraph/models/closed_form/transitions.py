@@ -18,12 +18,13 @@ from recgraph.models.base import ClosedFormModel, ModelConfig, Space
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import power
 from recgraph.sparse.products import compose
+from recgraph.sparse.spmm import spmm
 
 #: the relative error of float32
 _EPSILON = 2.0**-24
 
 
-class TransitionsConfig(ModelConfig):
+class TableConfig(ModelConfig):
     window: Annotated[
         int, Field(ge=1, description="steps of a history between an item and those that follow it"), Search(1, 20)
     ] = 10
@@ -47,10 +48,14 @@ class TransitionsConfig(ModelConfig):
     ] = 0.7
 
 
+class TransitionsConfig(TableConfig):
+    hops: Annotated[int, Field(ge=1, description="steps along the table that are summed"), Search(1, 3)] = 1
+
+
 class Transitions(SizedByState, ClosedFormModel):
     """The transitions from the items of a history, the newest first.
 
-    ``s_j = sum_t decay^t T[h_t, j]`` with ``h_0`` the last item of the history, and
+    ``s_j = sum_t decay^t T[h_t, j]`` with ``h_0`` the last item of the history, plus ``s T`` with two ``hops``, and
     ``T = diag(C 1)^-history_power C diag(1'C)^-item_power``, where ``C_ij`` sums ``1 / d`` over all places of the
     training histories at which j stands d steps after i, ``d <= window``, and ``backward / d`` where j stands d before
     i; of interactions of weights v and w ``sqrt(v w)`` times as much. The defaults are between those that the valid
@@ -109,4 +114,8 @@ class Transitions(SizedByState, ClosedFormModel):
         ages = history.lengths[history.rows] - 1 - history.positions
         weights = torch.pow(self.config.decay, ages.to(self.weights.dtype))
         known = Csr(history.offsets, history.values, weights, (len(query), len(self.offsets) - 1))
-        return compose(known, self.matrix).to_dense()
+        reached = scores = compose(known, self.matrix).to_dense()
+        for _ in range(self.config.hops - 1):
+            reached = spmm(self.once("transposed", self.matrix.t), reached.T.contiguous()).T
+            scores = scores + reached
+        return scores

@@ -14,7 +14,7 @@ from recgraph.data.batches import Query, SequenceBatch
 from recgraph.data.part import Part
 from recgraph.encoders.graph import transitions
 from recgraph.models.base import Space
-from recgraph.models.closed_form.transitions import Transitions, TransitionsConfig
+from recgraph.models.closed_form.transitions import TableConfig, Transitions
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.ragged import consecutive
 
@@ -22,7 +22,7 @@ from recgraph.sparse.ragged import consecutive
 _DENSE = 1 << 24
 
 
-class Prior(TransitionsConfig):
+class Prior(TableConfig):
     """The table of transitions of a prior, and how much it counts."""
 
     weight: Annotated[
@@ -48,7 +48,7 @@ class TransitionPrior(nn.Module):
     def __init__(self, config: Prior, space: Space) -> None:
         super().__init__()
         self.config = config
-        fields = TransitionsConfig.model_fields
+        fields = TableConfig.model_fields
         self.table = Transitions(**{name: getattr(config, name) for name in fields}).build(space)
         self.weight = nn.Parameter(torch.tensor(config.weight), requires_grad=config.in_training and config.learned)
 
