@@ -192,8 +192,7 @@ def make_accelerator(device: str | None = None, precision: str = "no") -> Accele
     """An accelerator for one run."""
     picked = pick_device(device)
     # Accelerate keeps one state a process and refuses another device or precision; each run makes a new one
-    if AcceleratorState._shared_state:
-        AcceleratorState._reset_state(reset_partial_state=True)
+    AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(mixed_precision=precision, cpu=picked.type == "cpu")
     if picked.index is not None:  # Accelerate itself knows only "the GPU of this process"
         accelerator.state.device = picked
