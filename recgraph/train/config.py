@@ -194,7 +194,8 @@ def make_accelerator(device: str | None = None, precision: str = "no") -> Accele
     # Accelerate keeps one state a process and refuses another device or precision; each run makes a new one
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(mixed_precision=precision, cpu=picked.type == "cpu")
-    if picked.index is not None:  # Accelerate itself knows only "the GPU of this process"
+    # Accelerate itself knows only "the GPU of this process"
+    if picked.index is not None or accelerator.device.type != picked.type:
         accelerator.state.device = picked
         # whence Accelerate refreshes its state, at the first autocast for one
         PartialState().device = picked
