@@ -195,7 +195,7 @@ def make_accelerator(device: str | None = None, precision: str = "no") -> Accele
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(mixed_precision=precision, cpu=picked.type == "cpu")
     # Accelerate itself knows only "the GPU of this process"
-    if picked.index is not None or accelerator.device.type != picked.type:
+    if accelerator.device.type != picked.type or picked.index is not None:
         accelerator.state.device = picked
         # whence Accelerate refreshes its state, at the first autocast for one
         PartialState().device = picked
