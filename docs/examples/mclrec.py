@@ -64,7 +64,7 @@ def main(epochs: int = 15, seed: int = 0) -> tuple[list[float], float]:
     def encoder_loss(batch: SequenceBatch, views: tuple[Ragged, Ragged]) -> tuple[torch.Tensor, torch.Tensor]:
         last, h1, h2 = encode(batch.sequences, *views)
         rec = next_item(last, batch.targets, model.items.weight)
-        return rec + 0.03 * contrast(h1, h2) + 0.1 * latent_terms(h1, h2), rec
+        return rec + 0.03 * contrast(h1, h2) + 0.05 * latent_terms(h1, h2), rec
 
     def step(loss: torch.Tensor, optimiser: torch.optim.Optimizer) -> None:
         for each in optimisers:

@@ -267,9 +267,9 @@ class DuoRecConfig(ContrastiveConfig):
     ] = 0.0
     supervised_weight: Annotated[
         float,
-        Field(ge=0, description="of the contrast of a dropout twin with a sequence of the same target"),
+        Field(ge=0, description="of the contrast of a dropout twin with a row of the same target; published with 0.1"),
         Search(1e-3, 1.0, log=True),
-    ] = 0.1
+    ] = 0.02
 
 
 class DuoRec(ContrastiveSequenceModel):

@@ -27,7 +27,7 @@ class MCLRecConfig(ContrastiveConfig):
         float,
         Field(ge=0, description="beta, weight of cl2, the contrast with the latent views; 0: no such views"),
         Search(1e-3, 0.5, log=True),
-    ] = 0.1
+    ] = 0.05
     margin_weight: Annotated[
         float,
         Field(ge=0, description="gamma, weight of the margin regulariser beside cl2"),
