@@ -22,7 +22,7 @@ DATASET = "ml-100k"
 SEED = 7
 METRICS = ("ndcg@10", "recall@10", "mrr@10")
 # both sequence models have the same sizes, batches and patience; learning rates by NDCG@10 of the validation part, one
-# seed: SASRec .1101 at .001 and .1067 at .002; MCLRec .1165 at .002, the only one tried at these sizes
+# seed: SASRec .1101 at .001 and .1067 at .002; MCLRec .1165 at .002 (beta .1), the only one tried
 SIZES: dict[str, Any] = {"hidden_dim": 64, "max_len": 50, "dropout": 0.3, "encoder": {"attention_dropout": 0.3}}
 SEQUENCES: dict[str, Any] = {"batch_size": 64, "max_epochs": 90, "patience": 10}
 TRAINING: dict[str, dict[str, Any]] = {
