@@ -22,7 +22,7 @@ from recgraph.rng import Generators, derive, dropout, seeded_init
 from recgraph.sparse.operators import normalise
 from recgraph.sparse.spmm import spmm
 
-DIM, L2, TAU, INFO, PROTO = 32, 1e-4, 0.2, 0.02, 0.1
+DIM, L2, TAU, INFO, PROTO = 32, 1e-4, 0.2, 0.005, 0.1
 PATHS = {"user": "user-item-user", "item": "item-user-item"}
 
 

@@ -98,7 +98,7 @@ class MetaPathRecommenderConfig(LightGCNConfig):
     dropout: Annotated[float, Field(ge=0, lt=1, description="of contexts and attention"), Search(0.0, 0.5)] = 0.1
     contrast_weight: Annotated[
         float, Field(ge=0, description="weight of the contrast of the views"), Search(1e-3, 0.5, log=True)
-    ] = 0.02
+    ] = 0.005
 
 
 class Side(NamedTuple):
