@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, NamedTuple, Protocol
+from typing import Annotated, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,24 +28,11 @@ class SoftmaxConfig(Similarity, LossConfig):
     ] = None
 
 
-class LogPrior(Protocol):
-    """What is added to scores: ``weight``, a scalar, times a number of each row and each candidate."""
-
-    weight: Tensor
-
-    def at_targets(self) -> Tensor:
-        """[T]: the numbers of the targets."""
-
-    def over(self, columns: Tensor) -> Callable[[slice], Tensor]:
-        """Of candidates [M], rows of the table: what gives the numbers [n, M] of a slice of the rows."""
-
-
 class Candidates(NamedTuple):
-    """What targets [T] compete with: rows [N, D] of the table and the places of the targets among them, the tokens of
-    the candidates, a range or [M], and what is drawn of them and its shift, as of :class:`_Softmax`."""
+    """What targets [T] compete with: rows [N, D] of the table, the places of the targets among them, and what is drawn
+    of them and its shift, as of :class:`_Softmax`."""
 
     rows: Tensor
-    columns: Tensor | slice
     targets: Tensor
     drawn: Tensor | None = None
     shift: Tensor | None = None
@@ -76,20 +63,15 @@ class SoftmaxLoss(NextItemLoss):
         table: Tensor,
         generator: torch.Generator | None = None,
         weights: Tensor | None = None,
-        prior: LogPrior | None = None,
     ) -> Tensor:
-        rows, columns, targets, drawn, shift = self.candidates(targets, table, generator)
+        rows, targets, drawn, shift = self.candidates(targets, table, generator)
         work = work_type(hidden, rows)
         with full_precision(rows):  # lengths in half precision would lose digits
             hidden, rows = self.config.shape(hidden.to(work), rows.to(work))
-            if self._compiled is not None and is_accelerated(rows) and prior is None and weights is None:
+            if self._compiled is not None and is_accelerated(rows) and weights is None:
                 return self._compiled(hidden, rows, targets, drawn, None if shift is None else shift.to(work))
-        settings: dict[str, Any] = {"targets": targets, "drawn": drawn, "shift": shift, "weights": weights}
-        if prior is None:
-            return one_pass(_Softmax, settings, self.config.block_rows, (hidden, rows))[0]
-        tokens = torch.arange(len(table), device=table.device)[columns] if isinstance(columns, slice) else columns
-        settings |= {"logs": prior.over(tokens), "of_targets": prior.at_targets()}
-        return one_pass(_Softmax, settings, self.config.block_rows, (hidden, rows, prior.weight))[0]
+        settings = {"targets": targets, "drawn": drawn, "shift": shift, "weights": weights}
+        return one_pass(_Softmax, settings, self.config.block_rows, (hidden, rows))[0]
 
 
 def _cross_entropy(hidden: Tensor, rows: Tensor, targets: Tensor, drawn: Tensor | None, shift: Tensor | None) -> Tensor:
@@ -120,8 +102,8 @@ class FullSoftmax(SoftmaxLoss):
 
     def candidates(self, targets: Tensor, table: Tensor, generator: torch.Generator | None) -> Candidates:
         if self.config.pad_candidate:
-            return Candidates(table, slice(None), targets)
-        return Candidates(table[1:], slice(1, None), targets - 1)
+            return Candidates(table, targets)
+        return Candidates(table[1:], targets - 1)
 
 
 class SampledSoftmaxConfig(SoftmaxConfig):
@@ -175,27 +157,24 @@ class SampledSoftmax(SoftmaxLoss):
         if self.config.log_q:
             expected = [source.log_q(drawn, n_items) + math.log(n) for source, n in sources if n]
             shift = -torch.stack(expected).logsumexp(0)
-        columns = drawn
         if self.cosine:  # of the rows that are read
             rows, (drawn, targets) = read_once(table, drawn, targets)
         else:
             rows, places = touched(table, torch.cat([drawn, targets]))
             drawn, targets = torch.split(places, [len(drawn), len(targets)])
-        return Candidates(rows, columns, targets, drawn, shift)
+        return Candidates(rows, targets, drawn, shift)
 
 
 class _Softmax(BlockwiseLoss):
-    """Mean of ``log(sum_j exp(h . w_j + shift_j + lambda l_j)) - h . w_target - lambda l_target`` over T rows, each
-    times its weight.
+    """Mean of ``log(sum_j exp(h . w_j + shift_j)) - h . w_target`` over T rows, each times its weight.
 
     Args:
-        inputs: hidden [T, D], table [N, D], and lambda, a scalar, if there is a prior.
+        inputs: hidden [T, D] and table [N, D].
         targets: [T] int64, rows of the table.
         drawn: [M] rows that are the candidates; the one that is a row's target is left out for that row, and the target
             is added. None: all rows are.
         shift: [M], added to the scores of the drawn.
         weights: [T], or None.
-        logs, of_targets: what gives l [n, candidates] of a slice of the rows; and [T], l of the targets.
     """
 
     def __init__(
@@ -206,8 +185,6 @@ class _Softmax(BlockwiseLoss):
         drawn: Tensor | None,
         shift: Tensor | None,
         weights: Tensor | None,
-        logs: Callable[[slice], Tensor] | None = None,
-        of_targets: Tensor | None = None,
     ) -> None:
         super().__init__(inputs, needs)
         table, grad_table = self.y, self.gradients[1]
@@ -219,16 +196,11 @@ class _Softmax(BlockwiseLoss):
         self.weights, self.scale = weights, torch.full_like(self.s_pos, 1 / len(self.x))
         if weights is not None:
             self.scale *= weights
-        self.logs, self.of_targets = logs, of_targets
-        if of_targets is not None:
-            self.strength = inputs[2].detach()
-            self.s_pos = self.s_pos + self.strength * of_targets
-            self.gradients[2] = -(of_targets * self.scale).sum()
         self.grad_rows = grad_table if drawn is None or grad_table is None else torch.zeros_like(self.rows)
 
     def evaluate(self, block_rows: int | None) -> tuple[Tensor, Tensor]:
         bounded = False
-        if not is_accelerated(self.x) and self.logs is None:  # which would have to be read
+        if not is_accelerated(self.x):  # which would have to be read
             # no score can leave the range of exp, so that no maximum need be taken out first
             longest = torch.maximum(self.rows.norm(dim=1).amax(), self.w_pos.norm(dim=1).amax())
             bound = self.x.norm(dim=1).amax() * longest
@@ -258,9 +230,6 @@ class _Softmax(BlockwiseLoss):
             torch.mm(x, self.rows.t(), out=p)
         else:
             torch.addmm(self.shift, x, self.rows.t(), out=p)
-        logs = None if self.logs is None else self.logs(rows)
-        if logs is not None:
-            p.addcmul_(logs, self.strength)
         if not bounded:
             peak = torch.maximum(p.amax(1), s_pos)
             # below the limit it makes no difference to the sum, and exp would give slow subnormal numbers
@@ -276,9 +245,6 @@ class _Softmax(BlockwiseLoss):
         factor = total.reciprocal() * self.scale[rows]
         if own is not None:
             pull.addcmul_(own, factor)
-        if logs is not None and self.of_targets is not None:
-            by_row = (p * logs).sum(1) if own is None else (p * logs).sum(1) + own * self.of_targets[rows]
-            self.gradients[2] += by_row @ factor  # type: ignore[operator]
         grad_hidden = self.gradients[0]
         if grad_hidden is not None:
             torch.mm(p, self.rows, out=grad_hidden[rows]).mul_(factor[:, None])

@@ -99,12 +99,9 @@ class Transitions(SizedByState, ClosedFormModel):
         config, device = self.config, self.offsets.device
         weights = None if train.weights is None else train.weights.to(device)
         table = transitions(train.items.to(device), train.n_items, config.window, config.backward, weights)
-        #: what the rows and the columns of C are scaled by
-        self.scales = (
-            power(table.row_sums(), -config.history_power).float(),
-            power(table.t().row_sums(), -config.item_power).float(),
-        )
-        table = table.scale(*self.scales)
+        rows_scale = power(table.row_sums(), -config.history_power).float()
+        columns_scale = power(table.t().row_sums(), -config.item_power).float()
+        table = table.scale(rows_scale, columns_scale)
         self.offsets, self.items, self.weights = table.indptr, table.indices, table.values(torch.float32)
         self.changed()
         return self

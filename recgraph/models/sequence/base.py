@@ -19,7 +19,6 @@ from recgraph.encoders.base import SequenceEncoder, tokens_of_places
 from recgraph.encoders.items import ItemTower, Kept
 from recgraph.losses.base import NextItemLoss
 from recgraph.losses.pairwise import OwnNegatives
-from recgraph.losses.softmax import SoftmaxLoss
 from recgraph.models.base import (
     FeatureSpace,
     ModelConfig,
@@ -31,7 +30,7 @@ from recgraph.models.base import (
 )
 from recgraph.models.reading import HistoryReading, SequenceReading, tokens_of
 from recgraph.models.sequence.items import ItemTable, ItemTables, RelatedItems
-from recgraph.models.sequence.prior import OfBatch, Prior, TransitionPrior
+from recgraph.models.sequence.prior import Prior, TransitionPrior
 from recgraph.registry import part
 from recgraph.rng import Generators
 from recgraph.sparse.device import is_accelerated
@@ -127,9 +126,6 @@ class SequenceModel(TrainableModel):
             # a gap never seen in training adds nothing, as an unknown one
             self.gap_embedding = nn.Embedding(2 * N_GAPS - 1, config.hidden_dim, padding_idx=0)
             nn.init.zeros_(self.gap_embedding.weight)
-        is_trained = config.prior is not None and config.prior.in_training
-        if is_trained and (regime == "cloze" or not isinstance(self.loss, SoftmaxLoss)):
-            raise ConfigError("prior.in_training: it is of next items in a softmax; give loss = 'full_softmax'")
         self.prior = None if config.prior is None else TransitionPrior(config.prior, space)
         self.reads_times = config.time_gaps or self.encoder.reads_times
         is_made = self.item_tower is not None or self.item_graph is not None
@@ -235,10 +231,6 @@ class SequenceModel(TrainableModel):
             else:
                 drawn = drawn[batch.target_places()]
             loss: Tensor = self.loss.against(drawn, states, targets, table, bounds, dropout, **given)
-        elif self.prior is not None and self.config.prior.in_training:
-            tower = self.item_tower
-            candidates = tower.candidates if tower is not None and len(tower.candidates) else None
-            loss = self.loss(states, targets, table, generator, prior=OfBatch(self.prior, batch, candidates), **given)
         else:
             loss = self.loss(states, targets, table, generator, **given)
         return loss if batch.weight == 1 else loss * batch.weight
