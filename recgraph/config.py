@@ -63,7 +63,7 @@ class Config(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise ConfigError("\n".join(_message(type(self).__name__, item) for item in error.errors())) from None
+            raise ConfigError("\n".join(_messages(type(self).__name__, error.errors()))) from None
 
     # as pydantic marks its own, so that parts of a configuration are validated with it and errors name their place
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
@@ -227,17 +227,40 @@ def unknown_key(key: str, *within: BaseModel | type[BaseModel], what: str = "set
     return f"unknown {what} {key!r}{meant}"
 
 
-def _message(owner: str, item: Any) -> str:
-    """One error of pydantic, with the place of the setting or argument and its value."""
-    place, value = ".".join(map(str, item["loc"])), item["input"]
-    is_of_table = item["type"] in ("missing", "value_error") and isinstance(value, Mapping)
-    place += "" if is_of_table else f" = {shown(value)}"
-    return f"{place or owner}: {item['msg'].removeprefix('Value error, ')}"
+#: what pydantic says -> what is said of it here, in this order
+_SAID = {
+    "; Input should be ": " or ",
+    "a dictionary or an instance of ": "",
+    "an instance of ": "",
+    "should be Interactions": "should be Interactions (rg.load_data makes it of a frame or a file)",
+    "should be HeteroGraph": "should be HeteroGraph (HeteroGraph.from_frames makes it)",
+}
+
+
+def _messages(owner: str, errors: Iterable[Any]) -> list[str]:
+    """Errors of pydantic, a line for each setting or argument, its value and all that it may be."""
+    found: dict[str, str] = {}
+    for item in errors:
+        place, value = ".".join(map(str, item["loc"])), item["input"]
+        is_of_table = item["type"] in ("missing", "value_error") and isinstance(value, Mapping)
+        place += "" if is_of_table else f" = {shown(value)}"
+        before = f"{found[place]}; " if place in found else f"{place or owner}: "
+        found[place] = before + item["msg"].removeprefix("Value error, ")
+    for place in found:
+        for text, said in _SAID.items():
+            found[place] = found[place].replace(text, said)
+    return [*found.values()]
 
 
 def shown(value: object) -> str:
-    """A value in a message, cut where it is long, so that what is wrong with it is not lost behind it."""
-    text = repr(value)
+    """A value in a message, cut where it is long, so that what is wrong is not lost behind it.
+
+    Of one that takes several lines, such as a frame, it is the type and the first line.
+    """
+    text, _, more = repr(value).strip().partition("\n")
+    if more:
+        library = type(value).__module__.partition(".")[0]
+        text = f"{library}.{type(value).__name__} {text}..."
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
@@ -306,7 +329,7 @@ def checked(function: F) -> F:
             return function(*args, **kwargs)  # whose own TypeError says it
         for each in found:
             each["loc"] = tuple(names[place] if isinstance(place, int) else place for place in each["loc"][:1])
-        raise ValueError("\n".join(_message(function.__qualname__, each) for each in found))
+        raise ValueError("; ".join(_messages(function.__qualname__, found)))
 
     return cast(F, call)
 

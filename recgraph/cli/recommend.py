@@ -289,8 +289,7 @@ def _open(run: Path) -> Recommender:
 
     recommender = Recommender.load(bundle_of(run))
     recommender.kind = "polars"  # of frames that are written here, whatever the log's is
-    if recommender.held_out:
-        note(recommender.held_out)
+    recommender.warn_of_held_out()
     return recommender
 
 

@@ -115,6 +115,7 @@ class Recommender:
             self.item_features = without_categories(frame)
         self.record = dict(record or {})
         self.counters = Counts()
+        self._has_warned = False
         self.ann: AnnIndex | None = None
         self.item_columns = ItemColumns(items, self.item_features, self.columns.item)
         self.lister = Lister(self.model, len(items))
@@ -135,6 +136,12 @@ class Recommender:
         by_user = (self.record.get("data") or {}).get("split") in ("leave-one-out", "ratio")
         what = "each user's newest events were" if by_user else "the split's test part was"
         return f"{what} held out: fit on everything with --refit or --fit-on all (rg.fit: refit=True, fit_on='all')"
+
+    def warn_of_held_out(self) -> None:
+        """Log, once, what the model has not been fitted on."""
+        if self.held_out and not self._has_warned:
+            self._has_warned = True
+            _log.warning("%s", self.held_out)
 
     @cached_property
     def popularity(self) -> Tensor:
@@ -175,8 +182,9 @@ class Recommender:
         Returns:
             A frame with the columns user, item, score, rank (from 1), users in the order given and best items first. It
             is of the kind of the frame or series that was given, else of that of the training data. The scores of a
-            fallback are counts.
+            fallback are counts. The first call logs :attr:`held_out` as a warning.
         """
+        self.warn_of_held_out()
         request = self._request(users, histories, at)
         options = self._options(k, exclude_seen, allow, block, rules, fallback, item_columns)
         return self._answer(request, options, named=not is_all(users))
@@ -201,6 +209,7 @@ class Recommender:
 
         Yields frames; one under the other they have the items of :meth:`recommend`, and its scores up to rounding.
         """
+        self.warn_of_held_out()
         request = self._request(None if histories is not None and is_all(users) else users, histories, at)
         self.counters.add(unknown_items=request.n_unknown_items, unknown_users=request.n_unknown_users)
         shared = self, self._options(k, **options), histories is not None or not is_all(users)
@@ -267,11 +276,17 @@ class Recommender:
         """[n] int64: when lists are asked for, by one time or n of them; None of a model that reads no times."""
         if at is None or not self.model.reads_times:
             return None
-        times, unit = times_of(given_ids(at, self.kind, "at")[0], self.time_format)
+        return self.read_times(at, n, "at")
+
+    def read_times(self, given: Any, n: int, argument: str) -> Tensor:
+        """[n] int64: one time or n of them; in the training data's unit for a model of times."""
+        times, unit = times_of(given_ids(given, self.kind, argument)[0], self.time_format)
         read = torch.from_numpy(times.fill_null(0).to_numpy(writable=True))
-        own = None if times.null_count() else in_unit(read, unit, self.time_unit)
+        wanted = self.time_unit if self.model.reads_times else unit
+        own = None if times.null_count() else in_unit(read, unit, wanted)
         if own is None or len(own) not in (1, n):
-            raise ValueError(f"at = {shown(at)}: give a time, or {n}, as the training data's ({self.time_unit})")
+            like = f"give a time, or {n}, as the training data's ({self.time_unit})"
+            raise ValueError(f"{argument} = {shown(given)}: {like}")
         return own.expand(n)
 
     def _answer(self, request: Request, options: ListOptions, named: bool) -> Any:
@@ -480,6 +495,7 @@ def recall_of_lists(recommender: Recommender, k: int = 10, n_users: int = 256, s
     """The share of the items of exact lists that those of :meth:`Recommender.use_ann` contain, of a sample of users."""
     near, exact = copy(recommender), copy(recommender)
     near.kind = exact.kind = "polars"
+    near.record = exact.record = {}  # which says what to warn of
     exact.ann = None
     with_history = recommender.seen.lengths.nonzero().flatten()
     if not len(with_history):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any, Self
 
 import narwhals as nw
@@ -85,6 +86,18 @@ def query_of_histories(items: Tensor, lengths: Tensor, times: Tensor | None = No
     every = Ragged.from_lengths(items, lengths)
     when = None if times is None else every.with_values(times).filter(items >= 0)
     return Query(torch.full((len(lengths),), -1), every.filter(items >= 0), when)
+
+
+def in_order(histories: list[list[int]], times: list[int]) -> tuple[list[list[int]], list[int]]:
+    """Histories [B], each by time and then by place, and their times [T], one after the other."""
+    rest = iter(times)
+    items: list[list[int]] = []
+    ordered: list[int] = []
+    for row in histories:
+        events = sorted(zip(row, rest, strict=False), key=itemgetter(1))
+        items.append([item for item, _ in events])
+        ordered += [time for _, time in events]
+    return items, ordered
 
 
 def of_users(given: Any, users: IdMap, seen: Ragged, kind: FrameKind, times: Ragged | None) -> Request:

@@ -13,7 +13,16 @@ from typing import Annotated, Any, Self
 
 import polars as pl
 import torch
-from pydantic import BaseModel, ConfigDict, Field, Strict, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationInfo,
+    create_model,
+    field_validator,
+    model_validator,
+)
 from torch import Tensor
 
 from recgraph.config import Config, shown
@@ -24,7 +33,7 @@ from recgraph.evaluate.topk import Lists
 from recgraph.serve.bundle import bundle_of, digest
 from recgraph.serve.lists import TILES, Fallback, ListOptions
 from recgraph.serve.recommender import Recommender
-from recgraph.serve.request import plain, query_of_histories, query_of_users
+from recgraph.serve.request import in_order, plain, query_of_histories, query_of_users
 from recgraph.serve.rules import Rules
 
 #: maps up to this size are also held as Python objects, some 100 bytes an id: a look at few ids is then much faster
@@ -35,6 +44,9 @@ Id = (
     | Annotated[float, Strict(), Field(allow_inf_nan=False)]
     | Annotated[str, Strict()]
 )
+
+#: of one history, or label -> those of several
+_Values = list[Id] | dict[str, list[Id]]
 
 
 class Limits(Config):
@@ -58,6 +70,18 @@ class _Body(BaseModel):
     block: Annotated[list[Id] | None, Field(description="items that are in no list")] = None
 
 
+def _rows(given: _Values | None) -> dict[str, list[Id]]:
+    """Label -> row, of several histories or of one, which has no label; or of their times."""
+    if isinstance(given, dict):
+        return given
+    return {} if given is None else {"": given}
+
+
+def _lengths(given: _Values | None) -> dict[str, int]:
+    """Label -> length of the row."""
+    return {label: len(row) for label, row in _rows(given).items()}
+
+
 class RecommendRequest(_Body):
     """The body of ``POST /recommend``."""
 
@@ -65,10 +89,23 @@ class RecommendRequest(_Body):
     users: list[Id] | None = None
     history: list[Id] | None = None
     histories: dict[str, list[Id]] | None = None
+    times: Annotated[
+        _Values | None,
+        Field(description="of the items of history, or of each of histories, as the log's times"),
+    ] = None
     exclude_seen: Annotated[bool, Strict(), Field(description="leave out what the user has done")] = True
     fallback: Annotated[Fallback | None, Field(description="for users of whom nothing is known; null: an error")] = None
     rules: Annotated[Rules | None, Field(description="business rules")] = None
     at: Annotated[Id | None, Field(description="when the lists are asked for, written as the log's times")] = None
+
+    @field_validator("times")
+    @classmethod
+    def _one_each(cls, times: _Values | None, info: ValidationInfo) -> _Values | None:
+        """Refuse times that are not as many as the items."""
+        items = info.data.get("histories" if isinstance(times, dict) else "history")
+        if times is not None and _lengths(times) != _lengths(items):
+            raise ValueError("give a time for each item of history, or of histories, by label")
+        return times
 
     @model_validator(mode="after")
     def _for_someone(self) -> Self:
@@ -169,6 +206,8 @@ class Job:
     items: list[int]
     key: tuple[Any, ...] | None
     at: Tensor | None = None
+    #: [T] of the histories, one after the other
+    times: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.users) + len(self.histories) + len(self.items)
@@ -246,12 +285,20 @@ class Predictor:
                 raise Refused(422, f"rules: {most}", "rules")
         field = request.field
         users = self.users.read(request.labels, field) if field in ("user", "users") else []
-        rows = request.histories or ({} if request.history is None else {"": request.history})
+        rows = _rows(request.histories or request.history)
         histories = [self.items.read(row, field) for row in rows.values()]
+        rows_of_times = _rows(request.times)
+        given = [time for label in rows for time in rows_of_times.get(label, ())]
+        times = None
+        if given:
+            with _refusing("times"):
+                read = self.recommender.read_times(given, len(given), "times")
+            histories, ordered = in_order(histories, read.tolist())
+            times = torch.tensor(ordered)
         with _refusing("at"):
             at = self.recommender.time_of(request.at, len(users) + len(histories))
-        key = self, k, request.exclude_seen, bool(users), at is None
-        return Job(self, request, users, histories, [], None if is_alone else key, at)
+        key = self, k, request.exclude_seen, bool(users), at is None, times is None
+        return Job(self, request, users, histories, [], None if is_alone else key, at, times)
 
     def respond(self, jobs: Sequence[Job]) -> list[Result | Exception]:
         """Answer jobs of one key together -> for each its result, or an error, which is its own alone."""
@@ -270,7 +317,9 @@ class Predictor:
         else:
             rows = [row for job in jobs for row in job.histories]
             items = torch.tensor([item for row in rows for item in row], dtype=torch.int64)
-            query = query_of_histories(items, torch.tensor([len(row) for row in rows]))
+            given = [job.times for job in jobs if job.times is not None]
+            times = torch.cat(given) if given else None
+            query = query_of_histories(items, torch.tensor([len(row) for row in rows]), times)
         if jobs[0].at is not None:
             query = replace(query, at=torch.cat([job.at for job in jobs if job.at is not None]))
         known_mask = torch.ones(len(query), dtype=torch.bool)

@@ -131,7 +131,7 @@ def fit(
 
 @checked
 def fit_graph(
-    model: NodeModel,
+    model: NodeModel | str,
     graph: Annotated[HeteroGraph, BeforeValidator(as_graph)],
     *,
     seed: int,
@@ -145,11 +145,19 @@ def fit_graph(
     """Fit a model of a typed graph, without classes of its nodes; by default the weights of lowest loss are kept.
 
     Args:
-        model: with its settings, among them ``metapaths``; not built.
+        model: with its settings, among them ``metapaths``; not built. Or a name of the registry.
         graph: all that is read; a graph of PyTorch Geometric or DGL is converted (:meth:`HeteroGraph.from_pyg`).
         seed, out, device, resume, progress, observers: see :func:`fit`.
-        training: settings of :class:`recgraph.train.config.GraphTrainConfig`.
+        training: settings of :class:`recgraph.train.config.GraphTrainConfig`; beside a name also
+            those of the model.
     """
+    if isinstance(model, str):
+        cls: type[Model] = registry.load("model", model)
+        if not issubclass(cls, NodeModel):
+            raise ValueError(f"model {model!r} is no NodeModel: it is fitted by rg.fit(model, log)")
+        parts = share_out(cls, training, {"model": cls.Config, "training": GraphTrainConfig})
+        model = cls(**parts["model"])
+        training = parts["training"]
     refuse_training(type(model), training)
     folder = None if out is None else Path(out)
     options = FitOptions(GraphTrainConfig.of(training), seed, folder, device, resume, progress, observers)

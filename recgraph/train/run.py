@@ -17,7 +17,7 @@ from recgraph.data.split import FitPart, Interactions, SealedSplit, Split, check
 from recgraph.data.strategies import EVERYTHING
 from recgraph.evaluate.evaluator import evaluate
 from recgraph.evaluate.nodes import NodeResults, ProbeConfig, evaluate_nodes
-from recgraph.evaluate.protocol import is_leaked
+from recgraph.evaluate.protocol import Ties, is_leaked
 from recgraph.evaluate.rerank import Reranker, reranker_of
 from recgraph.evaluate.results import Results
 from recgraph.graph.hetero import as_task
@@ -198,6 +198,7 @@ class Run(BaseRun):
         allow_fitted: bool = False,
         engine: Engine | None = None,
         rerank: str | Mapping[str, Any] | Reranker | None = None,
+        ties: Ties = "seeded permutation",
     ) -> Results:
         """Metrics by full ranking, both conventions for seen items from one pass.
 
@@ -214,6 +215,8 @@ class Run(BaseRun):
             engine: ranks for shares of the users, see :mod:`recgraph.parallel`; None: this process.
             rerank: a re-ranker that picks the lists, its name or a mapping with its settings; the protocol records it,
                 and the results are kept beside those of the model, as ``"test/mmr"``.
+            ties: one drawn order of equal scores, or ``"expectation"``, over all orders; the
+                protocol records it.
 
         Raises:
             ValueError: no such part or metric, the run was fitted on the part, or it was opened without its data.
@@ -244,6 +247,7 @@ class Run(BaseRun):
                 seen=("keep", "exclude") if seen == "both" else (seen,),
                 cutoffs=cutoffs,
                 metrics=metrics,
+                ties=ties,
                 fit_part=fitted,
                 split=split,
                 part=part,

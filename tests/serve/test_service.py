@@ -15,13 +15,15 @@ from typing import Any
 
 import polars as pl
 import pytest
+import torch
 from refusing import refused
 from small_serving import recommender
 
-from recgraph.models.base import Model
+from recgraph.data.split import Interactions
+from recgraph.models.base import Model, Space
 from recgraph.models.closed_form.linear import EASE
 from recgraph.models.collaborative.lightgcn import LightGCN
-from recgraph.models.sequence.sasrec import SASRec
+from recgraph.models.sequence.sasrec import HSTU, SASRec
 from recgraph.serve.bundle import BundleError
 from recgraph.serve.http import Service, make_app
 from recgraph.serve.recommender import Recommender
@@ -163,6 +165,80 @@ def test_ids_of_every_type(make: Callable[[int], Any], written: Callable[[int], 
 
 
 # -- over HTTP
+
+
+TIMED: list[Callable[[], Model]] = [
+    lambda: SASRec(hidden_dim=8, max_len=20, time_gaps=True),
+    lambda: HSTU(hidden_dim=8, max_len=20, encoder={"time_bias": True}),
+    lambda: SASRec(hidden_dim=8, max_len=20),
+]
+
+
+@pytest.mark.parametrize("make", TIMED)
+@pytest.mark.parametrize("dated", [False, True])
+def test_histories_with_times(make: Callable[[], Model], dated: bool, tmp_path: Path) -> None:
+    draw = random.Random(0)
+    rows = [(n // 8, draw.randrange(30), draw.randrange(10**6)) for n in range(160)]
+    frame = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
+    frame = frame.with_columns(pl.from_epoch("time")) if dated else frame
+    data = Interactions.from_frame(frame, user="user", item="item", timestamp="time")
+    model = make().build(Space(n_users=data.n_users, n_items=data.n_items), seed=1)
+    draws = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights += torch.randn(weights.shape, generator=draws)
+    Recommender.for_log(model, data).save(tmp_path / "bundle")
+    of = Recommender.load(tmp_path / "bundle")
+
+    def written(time: int) -> Any:
+        return datetime.datetime.fromtimestamp(time, datetime.UTC).isoformat() if dated else time
+
+    events = {
+        "a": [(3, 900), (4, 100), (5, 5000)],
+        "b": [(7, 40)],
+        "c": [(999, 60), (2, 50), (1, 60)],
+    }
+    histories = {label: [item for item, _ in own] for label, own in events.items()}
+    times = {label: [written(time) for _, time in own] for label, own in events.items()}
+    at = written(20_000)
+    given = [(label, item, written(time)) for label, own in events.items() for item, time in own]
+    timed = pl.DataFrame(given, schema=["user", "item", "time"], orient="row")
+    with client(tmp_path / "bundle") as (http, _):
+
+        def lists(**body: Any) -> list[list[tuple[int, float]]]:
+            answer = http.post("/recommend", json={"k": 5, **body})
+            assert answer.status_code == 200, answer.text
+            found = answer.json()["results"]
+            return [[(row["item"], row["score"]) for row in each["items"]] for each in found]
+
+        backwards = dict(reversed(times.items()))
+        for when in (None, at):
+            together = lists(histories=histories, times=backwards, at=when)
+            frame = of.recommend(histories=timed, k=5, at=when)
+            for label, own in zip(histories, together, strict=True):
+                wanted = frame.filter(user=label).select("item", "score")
+                assert own == [pytest.approx(row, rel=1e-4) for row in wanted.iter_rows()]
+            (alone,) = lists(history=histories["a"], times=times["a"], at=when)
+            assert alone == [pytest.approx(row, rel=1e-4) for row in together[0]]
+        (untimed,) = lists(history=[4, 3, 5], at=at)
+        is_the_same = untimed == [pytest.approx(row, rel=1e-4) for row in together[0]]
+        assert is_the_same == (not model.reads_times)
+        popular: dict[str, Any] = {"history": [], "fallback": "popularity"}
+        assert lists(**popular, times=[]) == lists(**popular)
+        schemas = http.get("/openapi.json").json()["components"]["schemas"]
+        assert "times" in schemas["RecommendRequest"]["properties"]
+        for body in (
+            {"history": [1, 2], "times": [written(1)]},
+            {"history": [1, 2], "times": {"a": [written(1), written(2)]}},
+            {"histories": {"a": [1]}, "times": {"b": [written(1)]}},
+            {"histories": {"a": [1]}, "times": [written(1)]},
+            {"user": 1, "times": []},
+            {"history": [1], "times": [None]},
+            {"history": [1], "times": [True]},
+            {"history": [1], "times": ["soon"]},
+        ):
+            answer = http.post("/recommend", json=body)
+            assert (answer.status_code, answer.json().get("field")) == (422, "times"), answer.text
 
 
 def test_every_endpoint(bundle: Path) -> None:

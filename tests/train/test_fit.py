@@ -49,6 +49,46 @@ def test_a_mistake_leaves_no_folder(mistake: dict[str, Any], named: str, split: 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("library", ["polars", "pandas", "pyarrow"])
+def test_a_frame_in_the_place_of_a_log_is_refused_on_one_line(library: str) -> None:
+    frame: Any = pl.DataFrame({"user": [1, 1, 2], "item": [1, 2, 1], "time": [0, 1, 2]})
+    if library != "polars":
+        frame = frame.to_pandas() if library == "pandas" else frame.to_arrow()
+    kind = f"{library}.{type(frame).__name__}"
+    with refused("data", kind, "Interactions", "Split", "rg.load_data") as caught:
+        rg.fit("sasrec", frame, seed=0)  # type: ignore[arg-type]
+    assert len(str(caught.value).splitlines()) == 1
+    rg.fit("popularity", rg.load_data(frame), seed=0)
+
+
+def test_a_run_warns_once_of_held_out_events(split: Split, caplog: Any) -> None:
+    run = rg.fit("popularity", split, seed=0)
+    assert "refit=True" not in caplog.text
+    run.recommend([0], k=2)
+    run.recommend([1], k=2)
+    assert caplog.text.count("refit=True") == 1
+    caplog.clear()
+    rg.fit("popularity", split, seed=0, fit_on="all").recommend([0], k=2)
+    rg.fit("popularity", split.interactions, seed=0).recommend([0], k=2)
+    assert "refit=True" not in caplog.text
+
+
+def test_an_evaluation_takes_all_orders_of_equal_scores() -> None:
+    # in training each item occurs as often as the others; what is asked for is item 0
+    rows = [(user, (user + step) % 9, step) for user in range(9) for step in range(4)]
+    rows += [(user, 0, 4) for user in range(9)]
+    log = rg.load_data(pl.DataFrame(rows, schema=["user", "item", "time"], orient="row"))
+    run = rg.fit("popularity", log.split("leave-one-out"), seed=0)
+    asked: dict[str, Any] = {"seen": "keep", "cutoffs": (3,), "metrics": ("recall",)}
+    drawn = run.evaluate("test", **asked)[0]
+    expected = run.evaluate("test", **asked, ties="expectation")[0]
+    assert drawn["recall@3"] != expected["recall@3"]
+    assert drawn.hash != expected.hash
+    (recorded,) = run.record.results["test"]
+    assert recorded["protocol"]["ties"] == "expectation"
+    assert expected["recall@3"] == pytest.approx(3 / 9)
+
+
 @pytest.mark.parametrize("model", ["sasrec", "ease"])
 def test_a_finished_run_is_given_back_as_it_is(model: str, split: Split, tmp_path: Path) -> None:
     training = {"max_epochs": 1} if model == "sasrec" else {}

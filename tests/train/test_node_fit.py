@@ -116,6 +116,20 @@ def test_what_is_refused(data: tuple[HeteroGraph, NodeTask]) -> None:
         fit_graph(Spectral(metapaths=("paper-author-paper",)), data[0], seed=0, max_epochs=3)
 
 
+def test_a_model_by_its_name(data: tuple[HeteroGraph, NodeTask]) -> None:
+    settings: dict[str, Any] = {"metapaths": ("paper-author-paper",), "hidden_dim": 8}
+    settings["prototypes"] = {"n_clusters": (3,)}
+    named = fit_graph("meow", data[0], seed=2, device="cpu", max_epochs=5, **settings)
+    assert torch.equal(named.embedder.vectors, fitted(data[0]).embedder.vectors)
+    assert named.record.training["max_epochs"] == 5
+    with refused("metapaths", "paper-author-paper"):
+        fit_graph("meow", data[0], seed=2)
+    with refused("sasrec", "rg.fit"):
+        fit_graph("sasrec", data[0], seed=2)
+    with refused("hidden_dims", "hidden_dim"):
+        fit_graph("meow", data[0], seed=2, hidden_dims=8)
+
+
 def test_spectral_rows_are_fitted_in_one_step_and_kept(data: tuple[HeteroGraph, NodeTask], tmp_path: Path) -> None:
     model, whole = Spectral(metapaths=("paper-author-paper",), hidden_dim=5), tmp_path / "run"
     run = fit_graph(model, data[0], seed=3, out=whole)
