@@ -207,7 +207,7 @@ def test_lists_are_those_of_the_time_of_the_request(name: str, settings: dict[st
         for row, user in enumerate(users):
             shown = frame.filter(user=user)
             found = wanted[row][torch.from_numpy(of.items.index(shown["item"]))].tolist()
-            assert shown["score"].to_list() == pytest.approx(found, rel=1e-5)
+            assert shown["score"].to_list() == pytest.approx(found, rel=1e-5, abs=1e-6)
     assert one.equals(of.recommend(users, k=4)) == (not model.reads_times)
     assert pl.concat([*of.stream(users, k=4, at=[50_000, 10**7, 0], batch_size=2)])["item"].equals(several["item"])
     served = Predictor(of, Limits(), "cafe")
