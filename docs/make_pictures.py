@@ -1,8 +1,9 @@
 """Draw the pictures of README and docs: ``python docs/make_pictures.py [NAME ...]``.
 
-Boards are drawn from the committed records. The page that explains a recommendation and the curves come from trainings
-that take half a minute of CPU time each, on MovieLens 100K, with the commands that docs/inspect.md and docs/training.md
-show. It needs Chromium, and `pip install 'recgraph[browser,docs]'`: Playwright, and Pillow, which makes files smaller.
+Boards are drawn from the committed records. The page that explains a recommendation and the curves
+come from trainings that take half a minute of CPU time each, on MovieLens 100K, with the commands
+that docs/inspect.md and docs/training.md show. It needs Chromium, and `pip install
+'recgraph[browser,docs]'`: Playwright, and Pillow, which makes files smaller.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ def shoot(page: Page, path: Path, top: float, bottom: float) -> None:
     from PIL import Image
 
     with Image.open(path) as image:
-        few = image.convert("RGB").quantize(_COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        few = image.convert("RGB").quantize(
+            _COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE
+        )
     few.save(path, optimize=True)
     n_bytes = path.stat().st_size
     if n_bytes > MOST:
@@ -90,7 +93,9 @@ def command(line: str) -> None:
 
 def explanation(work: Path) -> None:
     """The page of `recgraph inspect`: the commands of docs/inspect.md."""
-    settings = "--set max_epochs=30 --set batch_size=8192 --set learning_rate=0.01 --seed 0 --device cpu"
+    settings = (
+        "--set max_epochs=30 --set batch_size=8192 --set learning_rate=0.01 --seed 0 --device cpu"
+    )
     command(f"train MEOWRec --dataset ml-100k {settings} --out {work / 'meowrec'}")
     command(f"inspect {work / 'meowrec'} --user 196 --k 3 --out {work / 'why.html'} --format json")
     with opened(work / "why.html", _NARROW) as shown:
@@ -106,12 +111,18 @@ def _top(element: Locator) -> float:
 
 def curves(work: Path) -> None:
     """The charts of a run: the commands of docs/training.md."""
-    settings = "--set learning_rate=0.003 --set max_epochs=40 --set patience=5 --seed 0 --device cpu"
+    settings = (
+        "--set learning_rate=0.003 --set max_epochs=40 --set patience=5 --seed 0 --device cpu"
+    )
     command(f"train sasrec --dataset ml-100k {settings} --out {work / 'sasrec'}")
     command(f"plot {work / 'sasrec'} --out {PICTURES / 'curves.svg'}")
 
 
-PARTS: dict[str, Callable[[Path], None]] = {"boards": boards, "explanation": explanation, "curves": curves}
+PARTS: dict[str, Callable[[Path], None]] = {
+    "boards": boards,
+    "explanation": explanation,
+    "curves": curves,
+}
 
 
 def main(names: list[str]) -> None:

@@ -1,4 +1,6 @@
-"""Run the notebooks of ``docs/tutorials`` and keep what they print: ``python docs/run_tutorials.py [NAME ...]``."""
+"""Run the notebooks of ``docs/tutorials`` and keep what they print: ``python docs/run_tutorials.py
+[NAME ...]``.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ _TIMEOUT_SECONDS = 300
 
 
 class _Kernels(AsyncKernelManager):
-    """Kernels that talk through files: sockets of the network are open to every user of the machine."""
+    """Kernels that talk through files: sockets of the network are open to every user of the
+    machine.
+    """
 
     def __init__(self, **traits: Any) -> None:
         connection = Path(tempfile.mkdtemp(prefix="kernel-")) / "kernel.json"
@@ -31,7 +35,9 @@ class _Kernels(AsyncKernelManager):
             shutil.rmtree(Path(self.connection_file).parent, ignore_errors=True)
 
 
-def run(path: Path, folder: Path, programs: Path = Path(sys.executable).parent) -> nbformat.NotebookNode:
+def run(
+    path: Path, folder: Path, programs: Path = Path(sys.executable).parent
+) -> nbformat.NotebookNode:
     """Run a notebook in a folder, where it may leave files -> the notebook with its outputs.
 
     Args:

@@ -42,12 +42,19 @@ def sheets(board: Board) -> list[Sheet]:
 
 
 def pictures(found: dict[str, list[Sheet]]) -> str:
-    """The pictures of all data sets, each a link to its tables; ``docs/make_pictures.py`` draws them."""
+    """The pictures of all data sets, each a link to its tables; ``docs/make_pictures.py`` draws
+    them.
+    """
     lines = ["## In pictures", ""]
     for name, own in found.items():
         for sheet in own:
             title = f"{name}: {sheet.spec.title}"
-            lines += [f"[{title}](#{_anchor(sheet)})", "", f"![{title}](pictures/{picture(sheet)})", ""]
+            lines += [
+                f"[{title}](#{_anchor(sheet)})",
+                "",
+                f"![{title}](pictures/{picture(sheet)})",
+                "",
+            ]
     return "\n".join(lines)
 
 
@@ -61,13 +68,19 @@ def _anchor(sheet: Sheet) -> str:
 
 
 def summary(experiments: Path = EXPERIMENTS) -> str:
-    """Of each data set of each board: its best entry, who is not told from it, and who is nearly as good for less."""
+    """Of each data set of each board: its best entry, who is not told from it, and who is nearly as
+    good for less.
+    """
     lines = [
         "| board | first column | best | mean | training, CPU s | not told from it | cheapest within 1 % |",
         "| --- | --- | --- | --: | --: | --- | --- |",
     ]
     for board in boards(experiments):
-        lines += [f"| {' | '.join(_summarised(board, sheet))} |" for sheet in sheets(board) if sheet.cheapest]
+        lines += [
+            f"| {' | '.join(_summarised(board, sheet))} |"
+            for sheet in sheets(board)
+            if sheet.cheapest
+        ]
     return "\n".join(lines)
 
 
@@ -75,8 +88,13 @@ def _summarised(board: Board, sheet: Sheet) -> list[str]:
     assert sheet.cheapest is not None
     (best, cheapest), table = sheet.cheapest, sheet.tables[0]
     metric = table.metrics[0]
-    scores = {each.name: sheet.scores(each.name, table.title)[metric] for each in sheet.ranked(table)}
-    costs = {name: sheet.numbers[name, "", "", "", "training_cpu_seconds"].mean for name in (best, cheapest)}
+    scores = {
+        each.name: sheet.scores(each.name, table.title)[metric] for each in sheet.ranked(table)
+    }
+    costs = {
+        name: sheet.numbers[name, "", "", "", "training_cpu_seconds"].mean
+        for name in (best, cheapest)
+    }
     alike = _listed(name for name, score in scores.items() if score.mark == "tied" and name != best)
     untested = any(score.mark == "untested" for name, score in scores.items() if name != best)
     return [
@@ -86,7 +104,9 @@ def _summarised(board: Board, sheet: Sheet) -> list[str]:
         scores[best].text(),
         f"{costs[best]:.3g}",
         alike or ("not tested" if untested else "none"),
-        "itself" if cheapest == best else f"{cheapest}: {scores[cheapest].mean:.4f}, {costs[cheapest]:.3g} s",
+        "itself"
+        if cheapest == best
+        else f"{cheapest}: {scores[cheapest].mean:.4f}, {costs[cheapest]:.3g} s",
     ]
 
 

@@ -1,7 +1,8 @@
-"""Write the reference of the built documentation, as reStructuredText: ``python docs/write_reference.py FOLDER``.
+"""Write the reference of the built documentation, as reStructuredText: ``python
+docs/write_reference.py FOLDER``.
 
-Commands, models, parts, metrics and Python names come from the library itself, the examples from ``docs/examples``.
-``docs/conf.py`` calls it for each build; nothing that it writes is kept in git.
+Commands, models, parts, metrics and Python names come from the library itself, the examples from
+``docs/examples``. ``docs/conf.py`` calls it for each build; nothing that it writes is kept in git.
 """
 
 from __future__ import annotations
@@ -38,7 +39,15 @@ _LIBRARY: dict[str, list[Any]] = {
     "Parts of your own": [rg.Contrast, rg.register, rg.import_file],
 }
 #: classes whose methods are shown
-_WITH_MEMBERS = {rg.Interactions, rg.Split, rg.Run, rg.Recommender, rg.Embedder, HeteroGraph, Observer}
+_WITH_MEMBERS = {
+    rg.Interactions,
+    rg.Split,
+    rg.Run,
+    rg.Recommender,
+    rg.Embedder,
+    HeteroGraph,
+    Observer,
+}
 
 
 def _heading(title: str, line: str = "=") -> str:
@@ -50,7 +59,10 @@ def _text(value: str) -> str:
     parts = " ".join(value.split()).split("`")
     if len(parts) % 2 == 0:
         parts = ["\\`".join(parts)]
-    told = ["".join(f"\\{letter}" if letter in "\\*_|@" else letter for letter in part) for part in parts[::2]]
+    told = [
+        "".join(f"\\{letter}" if letter in "\\*_|@" else letter for letter in part)
+        for part in parts[::2]
+    ]
     code = [f"``{part}``\\ " for part in parts[1::2]]
     return "".join(text for pair in zip(told, [*code, ""], strict=True) for text in pair)
 
@@ -59,7 +71,9 @@ def _table(columns: list[str], rows: Iterable[Iterable[Any]], widths: str = "aut
     lines = [".. list-table::", "   :header-rows: 1", f"   :widths: {widths}", ""]
     for row in (columns, *rows):
         cells = [_text("" if cell is None else str(cell)) for cell in row]
-        lines += [f"   {'* ' if not place else '  '}- {cell}".rstrip() for place, cell in enumerate(cells)]
+        lines += [
+            f"   {'* ' if not place else '  '}- {cell}".rstrip() for place, cell in enumerate(cells)
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -76,10 +90,19 @@ def commands() -> str:
     """Every command with its options."""
     parts = [_heading("Commands"), "``recgraph COMMAND --help`` shows the same.\n"]
     for name, command in _commands(get_command(app), "recgraph"):
-        usage = " ".join(param.name.upper() for param in command.params if param.param_type_name == "argument")
-        parts += [_heading(name, "-"), f"``{name} {usage} [OPTIONS]``\n", _text(command.help or "") + "\n"]
+        usage = " ".join(
+            param.name.upper() for param in command.params if param.param_type_name == "argument"
+        )
+        parts += [
+            _heading(name, "-"),
+            f"``{name} {usage} [OPTIONS]``\n",
+            _text(command.help or "") + "\n",
+        ]
         options = [
-            (", ".join(f"`{name}`" for name in (*param.opts, *param.secondary_opts)), param.help or "")
+            (
+                ", ".join(f"`{name}`" for name in (*param.opts, *param.secondary_opts)),
+                param.help or "",
+            )
             for param in command.params
             if param.param_type_name == "option" and not param.hidden
         ]
@@ -105,16 +128,30 @@ def _settings(rows: list[dict[str, Any]]) -> str:
 
 def models() -> str:
     """Every model with its own settings."""
-    parts = [_heading("Models"), "``rg.models.NAME(setting=...)``; ``recgraph models NAME --all`` has training, too.\n"]
+    parts = [
+        _heading("Models"),
+        "``rg.models.NAME(setting=...)``; ``recgraph models NAME --all`` has training, too.\n",
+    ]
     for row in _said("models"):
-        own = [found for found in _said("models", row["model"], "--all") if found["of"] not in ("data", "training")]
-        parts += [_heading(row["model"], "-"), f"{_text(row['what'])} Update: {row['update']}.\n", _settings(own)]
+        own = [
+            found
+            for found in _said("models", row["model"], "--all")
+            if found["of"] not in ("data", "training")
+        ]
+        parts += [
+            _heading(row["model"], "-"),
+            f"{_text(row['what'])} Update: {row['update']}.\n",
+            _settings(own),
+        ]
     return "\n".join(parts)
 
 
 def parts() -> str:
     """Every part by its kind, metrics among them."""
-    written = [_heading("Parts and metrics"), "A part is a value, a name or a table in the field of a model.\n"]
+    written = [
+        _heading("Parts and metrics"),
+        "A part is a value, a name or a table in the field of a model.\n",
+    ]
     kinds: dict[str, list[dict[str, Any]]] = {}
     for row in [*_said("parts"), *_said("parts", "metric")]:
         kinds.setdefault(row["kind"], []).append(row)
@@ -130,7 +167,9 @@ def library() -> str:
     for title, names in _LIBRARY.items():
         written.append(_heading(title, "-"))
         for name in names:
-            found = [getattr(name, each) for each in name.__all__] if inspect.ismodule(name) else [name]
+            found = (
+                [getattr(name, each) for each in name.__all__] if inspect.ismodule(name) else [name]
+            )
             written += [_documented(each) for each in found]
     return "\n".join(written)
 
@@ -138,15 +177,24 @@ def library() -> str:
 def _documented(value: Any) -> str:
     kind = "autoclass" if inspect.isclass(value) else "autofunction"
     public = getattr(rg, value.__qualname__, None) is value
-    path = f"recgraph.{value.__qualname__}" if public else f"{value.__module__}.{value.__qualname__}"
+    path = (
+        f"recgraph.{value.__qualname__}" if public else f"{value.__module__}.{value.__qualname__}"
+    )
     assert pkgutil.resolve_name(path) is value
-    options = ("   :members:\n" if value in _WITH_MEMBERS else "   :no-members:\n") if kind == "autoclass" else ""
+    options = (
+        ("   :members:\n" if value in _WITH_MEMBERS else "   :no-members:\n")
+        if kind == "autoclass"
+        else ""
+    )
     return f".. {kind}:: {path}\n{options}"
 
 
 def examples() -> str:
     """The programs of ``docs/examples``, with their docstrings."""
-    written = [_heading("A whole training on one screen"), "Public parts and a plain loop; the tests run each.\n"]
+    written = [
+        _heading("A whole training on one screen"),
+        "Public parts and a plain loop; the tests run each.\n",
+    ]
     for path in sorted(EXAMPLES.glob("*.py")):
         said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         include = f".. literalinclude:: ../examples/{path.name}\n   :language: python\n"
@@ -154,7 +202,13 @@ def examples() -> str:
     return "\n".join(written)
 
 
-PAGES = {"commands": commands, "models": models, "parts": parts, "library": library, "examples": examples}
+PAGES = {
+    "commands": commands,
+    "models": models,
+    "parts": parts,
+    "library": library,
+    "examples": examples,
+}
 
 
 def write(folder: Path) -> None:

@@ -1,23 +1,30 @@
-"""Cold items of MovieLens-100K: are films without interactions ranked by their genres, and what does that cost others?
+"""Cold items of MovieLens-100K: are films without interactions ranked by their genres, and what
+does that cost others?
 
-    python experiments/cold_items.py OUT.json [--model sasrec] [--seeds 0 1 2] [--variants id dropout=0.5 features]
+    python experiments/cold_items.py OUT.json [--model sasrec] [--seeds 0 1 2] [--variants id
+    dropout=0.5 features]
 
-Each run is appended to OUT.json when it is done; what is there already is not made again. Variants: ``none`` (no
-features), ``id`` (own vectors and features), ``dropout=P`` (the same with ``items.id_dropout=P``), ``features`` (no
-vectors of their own); ``+year`` behind one of them adds the year to the genres.
+Each run is appended to OUT.json when it is done; what is there already is not made again. Variants:
+``none`` (no features), ``id`` (own vectors and features), ``dropout=P`` (the same with
+``items.id_dropout=P``), ``features`` (no vectors of their own); ``+year`` behind one of them adds
+the year to the genres.
 
-For each seed two tenths of the films are drawn, one to choose settings by (valid) and one to report (test).
-Neither has an interaction in training. Each user's events are ordered by time. Of the first four fifths, those with the
-other films are the training part and the history. The drawn films of the last fifth are what is to be found, among the
-films of their draw alone (168 candidates); users without any are left out. The epoch is chosen by NDCG@10 on the users'
-last training items (leave-one-out), never by cold films. Equal scores count with their exact expectation. Beside
-the models:
+For each seed two tenths of the films are drawn, one to choose settings by (valid) and one to report
+(test). Neither has an interaction in training. Each user's events are ordered by time. Of the first
+four fifths, those with the other films are the training part and the history. The drawn films of
+the last fifth are what is to be found, among the films of their draw alone (168 candidates); users
+without any are left out. The epoch is chosen by NDCG@10 on the users' last training items
+(leave-one-out), never by cold films. Equal scores count with their exact expectation. Beside the
+models:
 
 - ``popularity``: counts in training, 0 for every cold film: all are tied, which is chance;
-- ``genres``: the mean cosine of a film's genres with those of the films in the history, without learning;
-- ``oracle``: how often the users choose each film in the truth itself, an upper bound of what is not personal.
+- ``genres``: the mean cosine of a film's genres with those of the films in the history, without
+  learning;
+- ``oracle``: how often the users choose each film in the truth itself, an upper bound of what is
+  not personal.
 
-What features give on all films, leave-one-out, is a board's to say: ``items = { features = ["genres", "year"] }``.
+What features give on all films, leave-one-out, is a board's to say: ``items = { features =
+["genres", "year"] }``.
 """
 
 from __future__ import annotations
@@ -60,7 +67,9 @@ def settings_of(variant: str) -> dict[str, Any]:
     elif name.startswith("dropout="):
         found["id_dropout"] = float(name.removeprefix("dropout="))
     elif name != "id":
-        raise ValueError(f"variant {variant!r} must be none, id, dropout=P or features, with +year or without")
+        raise ValueError(
+            f"variant {variant!r} must be none, id, dropout=P or features, with +year or without"
+        )
     return {"items": found}
 
 
@@ -85,8 +94,12 @@ class Cold:
                 "timestamp": ordered.times[kept].numpy(),
             }
         )
-        log = rg.Interactions.from_frame(frame, user="user_id", item="item_id", timestamp="timestamp")
-        self.log = log.with_ids(items=data.items.values).with_features(item_features=data.item_features)
+        log = rg.Interactions.from_frame(
+            frame, user="user_id", item="item_id", timestamp="timestamp"
+        )
+        self.log = log.with_ids(items=data.items.values).with_features(
+            item_features=data.item_features
+        )
         # the same events in the new log's indices
         user_of = torch.from_numpy(self.log.users.index(data.users.values))
         item_of = torch.from_numpy(self.log.items.index(data.items.values))
@@ -99,7 +112,9 @@ class Cold:
             truth = future.take(users)
             own = user_of[users]
             history = self.log.ordered.items.take(own)
-            self.cases[part] = Cases(own, history, truth.with_values(item_of[truth.values]), self.log.n_items)
+            self.cases[part] = Cases(
+                own, history, truth.with_values(item_of[truth.values]), self.log.n_items
+            )
             row = item_of[chosen].tolist()
             self.candidates[part] = Ragged.from_lists([row] * len(users))
 
@@ -115,7 +130,11 @@ class Cold:
             cutoffs=(10,),
         )
         return evaluate(
-            model, self.cases[part], protocols=[protocol], metrics=METRICS, candidate_lists=self.candidates[part]
+            model,
+            self.cases[part],
+            protocols=[protocol],
+            metrics=METRICS,
+            candidate_lists=self.candidates[part],
         )[0]
 
     def baselines(self, part: str) -> dict[str, Tensor]:
@@ -124,7 +143,9 @@ class Cold:
         counts = torch.bincount(self.log.ordered.items.values, minlength=self.log.n_items)
         asked = torch.bincount(cases.truth.values, minlength=self.log.n_items)
         known = torch.ones(self.log.n_items, dtype=torch.bool)
-        made = ItemFeatures.learn(self.log.item_features, "item_id", self.log.items, known, ("genres",))
+        made = ItemFeatures.learn(
+            self.log.item_features, "item_id", self.log.items, known, ("genres",)
+        )
         genres = torch.nn.functional.normalize(made.entries.to_dense().double(), dim=1)
         profiles = torch.zeros(n_users, genres.shape[1], dtype=torch.float64)
         rows = self.log.ordered.items
@@ -144,7 +165,10 @@ def cold(name: str, variant: str, seed: int, made: dict[int, Cold]) -> dict[str,
     found: dict[str, Any] = {}
     for part in ("valid", "test"):
         mine = data.evaluate(run.model, part)
-        others = {other: data.evaluate(ScoreMatrix(scores), part) for other, scores in data.baselines(part).items()}
+        others = {
+            other: data.evaluate(ScoreMatrix(scores), part)
+            for other, scores in data.baselines(part).items()
+        }
         found[part] = {
             **mine.to_dict(),
             "baselines": {other: result.metrics for other, result in others.items()},
@@ -168,7 +192,9 @@ def _comparison(a: Result, b: Result, metric: str) -> dict[str, Any]:
 
 def main() -> None:
     """Make the runs that a record does not have yet."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", nargs="+", default=["sasrec"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -185,7 +211,12 @@ def main() -> None:
             for variant in given.variants:
                 if (name, variant, seed) in done:
                     continue
-                head = {"model": name, "variant": variant, "seed": seed, "settings": settings_of(variant)}
+                head = {
+                    "model": name,
+                    "variant": variant,
+                    "seed": seed,
+                    "settings": settings_of(variant),
+                }
                 runs.append({**head, **cold(name, variant, seed, made), "provenance": provenance()})
                 write_text(json.dumps(record, indent=1) + "\n", given.out)
                 print(name, variant, seed, runs[-1]["test"]["metrics"], flush=True)

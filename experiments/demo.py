@@ -2,9 +2,10 @@
 
     python experiments/demo.py [--small]
 
-Gets the data by its card, fits Popularity, EASE, MEOW (as a recommender: on the graph of users, films, genres and
-occupations), SASRec and MCLRec, compares them on the test part with seen items kept and excluded, and recommends films
-to two users. `--small` trains for a few epochs only: it shows that everything runs.
+Gets the data by its card, fits Popularity, EASE, MEOW (as a recommender: on the graph of users,
+films, genres and occupations), SASRec and MCLRec, compares them on the test part with seen items
+kept and excluded, and recommends films to two users. `--small` trains for a few epochs only: it
+shows that everything runs.
 """
 
 from __future__ import annotations
@@ -21,9 +22,15 @@ from recgraph.data import catalog
 DATASET = "ml-100k"
 SEED = 7
 METRICS = ("ndcg@10", "recall@10", "mrr@10")
-# both sequence models have the same sizes, batches and patience; learning rates by NDCG@10 of the validation part, one
-# seed: SASRec .1101 at .001 and .1067 at .002; MCLRec .1165 at .002 (beta .1), the only one tried
-SIZES: dict[str, Any] = {"hidden_dim": 64, "max_len": 50, "dropout": 0.3, "encoder": {"attention_dropout": 0.3}}
+# both sequence models have the same sizes, batches and patience; learning rates by NDCG@10 of the
+# validation part, one seed: SASRec .1101 at .001 and .1067 at .002; MCLRec .1165 at .002 (beta .1),
+# the only one tried
+SIZES: dict[str, Any] = {
+    "hidden_dim": 64,
+    "max_len": 50,
+    "dropout": 0.3,
+    "encoder": {"attention_dropout": 0.3},
+}
 SEQUENCES: dict[str, Any] = {"batch_size": 64, "max_epochs": 90, "patience": 10}
 TRAINING: dict[str, dict[str, Any]] = {
     "MEOW": {"batch_size": 4096, "max_epochs": 90, "patience": 5, "learning_rate": 1e-2},
@@ -50,7 +57,9 @@ def row(first: str, cells: list[str], width: int = 9) -> str:
 
 def compare(split: rg.Split, small: bool) -> dict[str, rg.Run]:
     """Fit and test each model; print the table line by line."""
-    print("Test part: all items are ranked for every user; what the user has seen is kept or excluded.\n")
+    print(
+        "Test part: all items are ranked for every user; what the user has seen is kept or excluded.\n"
+    )
     header = row("model", ["kept", "excluded"] * len(METRICS) + ["epochs", "seconds"])
     print(f"{row('', [*METRICS], width=18)}\n{header}\n{'-' * len(header)}", flush=True)
     runs = {}
@@ -61,7 +70,9 @@ def compare(split: rg.Split, small: bool) -> dict[str, rg.Run]:
         runs[name] = rg.fit(model, split, seed=SEED, **own)
         seconds = time.perf_counter() - start
         results = runs[name].evaluate("test")
-        cells = [f"{results[seen][metric]:.4f}" for metric in METRICS for seen in ("keep", "exclude")]
+        cells = [
+            f"{results[seen][metric]:.4f}" for metric in METRICS for seen in ("keep", "exclude")
+        ]
         epochs = str(len(runs[name].history)) if trained else ""
         print(row(name, [*cells, epochs, f"{seconds:.1f}"]), flush=True)
     return runs
@@ -77,7 +88,9 @@ def recommend(run: rg.Run, data: rg.Interactions) -> None:
     found = run.recommend(users=list(SHOWN_USERS), k=10)
     for user in SHOWN_USERS:
         rated = log.filter(log[data.columns.user] == user)[data.columns.item].to_list()
-        print(f"\nUser {user} rated {len(rated)} films, at last {'; '.join(titles[item] for item in rated[-4:-1])}.")
+        print(
+            f"\nUser {user} rated {len(rated)} films, at last {'; '.join(titles[item] for item in rated[-4:-1])}."
+        )
         print("MCLRec recommends:")
         items = found.filter(found[data.columns.user] == user)[data.columns.item].to_list()
         for rank, item in enumerate(items, 1):
@@ -86,8 +99,12 @@ def recommend(run: rg.Run, data: rg.Interactions) -> None:
 
 def main() -> None:
     """The demo."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="a few epochs only, to see that everything runs")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--small", action="store_true", help="a few epochs only, to see that everything runs"
+    )
     small = parser.parse_args().small
 
     prepared = catalog.get(DATASET)
@@ -100,7 +117,9 @@ def main() -> None:
     logging.getLogger("recgraph").setLevel(logging.ERROR)
     runs = compare(split, small)
     if small:
-        print("\n(--small: four epochs, far from what the trained models reach; run `make demo` for that)")
+        print(
+            "\n(--small: four epochs, far from what the trained models reach; run `make demo` for that)"
+        )
     recommend(runs["MCLRec"], data)
     print(NEXT)
 

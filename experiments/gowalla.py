@@ -1,24 +1,30 @@
-"""Models beside published numbers on LightGCN's split of Gowalla, or another one that lies in three files.
+"""Models beside published numbers on LightGCN's split of Gowalla, or another one that lies in three
+files.
 
     python -m experiments.gowalla FOLDER fit EASE --set l2=200 [--fit-on train] [--items 8000]
-    python -m experiments.gowalla FOLDER fit itemknn-means
-    python -m experiments.gowalla FOLDER drawn "GFCF" "SLIM" --out experiments/results/gowalla-drawn-test.jsonl
-    python -m experiments.gowalla FOLDER curve "MF-CCL" --epochs 18 --out experiments/results/gowalla-curves.jsonl
+    python -m experiments.gowalla FOLDER fit itemknn-means python -m experiments.gowalla FOLDER
+    drawn "GFCF" "SLIM" --out experiments/results/gowalla-drawn-test.jsonl python -m
+    experiments.gowalla FOLDER curve "MF-CCL" --epochs 18 --out
+    experiments/results/gowalla-curves.jsonl
 
-``train.txt``, ``valid.txt`` and ``test.txt`` of the folder have lines of ``user item item ...``, numbered from 0.
+``train.txt``, ``valid.txt`` and ``test.txt`` of the folder have lines of ``user item item ...``,
+numbered from 0.
 
-**fit.** A closed-form model that is fitted to train and valid is evaluated on test, one that is fitted to train on
-valid (to choose settings); seen items are excluded. ``--items`` keeps the items chosen most often in train alone. With
-it go the CPU time of the fit, and the peak memory above what the process held before the model was built.
-``itemknn-means`` is ItemKNN as BARS writes it: it shows whether the difference to the published figure is ours.
+**fit.** A closed-form model that is fitted to train and valid is evaluated on test, one that is
+fitted to train on valid (to choose settings); seen items are excluded. ``--items`` keeps the items
+chosen most often in train alone. With it go the CPU time of the fit, and the peak memory above what
+the process held before the model was built. ``itemknn-means`` is ItemKNN as BARS writes it: it
+shows whether the difference to the published figure is ours.
 
-**drawn.** How much a board's numbers are of the way its test part was drawn: each user's items of all three parts are
-put in a random order, and as many as the published test part has of that user are held out. Entries of the board
-``published`` are fitted to the rest with the settings and the number of epochs that they have there.
+**drawn.** How much a board's numbers are of the way its test part was drawn: each user's items of
+all three parts are put in a random order, and as many as the published test part has of that user
+are held out. Entries of the board ``published`` are fitted to the rest with the settings and the
+number of epochs that they have there.
 
-**curve.** What a published log shows of a training, epoch by epoch: an entry of the board is fitted to train and valid
-at a constant rate, and evaluated on the test part after each epoch, as the published code is. This compares two
-programs: it chooses nothing, and no row of a board comes from it.
+**curve.** What a published log shows of a training, epoch by epoch: an entry of the board is fitted
+to train and valid at a constant rate, and evaluated on the test part after each epoch, as the
+published code is. This compares two programs: it chooses nothing, and no row of a board comes from
+it.
 
 Each line of a file takes the place of the earlier one of that entry.
 """
@@ -56,8 +62,14 @@ POPULAR = 100
 
 def read(folder: Path) -> dict[str, Ragged]:
     """The items of each user, in each part; users without a line have none."""
-    texts = {name: (folder / f"{name}.txt").read_text(encoding="ascii") for name in ("train", "valid", "test")}
-    rows = {name: [[*map(int, line.split())] for line in text.splitlines()] for name, text in texts.items()}
+    texts = {
+        name: (folder / f"{name}.txt").read_text(encoding="ascii")
+        for name in ("train", "valid", "test")
+    }
+    rows = {
+        name: [[*map(int, line.split())] for line in text.splitlines()]
+        for name, text in texts.items()
+    }
     n_users = 1 + max(row[0] for part in rows.values() for row in part)
     found = {}
     for name, part in rows.items():
@@ -70,7 +82,9 @@ def read(folder: Path) -> dict[str, Ragged]:
 
 def frame_of(*parts: Ragged) -> pl.DataFrame:
     """The pairs of parts, with columns ``user`` and ``item``."""
-    users, items = (torch.cat([getattr(part, name) for part in parts]) for name in ("rows", "values"))
+    users, items = (
+        torch.cat([getattr(part, name) for part in parts]) for name in ("rows", "values")
+    )
     return pl.DataFrame({"user": users.numpy(), "item": items.numpy()})
 
 
@@ -78,8 +92,9 @@ def frame_of(*parts: Ragged) -> pl.DataFrame:
 
 
 class WithMeans(ItemKNN):
-    """ItemKNN as BARS scores it: with m_i the share of users who have item i, ``m_i + sum_j s_ij (x_j - m_j)`` over the
-    neighbours j of i, whose similarities s sum to 1; ours has no m. What the means add is the same for all users."""
+    """ItemKNN as BARS scores it: with m_i the share of users who have item i, ``m_i + sum_j s_ij
+    (x_j - m_j)`` over the neighbours j of i, whose similarities s sum to 1; ours has no m. What the
+    means add is the same for all users."""
 
     added: Tensor
 
@@ -102,7 +117,9 @@ FORMS: dict[str, tuple[Any, dict[str, Any]]] = {
 
 def restricted(parts: dict[str, Ragged], n_items: int) -> dict[str, Ragged]:
     """The parts with those items alone that are chosen most often in train, numbered anew."""
-    counts = torch.bincount(parts["train"].values, minlength=1 + max(int(part.values.max()) for part in parts.values()))
+    counts = torch.bincount(
+        parts["train"].values, minlength=1 + max(int(part.values.max()) for part in parts.values())
+    )
     number = torch.full_like(counts, -1)
     number[torch.argsort(counts, descending=True, stable=True)[:n_items]] = torch.arange(n_items)
     renumbered = (part.with_values(number[part.values]) for part in parts.values())
@@ -124,9 +141,15 @@ def fit(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
     cases = Cases(users, fitted_to.take(users), truth.take(users), n_items)
     forget_peak()
     before, began = peak_mb(), time.process_time()
-    model = cls(**settings).build(Space(n_users=fitted_to.n_rows, n_items=n_items), 0).fit(Part(fitted_to, n_items))
+    model = (
+        cls(**settings)
+        .build(Space(n_users=fitted_to.n_rows, n_items=n_items), 0)
+        .fit(Part(fitted_to, n_items))
+    )
     fit_s, fit_mb = time.process_time() - began, peak_mb() - before
-    results = evaluate(model.eval(), cases, seen=("exclude",), cutoffs=(20,), metrics=("recall", "ndcg"))
+    results = evaluate(
+        model.eval(), cases, seen=("exclude",), cutoffs=(20,), metrics=("recall", "ndcg")
+    )
     yield {
         "model": asked.model,
         "settings": settings,
@@ -150,7 +173,9 @@ def draw(parts: dict[str, Ragged], seed: int) -> tuple[Ragged, Ragged]:
     items = torch.cat([part.values for part in parts.values()])
     order = torch.randperm(len(users), generator=torch.Generator().manual_seed(seed))
     order = order[torch.argsort(users[order], stable=True)]
-    every = Ragged.from_lengths(items[order], torch.bincount(users, minlength=parts["train"].n_rows))
+    every = Ragged.from_lengths(
+        items[order], torch.bincount(users, minlength=parts["train"].n_rows)
+    )
     held_out = every.positions < parts["test"].lengths[every.rows]
     return every.filter(~held_out), every.filter(held_out)
 
@@ -159,9 +184,15 @@ def drawn(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Fit entries of the board to all but a drawn test part, and test them."""
     parts = read(asked.folder)
     train, test = draw(parts, asked.seed)
-    counts = sum(torch.bincount(part.values, minlength=1 + int(train.values.max())) for part in (train, test))
+    counts = sum(
+        torch.bincount(part.values, minlength=1 + int(train.values.max())) for part in (train, test)
+    )
     popular = torch.argsort(torch.as_tensor(counts), descending=True, stable=True)[:POPULAR]
-    facts = {"seed": asked.seed, "popular": POPULAR, "n_interactions": len(train.values) + len(test.values)}
+    facts = {
+        "seed": asked.seed,
+        "popular": POPULAR,
+        "n_interactions": len(train.values) + len(test.values),
+    }
     for name, part in (("published", parts["test"]), ("drawn", test)):
         facts[f"{name}_share"] = round(float(torch.isin(part.values, popular).double().mean()), 4)
     split = rg.Split.from_parts(frame_of(train), None, frame_of(test))
@@ -174,7 +205,9 @@ def drawn(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
             (epochs,) = of_board.best_epochs.values()
             training |= {"metric": "last", "patience": None, "max_epochs": epochs}
         run = rg.fit(model, split, seed=0, fit_on="train+valid", **training)
-        found = run.evaluate("test", seen="exclude", cutoffs=(20,), metrics=("recall", "ndcg"))["exclude"]
+        found = run.evaluate("test", seen="exclude", cutoffs=(20,), metrics=("recall", "ndcg"))[
+            "exclude"
+        ]
         yield {"entry": entry, **{name: round(float(found[name]), 5) for name in METRICS}, **facts}
 
 
@@ -182,7 +215,9 @@ def drawn(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def curve(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Epoch, mean loss of the training's recommendation term, and the metrics of the test part after it."""
+    """Epoch, mean loss of the training's recommendation term, and the metrics of the test part
+    after it.
+    """
     parts = read(asked.folder)
     split = rg.Split.from_parts(frame_of(parts["train"], parts["valid"]), frame_of(parts["test"]))
     model, training = settings_of(asked.entry)
@@ -190,7 +225,11 @@ def curve(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
     training |= {"metric": METRICS[0], "patience": None}
     history = rg.fit(model, split, seed=0, **training).history
     rows = [
-        {"epoch": row["epoch"], "loss": round(row["rec"], 5), **{one: round(row[one], 5) for one in METRICS}}
+        {
+            "epoch": row["epoch"],
+            "loss": round(row["rec"], 5),
+            **{one: round(row[one], 5) for one in METRICS},
+        }
         for row in history
     ]
     yield {"entry": asked.entry, "curve": rows}
@@ -204,7 +243,9 @@ def keep_line(path: Path, line: Mapping[str, Any], by: Sequence[str]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m experiments.gowalla", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.gowalla", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("folder", type=Path)
     commands = parser.add_subparsers(required=True)
     one = commands.add_parser("fit")

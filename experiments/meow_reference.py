@@ -1,8 +1,9 @@
-"""MEOW and AdaMEOW beside their published code, on two golden steps: what our models compute from the same inputs.
+"""MEOW and AdaMEOW beside their published code, on two golden steps: what our models compute from
+the same inputs.
 
-Each function takes a golden file's tensors (tests/golden/meow_step_*.npz; float64, no dropout) and gives our values
-under the golden names. The masks are the published ones, so that nothing is drawn. ``make reference`` and
-tests/models/test_metapath_models.py compare them.
+Each function takes a golden file's tensors (tests/golden/meow_step_*.npz; float64, no dropout) and
+gives our values under the golden names. The masks are the published ones, so that nothing is drawn.
+``make reference`` and tests/models/test_metapath_models.py compare them.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ def meow_graph(golden: Golden) -> Golden:
     """Top-k, normalisation and masks, from the incidence matrices alone."""
     model, _ = _model(MEOW, golden)
     got, ties, graph = {}, Generators(model._seed).fresh("ties"), _graph(golden)
-    made = zip(PATHS, model.config.paths.made(model.config.metapaths), model._inputs.paths, strict=True)
+    made = zip(
+        PATHS, model.config.paths.made(model.config.metapaths), model._inputs.paths, strict=True
+    )
     for name, metapath, path in made:
         plain = metapath.adjacency(graph, generator=ties)
         kept_mask = golden[f"kept_{name}"][plain.rows, plain.indices]
@@ -61,7 +64,9 @@ def meow_contexts(golden: Golden) -> Golden:
 
 
 def meow_step(golden: Golden) -> Golden:
-    """Both views, clusters and concentrations from the given centroids, both losses, gradients of their sum."""
+    """Both views, clusters and concentrations from the given centroids, both losses, gradients of
+    their sum.
+    """
     model, inputs = _model(MEOW, golden)
     views = model.both_views(inputs)
     coarse, fine = model.views.head(views.coarse), model.views.head(views.fine)
@@ -71,11 +76,15 @@ def meow_step(golden: Golden) -> Golden:
         clusterings.append(Clustering(nearest(fine.detach(), centroids)[1], centroids, 0.0))
     prototypes = prototypes_of(clusterings, fine, model.config.contrast.temperature)
     batch = GraphBatch(len(fine), 0, Generators(0))
-    losses = model.losses_of(batch, BothViews(coarse, fine), lambda: prototypes, frozenset({"info", "proto"}))
+    losses = model.losses_of(
+        batch, BothViews(coarse, fine), lambda: prototypes, frozenset({"info", "proto"})
+    )
     total = losses["info"] + losses["proto"]
     grads = torch.autograd.grad(total, [model.views.project.weight, model.views.encoder.weights[0]])
     # the authors' ProtoNCE also carries N over the number of prototypes, a constant
-    constant = sum(math.log(len(fine) / len(clustering.centroids)) for clustering in clusterings) / 2
+    constant = (
+        sum(math.log(len(fine) / len(clustering.centroids)) for clustering in clusterings) / 2
+    )
     got = {"z_fine": views.fine, "z_coarse": coarse, "z_fine_projected": fine}
     for t, clustering in enumerate(clusterings):
         got[f"cluster_{t}"] = clustering.assignments
@@ -90,7 +99,9 @@ def adameow_step(golden: Golden) -> Golden:
     views = model.both_views(inputs)
     coarse, fine = model.views.head(views.coarse), model.views.head(views.fine)
     loss = model.contrast(fine, coarse)
-    grads = torch.autograd.grad(loss, [model.contrast.weight.first.weight, model.views.project.weight])
+    grads = torch.autograd.grad(
+        loss, [model.contrast.weight.first.weight, model.views.project.weight]
+    )
     return {
         "ada_z_fine_projected": fine,
         "ada_z_coarse": coarse,
@@ -102,17 +113,30 @@ def adameow_step(golden: Golden) -> Golden:
 
 def dblp_contexts(golden: Golden) -> Golden:
     """Contexts of DBLP's paths, whose seven context layers follow from the paths alone."""
-    features = {name: golden[f"dblp_feat_{name}"] for name in ("author", "paper", "term", "conference")}
+    features = {
+        name: golden[f"dblp_feat_{name}"] for name in ("author", "paper", "term", "conference")
+    }
     edges = {
         ("author", "writes", "paper"): golden["dblp_author_paper"],
         ("paper", "at", "conference"): golden["dblp_paper_conference"],
         ("paper", "has", "term"): golden["dblp_paper_term"],
     }
     pairs = {name: tuple(torch.nonzero(matrix, as_tuple=True)) for name, matrix in edges.items()}
-    graph = HeteroGraph.from_edge_lists({name: len(x) for name, x in features.items()}, pairs, features=features)
-    paths = ("author-paper-author", "author-paper-conference-paper-author", "author-paper-term-paper-author")
+    graph = HeteroGraph.from_edge_lists(
+        {name: len(x) for name, x in features.items()}, pairs, features=features
+    )
+    paths = (
+        "author-paper-author",
+        "author-paper-conference-paper-author",
+        "author-paper-term-paper-author",
+    )
     dim = golden["dblp.model.fc_list.0.weight"].shape[0]
-    model = MEOW(metapaths=paths, hidden_dim=dim, raw_features=tuple(features)).build(graph).double().eval()
+    model = (
+        MEOW(metapaths=paths, hidden_dim=dim, raw_features=tuple(features))
+        .build(graph)
+        .double()
+        .eval()
+    )
     layers = [name for name in model.state_dict() if name.startswith("views.context_layers")]
     assert len(layers) == 7
     state = _type_layers(model, golden, "dblp.model", tuple(features))
@@ -133,7 +157,9 @@ CHECKS = {
 
 
 def _model(cls: type[M], golden: Golden) -> tuple[M, MetaPathInputs]:
-    """A model with the published weights, and what it reads: the published graph with the published masks."""
+    """A model with the published weights, and what it reads: the published graph with the published
+    masks.
+    """
     hidden, dim = golden["model.Encoder.gc1.weight"].shape
     model = cls(
         metapaths=("paper-author-paper", "paper-subject-paper"),
@@ -167,33 +193,50 @@ def _load(model: MetaPathModel, golden: Golden) -> None:
     """Load the published weights."""
     state = _type_layers(model, golden, "model", ("paper", "author", "subject"))
     state |= {f"views.context_layers.{k}.0.weight": golden[f"model.agg.{k}.weight"] for k in (0, 1)}
-    state |= {f"views.encoder.weights.{k}": golden[f"model.Encoder.gc{k + 1}.weight"] for k in (0, 1)}
+    state |= {
+        f"views.encoder.weights.{k}": golden[f"model.Encoder.gc{k + 1}.weight"] for k in (0, 1)
+    }
     state["views.encoder.activations.0.weight"] = golden["model.Encoder.gc1.act.weight"]
-    state |= {f"views.attention.{name}": golden[f"model.att.{name}"] for name in ("att", "fc.weight", "fc.bias")}
-    state |= {f"views.project.{name}": golden[f"model.project.{name}"] for name in ("weight", "bias")}
+    state |= {
+        f"views.attention.{name}": golden[f"model.att.{name}"]
+        for name in ("att", "fc.weight", "fc.bias")
+    }
+    state |= {
+        f"views.project.{name}": golden[f"model.project.{name}"] for name in ("weight", "bias")
+    }
     if isinstance(model, AdaMEOW):
         for ours, theirs in (("first", "0"), ("second", "2")):
             state |= {
-                f"contrast.weight.{ours}.{name}": golden[f"ada.MLP.{theirs}.{name}"] for name in ("weight", "bias")
+                f"contrast.weight.{ours}.{name}": golden[f"ada.MLP.{theirs}.{name}"]
+                for name in ("weight", "bias")
             }
     model.load_state_dict(state)
 
 
-def _type_layers(model: MetaPathModel, golden: Golden, prefix: str, types: tuple[str, ...]) -> Golden:
+def _type_layers(
+    model: MetaPathModel, golden: Golden, prefix: str, types: tuple[str, ...]
+) -> Golden:
     """The published layers of node types, in the published order of types, under our names."""
     state = {}
     for number, node_type in enumerate(types):
         ours = f"type_layers.{model.types.index(node_type)}.linear"
-        state |= {f"{ours}.{name}": golden[f"{prefix}.fc_list.{number}.{name}"] for name in ("weight", "bias")}
+        state |= {
+            f"{ours}.{name}": golden[f"{prefix}.fc_list.{number}.{name}"]
+            for name in ("weight", "bias")
+        }
     return state
 
 
 def _contexts(
     model: MetaPathModel, inputs: MetaPathInputs, features_masked: Tensor, names: tuple[str, ...]
 ) -> tuple[Tensor, Golden]:
-    """The target's transformed features, and each path's context x_P and its masked twin, in the order of the paths."""
+    """The target's transformed features, and each path's context x_P and its masked twin, in the
+    order of the paths.
+    """
     layers = dict(zip(model.types, model.type_layers, strict=True))
-    hidden = {node_type: layer(inputs.features[node_type], None) for node_type, layer in layers.items()}
+    hidden = {
+        node_type: layer(inputs.features[node_type], None) for node_type, layer in layers.items()
+    }
     target = hidden[model.types[0]]
     masked = model.type_layers[0](features_masked, None)
     got: Golden = {}

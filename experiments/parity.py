@@ -1,9 +1,11 @@
-"""Models of this library beside those of others, from the same start and the same interactions: ``make reference``.
+"""Models of this library beside those of others, from the same start and the same interactions:
+``make reference``.
 
-LightGCN beside PyTorch Geometric's own: both begin with the same vectors and take the same batches, negatives and
-optimiser; PyG's model runs as its example does, on the normalised adjacency as CSR, with its own loss, whose penalty of
-all three vectors of a sample at ``lambda_reg`` is this library's ``l2 = 2 lambda_reg``. EASE beside RecTools' and iALS
-beside implicit's, which run in an environment of their own, made when it is first needed.
+LightGCN beside PyTorch Geometric's own: both begin with the same vectors and take the same batches,
+negatives and optimiser; PyG's model runs as its example does, on the normalised adjacency as CSR,
+with its own loss, whose penalty of all three vectors of a sample at ``lambda_reg`` is this
+library's ``l2 = 2 lambda_reg``. EASE beside RecTools' and iALS beside implicit's, which run in an
+environment of their own, made when it is first needed.
 """
 
 from __future__ import annotations
@@ -66,8 +68,12 @@ class Peer:
         self.lambda_reg = ours.l2 / 2
         users, items = train.items.rows, train.items.values + self.n_users
         pairs = torch.unique(torch.stack([users, items]), dim=1)
-        edges, weights = gcn_norm(torch.cat([pairs, pairs.flip(0)], 1), None, n_nodes, add_self_loops=False)
-        self.adjacency = torch.sparse_coo_tensor(edges, weights, (n_nodes, n_nodes)).coalesce().to_sparse_csr()
+        edges, weights = gcn_norm(
+            torch.cat([pairs, pairs.flip(0)], 1), None, n_nodes, add_self_loops=False
+        )
+        self.adjacency = (
+            torch.sparse_coo_tensor(edges, weights, (n_nodes, n_nodes)).coalesce().to_sparse_csr()
+        )
         self.model = Published(n_nodes, ours.model.config.hidden_dim, num_layers=3, normalize=False)
         with torch.no_grad():
             self.model.embedding.weight.copy_(ours.model.embedding.weight)
@@ -77,7 +83,9 @@ class Peer:
         pairs = torch.stack([torch.cat([batch.users, batch.users]), torch.cat([items, negatives])])
         of_items, of_negatives = self.model(self.adjacency, pairs).chunk(2)
         nodes = torch.cat([batch.users, items, negatives])
-        loss: Tensor = self.model.recommendation_loss(of_items, of_negatives, node_id=nodes, lambda_reg=self.lambda_reg)
+        loss: Tensor = self.model.recommendation_loss(
+            of_items, of_negatives, node_id=nodes, lambda_reg=self.lambda_reg
+        )
         return loss
 
     def nodes(self) -> Tensor:
@@ -86,7 +94,9 @@ class Peer:
 
 
 def lightgcn_parity(train: Part, epochs: int = 2) -> dict[str, float]:
-    """How far losses and vectors are apart after some epochs of small vectors, and how far the loss has fallen."""
+    """How far losses and vectors are apart after some epochs of small vectors, and how far the loss
+    has fallen.
+    """
     ours = Ours(train)
     sides = (ours, Peer(ours, train))
     optimisers = [torch.optim.Adam(side.model.parameters(), lr=0.01) for side in sides]
@@ -138,7 +148,12 @@ def closed_form_parity(log: Path) -> Iterator[dict[str, Any]]:
     )
     items = als.fit(train).item_vectors
     # a user is folded in; the peer's users answer to the items before its last half-step
-    before = IALS(als.config.model_copy(update={"n_iterations": 3})).build(space, seed=3).double().fit(train)
+    before = (
+        IALS(als.config.model_copy(update={"n_iterations": 3}))
+        .build(space, seed=3)
+        .double()
+        .fit(train)
+    )
     users = before.encode_users(Query(torch.arange(train.n_users), train.items))
     pairs = {
         "ease_weights_rectools": (ease.weights, peer["ease"]),

@@ -1,6 +1,6 @@
-"""Published numbers of LightGCN's Gowalla beside ours: ``python -m experiments.published_rows`` writes three tables of
-experiments/published/README.md from the records of the boards ``published`` and ``collaborative``, and of
-``experiments.gowalla`` (a test says when to)."""
+"""Published numbers of LightGCN's Gowalla beside ours: ``python -m experiments.published_rows``
+writes three tables of experiments/published/README.md from the records of the boards ``published``
+and ``collaborative``, and of ``experiments.gowalla`` (a test says when to)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ class Row:
         theirs: published recall and NDCG at 20; None: nothing was.
         source: of these.
         settings: ours.
-        gap: why ours are more than a hundredth below, or were not run; the table adds how the training ended.
+        gap: why ours are more than a hundredth below, or were not run; the table adds how the
+            training ended.
     """
 
     title: str
@@ -67,7 +68,13 @@ ROWS = (
     ),
     Row("ItemKNN, plain sum", "ItemKNN", settings="the same neighbours"),
     Row("GF-CF", "GFCF", (0.1849, 0.1518), settings="256 factors, weight .3"),
-    Row("BSPM", "BSPM", (0.1920, 0.1597), "its paper", settings="448 factors, weight .2, one step of 2.5"),
+    Row(
+        "BSPM",
+        "BSPM",
+        (0.1920, 0.1597),
+        "its paper",
+        settings="448 factors, weight .2, one step of 2.5",
+    ),
     Row(
         "Turbo-CF",
         "TurboCF",
@@ -77,7 +84,12 @@ ROWS = (
         gap="its equation, written with scipy, has the same",
     ),
     Row("EASE", "EASE", (0.1765, 0.1467), settings="penalty 80, in float32"),
-    Row("SLIM", "SLIM", (0.1699, 0.1382), settings="l1 .22, l2 59: the best of ten trials on the valid part"),
+    Row(
+        "SLIM",
+        "SLIM",
+        (0.1699, 0.1382),
+        settings="l1 .22, l2 59: the best of ten trials on the valid part",
+    ),
     Row(
         "BPR-MF",
         "BPRMF",
@@ -91,7 +103,11 @@ ROWS = (
         settings="3 layers, l2 1e-4, batches of 8,192 at rate .006",
         gap=f"{UNFINISHED}: BARS' log has .1677 / .1435 after as many epochs, and its figure after 960",
     ),
-    Row("XSimGCL", "XSimGCL", settings="2 layers, weight .2, temperature .2, noise .2; 23 epochs by the valid part"),
+    Row(
+        "XSimGCL",
+        "XSimGCL",
+        settings="2 layers, weight .2, temperature .2, noise .2; 23 epochs by the valid part",
+    ),
     Row(
         "MF-CCL",
         "MF-CCL",
@@ -205,8 +221,8 @@ def is_close(found: tuple[float, ...]) -> bool:
 
 @dataclass(frozen=True)
 class Ending:
-    """NDCG@20 on the valid part of a training's best epoch, that epoch, the last one that was validated, and whether
-    the learning rate falls to 0 (a schedule ends where it was told to)."""
+    """NDCG@20 on the valid part of a training's best epoch, that epoch, the last one that was
+    validated, and whether the learning rate falls to 0 (a schedule ends where it was told to)."""
 
     best: float
     epoch: int
@@ -259,7 +275,9 @@ def table() -> str:
             _pair(ratios(row, ours), 3),
             _pair(less),
             row.settings,
-            "; ".join(str(part) for part in (row.gap, row.gap and ending(published, row.entry)) if part),
+            "; ".join(
+                str(part) for part in (row.gap, row.gap and ending(published, row.entry)) if part
+            ),
         )
         lines.append(f"| {row.title} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -276,16 +294,23 @@ def _short(value: float, digits: int = 4) -> str:
 
 
 def drawn_table() -> str:
-    """The same models on the published test part and on one of its size that was drawn from all interactions."""
+    """The same models on the published test part and on one of its size that was drawn from all
+    interactions.
+    """
     published = sheet_of("published")
     titles = {row.entry: row.title for row in ROWS}
-    lines = ["| model | published test part | drawn anew | drawn / published |", "| --- | --- | --- | --- |"]
+    lines = [
+        "| model | published test part | drawn anew | drawn / published |",
+        "| --- | --- | --- | --- |",
+    ]
     found = [json.loads(line) for line in DRAWN.read_text(encoding="utf-8").splitlines()]
     for one in sorted(found, key=lambda line: -line["ndcg@20"]):
         theirs, ours = scores_of(published, one["entry"]), tuple(one[metric] for metric in METRICS)
         assert theirs is not None
         ratio = tuple(b / a for a, b in zip(theirs, ours, strict=True))
-        lines.append(f"| {titles[one['entry']]} | {_pair(theirs)} | {_pair(ours)} | {_pair(ratio, 2)} |")
+        lines.append(
+            f"| {titles[one['entry']]} | {_pair(theirs)} | {_pair(ours)} | {_pair(ratio, 2)} |"
+        )
     return "\n".join(lines)
 
 
@@ -303,10 +328,16 @@ LOGS = {
 def curves_table() -> str:
     """Epochs of published logs beside those of the same trainings here."""
     titles = {row.entry: row.title for row in ROWS}
-    lines = ["| model | epoch | their loss | ours | theirs | ours | ours / theirs |", f"|{' --- |' * 7}"]
+    lines = [
+        "| model | epoch | their loss | ours | theirs | ours | ours / theirs |",
+        f"|{' --- |' * 7}",
+    ]
     for line in CURVES.read_text(encoding="utf-8").splitlines():
         found = json.loads(line)
-        ours = {row["epoch"]: (row["loss"], *(row[metric] for metric in METRICS)) for row in found["curve"]}
+        ours = {
+            row["epoch"]: (row["loss"], *(row[metric] for metric in METRICS))
+            for row in found["curve"]
+        }
         for epoch, theirs in LOGS[found["entry"]].items():
             if epoch not in ours:
                 continue
@@ -326,7 +357,11 @@ def curves_table() -> str:
 def page() -> str:
     """The page with all tables."""
     text = PAGE.read_text(encoding="utf-8")
-    for name, written in ((NAME, table()), (DRAWN_NAME, drawn_table()), (CURVES_NAME, curves_table())):
+    for name, written in (
+        (NAME, table()),
+        (DRAWN_NAME, drawn_table()),
+        (CURVES_NAME, curves_table()),
+    ):
         text = marked(text, name, written)
     return text
 

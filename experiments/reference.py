@@ -1,7 +1,8 @@
-"""Every agreement with published code and with other libraries: a JSON object a line, exit status 1 if one fails.
+"""Every agreement with published code and with other libraries: a JSON object a line, exit status 1
+if one fails.
 
-``make reference`` runs it. Inputs are the golden files under tests/golden and, for the Beauty weights, the shared
-folder (``RECGRAPH_SHARED``).
+``make reference`` runs it. Inputs are the golden files under tests/golden and, for the Beauty
+weights, the shared folder (``RECGRAPH_SHARED``).
 """
 
 from __future__ import annotations
@@ -48,14 +49,19 @@ BEAUTY = {
         "mrr": {5: 0.0427, 10: 0.0461, 20: 0.0485},
     },
 }
-BEAUTY_VALID = {"recall": {5: 0.0720, 10: 0.1082, 20: 0.1482, 50: 0.2207}, "ndcg": {5: 0.0436, 10: 0.0553, 20: 0.0654}}
+BEAUTY_VALID = {
+    "recall": {5: 0.0720, 10: 0.1082, 20: 0.1482, 50: 0.2207},
+    "ndcg": {5: 0.0436, 10: 0.0553, 20: 0.0654},
+}
 
 
 def relative_error(got: Tensor, wanted: Tensor) -> float:
     """The worst relative error, where values within 1e-12 of each other count as equal."""
     got, wanted = got.double(), wanted.double()
     difference = (got - wanted).abs()
-    return float(torch.where(difference <= NEAR_ZERO, 0.0, difference / wanted.abs().clamp(min=1e-300)).max())
+    return float(
+        torch.where(difference <= NEAR_ZERO, 0.0, difference / wanted.abs().clamp(min=1e-300)).max()
+    )
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -63,20 +69,28 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def mclrec_steps() -> Iterator[dict[str, Any]]:
-    """The two golden steps of MCLRec: outputs, terms, losses of both optimisation steps and their gradients."""
+    """The two golden steps of MCLRec: outputs, terms, losses of both optimisation steps and their
+    gradients.
+    """
     for step in "ab":
         yield golden_step(f"mclrec_step_{step}", mclrec_step, f"mclrec_step_{step}.npz")
 
 
 def meow_steps() -> Iterator[dict[str, Any]]:
-    """The two golden steps of MEOW and AdaMEOW: graphs, contexts, views, losses and their gradients."""
+    """The two golden steps of MEOW and AdaMEOW: graphs, contexts, views, losses and their
+    gradients.
+    """
     for name, compute in MEOW_CHECKS.items():
         for step in "ab":
             yield golden_step(f"{name}_step_{step}", compute, f"meow_step_{step}.npz")
 
 
-def golden_step(name: str, compute: Callable[[dict[str, Tensor]], dict[str, Tensor]], file: str) -> dict[str, Any]:
-    """What our code computes from the inputs of a golden file, beside what the published code computed."""
+def golden_step(
+    name: str, compute: Callable[[dict[str, Tensor]], dict[str, Tensor]], file: str
+) -> dict[str, Any]:
+    """What our code computes from the inputs of a golden file, beside what the published code
+    computed.
+    """
     golden = read(GOLDEN / file)
     got = {key: value.detach() for key, value in compute(golden).items()}
     errors = {key: relative_error(value, golden[key]) for key, value in got.items()}
@@ -84,7 +98,9 @@ def golden_step(name: str, compute: Callable[[dict[str, Tensor]], dict[str, Tens
     return {
         "name": name,
         "worst_relative_error": worst,
-        "greatest_difference": max(float((value - golden[key]).abs().max()) for key, value in got.items()),
+        "greatest_difference": max(
+            float((value - golden[key]).abs().max()) for key, value in got.items()
+        ),
         "ok": worst <= 1e-8,
         "compared": errors,
     }
@@ -109,7 +125,9 @@ def mclrec_step(golden: dict[str, Tensor]) -> dict[str, Tensor]:
     sequences = Ragged.from_padded(golden["item_seq"], golden["item_len"])
     # a target that no two rows share keeps any weighting by target out of the comparison
     ids = torch.arange(len(golden["target"]))
-    batch = SequenceBatch(ids, sequences, golden["target"], sequences, ids, causal=False, generators=Generators(0))
+    batch = SequenceBatch(
+        ids, sequences, golden["target"], sequences, ids, causal=False, generators=Generators(0)
+    )
     batch.drawn["views"] = views
     table = model.item_embedding.weight
     with torch.no_grad():
@@ -124,7 +142,9 @@ def mclrec_step(golden: dict[str, Tensor]) -> dict[str, Tensor]:
             "v2": z2,
             "rec_loss": terms["rec"],
             "nce_dot": terms["cl1"],
-            "nce_cos": ContrastiveTerm(temperature=tau, similarity="cosine", objective="nt_xent")(h1, h2),
+            "nce_cos": ContrastiveTerm(temperature=tau, similarity="cosine", objective="nt_xent")(
+                h1, h2
+            ),
             "reg_z1_v2": model.margin(h1, z2),
             "reg_all": 0.1 * terms["reg"],
             "meta_loss": terms["cl2"] + 0.1 * terms["reg"],
@@ -163,25 +183,50 @@ def beauty_model(split: rg.Split, weights: Path) -> MCLRec:
 
 def beauty_weights() -> Iterator[dict[str, Any]]:
     """The published Beauty weights, both seen-item conventions from one call."""
-    weights, log = SHARED / "golden" / "mclrec_beauty_weights.npz", SHARED / "data" / "sequences" / "Amazon_Beauty.txt"
+    weights, log = (
+        SHARED / "golden" / "mclrec_beauty_weights.npz",
+        SHARED / "data" / "sequences" / "Amazon_Beauty.txt",
+    )
     if not weights.is_file() or not log.is_file():
-        yield {"name": "mclrec_beauty_weights", "ok": False, "reason": f"no {weights} or {log}; set RECGRAPH_SHARED"}
+        yield {
+            "name": "mclrec_beauty_weights",
+            "ok": False,
+            "reason": f"no {weights} or {log}; set RECGRAPH_SHARED",
+        }
         return
     split = rg.load_data(log, format="sequences").split("leave-one-out")
     model = beauty_model(split, weights)
     options: dict[str, Any] = {"cutoffs": (5, 10, 20, 50), "metrics": ("recall", "ndcg", "mrr")}
     test = evaluate(
-        model, split.test, split=split, part="test", fitted_on="published", history="train+valid", **options
+        model,
+        split.test,
+        split=split,
+        part="test",
+        fitted_on="published",
+        history="train+valid",
+        **options,
     )
     for seen, wanted in BEAUTY.items():
         yield row(f"mclrec_beauty_weights_test_seen_{seen}", test[seen].metrics, wanted)
-    valid = evaluate(model, split.valid, split=split, part="valid", fitted_on="published", seen=("keep",), **options)
+    valid = evaluate(
+        model,
+        split.valid,
+        split=split,
+        part="valid",
+        fitted_on="published",
+        seen=("keep",),
+        **options,
+    )
     yield row("mclrec_beauty_weights_valid_seen_keep", valid["keep"].metrics, BEAUTY_VALID)
 
 
-def row(name: str, metrics: dict[str, float], wanted: dict[str, dict[int, float]]) -> dict[str, Any]:
+def row(
+    name: str, metrics: dict[str, float], wanted: dict[str, dict[int, float]]
+) -> dict[str, Any]:
     """A metric row, compared to the fourth decimal."""
-    flat = {f"{metric}@{k}": value for metric, values in wanted.items() for k, value in values.items()}
+    flat = {
+        f"{metric}@{k}": value for metric, values in wanted.items() for k, value in values.items()
+    }
     got = {key: round(metrics[key], 4) for key in flat}
     return {"name": name, "metrics": got, "ok": got == flat, "published": flat}
 
@@ -193,7 +238,9 @@ def lightgcn() -> Iterator[dict[str, Any]]:
         yield {"name": "lightgcn_pyg", "ok": False, "reason": f"no {log}; set RECGRAPH_SHARED"}
         return
     found = lightgcn_parity(rg.load_data(log).split("ratio").train)
-    close = found["worst_difference_of_losses"] <= 1e-5 and found["worst_difference_of_vectors"] <= 1e-3
+    close = (
+        found["worst_difference_of_losses"] <= 1e-5 and found["worst_difference_of_vectors"] <= 1e-3
+    )
     yield {"name": "lightgcn_pyg", "ok": close, **found}
 
 

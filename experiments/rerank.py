@@ -2,16 +2,16 @@
 
     python experiments/rerank.py RUN OUT.jsonl [--users 5000] [--pools 20 100] [--compare genres]
 
-Contrastive search is one of ``experiments/ideas``. The validation part is ranked without seen items by score and by
-every re-ranker at every strength and pool, all of them comparing items by the model's vectors, or by what ``--compare``
-says. Of each re-ranker the program chooses the setting with the most diversity among those that lose at most 1 % of
-NDCG@10 (the ranking itself where none does), and measures that one on the test part, once. A line of OUT is one
-measurement.
+Contrastive search is one of ``experiments/ideas``. The validation part is ranked without seen items
+by score and by every re-ranker at every strength and pool, all of them comparing items by the
+model's vectors, or by what ``--compare`` says. Of each re-ranker the program chooses the setting
+with the most diversity among those that lose at most 1 % of NDCG@10 (the ranking itself where none
+does), and measures that one on the test part, once. A line of OUT is one measurement.
 
-Diversity is the mean over the pairs of a list of 1 - similarity, by each of: vectors (cosine), the users whom two items
-have in common in training (cosine), and genres, where items have them (Jaccard). One of them is what the re-rankers
-compare by, so that its growth is no finding. The choice reads another one alone: genres, users or vectors, the first of
-these that they do not see.
+Diversity is the mean over the pairs of a list of 1 - similarity, by each of: vectors (cosine), the
+users whom two items have in common in training (cosine), and genres, where items have them
+(Jaccard). One of them is what the re-rankers compare by, so that its growth is no finding. The
+choice reads another one alone: genres, users or vectors, the first of these that they do not see.
 """
 
 from __future__ import annotations
@@ -73,7 +73,10 @@ class Diversity(Metric):
 
     def _of(self, items: Tensor) -> Tensor:
         there_mask, known = items >= 0, items.clamp(min=0)
-        compare, total = SIMILARITIES[self.by].of(known), torch.zeros(len(items), dtype=torch.float64)
+        compare, total = (
+            SIMILARITIES[self.by].of(known),
+            torch.zeros(len(items), dtype=torch.float64),
+        )
         for place in range(items.shape[1]):
             pair_mask = there_mask & there_mask[:, place, None]
             pair_mask[:, place] = False
@@ -88,13 +91,24 @@ def measured(
     """The ranking, then each re-ranker, from one pass over the scores."""
     split = run.split
     assert split is not None
-    common = {"split": split.name, "split_hash": split.hash, "part": part, "fitted_on": "train", "seen": "exclude"}
+    common = {
+        "split": split.name,
+        "split_hash": split.hash,
+        "part": part,
+        "fitted_on": "train",
+        "seen": "exclude",
+    }
     common |= {"history": "train" if part == "valid" else "train+valid", "cutoffs": (K,)}
     given: list[dict[str, Any]] = [{}, *specifications]
     protocols = [Protocol.of(common, rerank=reranker_of(each) if each else "") for each in given]
     metrics = ["ndcg", "recall", *(Diversity(by=by) for by in SIMILARITIES)]
     results = evaluate(
-        run.model, cases, protocols=protocols, metrics=metrics, fit_part=split.train, item_columns=columns
+        run.model,
+        cases,
+        protocols=protocols,
+        metrics=metrics,
+        fit_part=split.train,
+        item_columns=columns,
     )
     yield from zip(given, results, strict=True)
 
@@ -106,7 +120,9 @@ def rows_of(found: Iterator[tuple[dict[str, Any], Result]], part: str) -> list[d
     for specification, result in found:
         plain = plain or result
         change = {
-            name: value / plain.metrics[name] - 1 for name, value in result.metrics.items() if plain.metrics[name] > 0
+            name: value / plain.metrics[name] - 1
+            for name, value in result.metrics.items()
+            if plain.metrics[name] > 0
         }
         lost = result.per_user[f"ndcg@{K}"] - plain.per_user[f"ndcg@{K}"]
         error = float(np.std(lost, ddof=1) / len(lost) ** 0.5 / plain.metrics[f"ndcg@{K}"])
@@ -125,9 +141,17 @@ def rows_of(found: Iterator[tuple[dict[str, Any], Result]], part: str) -> list[d
 
 
 def chosen_of(rows: list[dict[str, Any]], name: str, unseen: str) -> dict[str, Any]:
-    """The setting of a re-ranker with the most diversity among those that lose little; none where all lose more."""
-    fine = [row for row in rows if row["rerank"].get("name") == name and row["change"][f"ndcg@{K}"] >= -LOSS]
-    best: dict[str, Any] = max(fine, key=lambda row: float(row["change"][unseen]), default={"rerank": {}})
+    """The setting of a re-ranker with the most diversity among those that lose little; none where
+    all lose more.
+    """
+    fine = [
+        row
+        for row in rows
+        if row["rerank"].get("name") == name and row["change"][f"ndcg@{K}"] >= -LOSS
+    ]
+    best: dict[str, Any] = max(
+        fine, key=lambda row: float(row["change"][unseen]), default={"rerank": {}}
+    )
     return dict(best["rerank"])
 
 
@@ -162,7 +186,9 @@ def measure(folder: Path, out: Path, n_users: int, pools: list[int], compare: st
     whole = split.unseal("re-rankers chosen on valid")
     rows += rows_of(measured(run, whole.test, columns, "test", chosen), "test")
     about = {
-        "run": run.record.only("model", "config", "training", "seed", "fitted_on", "data", "best_epoch"),
+        "run": run.record.only(
+            "model", "config", "training", "seed", "fitted_on", "data", "best_epoch"
+        ),
         "compared by": compare,
         "unseen": unseen,
         "loss allowed": LOSS,
@@ -176,7 +202,9 @@ def measure(folder: Path, out: Path, n_users: int, pools: list[int], compare: st
 
 def main() -> None:
     """Parse, call."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--users", type=int, default=5000)

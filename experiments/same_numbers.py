@@ -1,16 +1,18 @@
-"""Whether a change of code changed a number: small trainings of every model against committed fingerprints.
+"""Whether a change of code changed a number: small trainings of every model against committed
+fingerprints.
 
     python experiments/same_numbers.py [--only sasrec --only meow]      # this tree against same_numbers.json
     python experiments/same_numbers.py --write                          # new fingerprints, of this tree
 
-Each case is trained for two epochs with a seed, evaluated on the valid and the test part, and read from what lies on
-disk: all tensors of the bundle and of the last checkpoint's model, the curve, the hashes of split and protocol, and
-what ``recgraph evaluate`` prints. It runs on one thread of the CPU, on small data that is made here. All cases take
-about a minute.
+Each case is trained for two epochs with a seed, evaluated on the valid and the test part, and read
+from what lies on disk: all tensors of the bundle and of the last checkpoint's model, the curve, the
+hashes of split and protocol, and what ``recgraph evaluate`` prints. It runs on one thread of the
+CPU, on small data that is made here. All cases take about a minute.
 
-What had to differ since the fingerprints were written, and why, and which parameters have another name now, is in
-``same_numbers.toml`` beside this file. The exit code is 1 where something else differs, or a case cannot run. Bits
-depend on the processor and on the versions of libraries: fingerprints of another machine are refused.
+What had to differ since the fingerprints were written, and why, and which parameters have another
+name now, is in ``same_numbers.toml`` beside this file. The exit code is 1 where something else
+differs, or a case cannot run. Bits depend on the processor and on the versions of libraries:
+fingerprints of another machine are refused.
 """
 
 from __future__ import annotations
@@ -70,7 +72,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Listed:
-    """What had to differ, and what has another name; ``case`` and ``what`` are patterns of :mod:`fnmatch`."""
+    """What had to differ, and what has another name; ``case`` and ``what`` are patterns of
+    :mod:`fnmatch`.
+    """
 
     differs: Sequence[Mapping[str, str]] = ()
     renamed: Sequence[Mapping[str, str]] = ()
@@ -83,23 +87,36 @@ class Listed:
             ValueError: an entry has other keys than it must have.
         """
         found = tomllib.loads(path.read_text(encoding="utf-8"))
-        for name, keys in (("differs", {"case", "what", "why"}), ("renamed", {"case", "old", "new"})):
+        for name, keys in (
+            ("differs", {"case", "what", "why"}),
+            ("renamed", {"case", "old", "new"}),
+        ):
             for entry in found.get(name, []):
                 if set(entry) != keys:
-                    raise ValueError(f"{path}: [[{name}]] has {sorted(entry)}; it must have {sorted(keys)}")
+                    raise ValueError(
+                        f"{path}: [[{name}]] has {sorted(entry)}; it must have {sorted(keys)}"
+                    )
         return cls(found.get("differs", []), found.get("renamed", []))
 
     def why(self, case: str, what: str) -> str | None:
         """Why a tensor or number of a case differs; None: it must not."""
-        fits = (e["why"] for e in self.differs if fnmatchcase(case, e["case"]) and fnmatchcase(what, e["what"]))
+        fits = (
+            e["why"]
+            for e in self.differs
+            if fnmatchcase(case, e["case"]) and fnmatchcase(what, e["what"])
+        )
         return next(fits, None)
 
     def rename(self, case: str, key: str) -> str:
-        """What a tensor of the base is called in this tree; an old name that ends in "." renames all below it."""
+        """What a tensor of the base is called in this tree; an old name that ends in "." renames
+        all below it.
+        """
         file, _, name = key.partition(":")
         for entry in self.renamed:
             old, new = entry["old"], entry["new"]
-            if fnmatchcase(case, entry["case"]) and (name == old or (old.endswith(".") and name.startswith(old))):
+            if fnmatchcase(case, entry["case"]) and (
+                name == old or (old.endswith(".") and name.startswith(old))
+            ):
                 return f"{file}:{new}{name[len(old) :]}"
         return key
 
@@ -128,16 +145,22 @@ def drive(work: Path, tree: Path, wanted: Sequence[str]) -> None:
         if error:
             (folder / _ERROR).write_text(error, encoding="utf-8")
         print(
-            f"  {time.perf_counter() - start:5.1f} s  {name}{'  FAILED' if error else ''}", file=sys.stderr, flush=True
+            f"  {time.perf_counter() - start:5.1f} s  {name}{'  FAILED' if error else ''}",
+            file=sys.stderr,
+            flush=True,
         )
 
 
 def _train_and_evaluate(case: Sequence[str], folder: Path) -> str:
-    """Leave a run and what its evaluations print in a folder; the error message, or an empty text."""
+    """Leave a run and what its evaluations print in a folder; the error message, or an empty
+    text.
+    """
     run, printed = folder / _RUN, {}
     code, _, told = _call(["train", *case, "--seed", str(SEED), "--out", str(run)])
     # probes of nodes are chosen on the valid part and scored on the test part by one call
-    parts = {"nodes": []} if NODES in case else {part: ["--split", part] for part in ("valid", "test")}
+    parts = (
+        {"nodes": []} if NODES in case else {part: ["--split", part] for part in ("valid", "test")}
+    )
     for part, options in parts.items():
         if code == 0:
             code, out, told = _call(["evaluate", str(run), *options, "--format", "json"])
@@ -147,7 +170,9 @@ def _train_and_evaluate(case: Sequence[str], folder: Path) -> str:
 
 
 def _call(arguments: list[str]) -> tuple[int, str, str]:
-    """Exit code, output and messages of ``recgraph ARGUMENTS``, in this process: imports cost more than trainings."""
+    """Exit code, output and messages of ``recgraph ARGUMENTS``, in this process: imports cost more
+    than trainings.
+    """
     from recgraph.cli.app import main
 
     out, told, sys.argv = io.StringIO(), io.StringIO(), ["recgraph", *arguments]
@@ -175,7 +200,11 @@ def run_tree(tree: Path, work: Path, wanted: Sequence[str]) -> dict[str, Outcome
         RuntimeError: the process of that version failed as a whole.
     """
     work.mkdir()
-    paths = {"PYTHONPATH": tree, "RECGRAPH_HOME": work / "home", "RECGRAPH_CARDS": work.parent / "cards"}
+    paths = {
+        "PYTHONPATH": tree,
+        "RECGRAPH_HOME": work / "home",
+        "RECGRAPH_CARDS": work.parent / "cards",
+    }
     alone = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-P", str(Path(__file__).resolve()), "--drive", str(work), str(tree)]
     for name in wanted:
@@ -239,7 +268,11 @@ def _of_records(run: Path) -> dict[str, Any]:
     hashes: dict[str, set[str]] = {}
     for path in sorted(run.rglob("*.json*")):
         text = path.read_text(encoding="utf-8")
-        documents = [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else [json.loads(text)]
+        documents = (
+            [json.loads(line) for line in text.splitlines()]
+            if path.suffix == ".jsonl"
+            else [json.loads(text)]
+        )
         for item in _mappings(documents):
             for key, value in item.items():
                 if key.endswith("hash") and isinstance(value, str):
@@ -254,7 +287,13 @@ def _mappings(document: Any) -> Iterator[Mapping[str, Any]]:
     """All mappings within a JSON document."""
     if isinstance(document, dict):
         yield document
-    for inner in document.values() if isinstance(document, dict) else document if isinstance(document, list) else ():
+    for inner in (
+        document.values()
+        if isinstance(document, dict)
+        else document
+        if isinstance(document, list)
+        else ()
+    ):
         yield from _mappings(inner)
 
 
@@ -288,7 +327,9 @@ def report(base: Mapping[str, Outcome], ours: Mapping[str, Outcome], listed: Lis
         verdict = "DIFFERS" if None in why.values() else "differs as listed" if found else "same"
         good = good and None not in why.values()
         print(f"{verdict:18}  {len(here.digests):7}  {len(here.numbers):7}  {name}")
-        shown = sorted(found, key=lambda what: why[what] is not None)[:8]  # what is not listed first
+        shown = sorted(found, key=lambda what: why[what] is not None)[
+            :8
+        ]  # what is not listed first
         for what in shown:
             print(f"    {what}: {found[what]}" + (f" (listed: {why[what]})" if why[what] else ""))
         if len(found) > len(shown):
@@ -300,16 +341,28 @@ def machine() -> dict[str, str]:
     """What bits depend on beside the code."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.exists() else []
-    processor = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-    packages = {name: version(name) for name in ("torch", "numpy", "scipy", "scikit-learn", "polars")}
-    return {"processor": processor or platform.machine(), "python": platform.python_version(), **packages}
+    processor = next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), ""
+    )
+    packages = {
+        name: version(name) for name in ("torch", "numpy", "scipy", "scikit-learn", "polars")
+    }
+    return {
+        "processor": processor or platform.machine(),
+        "python": platform.python_version(),
+        **packages,
+    }
 
 
 def write(path: Path, outcomes: Mapping[str, Outcome]) -> None:
     """Keep fingerprints: a case a line."""
-    written = {name: json.dumps(asdict(found), separators=(",", ":")) for name, found in outcomes.items()}
+    written = {
+        name: json.dumps(asdict(found), separators=(",", ":")) for name, found in outcomes.items()
+    }
     cases = ",\n".join(f"{json.dumps(name)}: {found}" for name, found in written.items())
-    path.write_text(f'{{"machine": {json.dumps(machine())}, "cases": {{\n{cases}\n}}}}\n', encoding="utf-8")
+    path.write_text(
+        f'{{"machine": {json.dumps(machine())}, "cases": {{\n{cases}\n}}}}\n', encoding="utf-8"
+    )
 
 
 def read(path: Path) -> dict[str, Outcome]:
@@ -321,16 +374,24 @@ def read(path: Path) -> dict[str, Outcome]:
     kept, here = json.loads(path.read_text(encoding="utf-8")), machine()
     other = [name for name in here if kept["machine"].get(name) != here[name]]
     if other:
-        raise ValueError(f"{path} was made with another {', '.join(other)}, where the same code may give other bits")
+        raise ValueError(
+            f"{path} was made with another {', '.join(other)}, where the same code may give other bits"
+        )
     return {name: Outcome(**found) for name, found in kept["cases"].items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0 where all is the same, 1 where something differs or failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--against", type=Path, default=KEPT, metavar="FILE", help="fingerprints to compare with")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--against", type=Path, default=KEPT, metavar="FILE", help="fingerprints to compare with"
+    )
     parser.add_argument("--write", action="store_true", help="write the fingerprints anew")
-    parser.add_argument("--only", action="append", metavar="TEXT", help="only cases whose name has this text in it")
+    parser.add_argument(
+        "--only", action="append", metavar="TEXT", help="only cases whose name has this text in it"
+    )
     parser.add_argument("--list", action="store_true", help="only print the names of the cases")
     parser.add_argument("--drive", nargs=2, type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
@@ -338,7 +399,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         work, tree = chosen.drive
         drive(work, tree, chosen.only)
         return 0
-    wanted = [name for name in CASES if not chosen.only or any(text in name for text in chosen.only)]
+    wanted = [
+        name for name in CASES if not chosen.only or any(text in name for text in chosen.only)
+    ]
     if not wanted:
         parser.error(f"no case has {' or '.join(chosen.only)} in its name; see --list")
     if chosen.list:
@@ -352,7 +415,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write(chosen.against, ours)
         return 0
     good = report(base, ours, Listed.read(LISTED))
-    print("all the same" if good else "NOT THE SAME: see above; what had to differ belongs into " + LISTED.name)
+    print(
+        "all the same"
+        if good
+        else "NOT THE SAME: see above; what had to differ belongs into " + LISTED.name
+    )
     return 0 if good else 1
 
 

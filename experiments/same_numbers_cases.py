@@ -1,7 +1,7 @@
 """The trainings that ``same_numbers.py`` compares, and the small graphs that they read.
 
-A case is called by what it sets: the model, all settings that are not the family's, and the data set where it is a
-graph.
+A case is called by what it sets: the model, all settings that are not the family's, and the data
+set where it is a graph.
 """
 
 from __future__ import annotations
@@ -89,7 +89,13 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ),
     (
         LOG,
-        ("encoder.inner_dim=32", "max_epochs=2", "learning_rate=0.005", "hidden_dim=16", "max_len=20"),
+        (
+            "encoder.inner_dim=32",
+            "max_epochs=2",
+            "learning_rate=0.005",
+            "hidden_dim=16",
+            "max_len=20",
+        ),
         (
             "gru4rec",
             "gru4rec regime=prefix",
@@ -192,7 +198,13 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     (
         NODES,
         (
-            *("max_epochs=2", "learning_rate=0.005", "hidden_dim=16", "probe.repeats=2", "probe.steps=20"),
+            *(
+                "max_epochs=2",
+                "learning_rate=0.005",
+                "hidden_dim=16",
+                "probe.repeats=2",
+                "probe.steps=20",
+            ),
             'metapaths=["paper-author-paper","paper-subject-paper"]',
         ),
         (
@@ -210,7 +222,11 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "heco n_neighbours=[3,1] n_positives=3 contrast.objective.block_rows=50",
         ),
     ),
-    (NODES, ('metapaths=["paper-author-paper"]', "probe.repeats=2", "probe.steps=20"), ("spectral hidden_dim=16",)),
+    (
+        NODES,
+        ('metapaths=["paper-author-paper"]', "probe.repeats=2", "probe.steps=20"),
+        ("spectral hidden_dim=16",),
+    ),
 )
 
 
@@ -219,7 +235,10 @@ def _cases() -> Iterator[tuple[str, list[str]]]:
         for name in names:
             model, *own = name.split()
             settings = [part for setting in (*shared, *own) for part in ("--set", setting)]
-            yield name if dataset == LOG else f"{name} on {dataset}", [model, "--dataset", dataset, *settings]
+            yield (
+                name if dataset == LOG else f"{name} on {dataset}",
+                [model, "--dataset", dataset, *settings],
+            )
 
 
 #: name -> arguments of ``recgraph train``
@@ -241,12 +260,20 @@ def _write_recommendation(folder: Path, draw: np.random.Generator) -> None:
     pairs = []
     for user in range(150):
         likes = np.where(items % 5 == user % 5, 8.0, 1.0)
-        pairs += [(user, int(item)) for item in draw.choice(items, 12, replace=False, p=likes / likes.sum())]
+        pairs += [
+            (user, int(item))
+            for item in draw.choice(items, 12, replace=False, p=likes / likes.sum())
+        ]
     edges = {
         "user_item": sorted({*pairs, *((int(item) % 150, int(item)) for item in items)}),
-        "user_user": sorted({(int(a), int(b)) for a, b in draw.integers(0, 150, (400, 2)) if a != b}),
+        "user_user": sorted(
+            {(int(a), int(b)) for a, b in draw.integers(0, 150, (400, 2)) if a != b}
+        ),
         "item_tag": sorted(
-            {*((int(i), int(i) % 15) for i in items), *map(tuple, draw.integers(0, [100, 15], (150, 2)).tolist())}
+            {
+                *((int(i), int(i) % 15) for i in items),
+                *map(tuple, draw.integers(0, [100, 15], (150, 2)).tolist()),
+            }
         ),
     }
     _write_edges(folder, edges)
@@ -261,15 +288,21 @@ def _write_recommendation(folder: Path, draw: np.random.Generator) -> None:
 
 
 def _write_nodes(folder: Path, draw: np.random.Generator) -> None:
-    """180 papers of three classes with sparse features, 90 authors without, 9 subjects with dense ones."""
+    """180 papers of three classes with sparse features, 90 authors without, 9 subjects with dense
+    ones.
+    """
     folder.mkdir(parents=True)
     labels = np.arange(180) % 3
-    authors = (3 * draw.integers(0, 30, (180, 3)) + labels[:, None] + (draw.random((180, 3)) < 0.2)) % 90
+    authors = (
+        3 * draw.integers(0, 30, (180, 3)) + labels[:, None] + (draw.random((180, 3)) < 0.2)
+    ) % 90
     subjects = (3 * draw.integers(0, 3, 180) + labels) % 9
     _write_edges(
         folder,
         {
-            "paper_author": sorted({(paper, int(author)) for paper in range(180) for author in authors[paper]}),
+            "paper_author": sorted(
+                {(paper, int(author)) for paper in range(180) for author in authors[paper]}
+            ),
             "paper_subject": [(paper, int(subject)) for paper, subject in enumerate(subjects)],
         },
     )
@@ -278,7 +311,9 @@ def _write_nodes(folder: Path, draw: np.random.Generator) -> None:
     sp.save_npz(folder / "words.npz", sp.csr_matrix(words))
     np.save(folder / "subjects.npy", draw.random((9, 6)))
     np.save(folder / "labels.npy", labels)
-    for name, part in zip(("train", "valid", "test"), np.split(draw.permutation(180), 3), strict=True):
+    for name, part in zip(
+        ("train", "valid", "test"), np.split(draw.permutation(180), 3), strict=True
+    ):
         np.save(folder / f"{name}.npy", part)
     _write_card(
         folder,
@@ -296,10 +331,14 @@ def _write_nodes(folder: Path, draw: np.random.Generator) -> None:
 
 def _write_edges(folder: Path, edges: dict[str, list[tuple[int, int]]]) -> None:
     for name, pairs in edges.items():
-        (folder / f"{name}.txt").write_text("".join(f"{a}\t{b}\n" for a, b in pairs), encoding="utf-8")
+        (folder / f"{name}.txt").write_text(
+            "".join(f"{a}\t{b}\n" for a, b in pairs), encoding="utf-8"
+        )
 
 
-def _write_card(folder: Path, nodes: dict[str, str], edges: dict[tuple[str, str, str], str], task: str) -> None:
+def _write_card(
+    folder: Path, nodes: dict[str, str], edges: dict[tuple[str, str, str], str], task: str
+) -> None:
     """Write the card of a folder of files beside it."""
     texts = ("title", "description", "licence", "citation", "acknowledgement")
     kind = "nodes" if task.startswith("[labels]") else "recommendation"
@@ -309,8 +348,12 @@ def _write_card(folder: Path, nodes: dict[str, str], edges: dict[tuple[str, str,
     text += "".join(f"[nodes.{name}]\n{values}\n" for name, values in nodes.items())
     for ends, name in edges.items():
         count = len((folder / f"{name}.txt").read_text(encoding="utf-8").splitlines())
-        text += f'[[edges]]\ntype = {list(ends)}\nfile = "{name}.txt"\ncount = {count}\n'.replace("'", '"')
+        text += f'[[edges]]\ntype = {list(ends)}\nfile = "{name}.txt"\ncount = {count}\n'.replace(
+            "'", '"'
+        )
     files = sorted(folder.iterdir())
-    hashes = "".join(f'"{path.name}" = "{hashlib.sha256(path.read_bytes()).hexdigest()}"\n' for path in files)
+    hashes = "".join(
+        f'"{path.name}" = "{hashlib.sha256(path.read_bytes()).hexdigest()}"\n' for path in files
+    )
     text += f'{task}[files]\n{hashes}[[sources]]\nkind = "local"\nfolder = "{folder.name}"\n'
     folder.with_suffix(".toml").write_text(text, encoding="utf-8")

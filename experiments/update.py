@@ -1,15 +1,17 @@
 """Measure `run.update` against a full refit, and write a record.
 
-    python experiments/update.py old ml-100k sasrec --seed 0 --out FOLDER
-    python experiments/update.py refit ml-100k sasrec --seed 0 --out FOLDER
-    python experiments/update.py update ml-100k sasrec --seed 0 --out FOLDER --record FILE --set epochs=4
+    python experiments/update.py old ml-100k sasrec --seed 0 --out FOLDER python
+    experiments/update.py refit ml-100k sasrec --seed 0 --out FOLDER python experiments/update.py
+    update ml-100k sasrec --seed 0 --out FOLDER --record FILE --set epochs=4
 
-Each user's last interaction is the test, which nothing is fitted to, and of the rest the last tenth is the new log: by
-time where there are times (ml-100k), else of each user (ml-1m, whose file has orders alone). The old run knows the old
-part alone, its users and items included, and stops by each user's last old interaction. The refit is a training from
-nothing on both parts. Both are validated on the newest tenth of the new log, which neither trains on and both know as
-history at test time. CPU times are those of the process (one thread), from the logs in memory to a model that can
-serve, validation included. The settings of the update were chosen with each user's last interaction left out.
+Each user's last interaction is the test, which nothing is fitted to, and of the rest the last tenth
+is the new log: by time where there are times (ml-100k), else of each user (ml-1m, whose file has
+orders alone). The old run knows the old part alone, its users and items included, and stops by each
+user's last old interaction. The refit is a training from nothing on both parts. Both are validated
+on the newest tenth of the new log, which neither trains on and both know as history at test time.
+CPU times are those of the process (one thread), from the logs in memory to a model that can serve,
+validation included. The settings of the update were chosen with each user's last interaction left
+out.
 """
 
 from __future__ import annotations
@@ -69,7 +71,9 @@ class Data:
     def __init__(self, dataset: str) -> None:
         sequences = SHARED / "data" / "sequences" / f"{dataset}.txt"
         is_ordered = dataset == "ml-1m"
-        log = rg.load_data(sequences, format="sequences") if is_ordered else rg.load_dataset(dataset)
+        log = (
+            rg.load_data(sequences, format="sequences") if is_ordered else rg.load_dataset(dataset)
+        )
         last = _last(log)
         users, items = log.ordered.items.rows[last], log.ordered.items.values[last]
         self.asked = log.users.ids(users.numpy()), log.items.ids(items.numpy())
@@ -79,7 +83,9 @@ class Data:
         self.new = self.pool.masked(is_new.numpy())
 
     def cases(self, recommender: Recommender) -> Cases:
-        """The test cases in a recommender's indices; items that the pool does not have are left out."""
+        """The test cases in a recommender's indices; items that the pool does not have are left
+        out.
+        """
         user = torch.from_numpy(recommender.users.index(self.asked[0]))
         item = torch.from_numpy(recommender.items.index(self.asked[1]))
         keep = (user >= 0) & (item >= 0)
@@ -99,17 +105,21 @@ def _last(log: Interactions) -> torch.Tensor:
 
 
 def _kept(log: Interactions, keep: torch.Tensor) -> Interactions:
-    """Some of the interactions, as a log of its own: users and items without any are no part of it."""
+    """Some of the interactions, as a log of its own: users and items without any are no part of
+    it.
+    """
     columns = log.columns
     frame = log.masked(keep.numpy()).to_frame()
-    return Interactions.from_frame(frame, user=columns.user, item=columns.item, timestamp=columns.timestamp)
+    return Interactions.from_frame(
+        frame, user=columns.user, item=columns.item, timestamp=columns.timestamp
+    )
 
 
 def refit(data: Data, chosen: dict[str, Any], model: str, seed: int, out: Path) -> None:
     """A training from nothing on all that the update knows.
 
-    The slice of ml-100k has few users, on whom a training from nothing would stop by chance: it stops by each user's
-    last interaction, as the old run does.
+    The slice of ml-100k has few users, on whom a training from nothing would stop by chance: it
+    stops by each user's last interaction, as the old run does.
     """
     is_new = newest(data.pool.ordered, SHARE)
     in_slice = torch.zeros_like(is_new)
@@ -118,7 +128,9 @@ def refit(data: Data, chosen: dict[str, Any], model: str, seed: int, out: Path) 
     _fit(data.pool, valid, chosen, model, seed, out / "refit")
 
 
-def _fit(log: Interactions, valid: torch.Tensor, chosen: Any, model: str, seed: int, out: Path) -> None:
+def _fit(
+    log: Interactions, valid: torch.Tensor, chosen: Any, model: str, seed: int, out: Path
+) -> None:
     if (out / "cost.json").exists():
         return
     labels = torch.where(valid, int(Label.VALID), int(Label.TRAIN)).to(torch.uint8)
@@ -147,7 +159,9 @@ def updated(out: Path, data: Data, options: dict[str, Any]) -> tuple[Run, float]
 def tested(recommender: Recommender, data: Data) -> dict[str, float]:
     """The metrics of all test users, and of those of the new log."""
     cases = data.cases(recommender)
-    found = evaluate(recommender.model, cases, seen=("exclude",), cutoffs=(CUTOFF,), metrics=("ndcg", "recall"))[0]
+    found = evaluate(
+        recommender.model, cases, seen=("exclude",), cutoffs=(CUTOFF,), metrics=("ndcg", "recall")
+    )[0]
     active = np.isin(cases.users.numpy(), recommender.users.index(data.active()))
     values = found.per_user["ndcg@10"]
     return {
@@ -165,15 +179,27 @@ def compare(data: Data, given: argparse.Namespace) -> dict[str, Any]:
     run, seconds = updated(given.out, data, options)
     sides: dict[str, Any] = {
         "old": tested(Recommender.load(given.out / "old" / "bundle"), data),
-        "update": {**tested(run.recommender, data), "cpu_seconds": seconds, "record": run.record.update},
+        "update": {
+            **tested(run.recommender, data),
+            "cpu_seconds": seconds,
+            "record": run.record.update,
+        },
     }
     sides["update"]["record"]["parent"].pop("folder")
     if (given.out / "refit" / "cost.json").exists():
         cost = json.loads((given.out / "refit" / "cost.json").read_text(encoding="utf-8"))
         record = RunRecord.read(given.out / "refit")
         of_best = record.history[(record.best_epoch or 1) - 1]["cpu_seconds"]
-        epochs = {"epochs": len(record.history), "best_epoch": record.best_epoch, "cpu_seconds_to_best": of_best}
-        sides["refit"] = {**tested(Recommender.load(given.out / "refit" / "bundle"), data), **cost, **epochs}
+        epochs = {
+            "epochs": len(record.history),
+            "best_epoch": record.best_epoch,
+            "cpu_seconds_to_best": of_best,
+        }
+        sides["refit"] = {
+            **tested(Recommender.load(given.out / "refit" / "bundle"), data),
+            **cost,
+            **epochs,
+        }
         sides["ratios"] = {
             "ndcg@10": sides["update"]["ndcg@10"] / sides["refit"]["ndcg@10"],
             "cpu": seconds / cost["cpu_seconds"],
@@ -193,14 +219,20 @@ def compare(data: Data, given: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """One stage."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("stage", choices=("old", "refit", "update"))
     parser.add_argument("dataset", choices=sorted({dataset for dataset, _ in SETTINGS}))
     parser.add_argument("model", choices=sorted({model for _, model in SETTINGS}))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="where the runs are kept")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an option of the update")
-    parser.add_argument("--record", type=Path, help="a file of JSON lines, to which the comparison is appended")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="an option of the update"
+    )
+    parser.add_argument(
+        "--record", type=Path, help="a file of JSON lines, to which the comparison is appended"
+    )
     given = parser.parse_args()
     data = Data(given.dataset)
     if given.stage == "update":
@@ -208,7 +240,9 @@ def main() -> None:
         if given.record is not None:
             with given.record.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
-        shown = {side: record[side] for side in ("old", "update", "refit", "ratios") if side in record}
+        shown = {
+            side: record[side] for side in ("old", "update", "refit", "ratios") if side in record
+        }
         print(json.dumps(shown, indent=1))
         return
     chosen = SETTINGS[given.dataset, given.model]

@@ -1,4 +1,6 @@
-"""``python -m recgraph``: the same as the ``recgraph`` command; what launchers (torchrun, accelerate) are given."""
+"""``python -m recgraph``: the same as the ``recgraph`` command; what launchers (torchrun,
+accelerate) are given.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
-"""Settings are a tree: frozen values, checked by type and range, with the search range written on the field.
+"""Settings are a tree: frozen values, checked by type and range, with the search range written on
+the field.
 
-A field holds a plain value, another :class:`Config`, or a :class:`PartConfig`: the settings of a member of the
-registry. A part is given as a value, as its name, or as a table of its name and settings; a table without a name
-changes the part that is the default. A field with ``exclude=True`` is not a setting: the caller of a part decides it.
+A field holds a plain value, another :class:`Config`, or a :class:`PartConfig`: the settings of a
+member of the registry. A part is given as a value, as its name, or as a table of its name and
+settings; a table without a name changes the part that is the default. A field with ``exclude=True``
+is not a setting: the caller of a part decides it.
 """
 
 from __future__ import annotations
@@ -17,7 +19,14 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_serializer, model_validator, validate_call
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    model_serializer,
+    model_validator,
+    validate_call,
+)
 from pydantic.fields import FieldInfo
 
 #: what other libraries call a setting -> its name here
@@ -54,10 +63,12 @@ class Search:
 
 
 class Config(BaseModel):
-    """Base of every configuration. Unknown keys and values out of range raise :class:`ConfigError`; so do infinities
-    and NaN, but for a field with ``allow_inf_nan=True``."""
+    """Base of every configuration. Unknown keys and values out of range raise :class:`ConfigError`;
+    so do infinities and NaN, but for a field with ``allow_inf_nan=True``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+    )
 
     def __init__(self, /, **values: Any) -> None:
         try:
@@ -65,13 +76,16 @@ class Config(BaseModel):
         except ValidationError as error:
             raise ConfigError("\n".join(_messages(type(self).__name__, error.errors()))) from None
 
-    # as pydantic marks its own, so that parts of a configuration are validated with it and errors name their place
+    # as pydantic marks its own, so that parts of a configuration are validated with it and errors
+    # name their place
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     @model_validator(mode="before")
     @classmethod
     def _read_table(cls, values: Any) -> Any:
-        """Refuse unknown settings; a table for a field whose default is a configuration changes that."""
+        """Refuse unknown settings; a table for a field whose default is a configuration changes
+        that.
+        """
         if not isinstance(values, Mapping):
             return values
         read = dict(values)
@@ -79,7 +93,9 @@ class Config(BaseModel):
             if name not in cls.model_fields:
                 raise ValueError(unknown_key(name, cls))
             if isinstance(value, Mapping):
-                default = cls.model_fields[name].get_default(call_default_factory=True, validated_data={})
+                default = cls.model_fields[name].get_default(
+                    call_default_factory=True, validated_data={}
+                )
                 is_another = isinstance(default, PartConfig) and "name" in value
                 if isinstance(default, Config) and not is_another:
                     read[name] = merged(default.model_dump(exclude_unset=True), value)
@@ -92,7 +108,9 @@ class Config(BaseModel):
 
 
 class PartConfig(Config):
-    """The settings of a member of the registry, ``rg.encoders.BSA(alpha=0.7)``; see :func:`recgraph.registry.part`."""
+    """The settings of a member of the registry, ``rg.encoders.BSA(alpha=0.7)``; see
+    :func:`recgraph.registry.part`.
+    """
 
     # a constructor may take a tensor
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -111,17 +129,23 @@ class PartConfig(Config):
         return {"name": self.part_name, **inner(self)}
 
     def build(self, **given: Any) -> Any:
-        """The member with these settings and, of ``given``, what it has an argument or a field for."""
+        """The member with these settings and, of ``given``, what it has an argument or a field
+        for.
+        """
         values = dict(self)
         for name in given.keys() & self.accepts:
             values[name] = given[name]
         takes_config = hasattr(self.member, "Config")
-        return self.member(self.model_copy(update=values)) if takes_config else self.member(**values)
+        return (
+            self.member(self.model_copy(update=values)) if takes_config else self.member(**values)
+        )
 
 
-def walk(config: BaseModel | type[BaseModel], within: str = "") -> Iterator[tuple[str, FieldInfo, Any]]:
-    """Dotted name, field and value of all settings of a tree, or of the defaults of a class; of several parts in one
-    field by their names, as ``augmentations.crop.ratio``."""
+def walk(
+    config: BaseModel | type[BaseModel], within: str = ""
+) -> Iterator[tuple[str, FieldInfo, Any]]:
+    """Dotted name, field and value of all settings of a tree, or of the defaults of a class; of
+    several parts in one field by their names, as ``augmentations.crop.ratio``."""
     for name, field in (config if isinstance(config, type) else type(config)).model_fields.items():
         if field.exclude:
             continue
@@ -139,8 +163,9 @@ def walk(config: BaseModel | type[BaseModel], within: str = "") -> Iterator[tupl
 
 
 def put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    """Set one setting of a tree of tables. On the path to it the name of a part becomes a table that has the name, and
-    tables are copied. A name that is set where a table without one stands is added to that table."""
+    """Set one setting of a tree of tables. On the path to it the name of a part becomes a table
+    that has the name, and tables are copied. A name that is set where a table without one stands is
+    added to that table."""
     name, *rest = path
     held = tree.get(name)
     if not rest:
@@ -167,14 +192,18 @@ def _as_table(value: Any) -> dict[str, Any]:
 
 
 def assignments(settings: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted name and value of all settings of a tree of tables, as :func:`put` sets them one after another."""
+    """Dotted name and value of all settings of a tree of tables, as :func:`put` sets them one after
+    another.
+    """
     for name, value in settings.items():
         if not isinstance(value, Mapping) or not value:
             yield f"{within}{name}", value
             continue
         if "name" in value:
             yield f"{within}{name}", value["name"]
-        yield from assignments({key: each for key, each in value.items() if key != "name"}, f"{within}{name}.")
+        yield from assignments(
+            {key: each for key, each in value.items() if key != "name"}, f"{within}{name}."
+        )
 
 
 def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,11 +220,15 @@ C = TypeVar("C", bound=Config)
 
 
 def configure(owner: object, cls: type[C], config: C | None, settings: Mapping[str, Any]) -> C:
-    """The configuration of something that is made by ``Owner(config)`` or by ``Owner(key=value, ...)``."""
+    """The configuration of something that is made by ``Owner(config)`` or by ``Owner(key=value,
+    ...)``.
+    """
     if config is None:
         return cls(**settings)
     if settings or not isinstance(config, cls):
-        raise ConfigError(f"{type(owner).__name__}: give a {cls.__name__} or settings by name, not {shown(config)}")
+        raise ConfigError(
+            f"{type(owner).__name__}: give a {cls.__name__} or settings by name, not {shown(config)}"
+        )
     return config
 
 
@@ -217,13 +250,16 @@ def did_you_mean(name: str, among: Iterable[str]) -> str:
 
 
 def unknown_key(key: str, *within: BaseModel | type[BaseModel], what: str = "setting") -> str:
-    """The message for a key that no configuration has, with the nearest names: those of parts, then of other libraries,
-    then by their letters."""
+    """The message for a key that no configuration has, with the nearest names: those of parts, then
+    of other libraries, then by their letters."""
     names = sorted(name for config in within for name, _, _ in walk(config))
     inner = [name for name in names if name.rpartition(".")[2] == key]
     if close := inner or [name for name in names if name == ELSEWHERE.get(key)]:
         return f"unknown {what} {key!r} (did you mean {' or '.join(close)}?)"
-    meant = did_you_mean(key, names) or f"; there are {', '.join(name for name in names if '.' not in name) or 'none'}"
+    meant = (
+        did_you_mean(key, names)
+        or f"; there are {', '.join(name for name in names if '.' not in name) or 'none'}"
+    )
     return f"unknown {what} {key!r}{meant}"
 
 
@@ -267,8 +303,9 @@ def shown(value: object) -> str:
 def parse_settings(
     pairs: Iterable[str], base: Mapping[str, Any] | None = None, option: str = "--set"
 ) -> dict[str, Any]:
-    """Read ``key=value`` texts, which ``option`` gives; a value is JSON, TOML, or else a plain string. They add to the
-    settings ``base``: ``encoder.alpha=0.7`` keeps the others of that part."""
+    """Read ``key=value`` texts, which ``option`` gives; a value is JSON, TOML, or else a plain
+    string. They add to the settings ``base``: ``encoder.alpha=0.7`` keeps the others of that part.
+    """
     values = dict(base or {})
     for pair in pairs:
         key, sign, text = pair.partition("=")
@@ -283,7 +320,9 @@ def parse_settings(
 
 
 def with_none(value: Any) -> Any:
-    """What a TOML file holds, with None for the texts none and null, as in ``--set``: TOML has no word for it."""
+    """What a TOML file holds, with None for the texts none and null, as in ``--set``: TOML has no
+    word for it.
+    """
     if isinstance(value, Mapping):
         return {name: with_none(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
@@ -293,7 +332,9 @@ def with_none(value: Any) -> Any:
 
 def _read(text: str) -> Any:
     with suppress(ValueError, RecursionError):
-        return json.loads(text, parse_constant=int)  # which refuses NaN and Infinity: they are no JSON
+        return json.loads(
+            text, parse_constant=int
+        )  # which refuses NaN and Infinity: they are no JSON
     with suppress(ValueError, RecursionError):
         return tomllib.loads(f"x = {text}")["x"]
     if text.startswith(("{", "[")):
@@ -304,7 +345,9 @@ def _read(text: str) -> Any:
 def setting_text(name: str, value: Any) -> str:
     """``key=value`` as :func:`parse_settings` reads it; a plain text is not quoted."""
     is_plain = isinstance(value, str) and not value.startswith(("{", "[")) and _read(value) == value
-    if value is None or is_plain or isinstance(value, float):  # infinity, too, of which JSON knows nothing
+    if (
+        value is None or is_plain or isinstance(value, float)
+    ):  # infinity, too, of which JSON knows nothing
         return f"{name}={'none' if value is None else value}"
     return f"{name}={json.dumps(value, ensure_ascii=False)}"
 
@@ -313,10 +356,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def checked(function: F) -> F:
-    """A function that refuses arguments of another type than their annotations say, with a ValueError that names the
-    argument, its value and what may be given."""
+    """A function that refuses arguments of another type than their annotations say, with a
+    ValueError that names the argument, its value and what may be given."""
     # read at the first call, when the names of all annotations are known
-    validated = validate_call(config=ConfigDict(arbitrary_types_allowed=True, defer_build=True))(function)
+    validated = validate_call(config=ConfigDict(arbitrary_types_allowed=True, defer_build=True))(
+        function
+    )
     names = [*inspect.signature(function).parameters]
 
     @wraps(function)
@@ -328,13 +373,21 @@ def checked(function: F) -> F:
         if {"missing_argument", "unexpected_keyword_argument"} & {each["type"] for each in found}:
             return function(*args, **kwargs)  # whose own TypeError says it
         for each in found:
-            each["loc"] = tuple(names[place] if isinstance(place, int) else place for place in each["loc"][:1])
+            each["loc"] = tuple(
+                names[place] if isinstance(place, int) else place for place in each["loc"][:1]
+            )
         raise ValueError("; ".join(_messages(function.__qualname__, found)))
 
     return cast(F, call)
 
 
 def is_list(value: object) -> bool:
-    """Whether values come one after another, as in a list, an array or a series: no text, mapping, frame or scalar."""
+    """Whether values come one after another, as in a list, an array or a series: no text, mapping,
+    frame or scalar.
+    """
     one_dimension = len(getattr(value, "shape", (1,))) == 1 and not hasattr(value, "collect_schema")
-    return hasattr(value, "__iter__") and one_dimension and not isinstance(value, str | bytes | Mapping)
+    return (
+        hasattr(value, "__iter__")
+        and one_dimension
+        and not isinstance(value, str | bytes | Mapping)
+    )

@@ -1,9 +1,11 @@
-"""Files and folders: written whole or not at all, read with a bound on their size, checked by one manifest, locked.
+"""Files and folders: written whole or not at all, read with a bound on their size, checked by one
+manifest, locked.
 
-A writer fills a temporary beside the target, flushes it to the disk and renames it; a folder is exchanged with the
-earlier one in one step where the system can. A temporary is a folder ``.NAME.RANDOM.tmp``; whoever writes beside it
-next removes those that killed processes have left a day ago. A folder that is an artefact (bundle, checkpoint,
-saved log or split) holds ``SHA256SUMS``, the digest of each of its files in the format of ``sha256sum``.
+A writer fills a temporary beside the target, flushes it to the disk and renames it; a folder is
+exchanged with the earlier one in one step where the system can. A temporary is a folder
+``.NAME.RANDOM.tmp``; whoever writes beside it next removes those that killed processes have left a
+day ago. A folder that is an artefact (bundle, checkpoint, saved log or split) holds ``SHA256SUMS``,
+the digest of each of its files in the format of ``sha256sum``.
 """
 
 from __future__ import annotations
@@ -35,12 +37,16 @@ _SUM = re.compile(r"([0-9a-f]{64})  (.+)")
 
 
 class DataError(ValueError):
-    """A log, or another file, that cannot be read as it is; ``path`` is None for a frame in memory."""
+    """A log, or another file, that cannot be read as it is; ``path`` is None for a frame in
+    memory.
+    """
 
     def __init__(self, message: str, *, path: Path | None = None, row: int | None = None) -> None:
         self.path, self.row = path, row
         places = [str(path or ""), "" if row is None else f"row {row} (from 0)"]
-        super().__init__(": ".join([*filter(None, [", ".join(filter(None, places))]), message])[:2000])
+        super().__init__(
+            ": ".join([*filter(None, [", ".join(filter(None, places))]), message])[:2000]
+        )
 
 
 class CorruptFileError(DataError):
@@ -53,8 +59,8 @@ class InUse(BlockingIOError, ValueError):
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write a new file to, which ends as ``path`` does; it takes its place, with its mode, at the end of the
-    block, unless an error ends it. A pipe or a device is written to."""
+    """A path to write a new file to, which ends as ``path`` does; it takes its place, with its
+    mode, at the end of the block, unless an error ends it. A pipe or a device is written to."""
     if path.exists() and not path.is_file():
         yield path
         return
@@ -68,8 +74,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """A new folder to fill; it gets a manifest and takes the place of ``folder`` at the end of the block. One that
-    holds a file that its own manifest does not list, which would be lost, is a FileExistsError."""
+    """A new folder to fill; it gets a manifest and takes the place of ``folder`` at the end of the
+    block. One that holds a file that its own manifest does not list, which would be lost, is a
+    FileExistsError."""
     _check_replaceable(folder)
     with _temporary(folder) as temporary:
         new = temporary / "new"
@@ -84,7 +91,9 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 
 def exchange(new: Path, folder: Path) -> None:
-    """Exchange a new folder and another one, which need not exist: in one step where the system can."""
+    """Exchange a new folder and another one, which need not exist: in one step where the system
+    can.
+    """
     call = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
     here = -100
     if call is None or call(here, os.fsencode(new), here, os.fsencode(folder), 2):
@@ -99,18 +108,24 @@ def _check_replaceable(folder: Path) -> None:
     listed = read_manifest(folder) if (folder / MANIFEST).is_file() else {}
     others = [name for name in _files(folder) if name not in listed]
     if others or folder.is_file():
-        raise FileExistsError(f"{folder / ''.join(others[:1])} is no part of what was saved; give another folder")
+        raise FileExistsError(
+            f"{folder / ''.join(others[:1])} is no part of what was saved; give another folder"
+        )
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder with all that is in it: it leaves its place whole. One that is not there is no error."""
+    """Remove a folder with all that is in it: it leaves its place whole. One that is not there is
+    no error.
+    """
     if folder.is_dir():
         with _temporary(folder) as temporary, suppress(FileNotFoundError):
             os.replace(folder, temporary / "removed")
 
 
 def contents(folder: Path) -> set[str]:
-    """The names of what a folder holds, without temporaries and its lock; a folder that is not there holds nothing."""
+    """The names of what a folder holds, without temporaries and its lock; a folder that is not
+    there holds nothing.
+    """
     names = os.listdir(folder) if folder.is_dir() else ()
     return {name for name in names if not _TEMPORARY.fullmatch(name) and name != LOCK}
 
@@ -137,7 +152,9 @@ def _temporary(path: Path) -> Iterator[Path]:
 
 
 def _flush(path: Path, like: Path | None = None) -> None:
-    """Flush a file or a folder to the disk; a file gets the mode of ``like``: a new folder shows the user's mask."""
+    """Flush a file or a folder to the disk; a file gets the mode of ``like``: a new folder shows
+    the user's mask.
+    """
     if like is not None and path.is_file():
         path.chmod(like.stat().st_mode & (0o777 if like.is_file() else 0o666))
     descriptor = os.open(path, os.O_RDONLY)
@@ -174,16 +191,22 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """What goes wrong with the content of a file inside the block is a CorruptFileError that names the file."""
+    """What goes wrong with the content of a file inside the block is a CorruptFileError that names
+    the file.
+    """
     try:
         yield
     except Exception as error:
         # polars has errors of the system without a number
-        of_system = isinstance(error, FileNotFoundError | ImportError | MemoryError) or getattr(error, "errno", None)
+        of_system = isinstance(error, FileNotFoundError | ImportError | MemoryError) or getattr(
+            error, "errno", None
+        )
         if of_system or getattr(error, "path", None):
             raise
         what = f"{type(error).__name__}: {error}"
-        raise CorruptFileError(f"it is damaged, or does not hold what it should: {what}", path=path) from error
+        raise CorruptFileError(
+            f"it is damaged, or does not hold what it should: {what}", path=path
+        ) from error
 
 
 def read_bytes(path: Path, most: int = 64 << 20) -> bytes:
@@ -196,7 +219,9 @@ def read_bytes(path: Path, most: int = 64 << 20) -> bytes:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The object of a JSON file; a CorruptFileError where it holds none, or has more than 64 MiB."""
+    """The object of a JSON file; a CorruptFileError where it holds none, or has more than 64
+    MiB.
+    """
     content = read_bytes(path)
     with reading(path):
         return {**json.loads(content)}
@@ -218,7 +243,9 @@ def read_frame(path: Path) -> pl.DataFrame:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """A safetensors file in memory (a mapped file that is cut ends the process); damage is a CorruptFileError."""
+    """A safetensors file in memory (a mapped file that is cut ends the process); damage is a
+    CorruptFileError.
+    """
     from safetensors.torch import load
 
     with reading(path):
@@ -232,7 +259,9 @@ def sha256(path: Path) -> str:
 
 
 def check_plain(name: object) -> str:
-    """A relative path that stays in its folder on every system; ValueError for any other, and for what is no text."""
+    """A relative path that stays in its folder on every system; ValueError for any other, and for
+    what is no text.
+    """
     parts = PurePosixPath(name).parts if isinstance(name, str) else ()
     if not parts or {"..", "/", "//"} & {*parts} or {"\\", ":", "\0"} & {*str(name)}:
         raise ValueError(f"{name!r} is no relative path inside the folder")
@@ -241,19 +270,25 @@ def check_plain(name: object) -> str:
 
 def _files(folder: Path) -> list[str]:
     """The files of a folder, without its own manifest, locks and temporaries."""
-    paths = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir() and path.name != LOCK)
+    paths = (
+        path.relative_to(folder)
+        for path in folder.rglob("*")
+        if not path.is_dir() and path.name != LOCK
+    )
     names = {path.as_posix() for path in paths if not any(map(_TEMPORARY.fullmatch, path.parts))}
     return sorted(names - {MANIFEST})
 
 
 def check_manifest(folder: Path, *, but: Collection[str] = (), only: Collection[str] = ()) -> None:
-    """Compare the files of a folder with its manifest, without some that are not read, or some alone; a
-    CorruptFileError names the first that is missing or was changed."""
+    """Compare the files of a folder with its manifest, without some that are not read, or some
+    alone; a CorruptFileError names the first that is missing or was changed."""
     listed = read_manifest(folder)
     for name in only or {*listed} - {*but}:
         path = folder / name
         if not path.is_file() or sha256(path) != listed.get(name):
-            raise CorruptFileError("the file is missing or damaged: its checksum differs; restore it", path=path)
+            raise CorruptFileError(
+                "the file is missing or damaged: its checksum differs; restore it", path=path
+            )
 
 
 def read_manifest(folder: Path) -> dict[str, str]:
@@ -266,14 +301,16 @@ def read_manifest(folder: Path) -> dict[str, str]:
 
 @contextmanager
 def locked(path: Path, wait: float = True) -> Iterator[None]:
-    """Within the block this process, and this thread, alone holds the lock on a file, which is made; InUse where
-    another still holds it after ``wait`` seconds (True: it waits without end)."""
+    """Within the block this process, and this thread, alone holds the lock on a file, which is
+    made; InUse where another still holds it after ``wait`` seconds (True: it waits without end)."""
     from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         lock = FileLock(path).acquire(timeout=-1 if wait is True else float(wait))
     except Timeout:
-        raise InUse(f"{path} is locked by another process; wait for it, or give another folder") from None
+        raise InUse(
+            f"{path} is locked by another process; wait for it, or give another folder"
+        ) from None
     with lock:
         yield

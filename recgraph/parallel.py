@@ -1,7 +1,8 @@
-"""Independent pieces of work: in this process, in processes of this machine (joblib's loky), or on a Ray cluster.
+"""Independent pieces of work: in this process, in processes of this machine (joblib's loky), or on
+a Ray cluster.
 
-The same call gives the same results in all three. What is pickled is the value and the result of each piece and, once
-for each worker, what all pieces share. Ray is imported here alone.
+The same call gives the same results in all three. What is pickled is the value and the result of
+each piece and, once for each worker, what all pieces share. Ray is imported here alone.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ _log = logging.getLogger(__name__)
 
 
 class TaskFailed(RuntimeError):
-    """A piece ended with an error, or its workers died each time that it was tried; the message names the piece."""
+    """A piece ended with an error, or its workers died each time that it was tried; the message
+    names the piece.
+    """
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,18 @@ class Piece(Generic[T]):
 
 
 class Engine(Config):
-    """Where pieces run. Machines of a cluster need recgraph and the files that pieces read at the same paths."""
+    """Where pieces run. Machines of a cluster need recgraph and the files that pieces read at the
+    same paths.
+    """
 
     name: str = Field(
-        "local", pattern="^(local|ray|ray://.+)$", description="local; ray: of RAY_ADDRESS or new; ray://HOST:10001"
+        "local",
+        pattern="^(local|ray|ray://.+)$",
+        description="local; ray: of RAY_ADDRESS or new; ray://HOST:10001",
     )
-    workers: int | None = Field(None, ge=1, description="pieces at a time; none: 1, or the cores of the cluster")
+    workers: int | None = Field(
+        None, ge=1, description="pieces at a time; none: 1, or the cores of the cluster"
+    )
     threads: int = Field(1, ge=1, description="cores of a worker")
     retries: int = Field(3, ge=0, description="how often a piece is done again whose worker died")
 
@@ -70,12 +79,14 @@ def map(
     engine: Engine | None = None,
     ordered: bool = True,
 ) -> Iterator[R]:
-    """``function(shared, piece.value)`` of each piece, in their order or as they come; in this process by default.
+    """``function(shared, piece.value)`` of each piece, in their order or as they come; in this
+    process by default.
 
-    Pieces are read as they are needed. One may be begun several times, where workers die, and its result is given once:
-    a function, of a module that other processes can import, returns what it has found, or writes files that take their
-    place whole, and leaves what is shared as it is. An error is a TaskFailed that names the piece, or a ValueError of
-    the function with a note that does.
+    Pieces are read as they are needed. One may be begun several times, where workers die, and its
+    result is given once: a function, of a module that other processes can import, returns what it
+    has found, or writes files that take their place whole, and leaves what is shared as it is. An
+    error is a TaskFailed that names the piece, or a ValueError of the function with a note that
+    does.
     """
     if engine is None or (engine.name == "local" and engine.size == 1):
         for piece in pieces:
@@ -90,7 +101,9 @@ def map(
     done: dict[int, bytes] = {}
     with begin(engine, common) as submit:
         while True:
-            for number, piece in islice(numbered, max(0, min(size, 2 * size - len(done)) - len(running))):
+            for number, piece in islice(
+                numbered, max(0, min(size, 2 * size - len(done)) - len(running))
+            ):
                 running[submit(piece)] = number, piece, 0
             if not running:
                 return
@@ -107,7 +120,9 @@ def map(
                         f"task {' or '.join(each[1].name for each in dead)}: the worker died ({type(death).__name__}); "
                         "the machine may have run out of memory: take smaller pieces or fewer workers"
                     ) from death
-                _log.warning("task %s: a worker died (%s); done again", piece.name, type(death).__name__)
+                _log.warning(
+                    "task %s: a worker died (%s); done again", piece.name, type(death).__name__
+                )
                 running[submit(piece)] = number, piece, deaths + 1
             while done and (given in done or not ordered):
                 result, failure = pickle.loads(done.pop(given if ordered else next(iter(done))))
@@ -161,16 +176,22 @@ def _cluster(engine: Engine, common: bytes) -> Iterator[Callable[[Piece[Any]], F
 
 def _connected(engine: Engine) -> Any:
     """The package ``ray``, connected to the engine's cluster."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing that is started from here reports to anybody
+    os.environ.setdefault(
+        "RAY_USAGE_STATS_ENABLED", "0"
+    )  # nothing that is started from here reports to anybody
     try:
         import ray
     except ImportError as error:
         raise ImportError("engine 'ray' needs Ray: pip install 'recgraph[ray]'") from error
     if not ray.is_initialized():
         address = None if engine.name == "ray" else engine.name
-        ray.init(address=address, include_dashboard=False, log_to_driver=False, configure_logging=False)
+        ray.init(
+            address=address, include_dashboard=False, log_to_driver=False, configure_logging=False
+        )
     # its thread prints what raylet says of dead workers to standard output, which is ours
-    ray._private.worker.print_to_stdstream = lambda data, **_: _log.warning("Ray: %s", "\n".join(data["lines"]))
+    ray._private.worker.print_to_stdstream = lambda data, **_: _log.warning(
+        "Ray: %s", "\n".join(data["lines"])
+    )
     return ray
 
 
@@ -190,7 +211,9 @@ def _run(token: str, common: bytes | Path, piece: bytes) -> bytes:
                 os.chdir(folder)
             os.environ.update(settings)
             registry.import_all(own)
-            logging.getLogger("recgraph").addHandler(logging.NullHandler())  # the caller has warned of what all find
+            logging.getLogger("recgraph").addHandler(
+                logging.NullHandler()
+            )  # the caller has warned of what all find
             _shared[token] = pickle.loads(body)
         answer: tuple[Any, Exception | None] = (_do(*_shared[token], pickle.loads(piece)), None)
     except Exception as error:

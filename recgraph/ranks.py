@@ -1,8 +1,10 @@
-"""The processes that train one model together, *ranks*, that a launcher starts (torchrun, accelerate, Slurm).
+"""The processes that train one model together, *ranks*, that a launcher starts (torchrun,
+accelerate, Slurm).
 
-In a process that nobody launched there is one rank, and every function here gives back what it was given. The gradient
-of a step, and the value of a term, is the *mean* over the ranks. So a mean over the samples of a batch is weighted, on
-each rank, by :attr:`Share.weight`; what every rank computes on :func:`gathered` rows needs no weight.
+In a process that nobody launched there is one rank, and every function here gives back what it was
+given. The gradient of a step, and the value of a term, is the *mean* over the ranks. So a mean over
+the samples of a batch is weighted, on each rank, by :attr:`Share.weight`; what every rank computes
+on :func:`gathered` rows needs no weight.
 """
 
 from __future__ import annotations
@@ -26,19 +28,27 @@ _OF_NETWORK = ("gloo", "nccl", "connection closed", "connection reset", "broken 
 
 
 class RankFailed(ConnectionError):
-    """Another of the processes that train together was killed, does not answer, or has failed and says why itself."""
+    """Another of the processes that train together was killed, does not answer, or has failed and
+    says why itself.
+    """
 
 
 def launched_rank() -> int | None:
-    """The number that a launcher gave this process among several; None where nobody launched it as one of several."""
+    """The number that a launcher gave this process among several; None where nobody launched it as
+    one of several.
+    """
     several = int(os.environ.get("WORLD_SIZE") or 1) > 1
     return int(os.environ["RANK"]) if several and "RANK" in os.environ else None
 
 
 def refuse_launched(what: str, instead: str) -> None:
-    """Refuse ``what`` one process must run where a launcher has started several; ``instead`` says what to do."""
+    """Refuse ``what`` one process must run where a launcher has started several; ``instead`` says
+    what to do.
+    """
     if launched_rank() is not None:
-        raise ValueError(f"{what} runs in one process, not in {os.environ['WORLD_SIZE']} (WORLD_SIZE): {instead}")
+        raise ValueError(
+            f"{what} runs in one process, not in {os.environ['WORLD_SIZE']} (WORLD_SIZE): {instead}"
+        )
 
 
 def is_first() -> bool:
@@ -48,16 +58,19 @@ def is_first() -> bool:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """The block that all ranks enter: those that a launcher started are connected until the process ends. Alone it does
-    nothing. A broken connection, as another rank failed or was killed, is a RankFailed.
+    """The block that all ranks enter: those that a launcher started are connected until the process
+    ends. Alone it does nothing. A broken connection, as another rank failed or was killed, is a
+    RankFailed.
 
-    They exchange values through gloo, and on GPUs gradients through NCCL. A rank waits for the others for
-    ``RECGRAPH_RANKS_TIMEOUT`` seconds, by default 600.
+    They exchange values through gloo, and on GPUs gradients through NCCL. A rank waits for the
+    others for ``RECGRAPH_RANKS_TIMEOUT`` seconds, by default 600.
     """
     if launched_rank() is not None and not dist.is_initialized():
         backend = "gloo"
         if torch.cuda.is_available() and dist.is_nccl_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK") or 0) % torch.cuda.device_count())
+            torch.cuda.set_device(
+                int(os.environ.get("LOCAL_RANK") or 0) % torch.cuda.device_count()
+            )
             backend = "cpu:gloo,cuda:nccl"
         seconds = float(os.environ.get("RECGRAPH_RANKS_TIMEOUT", "600"))
         dist.init_process_group(backend, timeout=timedelta(seconds=seconds))
@@ -73,9 +86,10 @@ def together() -> Iterator[None]:
 
 
 class Share:
-    """The samples of a batch, ``rows``, that one rank computes, of ``sizes`` for each rank: consecutive ones, or
-    ``dealt`` one by one, so that ranks have similar samples of an ordered batch. ``weight`` is what the mean over this
-    rank's samples is multiplied by, so that the mean over ranks is the batch's."""
+    """The samples of a batch, ``rows``, that one rank computes, of ``sizes`` for each rank:
+    consecutive ones, or ``dealt`` one by one, so that ranks have similar samples of an ordered
+    batch. ``weight`` is what the mean over this rank's samples is multiplied by, so that the mean
+    over ranks is the batch's."""
 
     def __init__(self, sizes: tuple[int, ...], index: int, dealt: bool = False) -> None:
         count, n_samples, start = len(sizes), sum(sizes), sum(sizes[:index])
@@ -93,9 +107,15 @@ class Share:
         return rows.index_select(0, self.places(x.device)) if self.dealt else rows
 
     def places(self, device: torch.device) -> Tensor:
-        """[n] int64: where each sample of the batch is among the samples of rank 0, then those of rank 1, ..."""
+        """[n] int64: where each sample of the batch is among the samples of rank 0, then those of
+        rank 1, ...
+        """
         samples, count = torch.arange(sum(self.sizes), device=device), len(self.sizes)
-        return torch.cat([samples[rank::count] for rank in range(count)]).argsort() if self.dealt else samples
+        return (
+            torch.cat([samples[rank::count] for rank in range(count)]).argsort()
+            if self.dealt
+            else samples
+        )
 
 
 #: the share of a rank that computes the whole batch, whatever its size
@@ -116,7 +136,9 @@ class Ranks:
         return cls(dist.get_rank(), dist.get_world_size()) if connected else cls()
 
     def share_of_batch(self, n_samples: int, dealt: bool = False) -> Share:
-        """This rank's share of a batch; sizes differ by one at most. Of fewer samples than ranks each has all."""
+        """This rank's share of a batch; sizes differ by one at most. Of fewer samples than ranks
+        each has all.
+        """
         if self.count == 1 or n_samples < self.count:
             return WHOLE
         least, more = divmod(n_samples, self.count)
@@ -135,15 +157,17 @@ class _Gathered(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
         refuse_second_derivative("rows of several ranks")
-        # the losses of all ranks read these rows: the sum of their gradients, of which the mean over ranks is taken
+        # the losses of all ranks read these rows: the sum of their gradients, of which the mean
+        # over ranks is taken
         whole = gradients[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(whole)
         return whole[Share(ctx.sizes, dist.get_rank()).rows], None
 
 
 def gathered(x: Tensor, sizes: tuple[int, ...] | None = None) -> Tensor:
-    """[sum of n, ...]: the rows [n, ...] of all ranks, in the order of the ranks, with gradient; ``sizes`` are n of
-    each rank, where they are known. All ranks take part in the backward, whatever each one's loss reads."""
+    """[sum of n, ...]: the rows [n, ...] of all ranks, in the order of the ranks, with gradient;
+    ``sizes`` are n of each rank, where they are known. All ranks take part in the backward,
+    whatever each one's loss reads."""
     if Ranks.here().count == 1:
         return x
     rows: Tensor = _Gathered.apply(x, sizes or tuple(all_values(len(x))))  # type: ignore[no-untyped-call]
@@ -169,8 +193,9 @@ def all_values(value: T) -> list[T]:
 
 
 def of_all(make: Callable[[], T]) -> list[T]:
-    """What ``make()`` gives on each rank, by rank; where it raises on one, the others raise a :class:`RankFailed`. It
-    must not communicate: a rank on which it fails would leave the others waiting."""
+    """What ``make()`` gives on each rank, by rank; where it raises on one, the others raise a
+    :class:`RankFailed`. It must not communicate: a rank on which it fails would leave the others
+    waiting."""
     made: Any = None
     own: Exception | None = None
     try:
@@ -180,10 +205,16 @@ def of_all(make: Callable[[], T]) -> list[T]:
     found = all_values((made, own and f"{type(own).__name__}: {own}"))
     for rank, (_, failed) in enumerate(found):
         if failed is not None:
-            raise own if own is not None and rank == Ranks.here().index else RankFailed(f"rank {rank}: {failed}")
+            raise (
+                own
+                if own is not None and rank == Ranks.here().index
+                else RankFailed(f"rank {rank}: {failed}")
+            )
     return [each for each, _ in found]
 
 
 def first_does(act: Callable[[], object]) -> None:
-    """Have the process that writes do something, :func:`of_all`; processes that are not connected do not wait."""
+    """Have the process that writes do something, :func:`of_all`; processes that are not connected
+    do not wait.
+    """
     of_all(lambda: act() if is_first() else None)

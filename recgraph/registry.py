@@ -1,7 +1,9 @@
-"""The registry: ``load(kind, name)`` finds a class by its name; case, ``-`` and ``_`` do not matter.
+"""The registry: ``load(kind, name)`` finds a class by its name; case, ``-`` and ``_`` do not
+matter.
 
-The library's own members are listed in ``_OWN``, so that a name is known without importing its module. Users add
-theirs with :func:`register`, or from a package with an entry point in the group ``recgraph.<kind>``.
+The library's own members are listed in ``_OWN``, so that a name is known without importing its
+module. Users add theirs with :func:`register`, or from a package with an entry point in the group
+``recgraph.<kind>``.
 """
 
 from __future__ import annotations
@@ -68,8 +70,14 @@ def key(name: str) -> str:
 
 
 def _written(kind: str, name: str) -> str:
-    """A class's name as settings, lists and documents write it: ``catalogue_coverage``; a model is one word."""
-    words = name if kind == "model" else re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
+    """A class's name as settings, lists and documents write it: ``catalogue_coverage``; a model is
+    one word.
+    """
+    words = (
+        name
+        if kind == "model"
+        else re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
+    )
     return words.lower().replace("-", "_")
 
 
@@ -93,12 +101,18 @@ def _entry_points(kind: str) -> dict[str, metadata.EntryPoint]:
 
 
 def members(kind: str) -> dict[str, str]:
-    """Key -> name, as it is written, of all members of a kind: the library's own, entry points, registered classes."""
+    """Key -> name, as it is written, of all members of a kind: the library's own, entry points,
+    registered classes.
+    """
     if kind not in _MEMBERS:
         raise ValueError(f"kind {kind!r} is not known; the kinds are {', '.join(KINDS)}")
     points = {wanted: point.name.lower() for wanted, point in _entry_points(kind).items()}
     own = {wanted: name for wanted, (*_, name) in _MEMBERS[kind].items()}
-    return {**points, **own, **{wanted: name for (of, wanted), (_, name) in _registered.items() if of == kind}}
+    return {
+        **points,
+        **own,
+        **{wanted: name for (of, wanted), (_, name) in _registered.items() if of == kind},
+    }
 
 
 def names(kind: str) -> list[str]:
@@ -107,7 +121,9 @@ def names(kind: str) -> list[str]:
 
 
 def name_of(kind: str, cls: type[Any]) -> str:
-    """The name of a member, as it is written: the one that it was registered under, else its own."""
+    """The name of a member, as it is written: the one that it was registered under, else its
+    own.
+    """
     for (of, _), (member, name) in _registered.items():
         if of == kind and member is cls:
             return name
@@ -135,8 +151,8 @@ def load(kind: str, name: str) -> Any:
 def register(kind: str, name: str | None = None) -> Callable[[T], T]:
     """Class decorator that adds a member under ``name`` (default: the class name).
 
-    A class that is defined again, as its module is imported under a second name or a cell of a notebook is run again,
-    takes the place of the earlier one.
+    A class that is defined again, as its module is imported under a second name or a cell of a
+    notebook is run again, takes the place of the earlier one.
     """
     there = members(kind)
 
@@ -144,7 +160,9 @@ def register(kind: str, name: str | None = None) -> Callable[[T], T]:
         wanted = key(name or cls.__name__)
         before, _ = _registered.get((kind, wanted), (cls, ""))
         if wanted in _MEMBERS[kind] or _origin(before) != _origin(cls):
-            raise ValueError(f"{kind} {there[wanted]!r} exists already; register {cls.__name__} under another name")
+            raise ValueError(
+                f"{kind} {there[wanted]!r} exists already; register {cls.__name__} under another name"
+            )
         _registered[kind, wanted] = cls, _written(kind, name or cls.__name__)
         return cls
 
@@ -158,7 +176,9 @@ def _origin(cls: type[Any]) -> tuple[str, str]:
 
 
 class _Made(PartConfig):
-    """The base of the classes made here, which stand in no module: values are pickled by kind and name."""
+    """The base of the classes made here, which stand in no module: values are pickled by kind and
+    name.
+    """
 
     def __reduce__(self) -> tuple[Any, ...]:
         return read_part, (self.part_kind, {"name": self.part_name, **dict(self)})
@@ -171,7 +191,9 @@ def part_class(kind: str, name: str) -> type[PartConfig]:
 
 @cache
 def _part_class(kind: str, cls: type[Any]) -> type[PartConfig]:
-    """Its fields are those of the member's ``Config``, or the parameters of its constructor that have a default."""
+    """Its fields are those of the member's ``Config``, or the parameters of its constructor that
+    have a default.
+    """
     create = cast(Any, create_model)
     found: type[PartConfig]
     if hasattr(cls, "Config"):
@@ -199,8 +221,12 @@ def read_part(kind: str, value: Any) -> Any:
     table = {"name": value} if isinstance(value, str) else value
     if not isinstance(table, Mapping) or "name" not in table:
         example = min(members(kind).values())
-        raise ValueError(f"must be a name of kind {kind!r} or a table that has one, as {{name = {example!r}}}")
-    return part_class(kind, table["name"]).of({name: each for name, each in table.items() if name != "name"})
+        raise ValueError(
+            f"must be a name of kind {kind!r} or a table that has one, as {{name = {example!r}}}"
+        )
+    return part_class(kind, table["name"]).of(
+        {name: each for name, each in table.items() if name != "name"}
+    )
 
 
 @dataclass(frozen=True)
@@ -211,7 +237,9 @@ class part:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
         any_part = cast(Any, SerializeAsAny)[source]
-        return handler(cast(Any, Annotated)[any_part, BeforeValidator(partial(read_part, self.kind))])
+        return handler(
+            cast(Any, Annotated)[any_part, BeforeValidator(partial(read_part, self.kind))]
+        )
 
 
 def make(kind: str, spec: Any, /, **given: Any) -> Any:
@@ -231,17 +259,20 @@ class ImportFailed(ValueError):
     """A file or a module cannot be imported; the message says at which line of which file."""
 
 
-#: module that :func:`import_file` has imported -> its file and the SHA-256 of that, or None where it has no file
+#: module that :func:`import_file` has imported -> its file and the SHA-256 of that, or None where
+#: it has no file
 _imported: dict[str, tuple[Path | None, str | None]] = {}
 
 
 @checked
 def import_file(what: str | Path, folder: str | Path = ".") -> ModuleType:
-    """Import a Python file, ``"parts/mymodel.py"``, or a module by its name, ``"mypackage.models"``, so that what it
-    registers is known; relative paths count from ``folder``.
+    """Import a Python file, ``"parts/mymodel.py"``, or a module by its name,
+    ``"mypackage.models"``, so that what it registers is known; relative paths count from
+    ``folder``.
 
-    A file becomes a module that is called like it, and its folder is looked through last for modules that it imports.
-    What was imported already is not run again, unless the file has changed.
+    A file becomes a module that is called like it, and its folder is looked through last for
+    modules that it imports. What was imported already is not run again, unless the file has
+    changed.
     """
     text = str(what)
     try:
@@ -276,11 +307,17 @@ def _run(path: Path) -> ModuleType:
 
 
 def _where(error: BaseException) -> str:
-    """The error with the line of the user's file that raised it: the last one before the library's own."""
+    """The error with the line of the user's file that raised it: the last one before the library's
+    own.
+    """
     if isinstance(error, SyntaxError) and error.filename is not None:
         return f"{error.filename}, line {error.lineno}: SyntaxError: {error.msg}"
     own = (str(Path(__file__).parent), "<")
-    frames = [each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith(own)]
+    frames = [
+        each
+        for each in traceback.extract_tb(error.__traceback__)
+        if not each.filename.startswith(own)
+    ]
     where = f"{frames[-1].filename}, line {frames[-1].lineno}: " if frames else ""
     return f"{where}{type(error).__name__}: {error}"
 
@@ -292,14 +329,24 @@ def import_all(what: Iterable[str | Path], folder: str | Path = ".") -> None:
 
 
 def imported() -> list[dict[str, Any]]:
-    """What was imported by :func:`import_file`, in this order, for records: without the path, which is of this
-    machine."""
-    return [{"module": name, "file": path and path.name, "sha256": sum_} for name, (path, sum_) in _imported.items()]
+    """What was imported by :func:`import_file`, in this order, for records: without the path, which
+    is of this machine."""
+    return [
+        {"module": name, "file": path and path.name, "sha256": sum_}
+        for name, (path, sum_) in _imported.items()
+    ]
 
 
 def to_import() -> list[str]:
-    """What another process imports (:func:`import_all`) to know the same parts; of the script itself it knows none."""
-    files = [str(path) if path and "." not in name else name for name, (path, _) in _imported.items()]
+    """What another process imports (:func:`import_all`) to know the same parts; of the script
+    itself it knows none.
+    """
+    files = [
+        str(path) if path and "." not in name else name for name, (path, _) in _imported.items()
+    ]
     modules = dict.fromkeys(cls.__module__ for cls, _ in _registered.values())
     known = {*_imported, "__main__"}
-    return [*files, *(each for each in modules if each not in known and not each.startswith("recgraph."))]
+    return [
+        *files,
+        *(each for each in modules if each not in known and not each.startswith("recgraph.")),
+    ]

@@ -1,6 +1,7 @@
 """Randomness: named generators derived from one recorded seed, and the one dropout of the library.
 
-Nothing in the library draws from the global generator of torch, but its own initialisation of layers (`seeded_init`).
+Nothing in the library draws from the global generator of torch, but its own initialisation of
+layers (`seeded_init`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from torch import Tensor
 from recgraph.ranks import Ranks
 from recgraph.sparse.device import is_accelerated
 
-#: what follows the name of a stream that draws on the host whatever the device; of one that a rank has to itself
+#: what follows the name of a stream that draws on the host whatever the device; of one that a rank
+#: has to itself
 _HOST, _RANK = "@host", "@rank "
 
 
@@ -32,14 +34,18 @@ def numpy_generator(seed: int, *names: str | int) -> np.random.Generator:
 
 
 class Generators:
-    """Torch generators by name, all derived from the recorded seed of a run; created at the first access.
+    """Torch generators by name, all derived from the recorded seed of a run; created at the first
+    access.
 
-    Processes that train together (:mod:`recgraph.ranks`) all draw the same from a stream, so that what they draw for a
-    whole batch is what one process would draw; :meth:`of_rank` gives streams that differ by rank. A stream's position
-    is part of the training state; ``held`` is that of :meth:`on_host` while a thread draws from it ahead.
+    Processes that train together (:mod:`recgraph.ranks`) all draw the same from a stream, so that
+    what they draw for a whole batch is what one process would draw; :meth:`of_rank` gives streams
+    that differ by rank. A stream's position is part of the training state; ``held`` is that of
+    :meth:`on_host` while a thread draws from it ahead.
     """
 
-    def __init__(self, seed: int, device: torch.device | str = "cpu", ranks: Ranks | None = None) -> None:
+    def __init__(
+        self, seed: int, device: torch.device | str = "cpu", ranks: Ranks | None = None
+    ) -> None:
         self.seed, self.device = int(seed), torch.device(device)
         self.ranks = Ranks.here() if ranks is None else ranks
         self.held: dict[str, Tensor] | None = None
@@ -50,41 +56,61 @@ class Generators:
         if name not in self._streams:
             purpose, own = name.partition("@")[0], [self.ranks.index] if _RANK in name else []
             device = "cpu" if name.endswith(_HOST) else self.device
-            self._streams[name] = torch.Generator(device).manual_seed(derive(self.seed, purpose, *own))
+            self._streams[name] = torch.Generator(device).manual_seed(
+                derive(self.seed, purpose, *own)
+            )
         return self._streams[name]
 
     def of_rank(self, name: str) -> torch.Generator:
-        """The stream that this rank has to itself, for its own rows (dropout); a process alone has the one stream."""
+        """The stream that this rank has to itself, for its own rows (dropout); a process alone has
+        the one stream.
+        """
         return self[name] if self.ranks.count == 1 else self[f"{name}{_RANK}{self.ranks.index}"]
 
     def on_host(self, name: str) -> torch.Generator:
-        """A stream that draws on the host whatever the device, the same on all ranks, for batches prepared ahead."""
+        """A stream that draws on the host whatever the device, the same on all ranks, for batches
+        prepared ahead.
+        """
         return self[f"{name}{_HOST}"]
 
     def fresh(self, *names: str | int) -> torch.Generator:
-        """A new generator on the host that depends on the seed and the names alone (e.g. the order of an epoch)."""
+        """A new generator on the host that depends on the seed and the names alone (e.g. the order
+        of an epoch).
+        """
         return torch.Generator().manual_seed(derive(self.seed, *names))
 
     def host_state(self) -> dict[str, Tensor]:
         """The state of the streams of :meth:`on_host`."""
-        return {name: stream.get_state() for name, stream in [*self._streams.items()] if name.endswith(_HOST)}
+        return {
+            name: stream.get_state()
+            for name, stream in [*self._streams.items()]
+            if name.endswith(_HOST)
+        }
 
     def release(self) -> None:
-        """Put the streams of :meth:`on_host` back to the state that is held; those made later are made again."""
+        """Put the streams of :meth:`on_host` back to the state that is held; those made later are
+        made again.
+        """
         held, self.held = self.held or {}, None
-        self._streams = {name: one for name, one in self._streams.items() if name in held or not name.endswith(_HOST)}
+        self._streams = {
+            name: one
+            for name, one in self._streams.items()
+            if name in held or not name.endswith(_HOST)
+        }
         for name, state in held.items():
             self[name].set_state(state)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state of all streams by name, those of this rank alone by names of their own."""
-        others = {name: stream for name, stream in [*self._streams.items()] if not name.endswith(_HOST)}
+        others = {
+            name: stream for name, stream in [*self._streams.items()] if not name.endswith(_HOST)
+        }
         states = {name: stream.get_state() for name, stream in others.items()}
         return states | (self.host_state() if self.held is None else self.held)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> list[str]:
-        """Go on with a state -> the names of streams that stay as they are, as their state is of another kind of
-        device. This rank's own ones stay, too, where it had none in the state."""
+        """Go on with a state -> the names of streams that stay as they are, as their state is of
+        another kind of device. This rank's own ones stay, too, where it had none in the state."""
         others = []
         for name, value in state.items():
             if _RANK in name and not name.endswith(f"{_RANK}{self.ranks.index}"):
@@ -99,14 +125,17 @@ class Generators:
 
 @contextlib.contextmanager
 def seeded_init(seed: int, *names: str | int) -> Iterator[None]:
-    """Within the block torch's global generator is seeded (default initialisation of layers); after it, restored."""
+    """Within the block torch's global generator is seeded (default initialisation of layers); after
+    it, restored.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(derive(seed, "init", *names))
         yield
 
 
 def dropout_scale(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor | None:
-    """The factors of inverted dropout for ``x``: 0 where dropped, else 1 / (1 - p); None where nothing is dropped.
+    """The factors of inverted dropout for ``x``: 0 where dropped, else 1 / (1 - p); None where
+    nothing is dropped.
 
     For functions with a backward of their own; see :func:`dropout`.
     """
@@ -124,8 +153,8 @@ def dropout_scale(x: Tensor, p: float, generator: torch.Generator | None) -> Ten
 def dropout(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
     """Inverted dropout from random bytes: about a fifth of the cost of torch's on CPU.
 
-    The probability of a zero, ``p``, is rounded to a multiple of 1/256, and so is the scale: the expectation is exact.
-    Without a generator, or with ``p == 0``, it is ``x`` itself.
+    The probability of a zero, ``p``, is rounded to a multiple of 1/256, and so is the scale: the
+    expectation is exact. Without a generator, or with ``p == 0``, it is ``x`` itself.
     """
     if is_accelerated(x):
         level = min(round(p * 256), 255)
@@ -137,10 +166,12 @@ def dropout(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
 
 @contextlib.contextmanager
 def lent(generator: torch.Generator | None, device: torch.device) -> Iterator[bool]:
-    """Within the block torch's global generator of the device draws what ``generator`` would; yields whether it draws.
+    """Within the block torch's global generator of the device draws what ``generator`` would;
+    yields whether it draws.
 
-    Fused kernels know the global generator alone. Afterwards that is as it was, and the stream has moved on. States are
-    held on the host, so that nothing waits. Whoever calls what is compiled lends the stream to all of it.
+    Fused kernels know the global generator alone. Afterwards that is as it was, and the stream has
+    moved on. States are held on the host, so that nothing waits. Whoever calls what is compiled
+    lends the stream to all of it.
     """
     if generator is None or torch.compiler.is_compiling() or device.type == "meta":
         yield generator is not None
@@ -151,7 +182,9 @@ def lent(generator: torch.Generator | None, device: torch.device) -> Iterator[bo
         common = torch.mps._get_default_mps_generator()
     else:
         module = torch.get_device_module(device)
-        common = module.default_generators[module.current_device() if device.index is None else device.index]
+        common = module.default_generators[
+            module.current_device() if device.index is None else device.index
+        ]
     before = common.get_state()
     common.set_state(generator.get_state())
     try:

@@ -1,4 +1,6 @@
-"""A real browser: headless Chromium, driven by Playwright. A page that complains or asks the network fails."""
+"""A real browser: headless Chromium, driven by Playwright. A page that complains or asks the
+network fails.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,8 @@ class Chromium:
 
     @contextmanager
     def opened(self, path: Path, *, dark: bool = False, width: int = WIDE) -> Iterator[Page]:
-        """A file, opened; at the end nothing must have gone to the console as an error or to the network.
+        """A file, opened; at the end nothing must have gone to the console as an error or to the
+        network.
 
         Args:
             dark: whether the reader prefers dark pages.
@@ -66,7 +69,12 @@ class Chromium:
         requests: list[str] = []
         try:
             page = context.new_page()
-            page.on("console", lambda said: errors.append(said.text) if said.type in ("error", "warning") else None)
+            page.on(
+                "console",
+                lambda said: (
+                    errors.append(said.text) if said.type in ("error", "warning") else None
+                ),
+            )
             page.on("pageerror", lambda error: errors.append(f"{error}"))
             page.on("request", lambda request: requests.append(request.url))
             page.goto(path.resolve().as_uri())
@@ -86,7 +94,9 @@ def expect(locator: Locator) -> LocatorAssertions:
 
 
 def violations(page: Page) -> list[str]:
-    """What axe finds wrong for those who see little or use no mouse: a line an element, with the rule and its help."""
+    """What axe finds wrong for those who see little or use no mouse: a line an element, with the
+    rule and its help.
+    """
     from axe_playwright_python.sync_playwright import Axe
 
     found = Axe().run(page).response["violations"]

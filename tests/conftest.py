@@ -35,11 +35,15 @@ hypothesis.settings.load_profile("explore" if os.environ.get("RECGRAPH_EXPLORE")
 
 
 def _required() -> set[str]:
-    return {name.strip() for name in os.environ.get("RECGRAPH_REQUIRE", "").split(",") if name.strip()}
+    return {
+        name.strip() for name in os.environ.get("RECGRAPH_REQUIRE", "").split(",") if name.strip()
+    }
 
 
 def missing(name: str, reason: str) -> None:
-    """Skip with the reason, or fail where ``RECGRAPH_REQUIRE`` says that ``name`` must be there (CI)."""
+    """Skip with the reason, or fail where ``RECGRAPH_REQUIRE`` says that ``name`` must be there
+    (CI).
+    """
     if name in _required():
         pytest.fail(f"{reason} (RECGRAPH_REQUIRE names {name})")
     pytest.skip(reason)
@@ -52,11 +56,14 @@ def unavailable() -> Callable[[str, str], None]:
 
 
 def _seed(name: str) -> None:
-    """Seed the generators of the process, so that what a test draws does not depend on the tests before it."""
+    """Seed the generators of the process, so that what a test draws does not depend on the tests
+    before it.
+    """
     seed = zlib.crc32(name.encode())
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 (scipy and scikit-learn draw of it)
-    # torch.manual_seed formats a stack for each kind of device that is not there: 3 % of the time of all tests
+    # torch.manual_seed formats a stack for each kind of device that is not there: 3 % of the time
+    # of all tests
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_available():
         torch.cuda.manual_seed_all(seed)
@@ -83,7 +90,9 @@ _of_modules: dict[tuple[str, str], type[Any]] = {}
 def pytest_make_collect_report(
     collector: pytest.Collector,
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """What a module registers is hidden until tests run: others make their cases of the members of the library."""
+    """What a module registers is hidden until tests run: others make their cases of the members of
+    the library.
+    """
     _seed(collector.nodeid)
     before = {**registry._registered}
     report = yield
@@ -135,14 +144,19 @@ def postgres() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A Ray of this machine with two cores, to which engine ``"ray"`` connects while the tests run."""
+    """A Ray of this machine with two cores, to which engine ``"ray"`` connects while the tests
+    run.
+    """
     try:
         import ray
     except ImportError:
         missing("ray", "Ray is not installed; pip install 'recgraph[ray]'")
     paths = [str(forked.ROOT), *filter(None, sys.path)]
     # paths of sockets must be short
-    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder, pytest.MonkeyPatch.context() as patch:
+    with (
+        tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("OMP_NUM_THREADS", "1")
@@ -190,7 +204,9 @@ def chromium() -> Iterator[browser.Chromium]:
 
 @pytest.fixture(params=["cpu", "accelerator path", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
-    """Every device that a contract must hold on, and the path of accelerators with the tensors of the host."""
+    """Every device that a contract must hold on, and the path of accelerators with the tensors of
+    the host.
+    """
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no device: not run")
     is_forced = request.param == "accelerator path"
@@ -209,7 +225,9 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 @pytest.fixture(autouse=True)
 def _own_members() -> Iterator[None]:
-    """What a test registers or imports is forgotten after it, so that no other finds it among the library's own."""
+    """What a test registers or imports is forgotten after it, so that no other finds it among the
+    library's own.
+    """
     tables: list[dict[Any, Any]] = [registry._registered, registry._imported]
     before, path = [{**table} for table in tables], [*sys.path]
     yield

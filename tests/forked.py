@@ -1,7 +1,8 @@
-"""Processes of their own that need not import the library first, forks of one that has: commands, connected ranks.
+"""Processes of their own that need not import the library first, forks of one that has: commands,
+connected ranks.
 
-For tests of what becomes of a process: killed, interrupted, beside another. What a command prints or writes is tested
-in the process of the tests (:mod:`command_line`).
+For tests of what becomes of a process: killed, interrupted, beside another. What a command prints
+or writes is tested in the process of the tests (:mod:`command_line`).
 """
 
 from __future__ import annotations
@@ -30,7 +31,13 @@ ROOT = Path(__file__).resolve().parents[1]
 _PRELOADED = [
     *("recgraph.cli.app", "recgraph.train.fit", "recgraph.train.run", "recgraph.tuning.study"),
     *("recgraph.leaderboard.runner", "recgraph.serve.bundle", "recgraph.models.sequence.sasrec"),
-    *("optuna.storages", "sklearn.cluster", "torch._dynamo", "torch.distributed", "narwhals._polars.dataframe"),
+    *(
+        "optuna.storages",
+        "sklearn.cluster",
+        "torch._dynamo",
+        "torch.distributed",
+        "narwhals._polars.dataframe",
+    ),
 ]
 
 
@@ -40,7 +47,10 @@ def _forks() -> ForkServerContext:
     context = get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS")
-    more = {**dict.fromkeys(names, "1"), "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
+    more = {
+        **dict.fromkeys(names, "1"),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
+    }
     before = {name: os.environ.get(name) for name in more}
     os.environ.update(more)
     try:
@@ -53,7 +63,13 @@ def _forks() -> ForkServerContext:
     return context
 
 
-def _begin(call: Callable[..., None], arguments: tuple[Any, ...], env: dict[str, str], cwd: str, folder: str) -> None:
+def _begin(
+    call: Callable[..., None],
+    arguments: tuple[Any, ...],
+    env: dict[str, str],
+    cwd: str,
+    folder: str,
+) -> None:
     """In the child: its own session, files, folder and environment; then the call."""
     os.setsid()
     for number, name in ((1, "output"), (2, "error")):
@@ -82,10 +98,16 @@ def _run_function(name: str, function: str, arguments: tuple[Any, ...]) -> None:
 
 
 class Printing:
-    """A process that leads a session of its own, and whose output gets into files; it runs no longer than ``with``."""
+    """A process that leads a session of its own, and whose output gets into files; it runs no
+    longer than ``with``.
+    """
 
     def __init__(
-        self, call: Callable[..., None], arguments: tuple[Any, ...], env: Mapping[str, str] | None, cwd: Path | None
+        self,
+        call: Callable[..., None],
+        arguments: tuple[Any, ...],
+        env: Mapping[str, str] | None,
+        cwd: Path | None,
     ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="forked")
         for stream in ("output", "error"):
@@ -157,23 +179,32 @@ class Printing:
         self._folder.cleanup()
 
 
-def module(name: str, *arguments: object, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Printing:
+def module(
+    name: str, *arguments: object, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> Printing:
     """Start ``python -m name arguments``, or, of a file, ``python name arguments``."""
     return Printing(_run_module, (name, [str(one) for one in arguments]), env, cwd)
 
 
 def call(
-    module: str, function: str, *arguments: Any, env: Mapping[str, str] | None = None, cwd: Path | None = None
+    module: str,
+    function: str,
+    *arguments: Any,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
 ) -> Printing:
     """Start a function of a module that can be imported, with arguments that can be pickled."""
     return Printing(_run_function, (module, function, arguments), env, cwd)
 
 
-# -- ranks: a function on several that are connected, as a launcher would; or a command under torchrun
+# -- ranks: a function on several that are connected, as a launcher would; or a command under
+# torchrun
 
 
 def free_port() -> int:
-    """A port at which nobody listens, below those that Linux gives to whoever asks for any (from 32,768 on)."""
+    """A port at which nobody listens, below those that Linux gives to whoever asks for any (from
+    32,768 on).
+    """
     while True:
         port = random.SystemRandom().randrange(20_000, 32_768)
         with socket.socket() as found, suppress(OSError):
@@ -196,14 +227,20 @@ def environment(rank: int, count: int, port: int) -> dict[str, str]:
     }
 
 
-def on_ranks(count: int, function: Callable[..., Any], *arguments: Any, seconds: float = 240) -> list[Any]:
-    """What ``function(*arguments)``, of a module that can be imported, gives on each of ``count`` gloo ranks."""
+def on_ranks(
+    count: int, function: Callable[..., Any], *arguments: Any, seconds: float = 240
+) -> list[Any]:
+    """What ``function(*arguments)``, of a module that can be imported, gives on each of ``count``
+    gloo ranks.
+    """
     port = free_port()
     with tempfile.TemporaryDirectory() as name, ExitStack() as ends:
         task, out = Path(name, "task"), Path(name, "out")
         task.write_bytes(pickle.dumps((function, arguments, str(out))))
         ranks = [
-            ends.enter_context(call("forked", "on_a_rank", str(task), env=environment(rank, count, port)))
+            ends.enter_context(
+                call("forked", "on_a_rank", str(task), env=environment(rank, count, port))
+            )
             for rank in range(count)
         ]
         end = time.monotonic() + seconds
@@ -214,7 +251,9 @@ def on_ranks(count: int, function: Callable[..., Any], *arguments: Any, seconds:
         for one in ranks:
             one.kill()
         failed = [
-            f"rank {rank} ended with {one.returncode}:\n{one.said}" for rank, one in enumerate(ranks) if one.returncode
+            f"rank {rank} ended with {one.returncode}:\n{one.said}"
+            for rank, one in enumerate(ranks)
+            if one.returncode
         ]
         assert not failed, "\n".join(failed)
         return [pickle.loads(Path(f"{out}.{rank}").read_bytes()) for rank in range(count)]
@@ -235,22 +274,35 @@ def on_a_rank(task: str) -> None:
 
 
 def torchrun(count: int, *arguments: object, env: dict[str, str]) -> Printing:
-    """Start ``torchrun --nproc-per-node count -m recgraph arguments``, whose processes are forks, too."""
+    """Start ``torchrun --nproc-per-node count -m recgraph arguments``, whose processes are forks,
+    too.
+    """
     return call("forked", "as_torchrun", str(count), [str(one) for one in arguments], env=env)
 
 
 def as_torchrun(count: str, arguments: list[str]) -> None:
-    """In the process of :func:`torchrun`: what torchrun does, with a function for the program that it starts."""
+    """In the process of :func:`torchrun`: what torchrun does, with a function for the program that
+    it starts.
+    """
     from torch.distributed import run
     from torch.distributed.launcher.api import elastic_launch
 
-    options = ["--nproc-per-node", count, "--master-port", str(free_port()), "--start-method", "fork"]
+    options = [
+        "--nproc-per-node",
+        count,
+        "--master-port",
+        str(free_port()),
+        "--start-method",
+        "fork",
+    ]
     config, _, _ = run.config_from_args(run.parse_args([*options, "-m", "recgraph", *arguments]))
     elastic_launch(config, entrypoint=_command)(*arguments)
 
 
 def _command(*arguments: str) -> None:
-    """In a process that torchrun starts; it begins without the launcher's handlers, as a new program does."""
+    """In a process that torchrun starts; it begins without the launcher's handlers, as a new
+    program does.
+    """
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)

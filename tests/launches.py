@@ -1,9 +1,11 @@
-"""What a computation asks of an accelerator, counted without one: kernels that it launches, reads that it waits for.
+"""What a computation asks of an accelerator, counted without one: kernels that it launches, reads
+that it waits for.
 
-Tensors on torch's device ``meta`` have shapes and no values: a computation there takes the accelerator's path, is over
-in no time, and cannot read a value. :data:`READS`, tensors of the host among those of the device and copies that block
-are counted as well. An operator of torch is one launch, unless it is a view or an allocation (:data:`FREE`); so is a
-copy to the device: a measure of the work of launching, not the number of kernels that a profiler would show.
+Tensors on torch's device ``meta`` have shapes and no values: a computation there takes the
+accelerator's path, is over in no time, and cannot read a value. :data:`READS`, tensors of the host
+among those of the device and copies that block are counted as well. An operator of torch is one
+launch, unless it is a view or an allocation (:data:`FREE`); so is a copy to the device: a measure
+of the work of launching, not the number of kernels that a profiler would show.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ from torch.utils._pytree import tree_leaves
 from recgraph.sparse import spmm as sparse_products
 from recgraph.train.config import make_accelerator
 
-#: operators that launch nothing: allocations, and what only changes how memory is seen (most are known by their schema)
+#: operators that launch nothing: allocations, and what only changes how memory is seen (most are
+#: known by their schema)
 FREE = {
     "_reshape_alias",
     "_unsafe_view",
@@ -58,7 +61,9 @@ READS = {
 
 @dataclass
 class Count:
-    """Operator -> launches (copies to the device are ``upload``), and times that the host would wait."""
+    """Operator -> launches (copies to the device are ``upload``), and times that the host would
+    wait.
+    """
 
     kernels: Counter[str] = field(default_factory=Counter)
     reads: Counter[str] = field(default_factory=Counter)
@@ -88,12 +93,17 @@ class _Operators(TorchDispatchMode):
             self._count(func, given, made, kwargs)
         return out
 
-    def _count(self, func: Any, given: list[Tensor], made: list[Tensor], kwargs: dict[str, Any]) -> None:
+    def _count(
+        self, func: Any, given: list[Tensor], made: list[Tensor], kwargs: dict[str, Any]
+    ) -> None:
         name = func.overloadpacket.__name__
         if name in READS or (name == "repeat_interleave" and kwargs.get("output_size") is None):
             self.found.reads[name] += 1
-        # numbers aside, which are arguments of a kernel, a tensor of the host is copied, and the host waits for that
-        elsewhere = [tensor for tensor in given if tensor.device.type != self.device and tensor.ndim]
+        # numbers aside, which are arguments of a kernel, a tensor of the host is copied, and the
+        # host waits for that
+        elsewhere = [
+            tensor for tensor in given if tensor.device.type != self.device and tensor.ndim
+        ]
         if name in ("_to_copy", "copy_") and elsewhere:
             self.found.kernels["upload"] += 1
             if not (kwargs.get("non_blocking") or name == "copy_"):
@@ -101,14 +111,18 @@ class _Operators(TorchDispatchMode):
             return
         if elsewhere:
             self.found.reads[f"{name} with a tensor of the host"] += 1
-        if name in ("index", "index_put", "index_put_") and any(tensor.dtype == torch.bool for tensor in given[1:]):
+        if name in ("index", "index_put", "index_put_") and any(
+            tensor.dtype == torch.bool for tensor in given[1:]
+        ):
             self.found.reads[f"{name} by a mask"] += 1
         if not (func.is_view or name in FREE):
             self.found.kernels[name] += 1
 
 
 class _Calls(TorchFunctionMode):
-    """Counts what reads memory without an operator, and calls the fused attention of accelerators."""
+    """Counts what reads memory without an operator, and calls the fused attention of
+    accelerators.
+    """
 
     def __init__(self, device: str, found: Count) -> None:
         super().__init__()
@@ -128,12 +142,19 @@ class _Calls(TorchFunctionMode):
 
 
 def _fused(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, dropout_p: float = 0.0, is_causal: bool = False
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
 ) -> Tensor:
     """Attention as a card computes it: without one, torch would write it out."""
     if bias is not None:
         bias = bias.expand(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
-    out: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, bias, True, dropout_p, is_causal)[0]
+    out: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(
+        q, k, v, bias, True, dropout_p, is_causal
+    )[0]
     return out
 
 
@@ -163,5 +184,7 @@ def on_meta(model: torch.nn.Module) -> Iterator[Accelerator]:
         # the fused steps have shapes there, too
         patch.setattr(of_torch, known.__name__, lambda: [*known(), "meta"])
         # products with a sparse matrix, which have none: one operator
-        patch.setattr(sparse_products, "multiply", lambda adj, x, _: x.new_zeros(adj.shape[0], x.shape[1]))
+        patch.setattr(
+            sparse_products, "multiply", lambda adj, x, _: x.new_zeros(adj.shape[0], x.shape[1])
+        )
         yield accelerator

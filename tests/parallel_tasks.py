@@ -1,4 +1,6 @@
-"""Functions of pieces, and a metric of a user's own, in a module that workers and entry points can import."""
+"""Functions of pieces, and a metric of a user's own, in a module that workers and entry points can
+import.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A PostgreSQL server of our own: a cluster in a temporary folder, run by a user without privileges, on a socket."""
+"""A PostgreSQL server of our own: a cluster in a temporary folder, run by a user without
+privileges, on a socket.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,12 @@ _TO_START = 60.0
 
 
 def programs() -> Path | None:
-    """The folder of ``initdb`` and ``postgres``, of the newest version; Debian keeps it off the path."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[4]))
+    """The folder of ``initdb`` and ``postgres``, of the newest version; Debian keeps it off the
+    path.
+    """
+    found = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[4])
+    )
     if found:
         return found[-1].parent
     there = shutil.which("initdb")
@@ -33,13 +39,27 @@ def programs() -> Path | None:
 def running(folder: Path) -> Iterator[str]:
     """Run a server; the URL of its database."""
     user = _user()
-    home = Path(tempfile.mkdtemp(prefix="recgraph-postgres-", dir="/tmp"))  # short: a socket's path has 107 bytes
+    home = Path(
+        tempfile.mkdtemp(prefix="recgraph-postgres-", dir="/tmp")
+    )  # short: a socket's path has 107 bytes
     try:
         if user is not None:
             os.chown(home, pwd.getpwnam(user).pw_uid, pwd.getpwnam(user).pw_gid)
         data = home / "data"
         _call(
-            user, home, folder / "initdb", "-D", data, "-U", "tuner", "-A", "trust", "-N", "-E", "UTF8", "--no-locale"
+            user,
+            home,
+            folder / "initdb",
+            "-D",
+            data,
+            "-U",
+            "tuner",
+            "-A",
+            "trust",
+            "-N",
+            "-E",
+            "UTF8",
+            "--no-locale",
         )
         with _served(user, home, folder):
             yield f"postgresql://tuner@/postgres?host={home}"
@@ -50,7 +70,17 @@ def running(folder: Path) -> Iterator[str]:
 @contextmanager
 def _served(user: str | None, home: Path, folder: Path) -> Iterator[None]:
     """The server, for as long as we hold its standard input: it ends with us, however we end."""
-    serve = [folder / "postgres", "-D", home / "data", "-k", home, "-c", "listen_addresses=", "-c", "fsync=off"]
+    serve = [
+        folder / "postgres",
+        "-D",
+        home / "data",
+        "-k",
+        home,
+        "-c",
+        "listen_addresses=",
+        "-c",
+        "fsync=off",
+    ]
     until_we_end = '"$@" & read _; kill -QUIT $!; wait $!'
     with (home / "server.log").open("wb") as log:
         server = subprocess.Popen(
@@ -92,5 +122,7 @@ def _as(user: str | None) -> dict[str, Any]:
 
 
 def _call(user: str | None, home: Path, *command: object) -> None:
-    done = subprocess.run([str(part) for part in command], cwd=home, capture_output=True, check=False, **_as(user))
+    done = subprocess.run(
+        [str(part) for part in command], cwd=home, capture_output=True, check=False, **_as(user)
+    )
     assert done.returncode == 0, f"{command[0]} failed: {done.stderr.decode(errors='replace')}"

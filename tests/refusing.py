@@ -1,4 +1,6 @@
-"""What is said of a refusal: its type, and the argument, field, file or column that it names; never the sentence."""
+"""What is said of a refusal: its type, and the argument, field, file or column that it names; never
+the sentence.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ import pytest
 
 
 @contextmanager
-def refused(*names: str, by: type[BaseException] = ValueError) -> Iterator[pytest.ExceptionInfo[BaseException]]:
+def refused(
+    *names: str, by: type[BaseException] = ValueError
+) -> Iterator[pytest.ExceptionInfo[BaseException]]:
     """The block raises ``by``, and its message names each of ``names``."""
     with pytest.raises(by) as caught:
         yield caught

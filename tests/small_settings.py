@@ -31,7 +31,9 @@ N_PAPERS, N_AUTHORS = 60, 30
 
 
 def make_card(folder: Path) -> Path:
-    """Write the files into ``folder/tiny`` and the card beside it: papers of two classes that share authors."""
+    """Write the files into ``folder/tiny`` and the card beside it: papers of two classes that share
+    authors.
+    """
     files = folder / "tiny"
     files.mkdir(parents=True)
     draw = np.random.default_rng(0)
@@ -45,10 +47,14 @@ def make_card(folder: Path) -> Path:
     order = draw.permutation(N_PAPERS)
     for name, part in (("train", order[:20]), ("valid", order[20:40]), ("test", order[40:])):
         np.save(files / f"{name}.npy", part)
-    hashes = "".join(f'"{path.name}" = "{hashlib.sha256(path.read_bytes()).hexdigest()}"\n' for path in files.iterdir())
+    hashes = "".join(
+        f'"{path.name}" = "{hashlib.sha256(path.read_bytes()).hexdigest()}"\n'
+        for path in files.iterdir()
+    )
     card = folder / "tiny.toml"
     texts = "".join(
-        f'{key} = "x"\n' for key in ("title", "description", "licence", "citation", "acknowledgement", "homepage")
+        f'{key} = "x"\n'
+        for key in ("title", "description", "licence", "citation", "acknowledgement", "homepage")
     )
     card.write_text(
         f'task = "nodes"\nname = "tiny"\n{texts}'

@@ -1,8 +1,10 @@
-"""The library stays one that is held in one head: tokens of code, decisions, and ``raise`` statements have limits.
+"""The library stays one that is held in one head: tokens of code, decisions, and ``raise``
+statements have limits.
 
-Tokens are names, numbers, strings and operators; brackets, commas, colons, comments and docstrings are free, so that
-layout and explanations cost nothing. Decisions are ``if``, ternaries, loops, comprehensions and their filters, ``and``
-and ``or``, ``except`` and ``case``. The limits are of the whole; ``python tests/test_budget.py`` prints the packages.
+Tokens are names, numbers, strings and operators; brackets, commas, colons, comments and docstrings
+are free, so that layout and explanations cost nothing. Decisions are ``if``, ternaries, loops,
+comprehensions and their filters, ``and`` and ``or``, ``except`` and ``case``. The limits are of the
+whole; ``python tests/test_budget.py`` prints the packages.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ def tracked_sources() -> dict[Path, str]:
     if not names:
         every = (path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
         names = [path for path in every if path.parts[0] in LIMITS]
-    return {name: (ROOT / name).read_text(encoding="utf-8") for name in names if (ROOT / name).is_file()}
+    return {
+        name: (ROOT / name).read_text(encoding="utf-8") for name in names if (ROOT / name).is_file()
+    }
 
 
 def docstring_places(tree: ast.Module) -> Iterator[tuple[int, int]]:
@@ -101,7 +105,9 @@ def sizes() -> dict[Path, Size]:
 
 
 @pytest.mark.parametrize("folder", LIMITS)
-def test_a_top_folder_is_within_its_tokens_and_decisions(folder: str, sizes: dict[Path, Size]) -> None:
+def test_a_top_folder_is_within_its_tokens_and_decisions(
+    folder: str, sizes: dict[Path, Size]
+) -> None:
     size = total(sizes, folder)
     tokens, decisions = LIMITS[folder]
     assert size.tokens <= tokens, f"{size.tokens:,} tokens of code of {tokens:,}"

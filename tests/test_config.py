@@ -1,4 +1,6 @@
-"""Configuration: what is accepted, and that every refusal names the field, the value and what is allowed."""
+"""Configuration: what is accepted, and that every refusal names the field, the value and what is
+allowed.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ from recgraph.train.config import distribute
 
 
 class Encoder(Config):
-    hidden_dim: Annotated[int, Field(ge=1, le=4096, description="width of the vectors"), Search(16, 256, log=True)] = 64
+    hidden_dim: Annotated[
+        int, Field(ge=1, le=4096, description="width of the vectors"), Search(16, 256, log=True)
+    ] = 64
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     loss: Literal["full", "sampled"] = "full"
     views: tuple[str, ...] = ()
@@ -84,12 +88,19 @@ class Model(Config):
 
 def test_a_part_is_given_as_a_value_a_name_or_a_table() -> None:
     made = Model(
-        encoder=encoders.BSA(alpha=0.5), weight="hardness", augmentations=["crop", {"name": "mask", "ratio": 0.2}]
+        encoder=encoders.BSA(alpha=0.5),
+        weight="hardness",
+        augmentations=["crop", {"name": "mask", "ratio": 0.2}],
     )
     again = Model.of(json.loads(json.dumps(made.model_dump(mode="json"))))
     assert again == made
     assert (again.encoder.alpha, again.augmentations[1].ratio) == (0.5, 0.2)
-    assert type(again.encoder.build(hidden_dim=8, max_len=5, dropout=0.1, causal=True, n_tokens=9)).__name__ == "BSA"
+    assert (
+        type(
+            again.encoder.build(hidden_dim=8, max_len=5, dropout=0.1, causal=True, n_tokens=9)
+        ).__name__
+        == "BSA"
+    )
     # without a name a table changes the default, of a plain configuration too
     changed = Model.of({"encoder": {"inner_dim": 7}, "training": {"patience": 2}})
     assert (changed.encoder.n_layers, changed.encoder.inner_dim) == (3, 7)
@@ -104,7 +115,10 @@ def test_a_part_is_given_as_a_value_a_name_or_a_table() -> None:
         ({"encoder": {"n_layer": 2}}, ["encoder", "n_layer", "n_layers"]),
         ({"n_layers": 2}, ["encoder.n_layers"]),  # where it is
         ({"weight": {"name": "hardness", "beta": -1}}, ["weight", "beta = -1"]),
-        ({"augmentations": ["crop", {"name": "mask", "ratio": 3}]}, ["augmentations.1", "ratio = 3"]),
+        (
+            {"augmentations": ["crop", {"name": "mask", "ratio": 3}]},
+            ["augmentations.1", "ratio = 3"],
+        ),
     ],
 )
 def test_refusals_within_parts_name_the_place(settings: dict[str, Any], names: list[str]) -> None:
@@ -115,18 +129,28 @@ def test_refusals_within_parts_name_the_place(settings: dict[str, Any], names: l
 def test_settings_of_a_tree_have_dotted_names() -> None:
     made = Model.of({"weight": "hardness", "augmentations": ["crop"]})
     names = [name for name, _, _ in walk(made)]
-    assert {"encoder.n_layers", "weight.beta", "augmentations.crop.ratio", "training.patience"} <= {*names}
+    assert {"encoder.n_layers", "weight.beta", "augmentations.crop.ratio", "training.patience"} <= {
+        *names
+    }
     assert "encoder.n_layers" in {name for name, _, _ in walk(Model)}
     tree = made.model_dump(mode="json")
     texts = [setting_text(*each) for each in assignments(tree)]
     assert parse_settings(texts) == {**tree, "weight": tree["weight"]}
-    assert merged(tree, {"encoder": {"n_layers": 9}})["encoder"] == {**tree["encoder"], "n_layers": 9}
+    assert merged(tree, {"encoder": {"n_layers": 9}})["encoder"] == {
+        **tree["encoder"],
+        "n_layers": 9,
+    }
     assert merged(tree, {"encoder": {"name": "bsa"}})["encoder"] == {"name": "bsa"}
-    for pairs in (["encoder=bsa", "encoder.alpha=0.5"], ["encoder.alpha=0.5", "encoder=bsa"]):  # in any order
+    for pairs in (
+        ["encoder=bsa", "encoder.alpha=0.5"],
+        ["encoder.alpha=0.5", "encoder=bsa"],
+    ):  # in any order
         assert parse_settings(pairs) == {"encoder": {"name": "bsa", "alpha": 0.5}}
 
 
-def test_a_part_of_ones_own_is_a_member_by_being_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_of_ones_own_is_a_member_by_being_registered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(registry, "_registered", {})
 
     @registry.register("encoder")
@@ -148,7 +172,14 @@ def test_a_part_of_ones_own_is_a_member_by_being_registered(monkeypatch: pytest.
     ("text", "value"),
     [
         *(("64", 64), ("1e-3", 1e-3), ("+3", 3), ("1_000", 1000), ("007", "007"), ('"64"', "64")),
-        *(("true", True), ("none", None), ("null", None), ("full", "full"), ("NaN", "NaN"), ("a,b", "a,b")),
+        *(
+            ("true", True),
+            ("none", None),
+            ("null", None),
+            ("full", "full"),
+            ("NaN", "NaN"),
+            ("a,b", "a,b"),
+        ),
         ("[1, 2]", [1, 2]),
         ('["crop", {"name": "mask", "ratio": 0.3}]', ["crop", {"name": "mask", "ratio": 0.3}]),
         ('{name = "mask", ratio = 0.3}', {"name": "mask", "ratio": 0.3}),
@@ -170,7 +201,11 @@ def test_an_entry_of_a_dictionary() -> None:
     assert parse_settings(["a.b.c=x", "a.b.d=y"]) == {"a": {"b": {"c": "x", "d": "y"}}}
     assert parse_settings(["a={b=1, c=2}", "a.b=3"]) == {"a": {"b": 3, "c": 2}}
     base: dict[str, Any] = {"a": {"b": {"c": 1}, "d": 2}, "e": {"f": 3}, "g": 4}
-    assert parse_settings(["a.b.x=5", "e={h=6}"], base) == {"a": {"b": {"c": 1, "x": 5}, "d": 2}, "e": {"h": 6}, "g": 4}
+    assert parse_settings(["a.b.x=5", "e={h=6}"], base) == {
+        "a": {"b": {"c": 1, "x": 5}, "d": 2},
+        "e": {"h": 6},
+        "g": 4,
+    }
     assert base == {"a": {"b": {"c": 1}, "d": 2}, "e": {"f": 3}, "g": 4}
 
 
@@ -178,7 +213,11 @@ def test_an_entry_of_a_dictionary() -> None:
     "value",
     [
         *(None, True, "true", "64", "full", ".5", "[a]", "{", 'a"b', 1e-3, math.inf),
-        *([".5", "None", {"a": "1."}], {"a b": {"c": [1, 2.5, "x", False]}}, {"a": None, "b": [None]}),
+        *(
+            [".5", "None", {"a": "1."}],
+            {"a b": {"c": [1, 2.5, "x", False]}},
+            {"a": None, "b": [None]},
+        ),
     ],
 )
 def test_a_text_of_a_setting_is_read_as_its_value(value: object) -> None:

@@ -1,4 +1,6 @@
-"""The pages for users of other libraries: their commands and code run on the data of those libraries' quick starts."""
+"""The pages for users of other libraries: their commands and code run on the data of those
+libraries' quick starts.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,13 @@ from test_docs import run, shown_commands
 
 NAMES = ["user", "item", "rating", "timestamp"]
 #: RecBole's documentation, one run of its quick start on the test part
-RECBOLE = {"recall@10": 0.2523, "mrr@10": 0.4855, "ndcg@10": 0.2920, "hit_rate@10": 0.7953, "precision@10": 0.1962}
+RECBOLE = {
+    "recall@10": 0.2523,
+    "mrr@10": 0.4855,
+    "ndcg@10": 0.2920,
+    "hit_rate@10": 0.7953,
+    "precision@10": 0.1962,
+}
 
 
 @pytest.fixture
@@ -76,7 +84,10 @@ def test_from_implicit_and_lightfm(films: pl.DataFrame) -> None:
         return sp.coo_matrix(entries, shape=(944, 1683))
 
     scope = {"train": matrix(films.filter(draws < 0.9)), "test": matrix(films.filter(draws >= 0.9))}
-    assert run("from/implicit-lightfm.md", scope)["run"].evaluate("test")["exclude"]["precision@10"] > 0.1
+    assert (
+        run("from/implicit-lightfm.md", scope)["run"].evaluate("test")["exclude"]["precision@10"]
+        > 0.1
+    )
     new = films.tail(300).select(user_id="user", item_id=pl.col("item") + 5000)
     new.write_csv("tuesday.csv")
     commands("implicit-lightfm")
@@ -87,7 +98,9 @@ def test_from_transformers4rec(films: pl.DataFrame) -> None:
     times = pl.from_epoch("timestamp").dt.to_string("%Y-%m-%dT%H:%M:%S%.3fZ")
     clicks = films.select("user", times.alias("timestamp"), "item", pl.lit(0).alias("category"))
     clicks.write_csv("yoochoose-clicks.dat", include_header=False)
-    clicks.head(5).select(session=pl.lit(-1), item="item", timestamp="timestamp").write_csv("open.csv")
+    clicks.head(5).select(session=pl.lit(-1), item="item", timestamp="timestamp").write_csv(
+        "open.csv"
+    )
     commands("transformers4rec")
 
 

@@ -1,4 +1,6 @@
-"""Programs of experiments/: what counts as another number, and the harness of benchmarks, which measures nothing."""
+"""Programs of experiments/: what counts as another number, and the harness of benchmarks, which
+measures nothing.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def members(kind: str) -> set[str]:
     return {*registry._MEMBERS[kind]}
 
 
-@pytest.mark.parametrize(("kind", "default"), [("model", ""), ("loss", ""), ("weight", ""), ("augmenter", "mlp")])
+@pytest.mark.parametrize(
+    ("kind", "default"), [("model", ""), ("loss", ""), ("weight", ""), ("augmenter", "mlp")]
+)
 def test_every_member_has_a_case(kind: str, default: str) -> None:
     tried = {arguments[0] for arguments in CASES.values()} | {default}
     settings = (setting.partition("=") for arguments in CASES.values() for setting in arguments)
@@ -34,10 +38,14 @@ def test_one_bit_a_number_a_name_and_a_failure_are_differences() -> None:
     assert differences("sasrec", base, outcome(), Listed()) == {}
     bit = outcome(float(np.nextafter(np.float32(1), np.float32(2))))
     assert set(differences("sasrec", base, bit, Listed())) == {WEIGHT}
-    assert differences("sasrec", base, outcome(ndcg=0.25), Listed()) == {"test ndcg@10": "0.5 -> 0.25"}
+    assert differences("sasrec", base, outcome(ndcg=0.25), Listed()) == {
+        "test ndcg@10": "0.5 -> 0.25"
+    }
     moved = outcome(name="bundle/model:items.table.weight")
     assert len(differences("sasrec", base, moved, Listed())) == 2
-    assert differences("sasrec", base, Outcome(error="no\nsuch model"), Listed()) == {"fails here": "such model"}
+    assert differences("sasrec", base, Outcome(error="no\nsuch model"), Listed()) == {
+        "fails here": "such model"
+    }
     renamed = Listed(renamed=[{"case": "sas*", "old": "item.", "new": "items.table."}])
     assert differences("sasrec", base, moved, renamed) == {}
     assert differences("gru4rec", base, moved, renamed) != {}

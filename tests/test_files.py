@@ -44,7 +44,9 @@ def sleeping(block: str, first: str, path: Path) -> Iterator[subprocess.Popen[by
         "import sys, time\nfrom pathlib import Path\nfrom recgraph.files import locked, replacing\n"
         f"path = Path(sys.argv[1])\nwith {block}:\n    {first}\n    print(flush=True)\n    time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None
         process.stdout.readline()
         yield process
@@ -111,7 +113,9 @@ def test_names_stay_in_their_folder(name: object) -> None:
     assert files.check_plain("a/b.txt") == "a/b.txt"
 
 
-def test_damaged_and_large_files_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_and_large_files_are_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a"
     for read in (files.read_object, files.read_toml, files.read_frame, files.read_tensors):
         path.write_bytes(b"\xff[" * 20)
@@ -135,7 +139,11 @@ def test_a_lock_is_held_by_one_process(tmp_path: Path) -> None:
         holder.kill()
     with files.locked(path, wait=2.0):
         pass
-    with files.locked(tmp_path / "lock"), pytest.raises(files.InUse), files.locked(tmp_path / "lock", wait=False):
+    with (
+        files.locked(tmp_path / "lock"),
+        pytest.raises(files.InUse),
+        files.locked(tmp_path / "lock", wait=False),
+    ):
         pass
     began = time.monotonic()
     with files.locked(tmp_path / "lock"):

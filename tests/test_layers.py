@@ -1,4 +1,6 @@
-"""Who may import whom, from below. Parsed, not run: an import in a function or under TYPE_CHECKING counts too."""
+"""Who may import whom, from below. Parsed, not run: an import in a function or under TYPE_CHECKING
+counts too.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "recgraph"
 
-#: from below: a package imports those of lower levels, and one on its own level only where BESIDE says so
+#: from below: a package imports those of lower levels, and one on its own level only where BESIDE
+#: says so
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("sparse",),
     ("root", "pages"),
@@ -36,8 +39,28 @@ UPWARDS = {("data.catalog", "graph")}
 LEVEL = {package: level for level, packages in enumerate(LEVELS) for package in packages}
 #: optional, or slow to import: inside functions alone
 LAZY = {
-    *("IPython", "torch_geometric", "dgl", "faiss", "onnx", "onnxscript", "tensorboard", "optuna", "psycopg", "ray"),
-    *("sklearn", "fastapi", "starlette", "uvicorn", "prometheus_client", "captum", "mlflow", "wandb"),
+    *(
+        "IPython",
+        "torch_geometric",
+        "dgl",
+        "faiss",
+        "onnx",
+        "onnxscript",
+        "tensorboard",
+        "optuna",
+        "psycopg",
+        "ray",
+    ),
+    *(
+        "sklearn",
+        "fastapi",
+        "starlette",
+        "uvicorn",
+        "prometheus_client",
+        "captum",
+        "mlflow",
+        "wandb",
+    ),
 }
 #: modules that import optional packages at their top, and are imported lazily themselves
 OWN_FILES = {"serve.http"}
@@ -87,7 +110,11 @@ def _targets(node: ast.AST) -> list[str]:
 def _walk(node: ast.AST, lazy: bool = False) -> Iterator[tuple[ast.AST, bool]]:
     for child in ast.iter_child_nodes(node):
         typing_only = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
-        inner = lazy or typing_only or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        inner = (
+            lazy
+            or typing_only
+            or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        )
         yield child, inner
         yield from _walk(child, inner)
 
@@ -99,7 +126,11 @@ def edges() -> tuple[Edge, ...]:
         for node, lazy in _walk(ast.parse(path.read_text(encoding="utf-8"))):
             for target in _targets(node):
                 own = target.split(".")[0] == "recgraph"
-                name = target.removeprefix("recgraph").removeprefix(".") if own else target.split(".")[0]
+                name = (
+                    target.removeprefix("recgraph").removeprefix(".")
+                    if own
+                    else target.split(".")[0]
+                )
                 where = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
                 found.append(Edge(_module(path), name, where, own, lazy))
     return tuple(found)
@@ -113,14 +144,21 @@ def _package(module: str) -> str:
 def allowed(source: str, target: str) -> bool:
     """Whether a module of the library may import another."""
     above, below = _package(source), _package(target)
-    if source in ("__init__", "__main__") or target == "" or above == below or (above, below) in BESIDE:
+    if (
+        source in ("__init__", "__main__")
+        or target == ""
+        or above == below
+        or (above, below) in BESIDE
+    ):
         return True
     is_open = any(source.startswith(module) and below == package for module, package in UPWARDS)
     return is_open or LEVEL[below] < LEVEL[above]
 
 
 def test_the_library_imports_downwards_only() -> None:
-    assert {_package(edge.source) for edge in edges()} <= {*LEVEL}, "a new package: say in LEVELS where it stands"
+    assert {_package(edge.source) for edge in edges()} <= {*LEVEL}, (
+        "a new package: say in LEVELS where it stands"
+    )
     wrong = [edge for edge in edges() if edge.own and not allowed(edge.source, edge.target)]
     assert [f"{edge.where}: {edge.source} may not import {edge.target}" for edge in wrong] == []
     assert not allowed("data.split", "models.base")
@@ -138,10 +176,14 @@ def test_no_modules_import_one_another_in_a_circle() -> None:
 
 def test_optional_packages_are_imported_lazily() -> None:
     eager = [e for e in edges() if not e.lazy]
-    assert [e.where for e in eager if not e.own and e.target in LAZY and e.source not in OWN_FILES] == []
+    assert [
+        e.where for e in eager if not e.own and e.target in LAZY and e.source not in OWN_FILES
+    ] == []
     assert [e.where for e in eager if e.target in OWN_FILES] == []
     light = ("__init__", "config", "registry", "files")
-    assert [e.where for e in edges() if e.source in light and e.target == "torch" and not e.lazy] == []
+    assert [
+        e.where for e in edges() if e.source in light and e.target == "torch" and not e.lazy
+    ] == []
 
 
 def test_third_party_packages_are_declared() -> None:

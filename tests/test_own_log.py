@@ -1,4 +1,6 @@
-"""A team's own log, from the first minute to the hundredth day: what they type, command after command."""
+"""A team's own log, from the first minute to the hundredth day: what they type, command after
+command.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +26,22 @@ USERS, ITEMS = 60, 40
 
 @pytest.fixture(scope="module")
 def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with the team's log, in which their commands run; dates, ids of a warehouse, users with one event."""
+    """A folder with the team's log, in which their commands run; dates, ids of a warehouse, users
+    with one event.
+    """
     folder = tmp_path_factory.mktemp("team")
     draws = np.random.default_rng(0)
     rows = []
     for user in range(USERS):
         length = 1 if user % 15 == 0 else 12
         items = draws.choice(ITEMS, size=length, replace=False)
-        rows += [(1000 + user, 500 + int(item), f"2026-01-{day + 1:02}T08:00:00") for day, item in enumerate(items)]
-    pl.DataFrame(rows, schema=["customer_id", "sku", "event_time"], orient="row").write_csv(folder / "log.csv")
+        rows += [
+            (1000 + user, 500 + int(item), f"2026-01-{day + 1:02}T08:00:00")
+            for day, item in enumerate(items)
+        ]
+    pl.DataFrame(rows, schema=["customer_id", "sku", "event_time"], orient="row").write_csv(
+        folder / "log.csv"
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RECGRAPH_HOME", str(folder / "home"))
         patch.setenv("COLUMNS", "200")
@@ -74,17 +83,31 @@ def test_the_command_line_trains_on_a_file_and_sees_new_rows(team: Path) -> None
     works("train popularity --dataset growing.toml --out from-card-before")
     with (team / "growing.csv").open("a") as file:
         file.write("1001,9999,2026-02-01T08:00:00\n")
-    for given, out in (("--data growing.csv", "after"), ("--dataset growing.toml", "from-card-after")):
+    for given, out in (
+        ("--data growing.csv", "after"),
+        ("--dataset growing.toml", "from-card-after"),
+    ):
         works(f"train popularity {given} --out {out}")
-        n_items = [json.loads((team / run / "record.json").read_text())["data"]["n_items"] for run in ("before", out)]
+        n_items = [
+            json.loads((team / run / "record.json").read_text())["data"]["n_items"]
+            for run in ("before", out)
+        ]
         assert n_items[1] == n_items[0] + 1
     assert "hash" in refused("evaluate before")
 
 
 def test_a_second_day(team: Path, served: Path) -> None:
-    new = [(1001 + user, 500 + (user + step) % (ITEMS + 3), step) for user in range(40) for step in range(4)]
+    new = [
+        (1001 + user, 500 + (user + step) % (ITEMS + 3), step)
+        for user in range(40)
+        for step in range(4)
+    ]
     frame = pl.DataFrame(new, schema=["customer_id", "sku", "day"], orient="row")
-    frame = frame.select("customer_id", "sku", pl.format("2026-02-{}T08:00:00", pl.col("day") + 10).alias("event_time"))
+    frame = frame.select(
+        "customer_id",
+        "sku",
+        pl.format("2026-02-{}T08:00:00", pl.col("day") + 10).alias("event_time"),
+    )
     frame.write_parquet(team / "new.parquet")
     works("update served --data new.parquet --out second --force")
     bundle = rg.load("second")
@@ -98,7 +121,17 @@ def test_a_second_day(team: Path, served: Path) -> None:
 
 
 def test_a_training_is_seen(team: Path, tested: Path) -> None:
-    arguments = ["train", "sasrec", "--data", "log.csv", "--out", "seen", "--log-file", "train.log", *TINY]
+    arguments = [
+        "train",
+        "sasrec",
+        "--data",
+        "log.csv",
+        "--out",
+        "seen",
+        "--log-file",
+        "train.log",
+        *TINY,
+    ]
     with forked.module("recgraph", *arguments, cwd=team) as piped:
         assert piped.wait() == 0, piped.error
         assert len(re.findall(r"epoch +\d", piped.error)) >= 1
@@ -126,7 +159,11 @@ def test_parts_of_ones_own_in_one_file(team: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_bundles_can_be_read_and_damage_is_named(team: Path, served: Path, tested: Path) -> None:
-    modes = {stat.S_IMODE(path.stat().st_mode) for path in (served / "bundle").rglob("*") if path.is_file()}
+    modes = {
+        stat.S_IMODE(path.stat().st_mode)
+        for path in (served / "bundle").rglob("*")
+        if path.is_file()
+    }
     assert len(modes) == 1
     (team / "damaged").mkdir()
     (team / "damaged" / "record.json").write_text("{")

@@ -1,4 +1,6 @@
-"""Pieces of work on every engine: all results, in order and each once, whatever becomes of the workers."""
+"""Pieces of work on every engine: all results, in order and each once, whatever becomes of the
+workers.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def test_this_process_is_an_engine(where: Engine | None) -> None:
         [*parallel.map(parallel_tasks.fail, pieces(3), RuntimeError, where)]
 
 
-def test_results_are_in_the_order_of_the_pieces_which_are_read_as_they_are_needed(engine: Engine) -> None:
+def test_results_are_in_the_order_of_the_pieces_which_are_read_as_they_are_needed(
+    engine: Engine,
+) -> None:
     read = []
 
     def counted() -> Any:
@@ -42,11 +46,15 @@ def test_results_are_in_the_order_of_the_pieces_which_are_read_as_they_are_neede
     assert len(read) <= 3 * engine.size
     assert [*results] == [*range(1, 20)]
     assert [*parallel.map(parallel_tasks.add, [], 1, engine)] == []
-    assert sorted(parallel.map(parallel_tasks.add, pieces(5), 1, engine, ordered=False)) == [*range(1, 6)]
+    assert sorted(parallel.map(parallel_tasks.add, pieces(5), 1, engine, ordered=False)) == [
+        *range(1, 6)
+    ]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, ValueError])
-def test_an_error_names_its_piece_the_first_in_order(error: type[Exception], engine: Engine) -> None:
+def test_an_error_names_its_piece_the_first_in_order(
+    error: type[Exception], engine: Engine
+) -> None:
     with refused("1 cannot be", by=ValueError if error is ValueError else TaskFailed) as raised:
         [*parallel.map(parallel_tasks.fail, pieces(3), error, engine)]
     assert "number 1" in f"{raised.value} {getattr(raised.value, '__notes__', '')}"
@@ -63,7 +71,11 @@ def test_a_piece_whose_worker_is_killed_is_done_again_and_counted_once(
 
 def test_a_worker_that_dies_each_time_is_named(engine: Engine) -> None:
     with refused("number 2", "worker died", by=TaskFailed):
-        [*parallel.map(parallel_tasks.die, pieces(3), None, engine.model_copy(update={"retries": 1}))]
+        [
+            *parallel.map(
+                parallel_tasks.die, pieces(3), None, engine.model_copy(update={"retries": 1})
+            )
+        ]
 
 
 def test_threads_and_what_is_shared_reach_the_workers(engine: Engine) -> None:
@@ -94,7 +106,9 @@ def test_workers_import_the_files_of_the_users_own(engine: Engine, tmp_path: Pat
     file = tmp_path / "my_weight_for_workers.py"
     file.write_text(_OWN)
     module = registry.import_file(file)
-    (found,) = parallel.map(parallel_tasks.own, [Piece("mine", "of_my_own")], module.Thing(), engine)
+    (found,) = parallel.map(
+        parallel_tasks.own, [Piece("mine", "of_my_own")], module.Thing(), engine
+    )
     assert found == "my_weight_for_workers.OfMyOwn Thing"
 
 

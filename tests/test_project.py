@@ -1,4 +1,6 @@
-"""What holds for the project as a whole: docstrings, names, what is never called, and what the wheel carries."""
+"""What holds for the project as a whole: docstrings, names, what is never called, and what the
+wheel carries.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "recgraph").rglob("*.py"))
 #: run what a file holds
-UNPICKLING = {"pickle.Unpickler", "shelve.open", "marshal.loads", "joblib.load", "yaml.load", "torch.load"}
+UNPICKLING = {
+    "pickle.Unpickler",
+    "shelve.open",
+    "marshal.loads",
+    "joblib.load",
+    "yaml.load",
+    "torch.load",
+}
 #: a worker's own parent or ranks wrote what these read
 TRUSTING = {"recgraph/parallel.py", "recgraph/ranks.py"}
 
@@ -37,7 +46,9 @@ def test_modules_and_public_classes_have_docstrings() -> None:
             f"{_name(path)}:{node.lineno} {node.name}"
             for node in tree.body
             if isinstance(node, ast.ClassDef)
-            and not (node.name.startswith("_") or node.name.endswith("Config") or ast.get_docstring(node))
+            and not (
+                node.name.startswith("_") or node.name.endswith("Config") or ast.get_docstring(node)
+            )
         ]
     assert missing == []
 
@@ -58,31 +69,48 @@ def test_nothing_that_a_file_holds_is_run() -> None:
         for path in FILES
         if _name(path) not in TRUSTING
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if (isinstance(node, ast.Call) and ast.unparse(node.func) in {*UNPICKLING, "pickle.load", "pickle.loads"})
-        or (isinstance(node, ast.keyword) and node.arg == "allow_pickle" and ast.unparse(node.value) != "False")
+        if (
+            isinstance(node, ast.Call)
+            and ast.unparse(node.func) in {*UNPICKLING, "pickle.load", "pickle.loads"}
+        )
+        or (
+            isinstance(node, ast.keyword)
+            and node.arg == "allow_pickle"
+            and ast.unparse(node.value) != "False"
+        )
     ]
     assert found == []
 
 
-EXPERIMENTS = [path for part in ("", "bench/") for path in sorted(ROOT.glob(f"experiments/{part}*.py"))]
+EXPERIMENTS = [
+    path for part in ("", "bench/") for path in sorted(ROOT.glob(f"experiments/{part}*.py"))
+]
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=_name)
 def test_experiments_find_what_they_import(path: Path) -> None:
     """What else runs them takes hours; what stands in front of them is found here."""
-    importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
+    importlib.import_module(
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    )
 
 
 def test_the_wheel_carries_code_cards_types_and_the_command(tmp_path: Path) -> None:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     declared = {ROOT / name.replace(".", "/") for name in config["options"]["packages"].split()}
-    assert declared - {ROOT / "recgraph/catalog"} == {path.parent for path in FILES}, "packages in setup.cfg"
+    assert declared - {ROOT / "recgraph/catalog"} == {path.parent for path in FILES}, (
+        "packages in setup.cfg"
+    )
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
     for folder in ("recgraph", "datasets"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    build = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
+        shutil.copytree(
+            ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    build = (
+        "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
+    )
     command = [sys.executable, "-c", build, str(tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -100,7 +128,9 @@ def test_every_documented_make_target_exists() -> None:
     named = {
         target
         for page in ("README.md", "CONTRIBUTING.md", "SECURITY.md", ".ci/run")
-        for target in re.findall(r"(?:`|^)make ([a-z-]+)", (ROOT / page).read_text("utf-8"), re.MULTILINE)
+        for target in re.findall(
+            r"(?:`|^)make ([a-z-]+)", (ROOT / page).read_text("utf-8"), re.MULTILINE
+        )
     }
     assert {"demo", "test"} <= named <= targets
 
@@ -114,16 +144,34 @@ _spec.loader.exec_module(devices)
 
 def test_the_library_names_no_device() -> None:
     assert devices.check() == []
-    assert [name for name in devices.ALLOWED if not (devices.ROOT / "recgraph" / name).is_file()] == []
+    assert [
+        name for name in devices.ALLOWED if not (devices.ROOT / "recgraph" / name).is_file()
+    ] == []
 
 
-HEAVY = {"accelerate", "numpy", "optuna", "pandas", "polars", "pydantic", "scipy", "sklearn", "torch"}
+HEAVY = {
+    "accelerate",
+    "numpy",
+    "optuna",
+    "pandas",
+    "polars",
+    "pydantic",
+    "scipy",
+    "sklearn",
+    "torch",
+}
 
 
 def modules_after(code: str) -> set[str]:
-    script = f"import sys\n{code}\nprint('MODULES', *(name for name in sys.modules if '.' not in name))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    return set(next(line for line in done.stdout.splitlines() if line.startswith("MODULES")).split()[1:])
+    script = (
+        f"import sys\n{code}\nprint('MODULES', *(name for name in sys.modules if '.' not in name))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    return set(
+        next(line for line in done.stdout.splitlines() if line.startswith("MODULES")).split()[1:]
+    )
 
 
 def test_import_recgraph_is_light_and_quick() -> None:

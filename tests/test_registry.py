@@ -67,7 +67,9 @@ def test_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
         EntryPoint("my_map", "collections:OrderedDict", "recgraph.metric"),
         EntryPoint("mine", f"{Mine.__module__}:{Mine.__qualname__}", "recgraph.metric"),
     ]
-    monkeypatch.setattr(registry.metadata, "entry_points", lambda group: [p for p in points if p.group == group])
+    monkeypatch.setattr(
+        registry.metadata, "entry_points", lambda group: [p for p in points if p.group == group]
+    )
     registry._entry_points.cache_clear()
     assert "mymap" in registry.names("metric")
     assert registry.load("metric", "MyMap").__name__ == "OrderedDict"
@@ -90,20 +92,33 @@ BASES = {
 
 @pytest.mark.parametrize("kind", sorted(BASES))
 def test_no_member_is_missing_from_the_list(kind: str) -> None:
-    """A class that was written but not listed could not be chosen by name; what members share has subclasses."""
+    """A class that was written but not listed could not be chosen by name; what members share has
+    subclasses.
+    """
     folder, module, name = BASES[kind]
     base = getattr(importlib.import_module(module), name)
     package = importlib.import_module(folder)
-    names = [info.name for info in pkgutil.walk_packages(package.__path__, f"{folder}.") if not info.ispkg]
+    names = [
+        info.name
+        for info in pkgutil.walk_packages(package.__path__, f"{folder}.")
+        if not info.ispkg
+    ]
     found = {
         value
         for each in names
         for value in vars(importlib.import_module(each)).values()
-        if isinstance(value, type) and issubclass(value, base) and value is not base and value.__module__ == each
+        if isinstance(value, type)
+        and issubclass(value, base)
+        and value is not base
+        and value.__module__ == each
     }
     members = {name for _, name, _ in registry._MEMBERS[kind].values()}
-    unlisted = {cls for cls in found if cls.__name__ not in members and not cls.__name__.startswith("_")}
-    assert {cls.__name__ for cls in unlisted if not any(issubclass(each, cls) for each in found - {cls})} == set()
+    unlisted = {
+        cls for cls in found if cls.__name__ not in members and not cls.__name__.startswith("_")
+    }
+    assert {
+        cls.__name__ for cls in unlisted if not any(issubclass(each, cls) for each in found - {cls})
+    } == set()
 
 
 METRIC = """
@@ -128,7 +143,9 @@ def write(path: Path, text: str = METRIC) -> Path:
     return path
 
 
-def test_a_file_is_run_once_and_named_in_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_run_once_and_named_in_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write(tmp_path / "twice.py")
     monkeypatch.chdir(tmp_path)
     module = rg.import_file("twice.py")
@@ -152,7 +169,9 @@ def test_a_file_that_has_changed_is_run_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "line"), [("x = 1\n\nx.y\n", 3), ("x = (\n", 1), (METRIC + "raise SystemExit(3)", 14)]
 )
-def test_an_error_is_shown_with_its_line_and_leaves_nothing(tmp_path: Path, text: str, line: int) -> None:
+def test_an_error_is_shown_with_its_line_and_leaves_nothing(
+    tmp_path: Path, text: str, line: int
+) -> None:
     path = write(tmp_path / "bad.py", text)
     with refused(f"bad.py, line {line}", by=ImportFailed):
         rg.import_file(path)
@@ -177,5 +196,7 @@ def test_another_process_imports_the_same(tmp_path: Path, monkeypatch: pytest.Mo
         "print(registry.load('metric', 'mine').__module__, registry.load('metric', 'usual').__module__)"
     )
     orders = json.dumps(registry.to_import())
-    done = subprocess.run([sys.executable, "-c", text], input=orders, capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", text], input=orders, capture_output=True, text=True, cwd=tmp_path
+    )
     assert done.stdout.split() == ["theirs", "usual"], done.stderr

@@ -29,7 +29,9 @@ def test_streams_do_not_depend_on_one_another(device: torch.device) -> None:
     draw(second["other"], 100)
     assert torch.equal(draw(first["views"]), draw(second["views"]))
     assert not torch.equal(draw(first["views"]), draw(first["other"]))
-    assert not torch.equal(draw(Generators(4, device)["views"]), draw(Generators(3, device)["views"]))
+    assert not torch.equal(
+        draw(Generators(4, device)["views"]), draw(Generators(3, device)["views"])
+    )
 
 
 def test_a_stream_of_another_kind_of_device_begins_again() -> None:
@@ -67,7 +69,9 @@ def test_a_ranks_own_streams_go_on() -> None:
         each.load_state_dict(one.state_dict())
     assert same.of_rank("dropout") is stream
     assert torch.equal(draw(stream), draw(one.of_rank("dropout")))
-    assert torch.equal(draw(new.of_rank("dropout")), draw(Generators(5, ranks=Ranks(0, 2)).of_rank("dropout")))
+    assert torch.equal(
+        draw(new.of_rank("dropout")), draw(Generators(5, ranks=Ranks(0, 2)).of_rank("dropout"))
+    )
 
 
 def test_seeded_init_restores_the_global_generator() -> None:

@@ -1,4 +1,6 @@
-"""Every function with a backward of its own is right when it is differentiated twice, or refuses to be."""
+"""Every function with a backward of its own is right when it is differentiated twice, or refuses to
+be.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,10 @@ Case = tuple[Callable[..., Tensor], tuple[Tensor, ...]]
 
 def drawn(*shapes: tuple[int, ...]) -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(0)
-    return tuple(torch.randn(*shape, dtype=torch.float64, generator=generator).requires_grad_() for shape in shapes)
+    return tuple(
+        torch.randn(*shape, dtype=torch.float64, generator=generator).requires_grad_()
+        for shape in shapes
+    )
 
 
 def products_of_pairs() -> Case:
@@ -59,12 +64,16 @@ TWICE = {
 }
 
 
-@pytest.mark.parametrize("made", [products_of_pairs(), (ContrastiveTerm(temperature=0.5), drawn((5, 3), (5, 3)))])
+@pytest.mark.parametrize(
+    "made", [products_of_pairs(), (ContrastiveTerm(temperature=0.5), drawn((5, 3), (5, 3)))]
+)
 def test_refuses_to_be_differentiated_twice(made: Case) -> None:
     function, inputs = made
     assert torch.autograd.gradcheck(function, inputs)
     for asked in inputs:
-        with pytest.raises(RuntimeError, match=r"can be differentiated once; create_graph=True is not supported"):
+        with pytest.raises(
+            RuntimeError, match=r"can be differentiated once; create_graph=True is not supported"
+        ):
             # the gradient that comes in is a constant here, and what once_differentiable looks at
             torch.autograd.grad(function(*inputs).sum(), asked, create_graph=True)
 
@@ -80,8 +89,14 @@ def test_every_other_function_refuses_before_all_else() -> None:
     package, found = Path(recgraph.__file__).parent, set()
     for path in package.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ClassDef) and any(ast.unparse(base).endswith("Function") for base in node.bases):
-                (backward,) = (one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == "backward")
+            if isinstance(node, ast.ClassDef) and any(
+                ast.unparse(base).endswith("Function") for base in node.bases
+            ):
+                (backward,) = (
+                    one
+                    for one in node.body
+                    if isinstance(one, ast.FunctionDef) and one.name == "backward"
+                )
                 if not ast.unparse(backward.body[0]).startswith("refuse_second_derivative("):
                     found.add(f"{path.relative_to(package).as_posix()}:{node.name}")
     assert found == set(TWICE)

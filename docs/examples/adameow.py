@@ -1,4 +1,5 @@
-"""AdaMEOW (TKDE 2024) on one screen, from the library's parts and a plain torch loop, on a graph with planted classes.
+"""AdaMEOW (TKDE 2024) on one screen, from the library's parts and a plain torch loop, on a graph
+with planted classes.
 
 python docs/examples/adameow.py
 """
@@ -23,7 +24,9 @@ PATHS = ("paper-author-paper", "paper-subject-paper")
 
 
 def planted_graph(generator: torch.Generator) -> tuple[HeteroGraph, Tensor]:
-    """Papers of three classes; four in five of their authors, subjects and words are those of their class."""
+    """Papers of three classes; four in five of their authors, subjects and words are those of their
+    class.
+    """
 
     def of_class(classes: Tensor, n: int, each: int) -> tuple[Tensor, Tensor]:
         rows = torch.arange(len(classes)).repeat_interleave(each)
@@ -32,10 +35,15 @@ def planted_graph(generator: torch.Generator) -> tuple[HeteroGraph, Tensor]:
         return rows, torch.where(torch.rand(rows.shape, generator=generator) < 0.8, own, other)
 
     classes = torch.arange(N) % CLASSES
-    edges = {("paper", "by", "author"): of_class(classes, 90, 3), ("paper", "on", "subject"): of_class(classes, 9, 1)}
+    edges = {
+        ("paper", "by", "author"): of_class(classes, 90, 3),
+        ("paper", "on", "subject"): of_class(classes, 9, 1),
+    }
     words = torch.zeros(N, 60).index_put_(of_class(classes, 60, 4), torch.ones(()))
     features = {"paper": words, "author": torch.eye(90), "subject": torch.eye(9)}
-    return HeteroGraph.from_edge_lists({"paper": N, "author": 90, "subject": 9}, edges, features=features), classes
+    return HeteroGraph.from_edge_lists(
+        {"paper": N, "author": 90, "subject": 9}, edges, features=features
+    ), classes
 
 
 class AdaMEOW(nn.Module):
@@ -43,24 +51,42 @@ class AdaMEOW(nn.Module):
 
     def __init__(self, graph: HeteroGraph, masks: Generators) -> None:
         super().__init__()
-        paths, drop, mask = [MetaPath(path, top_k=20) for path in PATHS], EdgeDrop(ratio=0.3), FeatureMask(ratio=0.3)
+        paths, drop, mask = (
+            [MetaPath(path, top_k=20) for path in PATHS],
+            EdgeDrop(ratio=0.3),
+            FeatureMask(ratio=0.3),
+        )
         self.x = {name: graph.features(name) for name in ("paper", "author", "subject")}
         self.masked = mask(self.x["paper"], mask.stream(masks, "paper"))
         kept = [drop(path.adjacency(graph), drop.stream(masks, path.name)) for path in paths]
-        self.adjacencies, self.twins = [path(graph) for path in paths], [normalise(one, "meow") for one in kept]
+        self.adjacencies, self.twins = (
+            [path(graph) for path in paths],
+            [normalise(one, "meow") for one in kept],
+        )
         self.contexts = [[(c.node_type, c.reached) for c in path.contexts(graph)] for path in paths]
-        self.layers = nn.ModuleDict({name: nn.Linear(x.shape[1], DIM) for name, x in self.x.items()})
+        self.layers = nn.ModuleDict(
+            {name: nn.Linear(x.shape[1], DIM) for name, x in self.x.items()}
+        )
         self.of_contexts = nn.ModuleList(nn.Linear(DIM, DIM, bias=False) for _ in paths)
-        self.gcn, self.attention = GCN(DIM, DIM, DIM, DROPOUT), SemanticAttention(DIM, dropout=DROPOUT)
+        self.gcn, self.attention = (
+            GCN(DIM, DIM, DIM, DROPOUT),
+            SemanticAttention(DIM, dropout=DROPOUT),
+        )
         self.project = nn.Linear(DIM, DIM)
 
     def views(self, draw: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """The coarse and the fine view of all papers, [N, DIM] each; the latter is the embedding."""
-        h = {name: F.elu(dropout(self.layers[name](x), DROPOUT, draw)) for name, x in self.x.items()}
+        """The coarse and the fine view of all papers, [N, DIM] each; the latter is the
+        embedding.
+        """
+        h = {
+            name: F.elu(dropout(self.layers[name](x), DROPOUT, draw)) for name, x in self.x.items()
+        }
         masked, each = F.elu(dropout(self.layers["paper"](self.masked), DROPOUT, draw)), []
         of_paths = zip(self.adjacencies, self.twins, self.contexts, self.of_contexts, strict=True)
         for adjacency, twin, contexts, layer in of_paths:
-            context = sum(layer(spmm(r, h[name]) / r.degrees.clamp(min=1)[:, None]) for name, r in contexts)
+            context = sum(
+                layer(spmm(r, h[name]) / r.degrees.clamp(min=1)[:, None]) for name, r in contexts
+            )
             context = dropout(context, DROPOUT, draw)
             each += [self.gcn((adjacency,), F.elu(h["paper"] + context), draw)]
             each += [self.gcn((twin,), F.elu(masked + context), draw)]
@@ -72,19 +98,26 @@ class AdaMEOW(nn.Module):
 
 
 def main(epochs: int = 40, seed: int = 0) -> tuple[list[float], float]:
-    """Train without labels; gives the losses and the accuracy of the nearest class mean on half the papers."""
+    """Train without labels; gives the losses and the accuracy of the nearest class mean on half the
+    papers.
+    """
     generators = Generators(seed)
     graph, classes = planted_graph(generators["graph"])
     with seeded_init(seed):
         model = AdaMEOW(graph, masks=Generators(derive(seed, "graph views")))
         info = ContrastiveTerm(
-            dim=DIM, temperature=TAU, weight="learned", objective={"name": "info_nce", "weigh_positive": True}
+            dim=DIM,
+            temperature=TAU,
+            weight="learned",
+            objective={"name": "info_nce", "weigh_positive": True},
         )
     parameters = [*model.parameters(), *info.parameters()]
     optimiser, curve = torch.optim.Adam(parameters, lr=5e-3, fused=True), []
     for epoch in range(epochs):
         coarse, fine = map(model.head, model.views(generators["dropout"]))
-        loss = info(fine, coarse)  # all candidates are weighted by a network that learns with the views
+        loss = info(
+            fine, coarse
+        )  # all candidates are weighted by a network that learns with the views
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -18,15 +18,20 @@ DIM, MAX_LEN = 32, 12
 
 
 class BSARec(nn.Module):
-    """Layers that mix attention with a filter which rescales the high frequencies of the sequence."""
+    """Layers that mix attention with a filter which rescales the high frequencies of the
+    sequence.
+    """
 
     has_vectors = True
 
     def __init__(self, n_items: int) -> None:
         super().__init__()
-        self.items = nn.Embedding(n_items + 1, DIM)  # token 0 is a masked item, token i + 1 is item i
+        self.items = nn.Embedding(
+            n_items + 1, DIM
+        )  # token 0 is a masked item, token i + 1 is item i
         nn.init.normal_(self.items.weight, std=0.02)
-        # the filter reads all of its row, so that of the states only the last may predict what follows
+        # the filter reads all of its row, so that of the states only the last may predict what
+        # follows
         how = {"causal": False, "inner_dim": 64, "attention_dropout": 0.1, "alpha": 0.7, "c": 5}
         self.encoder = BSA(DIM, MAX_LEN, dropout=0.1, **how)
 
@@ -44,7 +49,9 @@ def main(epochs: int = 5, seed: int = 0) -> tuple[list[float], float]:
     with seeded_init(seed):
         model = BSARec(split.n_items)
     # every prefix of a sequence with its next item
-    batches = SequenceBatches(split.train, "prefix", batch_size=256, max_len=MAX_LEN, generators=generators)
+    batches = SequenceBatches(
+        split.train, "prefix", batch_size=256, max_len=MAX_LEN, generators=generators
+    )
     optimiser, next_item = torch.optim.Adam(model.parameters(), lr=3e-3, fused=True), FullSoftmax()
     curve = []
     for epoch in range(epochs):

@@ -21,13 +21,17 @@ DIM, MAX_LEN, WEIGHT = 32, 12, 0.02
 
 
 class Recommender(nn.Module):
-    """A causal transformer over item vectors; the scores of items are inner products with its last state."""
+    """A causal transformer over item vectors; the scores of items are inner products with its last
+    state.
+    """
 
     has_vectors = True
 
     def __init__(self, n_items: int) -> None:
         super().__init__()
-        self.items = nn.Embedding(n_items + 1, DIM)  # token 0 is a masked item, token i + 1 is item i
+        self.items = nn.Embedding(
+            n_items + 1, DIM
+        )  # token 0 is a masked item, token i + 1 is item i
         nn.init.normal_(self.items.weight, std=0.02)
         self.encoder = Transformer(DIM, MAX_LEN, dropout=0.1, inner_dim=64, attention_dropout=0.1)
 
@@ -45,9 +49,14 @@ def main(epochs: int = 15, seed: int = 0) -> tuple[list[float], float]:
     with seeded_init(seed):
         model = Recommender(split.n_items)
     # every sequence with all its targets; ``contrast`` has a prefix of random length of each
-    batches = SequenceBatches(split.train, "causal", batch_size=128, max_len=MAX_LEN, generators=generators)
+    batches = SequenceBatches(
+        split.train, "causal", batch_size=128, max_len=MAX_LEN, generators=generators
+    )
     optimiser, next_item = torch.optim.Adam(model.parameters(), lr=3e-3, fused=True), FullSoftmax()
-    two_views, contrast = TwoViews(["crop", "mask", "reorder"]), ContrastiveTerm(objective="nt_xent")
+    two_views, contrast = (
+        TwoViews(["crop", "mask", "reorder"]),
+        ContrastiveTerm(objective="nt_xent"),
+    )
 
     def encode(sequences: Ragged, last_only: bool = True) -> torch.Tensor:
         return model.encoder(sequences, model.items.weight, generators["dropout"], last_only)
@@ -58,7 +67,9 @@ def main(epochs: int = 15, seed: int = 0) -> tuple[list[float], float]:
         for batch in batches.epoch(epoch):
             views = two_views(batch.contrast, generators["views"])
             h1, h2 = encode(Ragged.cat(views)).chunk(2)
-            rec = next_item(encode(batch.sequences, last_only=False), batch.targets, model.items.weight)
+            rec = next_item(
+                encode(batch.sequences, last_only=False), batch.targets, model.items.weight
+            )
             loss = rec + WEIGHT * contrast(h1, h2)
             optimiser.zero_grad()
             loss.backward()

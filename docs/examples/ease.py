@@ -1,4 +1,5 @@
-"""EASE (Steck, WWW 2019) on one screen: the ridge regression of every item on all others, solved at once.
+"""EASE (Steck, WWW 2019) on one screen: the ridge regression of every item on all others, solved at
+once.
 
 python docs/examples/ease.py
 """
@@ -19,7 +20,9 @@ L2 = 100.0
 
 
 class EASE(Scorer):
-    """``min |X - X B|^2 + l2 |B|^2, diag(B) = 0``: with ``P = (X'X + l2 I)^-1`` it is ``B_ij = -P_ij / P_jj``."""
+    """``min |X - X B|^2 + l2 |B|^2, diag(B) = 0``: with ``P = (X'X + l2 I)^-1`` it is ``B_ij =
+    -P_ij / P_jj``.
+    """
 
     def __init__(self, train: Part) -> None:
         rows = distinct(train.items, train.n_items)  # an item that a user has twice counts once
@@ -32,7 +35,9 @@ class EASE(Scorer):
     def score(self, query: Query) -> Tensor:
         """[B, n_items]: the sum of the rows of the items that a user has."""
         history = distinct(query.history, len(self.weights))
-        return F.embedding_bag(history.values, self.weights, history.offsets, mode="sum", include_last_offset=True)
+        return F.embedding_bag(
+            history.values, self.weights, history.offsets, mode="sum", include_last_offset=True
+        )
 
 
 def main() -> tuple[Tensor, float]:

@@ -1,4 +1,5 @@
-"""HeCo (Wang et al., KDD 2021) on one screen, from the library's parts and a plain torch loop, on planted classes.
+"""HeCo (Wang et al., KDD 2021) on one screen, from the library's parts and a plain torch loop, on
+planted classes.
 
 python docs/examples/heco.py
 """
@@ -25,7 +26,9 @@ EDGES = {"author": ("paper", "by", "author"), "subject": ("paper", "on", "subjec
 
 
 def planted_graph(generator: torch.Generator) -> tuple[HeteroGraph, Tensor]:
-    """Papers of three classes; four in five of their authors, subjects and words are those of their class."""
+    """Papers of three classes; four in five of their authors, subjects and words are those of their
+    class.
+    """
 
     def of_class(classes: Tensor, n: int, each: int) -> tuple[Tensor, Tensor]:
         rows = torch.arange(len(classes)).repeat_interleave(each)
@@ -37,28 +40,39 @@ def planted_graph(generator: torch.Generator) -> tuple[HeteroGraph, Tensor]:
     edges = {EDGES["author"]: of_class(classes, 90, 3), EDGES["subject"]: of_class(classes, 9, 1)}
     words = torch.zeros(N, 60).index_put_(of_class(classes, 60, 4), torch.ones(()))
     features = {"paper": words, "author": torch.eye(90), "subject": torch.eye(9)}
-    return HeteroGraph.from_edge_lists({"paper": N, "author": 90, "subject": 9}, edges, features=features), classes
+    return HeteroGraph.from_edge_lists(
+        {"paper": N, "author": 90, "subject": 9}, edges, features=features
+    ), classes
 
 
 class HeCo(nn.Module):
-    """The schema view asks the neighbours of other types, the path view, which is the embedding, those along paths."""
+    """The schema view asks the neighbours of other types, the path view, which is the embedding,
+    those along paths.
+    """
 
     def __init__(self, graph: HeteroGraph) -> None:
         super().__init__()
         self.x = {name: graph.features(name) for name in ("paper", *EDGES)}
         self.neighbours = {name: graph.adjacency(edge).pattern() for name, edge in EDGES.items()}
         reached = [MetaPath(path, counts="binary").counts(graph) for path in PATHS]
-        self.paths = [normalise(one.with_weights(one.values()).with_diagonal(1.0), "symmetric") for one in reached]
+        self.paths = [
+            normalise(one.with_weights(one.values()).with_diagonal(1.0), "symmetric")
+            for one in reached
+        ]
         # positives of a paper: itself, and those that its paths lead to most
         others = mean_of([normalise(one, "row") for one in reached]).with_diagonal(None)
         kept = top_k(others, POSITIVES - 1, others.values()).with_weights(None).with_diagonal(1.0)
         self.positives = Ragged(kept.indices, kept.indptr)
-        self.layers = nn.ModuleDict({name: nn.Linear(x.shape[1], DIM) for name, x in self.x.items()})
+        self.layers = nn.ModuleDict(
+            {name: nn.Linear(x.shape[1], DIM) for name, x in self.x.items()}
+        )
         for layer in self.layers.values():
             nn.init.xavier_normal_(layer.weight, gain=1.414)
         self.attention = nn.ModuleDict({name: NeighbourAttention(DIM, 0.5) for name in EDGES})
         self.of_types = SemanticAttention(DIM, dropout=0.5)
-        self.gcns = nn.ModuleList(GCN(DIM, DIM, DIM, dropout=0.0, n_layers=1, norm="none") for _ in PATHS)
+        self.gcns = nn.ModuleList(
+            GCN(DIM, DIM, DIM, dropout=0.0, n_layers=1, norm="none") for _ in PATHS
+        )
         self.bias = nn.Parameter(torch.zeros(len(PATHS), DIM))
         self.activations = nn.ModuleList(nn.PReLU() for _ in PATHS)
         for gcn in self.gcns:
@@ -73,7 +87,9 @@ class HeCo(nn.Module):
 
     def path_view(self, h: Tensor, draw: torch.Generator | None = None) -> Tensor:
         each = zip(self.gcns, self.paths, self.bias, self.activations, strict=True)
-        return self.of_paths([activation(gcn(path, h) + bias) for gcn, path, bias, activation in each], draw)
+        return self.of_paths(
+            [activation(gcn(path, h) + bias) for gcn, path, bias, activation in each], draw
+        )
 
     def views(self, generators: Generators) -> tuple[Tensor, Tensor]:
         draw, schema = generators["dropout"], []
@@ -86,15 +102,26 @@ class HeCo(nn.Module):
 
 
 def main(epochs: int = 40, seed: int = 0) -> tuple[list[float], float]:
-    """Train without labels; gives the losses and the accuracy of the nearest class mean on half the papers."""
+    """Train without labels; gives the losses and the accuracy of the nearest class mean on half the
+    papers.
+    """
     generators = Generators(seed)
     graph, classes = planted_graph(generators["graph"])
     with seeded_init(seed):
-        model, contrast = HeCo(graph), ContrastiveTerm(objective="info_nce", similarity="cosine", temperature=0.8)
+        model, contrast = (
+            HeCo(graph),
+            ContrastiveTerm(objective="info_nce", similarity="cosine", temperature=0.8),
+        )
     optimiser, curve = torch.optim.Adam(model.parameters(), lr=5e-3, fused=True), []
     for _ in range(epochs):
         path, schema = map(model.project, model.views(generators))
-        loss = sum(contrast(*pair, positives=model.positives) for pair in ((schema, path), (path, schema))) / 2
+        loss = (
+            sum(
+                contrast(*pair, positives=model.positives)
+                for pair in ((schema, path), (path, schema))
+            )
+            / 2
+        )
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

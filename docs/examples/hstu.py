@@ -19,19 +19,27 @@ DIM, MAX_LEN = 32, 12
 
 
 class HSTU(nn.Module):
-    """Attention that adds up instead of sharing out, with biases of distances and of time up to what is predicted."""
+    """Attention that adds up instead of sharing out, with biases of distances and of time up to
+    what is predicted.
+    """
 
     has_vectors = True
     reads_times = True
 
     def __init__(self, n_items: int) -> None:
         super().__init__()
-        self.items = nn.Embedding(n_items + 1, DIM)  # token 0 is a masked item, token i + 1 is item i
+        self.items = nn.Embedding(
+            n_items + 1, DIM
+        )  # token 0 is a masked item, token i + 1 is item i
         nn.init.normal_(self.items.weight, std=0.02)
         self.encoder = Encoder(DIM, MAX_LEN, dropout=0.1, time_bias=True)
 
-    def encode(self, rows: Ragged, generator: torch.Generator | None = None, last_only: bool = True) -> torch.Tensor:
-        """The states of rows of tokens with their time and that of the event behind them (gaps are not read here)."""
+    def encode(
+        self, rows: Ragged, generator: torch.Generator | None = None, last_only: bool = True
+    ) -> torch.Tensor:
+        """The states of rows of tokens with their time and that of the event behind them (gaps are
+        not read here).
+        """
         return self.encoder(rows.columns(slice(0, 3)), self.items.weight, generator, last_only)
 
     def encode_users(self, query: Query) -> torch.Tensor:

@@ -23,13 +23,17 @@ DIM, MAX_LEN = 32, 12
 
 
 class Recommender(nn.Module):
-    """A transformer over item vectors; the scores of items are inner products with its last state."""
+    """A transformer over item vectors; the scores of items are inner products with its last
+    state.
+    """
 
     has_vectors = True
 
     def __init__(self, n_items: int) -> None:
         super().__init__()
-        self.items = nn.Embedding(n_items + 1, DIM)  # token 0 is a masked item, token i + 1 is item i
+        self.items = nn.Embedding(
+            n_items + 1, DIM
+        )  # token 0 is a masked item, token i + 1 is item i
         nn.init.normal_(self.items.weight, std=0.02)
         self.encoder = Transformer(DIM, MAX_LEN, dropout=0.1, inner_dim=64, attention_dropout=0.1)
 
@@ -42,26 +46,36 @@ class Recommender(nn.Module):
 
 
 def main(epochs: int = 15, seed: int = 0) -> tuple[list[float], float]:
-    """Train; gives the recommendation loss of each epoch and NDCG@10 on the test part, seen items excluded."""
+    """Train; gives the recommendation loss of each epoch and NDCG@10 on the test part, seen items
+    excluded.
+    """
     split, generators = rg.load_dataset("synthetic").split("leave-one-out"), Generators(seed)
     with seeded_init(seed):
         model, augmenters = Recommender(split.n_items), nn.ModuleList([MLP(DIM), MLP(DIM)])
     two_views, next_item = TwoViews(["crop", "mask", "reorder"]), FullSoftmax()
     contrast, latent, margin = ContrastiveTerm(), ContrastiveTerm(), Margin()
-    batches = SequenceBatches(split.train, "prefix", batch_size=256, max_len=MAX_LEN, generators=generators)
-    optimisers = [torch.optim.Adam(part.parameters(), lr=3e-3, fused=True) for part in (model, augmenters)]
+    batches = SequenceBatches(
+        split.train, "prefix", batch_size=256, max_len=MAX_LEN, generators=generators
+    )
+    optimisers = [
+        torch.optim.Adam(part.parameters(), lr=3e-3, fused=True) for part in (model, augmenters)
+    ]
 
     def encode(*parts: Ragged) -> tuple[torch.Tensor, ...]:
         states = model.encoder(Ragged.cat(parts), model.items.weight, generators["dropout"])
         return torch.split(states, [part.n_rows for part in parts])
 
     def latent_terms(h1: torch.Tensor, h2: torch.Tensor) -> torch.Tensor:
-        """cl2 + gamma R: the augmenters' views against each other and against the views that they are made of."""
+        """cl2 + gamma R: the augmenters' views against each other and against the views that they
+        are made of.
+        """
         z1, z2 = augmenters[0](h1), augmenters[1](h2)
         pairs = [(z1, z2), (h1, z2), (h2, z1)]
         return sum(latent(a, b) + 0.1 * margin(a, b) for a, b in pairs)
 
-    def encoder_loss(batch: SequenceBatch, views: tuple[Ragged, Ragged]) -> tuple[torch.Tensor, torch.Tensor]:
+    def encoder_loss(
+        batch: SequenceBatch, views: tuple[Ragged, Ragged]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         last, h1, h2 = encode(batch.sequences, *views)
         rec = next_item(last, batch.targets, model.items.weight)
         return rec + 0.03 * contrast(h1, h2) + 0.05 * latent_terms(h1, h2), rec

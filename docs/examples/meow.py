@@ -1,4 +1,5 @@
-"""MEOW (SDM 2023) on one screen, from the library's parts and a plain torch loop, on a graph with planted classes.
+"""MEOW (SDM 2023) on one screen, from the library's parts and a plain torch loop, on a graph with
+planted classes.
 
 python docs/examples/meow.py
 """
@@ -24,7 +25,9 @@ PATHS = ("paper-author-paper", "paper-subject-paper")
 
 
 def planted_graph(generator: torch.Generator) -> tuple[HeteroGraph, Tensor]:
-    """Papers of three classes; four in five of their authors, subjects and words are those of their class."""
+    """Papers of three classes; four in five of their authors, subjects and words are those of their
+    class.
+    """
 
     def of_class(classes: Tensor, n: int, each: int) -> tuple[Tensor, Tensor]:
         rows = torch.arange(len(classes)).repeat_interleave(each)
@@ -33,10 +36,15 @@ def planted_graph(generator: torch.Generator) -> tuple[HeteroGraph, Tensor]:
         return rows, torch.where(torch.rand(rows.shape, generator=generator) < 0.8, own, other)
 
     classes = torch.arange(N) % CLASSES
-    edges = {("paper", "by", "author"): of_class(classes, 90, 3), ("paper", "on", "subject"): of_class(classes, 9, 1)}
+    edges = {
+        ("paper", "by", "author"): of_class(classes, 90, 3),
+        ("paper", "on", "subject"): of_class(classes, 9, 1),
+    }
     words = torch.zeros(N, 60).index_put_(of_class(classes, 60, 4), torch.ones(()))
     features = {"paper": words, "author": torch.eye(90), "subject": torch.eye(9)}
-    return HeteroGraph.from_edge_lists({"paper": N, "author": 90, "subject": 9}, edges, features=features), classes
+    return HeteroGraph.from_edge_lists(
+        {"paper": N, "author": 90, "subject": 9}, edges, features=features
+    ), classes
 
 
 class MEOW(nn.Module):
@@ -44,29 +52,54 @@ class MEOW(nn.Module):
 
     def __init__(self, graph: HeteroGraph, seed: int) -> None:
         super().__init__()
-        drawn, drop, mask = Generators(derive(seed, "graph views")), EdgeDrop(ratio=0.3), FeatureMask(ratio=0.3)
-        self.x = {name: F.normalize(graph.features(name), p=1, dim=1) for name in ("paper", "author", "subject")}
+        drawn, drop, mask = (
+            Generators(derive(seed, "graph views")),
+            EdgeDrop(ratio=0.3),
+            FeatureMask(ratio=0.3),
+        )
+        self.x = {
+            name: F.normalize(graph.features(name), p=1, dim=1)
+            for name in ("paper", "author", "subject")
+        }
         self.masked = mask(self.x["paper"], mask.stream(drawn, "paper"))
         paths = [MetaPath(path, top_k=20) for path in PATHS]
         adjacencies = [path.adjacency(graph) for path in paths]
-        kept = [drop(a, drop.stream(drawn, path.name)) for a, path in zip(adjacencies, paths, strict=True)]
-        self.adjacencies, self.twins = ([normalise(a, "meow") for a in each] for each in (adjacencies, kept))
-        self.contexts = [[(c.node_type, c.reached) for c in path.contexts(graph)] for path in paths]
-        self.layers = nn.ModuleDict({name: nn.Linear(x.shape[1], DIM) for name, x in self.x.items()})
-        self.of_contexts = nn.ModuleList(
-            nn.ModuleList(nn.Linear(DIM, DIM, bias=False) for _ in contexts) for contexts in self.contexts
+        kept = [
+            drop(a, drop.stream(drawn, path.name))
+            for a, path in zip(adjacencies, paths, strict=True)
+        ]
+        self.adjacencies, self.twins = (
+            [normalise(a, "meow") for a in each] for each in (adjacencies, kept)
         )
-        self.gcn, self.attention = GCN(DIM, DIM, DIM, DROPOUT), SemanticAttention(DIM, dropout=DROPOUT)
+        self.contexts = [[(c.node_type, c.reached) for c in path.contexts(graph)] for path in paths]
+        self.layers = nn.ModuleDict(
+            {name: nn.Linear(x.shape[1], DIM) for name, x in self.x.items()}
+        )
+        self.of_contexts = nn.ModuleList(
+            nn.ModuleList(nn.Linear(DIM, DIM, bias=False) for _ in contexts)
+            for contexts in self.contexts
+        )
+        self.gcn, self.attention = (
+            GCN(DIM, DIM, DIM, DROPOUT),
+            SemanticAttention(DIM, dropout=DROPOUT),
+        )
         self.project = nn.Linear(DIM, DIM)
 
     def views(self, draw: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """The coarse and the fine view of all papers, [N, DIM] each; the latter is the embedding."""
-        h = {name: F.elu(dropout(self.layers[name](x), DROPOUT, draw)) for name, x in self.x.items()}
+        """The coarse and the fine view of all papers, [N, DIM] each; the latter is the
+        embedding.
+        """
+        h = {
+            name: F.elu(dropout(self.layers[name](x), DROPOUT, draw)) for name, x in self.x.items()
+        }
         masked = F.elu(dropout(self.layers["paper"](self.masked), DROPOUT, draw))
         fine = []
         of_paths = zip(self.adjacencies, self.twins, self.contexts, self.of_contexts, strict=True)
         for adj, twin, contexts, layers in of_paths:
-            means = [spmm(reached, h[name]) / reached.degrees.clamp(min=1)[:, None] for name, reached in contexts]
+            means = [
+                spmm(reached, h[name]) / reached.degrees.clamp(min=1)[:, None]
+                for name, reached in contexts
+            ]
             summed = sum(layer(mean) for layer, mean in zip(layers, means, strict=True))
             context = dropout(summed, DROPOUT, draw)
             fine.append(F.normalize(self.gcn((adj,), F.elu(h["paper"] + context), draw), dim=1))
@@ -79,13 +112,17 @@ class MEOW(nn.Module):
 
 
 def main(epochs: int = 40, seed: int = 0) -> tuple[list[float], float]:
-    """Train without labels; gives the losses and the accuracy of the nearest class mean on half the papers."""
+    """Train without labels; gives the losses and the accuracy of the nearest class mean on half the
+    papers.
+    """
     generators = Generators(seed)
     graph, classes = planted_graph(generators.fresh("graph"))
     with seeded_init(seed):
         model = MEOW(graph, seed)
     prototypes, proto_term = Prototypes(n_clusters=(6, 12)), ContrastiveTerm(objective="info_nce")
-    info = ContrastiveTerm(temperature=TAU, weight="cluster", objective={"name": "info_nce", "count_positive": False})
+    info = ContrastiveTerm(
+        temperature=TAU, weight="cluster", objective={"name": "info_nce", "count_positive": False}
+    )
     optimiser, curve = torch.optim.Adam(model.parameters(), lr=5e-3, fused=True), []
     for epoch in range(epochs):
         coarse, fine = map(model.head, model.views(generators["dropout"]))

@@ -1,4 +1,5 @@
-"""MEOWRec on one screen: LightGCN and MEOW's meta-path views (SDM 2023) of users and items, contrasted.
+"""MEOWRec on one screen: LightGCN and MEOW's meta-path views (SDM 2023) of users and items,
+contrasted.
 
 python docs/examples/meowrec.py
 """
@@ -27,7 +28,9 @@ PATHS = {"user": "user-item-user", "item": "item-user-item"}
 
 
 class MEOWRec(nn.Module):
-    """Two views of each user and item: its own vector, and a fine one through its meta-path; LightGCN carries both."""
+    """Two views of each user and item: its own vector, and a fine one through its meta-path;
+    LightGCN carries both.
+    """
 
     has_vectors = True
 
@@ -38,7 +41,9 @@ class MEOWRec(nn.Module):
         with torch.no_grad():
             for rows in torch.split(self.table.weight, self.sizes):
                 nn.init.xavier_uniform_(rows)
-        known = torch.cat([train.items.lengths, train.item_counts()]) > 0  # others have no vector that was learned
+        known = (
+            torch.cat([train.items.lengths, train.item_counts()]) > 0
+        )  # others have no vector that was learned
         self.register_buffer("known", known[:, None].float())
         self.propagate, drop = LightGCN(*self.sizes, n_layers=3), EdgeDrop(ratio=0.3)
         self.propagate.connect(train.matrix())
@@ -77,23 +82,39 @@ def main(epochs: int = 20, seed: int = 0) -> tuple[list[float], float]:
         model = MEOWRec(graph, split.train, masks=Generators(derive(seed, "graph views")))
     prototypes = Prototypes(n_clusters=(20, 60), iterations=10, restarts=1)
     proto = ContrastiveTerm(objective="info_nce")
-    info = ContrastiveTerm(temperature=TAU, weight="cluster", objective={"name": "info_nce", "count_positive": False})
+    info = ContrastiveTerm(
+        temperature=TAU, weight="cluster", objective={"name": "info_nce", "count_positive": False}
+    )
     batches = PairBatches(split.train, 4096, generators, n_negatives=1)
     optimiser, curve = torch.optim.Adam(model.parameters(), lr=1e-2, fused=True), []
     for epoch in range(epochs):
         losses = []
         for batch in batches.epoch(epoch):
             own, fine = model.views(generators)
-            places = batch.users, batch.items + model.sizes[0], batch.negatives[:, 0] + model.sizes[0]
+            places = (
+                batch.users,
+                batch.items + model.sizes[0],
+                batch.negatives[:, 0] + model.sizes[0],
+            )
             users, items, others = ((own + fine).index_select(0, rows) for rows in places)
-            margins, keep_mask = (users * others).sum(1) - (users * items).sum(1), batch.negative_mask()[:, 0]
+            margins, keep_mask = (
+                (users * others).sum(1) - (users * items).sum(1),
+                batch.negative_mask()[:, 0],
+            )
             loss = (F.softplus(margins) * keep_mask).mean()
             loss = loss + L2 * sum(model.table(rows).square().sum(1).mean() / 2 for rows in places)
-            for nodes in (torch.unique(batch.users), torch.unique(batch.items) + model.sizes[0]):  # of each side
+            for nodes in (
+                torch.unique(batch.users),
+                torch.unique(batch.items) + model.sizes[0],
+            ):  # of each side
                 a, b = (F.normalize(view[nodes], dim=1) for view in (own, fine))
                 clusters = prototypes(b)
-                info.weight.prepare(lambda found=clusters: torch.stack([one.assignments for one in found]))
-                loss = loss + INFO * (info(a, b) + PROTO * proto_nce(proto, a, prototypes_of(clusters, b, TAU)))
+                info.weight.prepare(
+                    lambda found=clusters: torch.stack([one.assignments for one in found])
+                )
+                loss = loss + INFO * (
+                    info(a, b) + PROTO * proto_nce(proto, a, prototypes_of(clusters, b, TAU))
+                )
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

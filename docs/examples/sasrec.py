@@ -1,4 +1,5 @@
-"""SASRec (Kang and McAuley, ICDM 2018) on one screen, from the library's parts and a plain torch loop.
+"""SASRec (Kang and McAuley, ICDM 2018) on one screen, from the library's parts and a plain torch
+loop.
 
 python docs/examples/sasrec.py
 """
@@ -18,13 +19,17 @@ DIM, MAX_LEN = 32, 12
 
 
 class SASRec(nn.Module):
-    """A causal transformer over item vectors; the scores of items are inner products with its last state."""
+    """A causal transformer over item vectors; the scores of items are inner products with its last
+    state.
+    """
 
     has_vectors = True
 
     def __init__(self, n_items: int) -> None:
         super().__init__()
-        self.items = nn.Embedding(n_items + 1, DIM)  # token 0 is a masked item, token i + 1 is item i
+        self.items = nn.Embedding(
+            n_items + 1, DIM
+        )  # token 0 is a masked item, token i + 1 is item i
         nn.init.normal_(self.items.weight, std=0.02)
         self.encoder = Transformer(DIM, MAX_LEN, dropout=0.1, inner_dim=64, attention_dropout=0.1)
 
@@ -42,13 +47,17 @@ def main(epochs: int = 15, seed: int = 0) -> tuple[list[float], float]:
     with seeded_init(seed):
         model = SASRec(split.n_items)
     # every sequence with all its targets, the next item at each place
-    batches = SequenceBatches(split.train, "causal", batch_size=128, max_len=MAX_LEN, generators=generators)
+    batches = SequenceBatches(
+        split.train, "causal", batch_size=128, max_len=MAX_LEN, generators=generators
+    )
     optimiser, next_item = torch.optim.Adam(model.parameters(), lr=3e-3, fused=True), FullSoftmax()
     curve = []
     for epoch in range(epochs):
         losses = []
         for batch in batches.epoch(epoch):
-            states = model.encoder(batch.sequences, model.items.weight, generators["dropout"], last_only=False)
+            states = model.encoder(
+                batch.sequences, model.items.weight, generators["dropout"], last_only=False
+            )
             loss = next_item(states, batch.targets, model.items.weight)
             optimiser.zero_grad()
             loss.backward()

@@ -1,4 +1,5 @@
-"""Two stages on one screen: candidates of three models, ranked by trees that learn which of them were chosen next.
+"""Two stages on one screen: candidates of three models, ranked by trees that learn which of them
+were chosen next.
 
 python docs/examples/two_stage.py
 """
@@ -13,7 +14,15 @@ from recgraph.data.batches import Query
 from recgraph.data.part import Part
 from recgraph.evaluate.ranking import Scorer
 from recgraph.models.base import Model, Space
-from recgraph.models.two_stage import BoostedTrees, Features, Found, above_the_rest, best_of, last_held_out, union
+from recgraph.models.two_stage import (
+    BoostedTrees,
+    Features,
+    Found,
+    above_the_rest,
+    best_of,
+    last_held_out,
+    union,
+)
 
 CANDIDATES = 30
 
@@ -26,12 +35,15 @@ def fitted(train: Part) -> list[Model]:
 
 
 class TwoStage(Scorer):
-    """Ranks the candidates of all models by a second model, and all other items below them as the first model does."""
+    """Ranks the candidates of all models by a second model, and all other items below them as the
+    first model does.
+    """
 
     reads_times = True  # when histories happened says how old they are
 
     def __init__(self, train: Part) -> None:
-        # the last item of each user is held out of what the models are fitted to that give the examples
+        # the last item of each user is held out of what the models are fitted to that give the
+        # examples
         inner, cases = last_held_out(train)
         self.models, self.features = fitted(inner), Features(train.n_items).fit(inner)
         query = Query(cases.users, cases.history, cases.times)
@@ -42,7 +54,9 @@ class TwoStage(Scorer):
         teaches = torch.bincount(rows[chosen], minlength=len(cases))[rows] > 0
         groups = torch.bincount(rows[teaches])
         self.ranker = BoostedTrees()
-        self.ranker.fit(self.columns(found, query)[teaches], chosen[teaches].float(), groups[groups > 0])
+        self.ranker.fit(
+            self.columns(found, query)[teaches], chosen[teaches].float(), groups[groups > 0]
+        )
         # what ranks knows all of the training part
         self.models, self.features = fitted(train), Features(train.n_items).fit(train)
 
@@ -50,11 +64,16 @@ class TwoStage(Scorer):
         """The best items of each model for each user, and the scores of the first model."""
         scores = [model.score(query) for model in self.models]
         able = [model.can_rank(query) for model in self.models]
-        found = [best_of(one, query, CANDIDATES, can, repeats=False) for one, can in zip(scores, able, strict=True)]
+        found = [
+            best_of(one, query, CANDIDATES, can, repeats=False)
+            for one, can in zip(scores, able, strict=True)
+        ]
         return union(found), scores[0]
 
     def columns(self, found: Found, query: Query) -> Tensor:
-        """What the second stage reads: scores and ranks, how popular the item is, how long the history, and ages."""
+        """What the second stage reads: scores and ranks, how popular the item is, how long the
+        history, and ages.
+        """
         return torch.cat([found.scores, found.ranks, self.features(found.keys, query)], 1)
 
     def score(self, query: Query) -> Tensor:

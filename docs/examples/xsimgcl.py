@@ -19,7 +19,9 @@ DIM, L2, NOISE, WEIGHT, TAU = 32, 1e-4, 0.2, 0.02, 0.15
 
 
 class XSimGCL(nn.Module):
-    """LightGCN without its input, whose layers get noise in training; there its first layer is contrasted with it."""
+    """LightGCN without its input, whose layers get noise in training; there its first layer is
+    contrasted with it.
+    """
 
     has_vectors = True
 
@@ -33,12 +35,16 @@ class XSimGCL(nn.Module):
         self.encoder = LightGCN(n_users, n_items, n_layers=3)
 
     def layers(self, generator: torch.Generator | None = None) -> list[Tensor]:
-        """The vectors after each layer, with noise of one length in the orthant of the vector where it is drawn."""
+        """The vectors after each layer, with noise of one length in the orthant of the vector where
+        it is drawn.
+        """
 
         def perturb(x: Tensor) -> None:
             x += F.normalize(torch.rand(x.shape, generator=generator), dim=1) * x.sign() * NOISE
 
-        return self.encoder.layers(self.table.weight, perturb=None if generator is None else perturb)[1:]
+        return self.encoder.layers(
+            self.table.weight, perturb=None if generator is None else perturb
+        )[1:]
 
     def encode_users(self, query: Query) -> Tensor:
         return torch.stack(self.layers()).mean(0)[query.users]
@@ -67,11 +73,15 @@ def main(epochs: int = 20, seed: int = 0) -> tuple[list[float], float]:
             users, items, others = (nodes.index_select(0, rows) for rows in places)
             keep_mask = batch.negative_mask()[:, 0]
             bpr = (F.softplus((users * others).sum(1) - (users * items).sum(1)) * keep_mask).mean()
-            own = [model.table.weight.index_select(0, rows) for rows in places]  # before propagation
+            own = [
+                model.table.weight.index_select(0, rows) for rows in places
+            ]  # before propagation
             l2 = sum(rows.square().sum(1).mean() / 2 for rows in own)
             # each user of the batch against the others, each item against the others
             kinds = [torch.unique(rows) for rows in places[:2]]
-            loss = bpr + L2 * l2 + WEIGHT * sum(contrast(nodes[rows], first[rows]) for rows in kinds)
+            loss = (
+                bpr + L2 * l2 + WEIGHT * sum(contrast(nodes[rows], first[rows]) for rows in kinds)
+            )
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

@@ -1,1 +1,3 @@
-"""Speed and memory of recgraph against its peers: ``python -m experiments.bench`` (see docs/benchmarks.md)."""
+"""Speed and memory of recgraph against its peers: ``python -m experiments.bench`` (see
+docs/benchmarks.md).
+"""

@@ -1,9 +1,10 @@
 """What reads cost on this machine, by the size of the table that is read.
 
-The other stages do some work for each row or item, and much of it looks something up in a table that grows with the
-log. How much slower a look-up becomes once the table has left a cache says how much of their growth is the machine's.
-Products of sparse matrices read rows of vectors: at random, as neighbours lie, and in order, which is the best that an
-order of the nodes can give them where each row is read anew.
+The other stages do some work for each row or item, and much of it looks something up in a table
+that grows with the log. How much slower a look-up becomes once the table has left a cache says how
+much of their growth is the machine's. Products of sparse matrices read rows of vectors: at random,
+as neighbours lie, and in order, which is the best that an order of the nodes can give them where
+each row is read anew.
 """
 
 from __future__ import annotations
@@ -52,8 +53,12 @@ def _rows(size: int, in_order: bool) -> Any:
     """A matrix with four million entries, and the vectors that it is multiplied with."""
     n = size // (4 * WIDTH)
     generator = torch.Generator().manual_seed(0)
-    columns = torch.arange(READS) % n if in_order else torch.randint(n, (READS,), generator=generator)
-    adj = Csr(torch.arange(0, READS + 1, ENTRIES), columns, torch.ones(READS), (READS // ENTRIES, n))
+    columns = (
+        torch.arange(READS) % n if in_order else torch.randint(n, (READS,), generator=generator)
+    )
+    adj = Csr(
+        torch.arange(0, READS + 1, ENTRIES), columns, torch.ones(READS), (READS // ENTRIES, n)
+    )
     return adj, torch.ones(n, WIDTH)
 
 

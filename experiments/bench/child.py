@@ -1,14 +1,16 @@
-"""The measured process: loads one workload, warms it up, and measures a repetition whenever it is told to.
+"""The measured process: loads one workload, warms it up, and measures a repetition whenever it is
+told to.
 
 Run by path with the interpreter of any environment, so it uses the standard library alone:
 
     python child.py WORKLOAD.py:NAME '{"steps": 10, "warmup": 2, ...}'
 
-A workload is a function of a file, ``NAME(options) -> run`` (``prepare`` where no name is given); ``run(steps)`` does
-that many steps and returns what it got through as ``{unit: count}``. Dialogue, a line each way: the child says
-``{"ready": ...}``, then answers each ``go`` with ``{"counts": ..., "cpu_s": ..., "wall_s": ..., "peak_mb": ...}`` until
-its input ends. ``ready`` comes with the versions and with the resident size of what is prepared. What the workload
-itself prints goes to standard error.
+A workload is a function of a file, ``NAME(options) -> run`` (``prepare`` where no name is given);
+``run(steps)`` does that many steps and returns what it got through as ``{unit: count}``. Dialogue,
+a line each way: the child says ``{"ready": ...}``, then answers each ``go`` with ``{"counts": ...,
+"cpu_s": ..., "wall_s": ..., "peak_mb": ...}`` until its input ends. ``ready`` comes with the
+versions and with the resident size of what is prepared. What the workload itself prints goes to
+standard error.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ REPORTED = ("torch", "numpy", "torch-geometric", "recbole", "replay-rec", "recto
 
 
 def private_output() -> TextIO:
-    """Standard output as it was; from now on whatever the libraries print goes to standard error."""
+    """Standard output as it was; from now on whatever the libraries print goes to standard
+    error.
+    """
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     return answers
@@ -90,7 +94,9 @@ def finish() -> None:
 
 
 def repetition(run: Run, steps: int) -> dict[str, Any]:
-    """Run ``steps`` steps and measure process CPU time (all threads) and wall time around them alone."""
+    """Run ``steps`` steps and measure process CPU time (all threads) and wall time around them
+    alone.
+    """
     wall, cpu = time.perf_counter(), time.process_time()
     counts = run(steps)
     finish()

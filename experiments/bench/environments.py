@@ -1,4 +1,6 @@
-"""An environment of its own for every peer: ``.bench-venv/<name>``, made with pip when it is first needed."""
+"""An environment of its own for every peer: ``.bench-venv/<name>``, made with pip when it is first
+needed.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ class Peer:
 
     Attributes:
         requirements: of pip.
-        newest_python: (major, minor) of the newest interpreter for which those versions have wheels.
+        newest_python: (major, minor) of the newest interpreter for which those versions have
+            wheels.
     """
 
     requirements: tuple[str, ...]
@@ -30,7 +33,8 @@ class Peer:
 
 PEERS = {
     "recbole": Peer(
-        ("recbole==1.2.1", "torch>=2.13", "setuptools<81", "numpy<2", "pandas<3", "scipy<1.13"), newest_python=(3, 12)
+        ("recbole==1.2.1", "torch>=2.13", "setuptools<81", "numpy<2", "pandas<3", "scipy<1.13"),
+        newest_python=(3, 12),
     ),
     "replay": Peer(("replay-rec[torch]==0.22.0", "torch>=2.13")),
     "rectools": Peer(("rectools[torch]==0.19.0", "torch>=2.13")),
@@ -44,7 +48,8 @@ class EnvironmentMissing(RuntimeError):
 
 
 def python_of(name: str, install: bool = True) -> Path:
-    """The interpreter of a peer's environment, which is made if it is not there or holds something else.
+    """The interpreter of a peer's environment, which is made if it is not there or holds something
+    else.
 
     Args:
         name: a key of ``PEERS``.
@@ -62,7 +67,14 @@ def python_of(name: str, install: bool = True) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     print(f"installing {name} into {folder.relative_to(ROOT)} ...", file=sys.stderr, flush=True)
     _run([_interpreter(peer), "-m", "venv", str(folder)], name)
-    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip = [
+        str(folder / "bin" / "python"),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+    ]
     _run([*pip, *peer.requirements], name)
     stamp.write_text(wanted)
     return folder / "bin" / "python"
@@ -75,7 +87,9 @@ def _interpreter(peer: Peer) -> str:
         found = shutil.which(f"python3.{minor}")
         if found:
             return found
-    raise EnvironmentMissing(f"needs Python {'.'.join(map(str, peer.newest_python))} or older, which is not here")
+    raise EnvironmentMissing(
+        f"needs Python {'.'.join(map(str, peer.newest_python))} or older, which is not here"
+    )
 
 
 def _run(command: list[str], name: str) -> None:

@@ -1,7 +1,9 @@
-"""Stages of the graph line for :mod:`experiments.bench.growth`: work that was quadratic in nodes or in a hub's size.
+"""Stages of the graph line for :mod:`experiments.bench.growth`: work that was quadratic in nodes or
+in a hub's size.
 
-Graphs are generated: each author has written three papers on average, each paper is at one of 20 venues, so that a
-venue is a hub that joins N / 20 papers; ``pathsim`` has one item that all users share.
+Graphs are generated: each author has written three papers on average, each paper is at one of 20
+venues, so that a venue is a hub that joins N / 20 papers; ``pathsim`` has one item that all users
+share.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from recgraph.rng import Generators
 _OVER_VENUES = ("author-paper-venue-paper-author",)
 _TOGETHER = ("author-paper-author",)
 _SMALL: dict[str, Any] = {"hidden_dim": 32, "raw_features": ["author", "paper", "venue"]}
-#: sizes of what touches every node once or twice, and of what contrasts every node with drawn candidates
+#: sizes of what touches every node once or twice, and of what contrasts every node with drawn
+#: candidates
 _SIZES, _CONTRASTED = (16_000, 64_000, 256_000), (8_000, 32_000, 128_000)
 
 
@@ -31,7 +34,10 @@ def venues(n: int) -> HeteroGraph:
     """n authors and n papers."""
     draw = torch.Generator().manual_seed(0)
     pairs = {
-        ("author", "writes", "paper"): (torch.arange(3 * n) % n, torch.randint(n, (3 * n,), generator=draw)),
+        ("author", "writes", "paper"): (
+            torch.arange(3 * n) % n,
+            torch.randint(n, (3 * n,), generator=draw),
+        ),
         ("paper", "at", "venue"): (torch.arange(n), torch.randint(20, (n,), generator=draw)),
     }
     counts = {"author": n, "paper": n, "venue": 20}
@@ -43,8 +49,12 @@ def shared_item(n: int) -> HeteroGraph:
     """n users of one item, and three others each of n."""
     draw = torch.Generator().manual_seed(0)
     users = torch.cat([torch.arange(n), torch.arange(3 * n) % n])
-    items = torch.cat([torch.zeros(n, dtype=torch.int64), torch.randint(1, n, (3 * n,), generator=draw)])
-    return HeteroGraph.from_edge_lists({"user": n, "item": n}, {("user", "has", "item"): (users, items)})
+    items = torch.cat(
+        [torch.zeros(n, dtype=torch.int64), torch.randint(1, n, (3 * n,), generator=draw)]
+    )
+    return HeteroGraph.from_edge_lists(
+        {"user": n, "item": n}, {("user", "has", "item"): (users, items)}
+    )
 
 
 _DRAWN = {"objective": {"n_candidates": 512}}
@@ -75,7 +85,13 @@ class Trained:
 
 def by_batches(n: int) -> Trained:
     return Trained.of(
-        MEOW(metapaths=_OVER_VENUES, mini_batch=True, prototypes={"n_clusters": (20,), "restarts": 1}, **_SMALL), n
+        MEOW(
+            metapaths=_OVER_VENUES,
+            mini_batch=True,
+            prototypes={"n_clusters": (20,), "restarts": 1},
+            **_SMALL,
+        ),
+        n,
     )
 
 

@@ -1,4 +1,6 @@
-"""The benchmarks of the graph line: epochs and preparation beside dense ones, products, and rates of the device."""
+"""The benchmarks of the graph line: epochs and preparation beside dense ones, products, and rates
+of the device.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,13 @@ _GOALS = {
 def graph_suite(folder: Path, device: str = "cpu") -> Iterator[Bench]:
     """The benchmarks, on HeCo's files in ``folder`` (``acm``, ``imdb``) and on what is drawn."""
     for (model, dataset), goal in _GOALS.items():
-        options = {"data": str(folder / dataset), "model": model, "device": device, "steps": 3, "warmup": 2}
+        options = {
+            "data": str(folder / dataset),
+            "model": model,
+            "device": device,
+            "steps": 3,
+            "warmup": 2,
+        }
         published = _PUBLISHED.get((model, dataset))
         yield Bench(
             f"{model.lower()}-{dataset}",
@@ -49,25 +57,42 @@ def graph_suite(folder: Path, device: str = "cpu") -> Iterator[Bench]:
         yield Bench(
             f"pathsim-{dataset}",
             "preparations",
-            Side("recgraph meta-paths, PathSim top-k, normalised", "ours/graphs.py:pathsim", options),
+            Side(
+                "recgraph meta-paths, PathSim top-k, normalised", "ours/graphs.py:pathsim", options
+            ),
             Side("dense PathSim in numpy", "plain/dense.py:dense_pathsim", options),
             Goal(least=1, peak_mb=700),
-            Reference("published preprocessing", *((1 / 10.4,) * 2 if dataset == "acm" else (1 / 18.9,) * 2)),
+            Reference(
+                "published preprocessing",
+                *((1 / 10.4,) * 2 if dataset == "acm" else (1 / 18.9,) * 2),
+            ),
         )
     yield from _kernels(device)
 
 
 def _kernels(device: str) -> Iterator[Bench]:
-    product: dict[str, Any] = {**MATRIX, "device": device, "backward": True, "steps": 5, "warmup": 2}
+    product: dict[str, Any] = {
+        **MATRIX,
+        "device": device,
+        "backward": True,
+        "steps": 5,
+        "warmup": 2,
+    }
 
     def backend(name: str) -> Side:
-        return Side(f"recgraph spmm, backend {name}", "ours/graphs.py:spmm", {**product, "backend": name})
+        return Side(
+            f"recgraph spmm, backend {name}", "ours/graphs.py:spmm", {**product, "backend": name}
+        )
 
     yield Bench(
         "spmm",
         "products",
         backend("auto"),
-        Side("torch.sparse CSR and its autograd", "plain/device.py:torch_spmm", {**product, "steps": 2}),
+        Side(
+            "torch.sparse CSR and its autograd",
+            "plain/device.py:torch_spmm",
+            {**product, "steps": 2},
+        ),
         others=(backend("pyg"), backend("dgl")),
     )
     forward = {**product, "backward": False, "backend": "auto", "steps": 20}
@@ -92,7 +117,9 @@ def _kernels(device: str) -> Iterator[Bench]:
 
 
 def _contrast_parts(device: str) -> Bench:
-    """Plain InfoNCE in blocks beside all pairs at once, and beside it every part that a term can have."""
+    """Plain InfoNCE in blocks beside all pairs at once, and beside it every part that a term can
+    have.
+    """
     rows: dict[str, Any] = {"n_rows": 4096, "width": 64, "device": device, "steps": 1, "warmup": 1}
 
     def side(name: str, term: dict[str, Any] | None) -> Side:
@@ -100,9 +127,15 @@ def _contrast_parts(device: str) -> Bench:
 
     kinds = ("objective", "weight", "transform")
     parts = [
-        side(f"{kind} {name}", {kind: name}) for kind in kinds for name in members(kind).values() if name != "info_nce"
+        side(f"{kind} {name}", {kind: name})
+        for kind in kinds
+        for name in members(kind).values()
+        if name != "info_nce"
     ]
-    parts += [side(f"regulariser {name}", {"regularisers": [name]}) for name in members("regulariser").values()]
+    parts += [
+        side(f"regulariser {name}", {"regularisers": [name]})
+        for name in members("regulariser").values()
+    ]
     parts.append(side("queue of 4,096 rows", {"queue_size": 4096}))
     return Bench(
         "contrast-parts",

@@ -1,14 +1,16 @@
-"""How each stage grows with the size of its data: ``python -m experiments.bench.growth [STAGE ...] [--out FILE]``.
+"""How each stage grows with the size of its data: ``python -m experiments.bench.growth [STAGE ...]
+[--out FILE]``.
 
-A module ``experiments/bench/*_growth.py`` gives ``stages() -> list[Stage]``; all such modules are found by their names.
-Each size of a stage runs in a process of its own, on one thread: process CPU time, wall time, and the peak of the
-resident memory above what the process held when the run began. The exponent of a stage is the slope of a line fitted
-by least squares to the logarithms of size and CPU time; that of n log n, on the sizes that are measured here, is 1.05
-to 1.1, so that 1.1 is the most that a stage may show. Prints a JSON object a line, then a table; with ``--out`` the
-lines replace those of the same stages and sizes in a file, which keeps all others.
+A module ``experiments/bench/*_growth.py`` gives ``stages() -> list[Stage]``; all such modules are
+found by their names. Each size of a stage runs in a process of its own, on one thread: process CPU
+time, wall time, and the peak of the resident memory above what the process held when the run began.
+The exponent of a stage is the slope of a line fitted by least squares to the logarithms of size and
+CPU time; that of n log n, on the sizes that are measured here, is 1.05 to 1.1, so that 1.1 is the
+most that a stage may show. Prints a JSON object a line, then a table; with ``--out`` the lines
+replace those of the same stages and sizes in a file, which keeps all others.
 
-    def stages() -> list[Stage]:
-        return [Stage("split", (10_000, 100_000, 1_000_000), "interactions", run=split, prepare=generated_log)]
+    def stages() -> list[Stage]: return [Stage("split", (10_000, 100_000, 1_000_000),
+        "interactions", run=split, prepare=generated_log)]
 """
 
 from __future__ import annotations
@@ -32,9 +34,11 @@ from experiments.bench.harness import HERE, Child, Sample, Side, child_environme
 MOST = 1.1
 #: how long a process may take for one measurement
 PATIENCE_S = 4 * 3600.0
-#: short runs are repeated, and the fastest counts: at most so many times, while they took less than so long together
+#: short runs are repeated, and the fastest counts: at most so many times, while they took less than
+#: so long together
 _REPEATS, _ENOUGH_S = 5, 4.0
-#: one that took less is repeated once at least, as short ones are: its memory is then as warm as theirs
+#: one that took less is repeated once at least, as short ones are: its memory is then as warm as
+#: theirs
 _AGAIN_S = 60.0
 #: below this a peak is noise of the allocator
 LEAST_MB = 8.0
@@ -52,15 +56,16 @@ class Stage:
         name: as shown, and chosen by on the command line; unique.
         sizes: in ``unit``; at least three, over a factor of ten or more.
         unit: what is counted, such as ``"interactions"``, ``"edges"``, ``"items"``.
-        run: the work; receives what ``prepare`` returned for a size. It may be called several times in one process,
-            on the same prepared value. A float that it returns is the share (0 to 1) of the work of this size that it
-            did: time is divided by it, and the line carries it.
-        prepare: makes the input of a size in the same process, neither timed nor part of the peak: data, modules to
-            import, compiled parts. Without it ``run`` receives the size.
+        run: the work; receives what ``prepare`` returned for a size. It may be called several times
+            in one process, on the same prepared value. A float that it returns is the share (0 to
+            1) of the work of this size that it did: time is divided by it, and the line carries it.
+        prepare: makes the input of a size in the same process, neither timed nor part of the peak:
+            data, modules to import, compiled parts. Without it ``run`` receives the size.
         most: the largest exponent of CPU time that is allowed.
         counted: what ``count`` counts, such as ``"distances"``.
-        count: the operations of a run, or the bytes that it must read: what any machine does, whatever its caches. It
-            receives what ``run`` does, and is called once, after the first run.
+        count: the operations of a run, or the bytes that it must read: what any machine does,
+            whatever its caches. It receives what ``run`` does, and is called once, after the first
+            run.
     """
 
     name: str
@@ -87,14 +92,17 @@ def measure(module: str, stage: Stage, size: int, threads: int = 1) -> dict[str,
     """One size of a stage in a process of its own.
 
     Raises:
-        MeasurementError: the process failed; the message ends with the last line of its standard error.
+        MeasurementError: the process failed; the message ends with the last line of its standard
+            error.
     """
     options = {"module": module, "stage": stage.name, "size": size, "steps": 1, "warmup": 0}
     side = Side(stage.name, "ours/growth_stage.py", options)
     environment = {**child_environment(os.environ, threads), "POLARS_MAX_THREADS": str(threads)}
     with contextlib.closing(Child(Path(sys.executable), side, environment, PATIENCE_S)) as child:
         samples = [child.measure()]
-        while len(samples) < _REPEATS and sum(sample.cpu_s for sample in samples) < _enough_s(len(samples)):
+        while len(samples) < _REPEATS and sum(sample.cpu_s for sample in samples) < _enough_s(
+            len(samples)
+        ):
             samples.append(child.measure())
         return {
             "bench": "growth",
@@ -116,7 +124,10 @@ def _enough_s(runs: int) -> float:
 def figures(samples: Sequence[Sample]) -> dict[str, float]:
     """Times of the fastest run and the memory of the first, which no run before it has prepared."""
     # the stage's own clock: the sample's has the collection of garbage before it too
-    fastest, first = min((sample.counts for sample in samples), key=lambda counts: counts["cpu_s"]), samples[0].counts
+    fastest, first = (
+        min((sample.counts for sample in samples), key=lambda counts: counts["cpu_s"]),
+        samples[0].counts,
+    )
     share = fastest["share"]
     baseline, peak = first["baseline_mb"], first["peak_mb"]
     return {
@@ -131,7 +142,9 @@ def figures(samples: Sequence[Sample]) -> dict[str, float]:
 
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
-    """The slope of the line fitted by least squares to the logarithms; nan for less than two sizes."""
+    """The slope of the line fitted by least squares to the logarithms; nan for less than two
+    sizes.
+    """
     if len(sizes) < 2:
         return math.nan
     x, y = [math.log(size) for size in sizes], [math.log(value) for value in values]
@@ -178,7 +191,9 @@ class Fit:
 
 
 def fits(lines: Iterable[dict[str, Any]]) -> list[Fit]:
-    """A fit for each stage, in the order of their first lines; lines of other benchmarks are left out."""
+    """A fit for each stage, in the order of their first lines; lines of other benchmarks are left
+    out.
+    """
     by_stage: dict[str, list[dict[str, Any]]] = {}
     for line in lines:
         if line["bench"] == "growth":
@@ -197,28 +212,37 @@ def table(found: Sequence[Fit]) -> str:
         sizes = f"{least['size']:,} to {largest['size']:,} {fit.unit}"
         part = " (from a part)" if "measured_share" in largest else ""
         time, last, count, memory = (
-            "" if math.isnan(value) else f"{value:.2f}" for value in (fit.time, fit.last, fit.count, fit.memory)
+            "" if math.isnan(value) else f"{value:.2f}"
+            for value in (fit.time, fit.last, fit.count, fit.memory)
         )
         counted = f"{count} ({largest['counted']})" if count else ""
         numbers = f"{time} | {last} | {counted} | {memory}"
-        rows.append(f"| {fit.stage} | {sizes} | {numbers} | {largest['cpu_s']:.3g}{part} | {largest['peak_mb']:,.0f} |")
+        rows.append(
+            f"| {fit.stage} | {sizes} | {numbers} | {largest['cpu_s']:.3g}{part} | {largest['peak_mb']:,.0f} |"
+        )
     return "\n".join(rows)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [
+        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
+    ]
 
 
 def merge(old: Iterable[dict[str, Any]], new: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The old lines, each replaced by the new one of the same key where there is one, then the other new lines."""
+    """The old lines, each replaced by the new one of the same key where there is one, then the
+    other new lines.
+    """
     waiting = {key(line): line for line in new}
     return [*(waiting.pop(key(line), line) for line in old), *waiting.values()]
 
 
 def key(line: dict[str, Any]) -> tuple[Any, ...]:
-    """What a line measured: a stage and a size, or a model and a number of target nodes (experiments.bench.scale)."""
+    """What a line measured: a stage and a size, or a model and a number of target nodes
+    (experiments.bench.scale).
+    """
     return tuple(line.get(name) for name in ("bench", "stage", "size", "model", "targets"))
 
 
@@ -232,8 +256,12 @@ def rounded(value: float) -> float:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m experiments.bench.growth", description=__doc__.splitlines()[0])
-    parser.add_argument("stages", nargs="*", metavar="STAGE", help="names, or beginnings of names; all if left out")
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.bench.growth", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        "stages", nargs="*", metavar="STAGE", help="names, or beginnings of names; all if left out"
+    )
     parser.add_argument("--sizes", type=int, nargs="+", help="instead of each stage's own")
     parser.add_argument("--largest", type=int, help="leave larger sizes out")
     parser.add_argument("--modules", nargs="+", help="instead of experiments/bench/*_growth.py")
@@ -241,7 +269,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="merge the JSON lines into this file")
     parser.add_argument("--list", action="store_true", help="print the names and run nothing")
     chosen = parser.parse_args(argv)
-    found = [(module, stage) for module in chosen.modules or modules() for stage in stages_of(module)]
+    found = [
+        (module, stage) for module in chosen.modules or modules() for stage in stages_of(module)
+    ]
     if chosen.stages:
         found = [pair for pair in found if pair[1].name.startswith(tuple(chosen.stages))]
     if not found:
@@ -249,7 +279,8 @@ def main(argv: list[str] | None = None) -> int:
     if chosen.list:
         print(
             "\n".join(
-                f"{stage.name}: {', '.join(f'{size:,}' for size in stage.sizes)} {stage.unit}" for _, stage in found
+                f"{stage.name}: {', '.join(f'{size:,}' for size in stage.sizes)} {stage.unit}"
+                for _, stage in found
             )
         )
         return 0

@@ -1,8 +1,9 @@
-"""Draw what ``make bench-scale`` measured, and write its tables into the page: ``-m experiments.bench.growth_plot``.
+"""Draw what ``make bench-scale`` measured, and write its tables into the page: ``-m
+experiments.bench.growth_plot``.
 
-A picture for each module of stages, ``docs/pictures/scale-<module>.svg``: the growth of time and of memory for a unit
-of data, against the size; what is linear is level, and n ** 1.1, the most that is allowed, is the grey line. The tables
-go between the markers of ``experiments/bench/growth.md``.
+A picture for each module of stages, ``docs/pictures/scale-<module>.svg``: the growth of time and of
+memory for a unit of data, against the size; what is linear is level, and n ** 1.1, the most that is
+allowed, is the grey line. The tables go between the markers of ``experiments/bench/growth.md``.
 """
 
 from __future__ import annotations
@@ -27,10 +28,14 @@ def of_modules(lines: Sequence[dict[str, Any]]) -> dict[str, list[growth.Fit]]:
     """Name of a module, without ``_growth`` -> the fits of its stages that were measured."""
     found = {fit.stage: fit for fit in growth.fits(lines)}
     names = {
-        module.rpartition(".")[2].removesuffix("_growth"): [stage.name for stage in growth.stages_of(module)]
+        module.rpartition(".")[2].removesuffix("_growth"): [
+            stage.name for stage in growth.stages_of(module)
+        ]
         for module in growth.modules()
     }
-    fitted = {name: [found[stage] for stage in stages if stage in found] for name, stages in names.items()}
+    fitted = {
+        name: [found[stage] for stage in stages if stage in found] for name, stages in names.items()
+    }
     return {name: fits for name, fits in fitted.items() if fits}
 
 
@@ -38,12 +43,16 @@ def picture(fits: Sequence[growth.Fit]) -> str:
     """The growth of time and of memory of some stages, as SVG."""
     time = _figure("CPU time of a unit", fits, lambda line: line["cpu_s"])
     memory = _figure(
-        "Peak memory of a unit", fits, lambda line: line["peak_mb"] if line["peak_mb"] >= growth.LEAST_MB else None
+        "Peak memory of a unit",
+        fits,
+        lambda line: line["peak_mb"] if line["peak_mb"] >= growth.LEAST_MB else None,
     )
     return drawing([figure for figure in (time, memory) if figure is not None])
 
 
-def _figure(title: str, fits: Sequence[growth.Fit], value: Callable[[dict[str, Any]], float | None]) -> Figure | None:
+def _figure(
+    title: str, fits: Sequence[growth.Fit], value: Callable[[dict[str, Any]], float | None]
+) -> Figure | None:
     curves = {fit.stage: _relative(fit, value) for fit in fits}
     curves = {name: points for name, points in curves.items() if len(points) > 1}
     if not curves:
@@ -54,7 +63,10 @@ def _figure(title: str, fits: Sequence[growth.Fit], value: Callable[[dict[str, A
     for number, (name, points) in enumerate(curves.items()):
         kind = f"s{number % _COLOURS + 1}"
         lines.append(Line(kind, points, name))
-        marks += [Mark(x, y, kind, f"{name}: {y:.2f} at {x:g} times the smallest size") for x, y in points[:-1]]
+        marks += [
+            Mark(x, y, kind, f"{name}: {y:.2f} at {x:g} times the smallest size")
+            for x, y in points[:-1]
+        ]
         marks.append(Mark(*points[-1], kind, f"{name}: {points[-1][1]:.2f}", name=name))
     heights = [y for points in (*curves.values(), most) for _, y in points]
     chart = Chart(
@@ -69,7 +81,9 @@ def _figure(title: str, fits: Sequence[growth.Fit], value: Callable[[dict[str, A
     return Figure(title, f"{chart}", note=f"grey: the growth of n ** {growth.MOST}")
 
 
-def _relative(fit: growth.Fit, value: Callable[[dict[str, Any]], float | None]) -> list[tuple[float, float]]:
+def _relative(
+    fit: growth.Fit, value: Callable[[dict[str, Any]], float | None]
+) -> list[tuple[float, float]]:
     """Size and value for a unit, both relative to the first size that has a value."""
     points = [(line["size"], found) for line in fit.lines if (found := value(line)) is not None]
     if not points:
@@ -80,7 +94,9 @@ def _relative(fit: growth.Fit, value: Callable[[dict[str, Any]], float | None]) 
 
 def sections(fitted: dict[str, list[growth.Fit]]) -> str:
     """The part of the page between its markers."""
-    return "\n\n".join(f"## Stages of {name}\n\n{growth.table(fits)}" for name, fits in fitted.items())
+    return "\n\n".join(
+        f"## Stages of {name}\n\n{growth.table(fits)}" for name, fits in fitted.items()
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,4 +1,6 @@
-"""Measure sides in processes of their own, repetition by repetition in turn, and make one result of it."""
+"""Measure sides in processes of their own, repetition by repetition in turn, and make one result of
+it.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,14 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 #: every library that keeps a thread pool reads one of these
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-#: old-kernel switches that some machines set for old libraries; they would slow one side and not the other
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+#: old-kernel switches that some machines set for old libraries; they would slow one side and not
+#: the other
 UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "PYTHONPATH")
 
 
@@ -34,7 +42,8 @@ class Side:
         name: as shown.
         workload: file and function, relative to this folder, as ``"ours/training.py:train"``.
         options: given to the workload; ``steps`` and ``warmup`` are read by the child.
-        environment: None for the interpreter that runs the benchmark, else a name in ``environments.PEERS``.
+        environment: None for the interpreter that runs the benchmark, else a name in
+            ``environments.PEERS``.
         root: the checkout whose library and workloads are run.
     """
 
@@ -64,7 +73,8 @@ class Measured:
     """All repetitions of one side, or why there are none.
 
     Attributes:
-        prepared_mb: the resident size of its process before the first step, None where that is not known.
+        prepared_mb: the resident size of its process before the first step, None where that is not
+            known.
     """
 
     name: str
@@ -98,18 +108,32 @@ class Child:
         MeasurementError: it failed; the message ends with the last line of its standard error.
     """
 
-    def __init__(self, python: Path, side: Side, environment: Mapping[str, str], timeout_s: float = 600.0) -> None:
+    def __init__(
+        self, python: Path, side: Side, environment: Mapping[str, str], timeout_s: float = 600.0
+    ) -> None:
         self._timeout_s, self._late = timeout_s, False
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115, close() closes it
         workload = side.root / HERE.relative_to(ROOT) / side.workload
-        command = [str(python), "-u", str(HERE / "child.py"), str(workload), json.dumps(dict(side.options))]
+        command = [
+            str(python),
+            "-u",
+            str(HERE / "child.py"),
+            str(workload),
+            json.dumps(dict(side.options)),
+        ]
         if side.environment is None:
             environment = {**environment, "PYTHONPATH": str(side.root)}
         pipe = subprocess.PIPE
         # some libraries leave logs where they run
         self._folder = tempfile.TemporaryDirectory(prefix="recgraph-bench-")
         self._process = subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=self._errors, text=True, env=environment, cwd=self._folder.name
+            command,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=self._errors,
+            text=True,
+            env=environment,
+            cwd=self._folder.name,
         )
         try:
             ready = self._answer()
@@ -171,7 +195,9 @@ class Child:
         self._folder.cleanup()
 
 
-def child_environment(inherited: Mapping[str, str], threads: int, hide_accelerator: bool = True) -> dict[str, str]:
+def child_environment(
+    inherited: Mapping[str, str], threads: int, hide_accelerator: bool = True
+) -> dict[str, str]:
     """The variables of a measured process: these threads, and no switches that favour a side."""
     kept = {name: value for name, value in inherited.items() if name not in UNSET}
     kept.update({name: str(threads) for name in THREAD_VARIABLES})
@@ -208,7 +234,9 @@ def measure_in_turn(
                 result.reason = python
                 continue
             with _reason_kept(result):
-                child = stack.enter_context(contextlib.closing(Child(python, side, environment, timeout_s)))
+                child = stack.enter_context(
+                    contextlib.closing(Child(python, side, environment, timeout_s))
+                )
                 result.versions, result.prepared_mb = child.versions, child.prepared_mb
                 children.append((result, child))
         for _ in range(repeats):
@@ -234,6 +262,10 @@ def machine() -> str:
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        named = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        named = [
+            line.split(":", 1)[1].strip()
+            for line in cpuinfo.read_text().splitlines()
+            if "model name" in line
+        ]
         model = named[0] if named else model
     return f"{model}, {os.cpu_count()} cores, {platform.system()}"

@@ -1,8 +1,10 @@
-"""Stages of a log, from its file to recommendations, on generated logs (experiments/bench/power_law.py).
+"""Stages of a log, from its file to recommendations, on generated logs
+(experiments/bench/power_law.py).
 
-Sizes are interactions; users, items and all else grow in proportion. The sizes of stages that depend on the catalogue
-alone are items. Trainings are measured on some of an epoch's steps; LightGCN, each step of which goes over the whole
-graph, takes a hundredth of the interactions as a batch, so that an epoch has as many steps at every size.
+Sizes are interactions; users, items and all else grow in proportion. The sizes of stages that
+depend on the catalogue alone are items. Trainings are measured on some of an epoch's steps;
+LightGCN, each step of which goes over the whole graph, takes a hundredth of the interactions as a
+batch, so that an epoch has as many steps at every size.
 """
 
 from __future__ import annotations
@@ -49,7 +51,13 @@ def stages() -> list[Stage]:
         logs("split", run=_split, prepare=_log),
         logs("split-files", run=_split_files, prepare=_split_of),
         logs("sasrec-epoch", run=_some_steps, prepare=_sasrec),
-        logs("lightgcn-epoch", run=_some_steps, prepare=_lightgcn, counted="bytes moved", count=_lightgcn_bytes),
+        logs(
+            "lightgcn-epoch",
+            run=_some_steps,
+            prepare=_lightgcn,
+            counted="bytes moved",
+            count=_lightgcn_bytes,
+        ),
         Stage("ranking-exact", ITEMS, "items", _rank, partial(_ranking, ann=False)),
         Stage("ann-build", INDEXED, "items", _build_ann, _item_model),
         Stage("ranking-ann", ITEMS, "items", _rank, partial(_ranking, ann=True)),
@@ -70,13 +78,17 @@ def _ingest(path: Path) -> Any:
 
 
 def _file_bytes(path: Path) -> float:
-    """The bytes of a file's columns, unpacked; dictionaries of ids save less of a log with more ids."""
+    """The bytes of a file's columns, unpacked; dictionaries of ids save less of a log with more
+    ids.
+    """
     if path.suffix != ".parquet":
         return path.stat().st_size
     import pyarrow.parquet
 
     footer = pyarrow.parquet.read_metadata(path)
-    return float(sum(footer.row_group(number).total_byte_size for number in range(footer.num_row_groups)))
+    return float(
+        sum(footer.row_group(number).total_byte_size for number in range(footer.num_row_groups))
+    )
 
 
 def _log(rows: int) -> Any:
@@ -88,7 +100,9 @@ def _k_core(log: Any) -> None:
 
 
 def _split(log: Any) -> None:
-    """What a training does before its first batch: split, hash, the handle without test rows, the training part."""
+    """What a training does before its first batch: split, hash, the handle without test rows, the
+    training part.
+    """
     # a copy has nothing kept from a run before
     sealed = dataclasses.replace(log).split("leave-one-out").sealed()
     assert sealed.train.n_interactions
@@ -126,7 +140,9 @@ class _Training:
     targets: int
 
 
-def _training(name: str, settings: dict[str, Any], part: Any, batch_size: int, steps: int, targets: int) -> _Training:
+def _training(
+    name: str, settings: dict[str, Any], part: Any, batch_size: int, steps: int, targets: int
+) -> _Training:
     from experiments.bench.ours.training import NextBatches
     from recgraph import registry
     from recgraph.models.base import Space
@@ -139,7 +155,13 @@ def _training(name: str, settings: dict[str, Any], part: Any, batch_size: int, s
     batches = NextBatches(model.batches(part, batch_size, generators), contrastive=False)
     sparse = bool(model.row_sparse_tables)
     config = TrainConfig.of(
-        {"batch_size": batch_size, "max_epochs": 1, "metric": "loss", "patience": None, "sparse_tables": sparse}
+        {
+            "batch_size": batch_size,
+            "max_epochs": 1,
+            "metric": "loss",
+            "patience": None,
+            "sparse_tables": sparse,
+        }
     )
     return _Training(model, batches, config, generators, steps, targets)
 
@@ -153,7 +175,9 @@ def _sasrec(rows: int) -> _Training:
 def _lightgcn(rows: int) -> _Training:
     part = _train_part(rows)
     batch_size = -(-part.n_interactions // LIGHTGCN_STEPS)
-    return _training("LightGCN", LIGHTGCN, part, batch_size, _LIGHTGCN_MEASURED, part.n_interactions)
+    return _training(
+        "LightGCN", LIGHTGCN, part, batch_size, _LIGHTGCN_MEASURED, part.n_interactions
+    )
 
 
 def _lightgcn_bytes(training: _Training) -> float:
@@ -178,7 +202,9 @@ def _item_model(n_items: int) -> Any:
     from recgraph import registry
     from recgraph.models.base import Space
 
-    return registry.load("model", "BPRMF")(hidden_dim=WIDTH).build(Space(n_users=_RANKED, n_items=n_items), seed=0)
+    return registry.load("model", "BPRMF")(hidden_dim=WIDTH).build(
+        Space(n_users=_RANKED, n_items=n_items), seed=0
+    )
 
 
 def _build_ann(model: Any) -> Any:
@@ -216,13 +242,17 @@ def _rank(ranking: Callable[[], None]) -> None:
 
 
 def _recommender(rows: int) -> Any:
-    """A recommender with an index over its items, and users at random, as the first ones of a log are its busiest."""
+    """A recommender with an index over its items, and users at random, as the first ones of a log
+    are its busiest.
+    """
     from recgraph import registry
     from recgraph.models.base import Space
     from recgraph.serve.recommender import Recommender
 
     log = _log(rows)
-    model = registry.load("model", "SASRec")(**SASREC).build(Space(n_users=log.n_users, n_items=log.n_items), seed=0)
+    model = registry.load("model", "SASRec")(**SASREC).build(
+        Space(n_users=log.n_users, n_items=log.n_items), seed=0
+    )
     chosen = np.random.default_rng(0).permutation(log.n_users)[: 2 * _RECOMMENDED]
     return Recommender.for_log(model.eval(), log).use_ann(), log.users.ids(chosen)
 

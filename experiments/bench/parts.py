@@ -1,8 +1,8 @@
 """Time and memory of every part of a contrast beside plain InfoNCE, each in a process of its own.
 
-``python -m experiments.bench.parts --out FILE`` makes the line ``contrast-parts`` of ``make bench``. Its processes are
-forks of one that has imported the library, since importing it for each of thirty parts takes longer than to measure
-them; so it is for the host alone, on one thread.
+``python -m experiments.bench.parts --out FILE`` makes the line ``contrast-parts`` of ``make
+bench``. Its processes are forks of one that has imported the library, since importing it for each
+of thirty parts takes longer than to measure them; so it is for the host alone, on one thread.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ def _measure(side: Side, repeats: int, answers: Connection) -> None:
     run: Run = load(str(HERE / side.workload))(dict(side.options))
     prepared_mb = resident_mb()
     run(int(side.options.get("warmup", 1)))
-    answers.send((prepared_mb, [repetition(run, int(side.options["steps"])) for _ in range(repeats)]))
+    answers.send(
+        (prepared_mb, [repetition(run, int(side.options["steps"])) for _ in range(repeats)])
+    )
 
 
 def measured(side: Side, repeats: int) -> Measured:
@@ -51,11 +53,15 @@ def measured(side: Side, repeats: int) -> Measured:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.bench.parts", description=__doc__)
-    parser.add_argument("--repeats", type=int, default=3, help="repetitions, of which the median is taken")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="repetitions, of which the median is taken"
+    )
     parser.add_argument("--out", type=Path, help="also write the JSON line to this file")
     chosen = parser.parse_args(argv)
     (bench,) = (one for one in graph_suite(Path()) if one.name == "contrast-parts")
-    ours, peer, *others = (measured(side, chosen.repeats) for side in (bench.ours, bench.peer, *bench.others))
+    ours, peer, *others = (
+        measured(side, chosen.repeats) for side in (bench.ours, bench.peer, *bench.others)
+    )
     sides: dict[str, Any] = {"ours": ours, "peer": peer, "others": others}
     line = report.line(bench=bench.name, unit=bench.unit, threads=1, machine=machine(), **sides)
     print(json.dumps(line))

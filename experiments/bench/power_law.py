@@ -1,9 +1,10 @@
 """Generated logs with power laws, of any size.
 
-A log of n interactions has n / 25 users and n / 100 items; its distributions do not change with n. The users' numbers
-of interactions have a Pareto tail (at least 5, at most 2,000), the items' probability falls as ``(rank + n_items /
-1000) ** -0.9``, six in ten interactions are with an item of the user's own community, one of 50, and the rows are in
-the order of time. Ids are integers, or those of users are texts. The same size and seed give the same rows.
+A log of n interactions has n / 25 users and n / 100 items; its distributions do not change with n.
+The users' numbers of interactions have a Pareto tail (at least 5, at most 2,000), the items'
+probability falls as ``(rank + n_items / 1000) ** -0.9``, six in ten interactions are with an item
+of the user's own community, one of 50, and the rows are in the order of time. Ids are integers, or
+those of users are texts. The same size and seed give the same rows.
 """
 
 from __future__ import annotations
@@ -54,7 +55,11 @@ def _activity(rows: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
     """[n_users]: the interactions of each user, ``rows`` together."""
     users = n_users(rows)
     weight = np.minimum(rng.pareto(_TAIL, users), 100.0)
-    counts = (_LEAST + weight * ((rows - _LEAST * users) / weight.sum())).astype(np.int64).clip(max=_MOST)
+    counts = (
+        (_LEAST + weight * ((rows - _LEAST * users) / weight.sum()))
+        .astype(np.int64)
+        .clip(max=_MOST)
+    )
     missing = rows - int(counts.sum())
     counts += missing // users
     counts[: missing % users] += 1
@@ -65,23 +70,33 @@ def _ranks(
     users: npt.NDArray[np.int32], cumulative: npt.NDArray[np.float64], rng: np.random.Generator
 ) -> npt.NDArray[np.int64]:
     """The popularity ranks of the items that users choose."""
-    ranks = np.searchsorted(cumulative, rng.random(len(users), dtype=np.float32)).clip(max=len(cumulative) - 1)
+    ranks = np.searchsorted(cumulative, rng.random(len(users), dtype=np.float32)).clip(
+        max=len(cumulative) - 1
+    )
     within = rng.random(len(users), dtype=np.float32) < _WITHIN
     own = ranks - ranks % _COMMUNITIES + users % _COMMUNITIES
     return np.where(within & (own < len(cumulative)), own, ranks)
 
 
 def write(rows: int, path: Path, seed: int = 0, texts: bool = False) -> None:
-    """Write a log as Parquet, or as CSV where the name ends so; ``texts``: users are named and not numbered."""
+    """Write a log as Parquet, or as CSV where the name ends so; ``texts``: users are named and not
+    numbered.
+    """
     lazy = generate(rows, seed).lazy()
     if texts:
-        lazy = lazy.with_columns(pl.format("user-{}", pl.col("user").cast(pl.String).str.zfill(8)).alias("user"))
+        lazy = lazy.with_columns(
+            pl.format("user-{}", pl.col("user").cast(pl.String).str.zfill(8)).alias("user")
+        )
     (lazy.sink_csv if path.suffix == ".csv" else lazy.sink_parquet)(path)
 
 
 def kept(rows: int, suffix: str = ".parquet", seed: int = 0, texts: bool = False) -> Path:
-    """A log's file, made when it is first asked for: in RECGRAPH_BENCH_DATA, or in the system's temporary folder."""
-    folder = Path(os.environ.get("RECGRAPH_BENCH_DATA", Path(tempfile.gettempdir()) / "recgraph-bench-data"))
+    """A log's file, made when it is first asked for: in RECGRAPH_BENCH_DATA, or in the system's
+    temporary folder.
+    """
+    folder = Path(
+        os.environ.get("RECGRAPH_BENCH_DATA", Path(tempfile.gettempdir()) / "recgraph-bench-data")
+    )
     path = folder / f"power-law-{_VERSION}-{rows}-{seed}{'-texts' if texts else ''}{suffix}"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)

@@ -19,12 +19,14 @@ _UNDISTURBED = 0.95
 
 @dataclass(frozen=True)
 class Reference:
-    """Figures measured before on this kind of machine, shown beside what was measured now and never instead of it.
+    """Figures measured before on this kind of machine, shown beside what was measured now and never
+    instead of it.
 
     Attributes:
         name: whose.
         low, high: the range.
-        share_of_peer: what it did of the peer's speed when both ran in one run, where that is known.
+        share_of_peer: what it did of the peer's speed when both ran in one run, where that is
+            known.
     """
 
     name: str
@@ -60,7 +62,9 @@ class Goal:
     least: float | None = None
     peak_mb: float | None = None
 
-    def judge(self, ratio: float | None, rate: float | None, peak_mb: float | None) -> dict[str, Any]:
+    def judge(
+        self, ratio: float | None, rate: float | None, peak_mb: float | None
+    ) -> dict[str, Any]:
         """What was asked for, and whether it holds: None where a number is missing."""
         held: list[bool | None] = []
         shown: dict[str, Any] = {}
@@ -96,10 +100,11 @@ def line(
     rates_of_device: Rates | None = None,
     dtype: str = "float32",
 ) -> dict[str, Any]:
-    """The result of a benchmark. A side that has no samples is null with its reason; nothing stands in for it.
+    """The result of a benchmark. A side that has no samples is null with its reason; nothing stands
+    in for it.
 
-    ``others`` are further peers of the same run, shown beside and not judged. ``rates_of_device`` are those of the same
-    run; ours is shown as a share of them, of matrix products in ``dtype``.
+    ``others`` are further peers of the same run, shown beside and not judged. ``rates_of_device``
+    are those of the same run; ours is shown as a share of them, of matrix products in ``dtype``.
 
     Rates are by ``clock``: process CPU time means something on one thread and on the host alone.
     """
@@ -121,15 +126,23 @@ def line(
         "repeats": max(len(ours.samples), len(peer.samples)),
         "peak_mb": {name: _peak(side) for name, side in sides.items()},
         "beyond_mb": {name: _beyond(side) for name, side in sides.items()},
-        "spread": {name: round(spread(values), 3) if values else None for name, values in rates.items()},
+        "spread": {
+            name: round(spread(values), 3) if values else None for name, values in rates.items()
+        },
         "versions": {name: dict(side.versions) for name, side in sides.items()},
     }
     reasons = {name: side.reason for name, side in sides.items() if side.reason is not None}
     if reasons:
         result["reason"] = reasons
     if clock == "cpu" and any(_share(side) < _UNDISTURBED for side in sides.values() if side.ok):
-        result["disturbed"] = {name: round(_share(side), 2) for name, side in sides.items() if side.ok}
-    beside = {f"{other}/s": _round(median(ours.rates(other, clock))) for other in ours.units() if other != unit}
+        result["disturbed"] = {
+            name: round(_share(side), 2) for name, side in sides.items() if side.ok
+        }
+    beside = {
+        f"{other}/s": _round(median(ours.rates(other, clock)))
+        for other in ours.units()
+        if other != unit
+    }
     if beside:
         result["beside"] = beside
     if rates_of_device is not None:
@@ -199,7 +212,10 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
     rows = [_COLUMNS, *(_row(result) for result in lines)]
     widths = [max(len(row[place]) for row in rows) for place in range(len(_COLUMNS))]
     rows.insert(1, tuple("-" * width for width in widths))
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    text = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
     return "\n".join([*text, *(note for result in lines for note in _notes(result))])
 
 
@@ -211,8 +227,15 @@ def _row(result: Mapping[str, Any]) -> tuple[str, ...]:
         wanted = ", ".join(f"{goal[name]:g}{unit}" for name, unit in units.items() if name in goal)
         asked = f"{wanted} { ({True: 'met', False: 'NOT MET', None: 'not known'}[goal['met']]) }"
         if goal.get("against") == "reference":
-            asked += f" ({_show(reference and reference['ratio'])} x {reference['name']})" if reference else ""
-    pairs = [f"{_show(result[key]['ours'])}/{_show(result[key]['peer'])}" for key in ("peak_mb", "spread")]
+            asked += (
+                f" ({_show(reference and reference['ratio'])} x {reference['name']})"
+                if reference
+                else ""
+            )
+    pairs = [
+        f"{_show(result[key]['ours'])}/{_show(result[key]['peer'])}"
+        for key in ("peak_mb", "spread")
+    ]
     cells = (result["ours"], result["peer"])
     return (
         result["bench"],
@@ -231,9 +254,14 @@ def _show(value: float | None) -> str:
 
 
 def _notes(result: Mapping[str, Any]) -> list[str]:
-    notes = [f"{result['bench']}: no number for {side}: {why}" for side, why in result.get("reason", {}).items()]
+    notes = [
+        f"{result['bench']}: no number for {side}: {why}"
+        for side, why in result.get("reason", {}).items()
+    ]
     if "disturbed" in result:
-        notes.append(f"{result['bench']}: other processes ran; share of the processor {result['disturbed']}")
+        notes.append(
+            f"{result['bench']}: other processes ran; share of the processor {result['disturbed']}"
+        )
     notes += [
         f"{result['bench']}: {other['name']} {_show(other['rate'])}, ratio {_show(other.get('ratio'))}, "
         f"{_show(other.get('beyond_mb'))} MB in steps"
@@ -241,13 +269,19 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
     ]
     if "share" in result:
         notes.append(f"{result['bench']}: {_shares(result['share'], result['device'])}")
-    notes += [f"{result['bench']}: beside it {_show(rate)} {unit}" for unit, rate in result.get("beside", {}).items()]
+    notes += [
+        f"{result['bench']}: beside it {_show(rate)} {unit}"
+        for unit, rate in result.get("beside", {}).items()
+    ]
     return notes
 
 
 def _shares(share: Mapping[str, Any], device: Mapping[str, Any]) -> str:
     """At least so much of what the device does."""
-    against = {"GB": ("copies", "GB/s"), "GFLOP": (f"{share['of']} products", f"{share['of']} GFLOP/s")}
+    against = {
+        "GB": ("copies", "GB/s"),
+        "GFLOP": (f"{share['of']} products", f"{share['of']} GFLOP/s"),
+    }
     return ", ".join(
         f"{share[unit]:.1%} of the device's {name} ({_show(device[rate])} {rate.split()[-1]})"
         for unit, (name, rate) in against.items()

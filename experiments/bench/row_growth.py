@@ -14,11 +14,14 @@ from experiments.bench.growth import Stage
 ITEMS = (19_465, 172_046, 500_000, 1_500_000)
 NEGATIVES = (16, 64, 256, 1024)
 N_USERS, BATCHES, BATCH_SIZE, LENGTH = 2_560, 20, 128, 14
-#: the largest exponent of steps that touch as many rows of any table: a larger one misses caches more often
+#: the largest exponent of steps that touch as many rows of any table: a larger one misses caches
+#: more often
 _NEAR_0 = 0.15
 
 
-def prepare_step(model: str, settings: Mapping[str, Any], sparse_tables: bool, batch_size: int, n_items: int) -> Any:
+def prepare_step(
+    model: str, settings: Mapping[str, Any], sparse_tables: bool, batch_size: int, n_items: int
+) -> Any:
     """A trainer that has made its first steps, and the batches of the next."""
     import torch
 
@@ -37,7 +40,12 @@ def prepare_step(model: str, settings: Mapping[str, Any], sparse_tables: bool, b
     built.build(Space(n_users=N_USERS, n_items=n_items), seed=0)
     generators = Generators(0)
     config = TrainConfig.of(
-        {"batch_size": batch_size, "metric": "last", "patience": None, "sparse_tables": sparse_tables}
+        {
+            "batch_size": batch_size,
+            "metric": "last",
+            "patience": None,
+            "sparse_tables": sparse_tables,
+        }
     )
     batches = built.batches(part, batch_size, generators)
     trainer = Trainer(built, batches, config, generators)
@@ -54,7 +62,9 @@ def steps(prepared: Any) -> None:
 
 
 def prepare_negatives(loss: str, n_negatives: int) -> Any:
-    return prepare_step("sasrec", {"loss": {"name": loss, "n_negatives": n_negatives}}, False, BATCH_SIZE, ITEMS[0])
+    return prepare_step(
+        "sasrec", {"loss": {"name": loss, "n_negatives": n_negatives}}, False, BATCH_SIZE, ITEMS[0]
+    )
 
 
 def prepare_cosines(shared: bool, n_negatives: int) -> Any:
@@ -71,7 +81,9 @@ def stages() -> list[Stage]:
     found = []
     for model, settings, batch_size in of_items:
         prepare = partial(prepare_step, model, settings, True, batch_size)
-        found.append(Stage(f"steps-{model}-sparse-tables", ITEMS, "items", steps, prepare, most=_NEAR_0))
+        found.append(
+            Stage(f"steps-{model}-sparse-tables", ITEMS, "items", steps, prepare, most=_NEAR_0)
+        )
     for loss in ("bce", "bpr"):
         prepare = partial(prepare_negatives, loss)
         found.append(Stage(f"steps-sasrec-{loss}", NEGATIVES, "negatives a target", steps, prepare))

@@ -1,11 +1,13 @@
-"""Requests a second and their latency: ``python -m experiments.bench.serve [--bundle FOLDER] [--rate 300]``.
+"""Requests a second and their latency: ``python -m experiments.bench.serve [--bundle FOLDER]
+[--rate 300]``.
 
-``recgraph serve`` runs in a process of its own on 127.0.0.1; this one sends requests at a fixed rate, with gaps as of
-independent callers (exponential), whether or not earlier ones are answered: a latency counts from the moment at which a
-request was due. A tenth of them is wrong on purpose. Each answer's status is checked, and some answers of
-``POST /recommend`` against ``Recommender``. Server and client share ``--cores`` cores. Without ``--bundle`` a SASRec
-(width 64) is trained for one epoch on Amazon Beauty, which is enough for its speed. A JSON object a repetition, then a
-line for people; everything is bounded in count and time.
+``recgraph serve`` runs in a process of its own on 127.0.0.1; this one sends requests at a fixed
+rate, with gaps as of independent callers (exponential), whether or not earlier ones are answered: a
+latency counts from the moment at which a request was due. A tenth of them is wrong on purpose. Each
+answer's status is checked, and some answers of ``POST /recommend`` against ``Recommender``. Server
+and client share ``--cores`` cores. Without ``--bundle`` a SASRec (width 64) is trained for one
+epoch on Amazon Beauty, which is enough for its speed. A JSON object a repetition, then a line for
+people; everything is bounded in count and time.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ class Request:
 
 @dataclass
 class Load:
-    """What was measured: milliseconds from the moment when each request was due, and what went wrong."""
+    """What was measured: milliseconds from the moment when each request was due, and what went
+    wrong.
+    """
 
     milliseconds: list[float] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
@@ -76,7 +80,9 @@ class Connection(asyncio.Protocol):
         if head < 0:
             return
         lines = bytes(self._buffer[:head]).lower().split(b"\r\n")
-        length = next(int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length:"))
+        length = next(
+            int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length:")
+        )
         if len(self._buffer) >= head + 4 + length and self._answer is not None:
             body = bytes(self._buffer[head + 4 : head + 4 + length])
             del self._buffer[: head + 4 + length]
@@ -85,7 +91,9 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(error or ConnectionResetError("the service closed the connection"))
+            self._answer.set_exception(
+                error or ConnectionResetError("the service closed the connection")
+            )
 
     async def send(self, content: bytes) -> tuple[int, bytes]:
         self._answer = asyncio.get_running_loop().create_future()
@@ -105,8 +113,12 @@ def post(body: bytes) -> bytes:
 Drawn = tuple[str, Callable[[], bytes], int]
 
 
-def traffic(users: list[Any], histories: list[list[Any]], share_bad: float, seed: int) -> Iterator[Request]:
-    """Endless requests for recommendations: half for users, half for histories, some of them wrong."""
+def traffic(
+    users: list[Any], histories: list[list[Any]], share_bad: float, seed: int
+) -> Iterator[Request]:
+    """Endless requests for recommendations: half for users, half for histories, some of them
+    wrong.
+    """
     draw = random.Random(seed)
     good: tuple[Drawn, ...] = (
         ("user", lambda: json.dumps({"user": draw.choice(users), "k": 10}).encode(), 200),
@@ -128,7 +140,9 @@ def _unknown(known: list[Any]) -> Any:
     return 10**12 if isinstance(known[0], int) else "nobody"
 
 
-async def load(port: int, requests: Iterator[Request], rate: float, seconds: float, seed: int) -> Load:
+async def load(
+    port: int, requests: Iterator[Request], rate: float, seconds: float, seed: int
+) -> Load:
     """Send requests at a rate, whether or not earlier ones are answered."""
     loop, draw, made = asyncio.get_running_loop(), random.Random(seed), Load()
     free: deque[Connection] = deque()
@@ -136,7 +150,11 @@ async def load(port: int, requests: Iterator[Request], rate: float, seconds: flo
 
     async def one(request: Request, due: float) -> None:
         async with gate:
-            connection = free.popleft() if free else (await loop.create_connection(Connection, HOST, port))[1]
+            connection = (
+                free.popleft()
+                if free
+                else (await loop.create_connection(Connection, HOST, port))[1]
+            )
             try:
                 status, body = await asyncio.wait_for(connection.send(request.content), 10)
             except (OSError, TimeoutError) as error:
@@ -171,7 +189,17 @@ def server(bundle: Path) -> Iterator[tuple[int, subprocess.Popen[str]]]:
     """``recgraph serve`` on a free port of the loopback."""
     environment = child_environment(os.environ, 1)
     environment["PYTHONPATH"] = str(ROOT)
-    command = [sys.executable, "-m", "recgraph", "serve", str(bundle), "--host", HOST, "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "recgraph",
+        "serve",
+        str(bundle),
+        "--host",
+        HOST,
+        "--port",
+        "0",
+    ]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
@@ -206,7 +234,10 @@ def check(port: int, recommender: Any, users: list[Any], histories: list[list[An
             request: dict[str, Any] = {"user": users[place]}
             wanted = recommender.recommend(users=[users[place]])
         else:
-            request, wanted = {"history": histories[place]}, recommender.recommend(histories={0: histories[place]})
+            request, wanted = (
+                {"history": histories[place]},
+                recommender.recommend(histories={0: histories[place]}),
+            )
         entries = answer_of(port, request)["results"][0]["items"]
         found = [(entry["item"], entry["score"]) for entry in entries]
         columns = wanted.get_columns()
@@ -219,7 +250,9 @@ def answer_of(port: int, request: dict[str, Any]) -> dict[str, Any]:
     """The answer to one request."""
     import urllib.request
 
-    with urllib.request.urlopen(f"http://{HOST}:{port}{PATH}", json.dumps(request).encode(), 10) as answer:
+    with urllib.request.urlopen(
+        f"http://{HOST}:{port}{PATH}", json.dumps(request).encode(), 10
+    ) as answer:
         found: dict[str, Any] = json.load(answer)
         return found
 
@@ -270,7 +303,10 @@ def measure(bundle: Path, chosen: argparse.Namespace) -> Iterator[dict[str, Any]
                 else None,
                 "asked_rate": chosen.rate,
                 "rate": round(len(times) / made.seconds, 1),
-                **{f"p{share}_ms": round(percentile(times, share / 100), 2) for share in (50, 90, 99)},
+                **{
+                    f"p{share}_ms": round(percentile(times, share / 100), 2)
+                    for share in (50, 90, 99)
+                },
                 "max_ms": round(max(times), 2),
                 "first_ms": first_ms,
                 "mean_ms": round(statistics.fmean(times), 2),
@@ -287,7 +323,9 @@ def measure(bundle: Path, chosen: argparse.Namespace) -> Iterator[dict[str, Any]
                 "cores": len(os.sched_getaffinity(0)),
                 "load_before": round(busy, 2),
                 # "rr": before all other processes of the machine, where it was not quiet
-                "scheduling": {os.SCHED_OTHER: "other", os.SCHED_RR: "rr"}.get(os.sched_getscheduler(0), "another"),
+                "scheduling": {os.SCHED_OTHER: "other", os.SCHED_RR: "rr"}.get(
+                    os.sched_getscheduler(0), "another"
+                ),
                 "machine": machine(),
                 "versions": {"python": platform.python_version(), "torch": torch.__version__},
                 "goal": {**GOAL, "met": _met(made, times, chosen.rate)},
@@ -303,7 +341,9 @@ def _met(made: Load, times: list[float], asked: float) -> bool:
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m experiments.bench.serve", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.bench.serve", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--bundle", type=Path, help="to be served; by default one is trained")
     parser.add_argument("--rate", type=float, default=GOAL["rate"], help="requests a second")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each repetition")
@@ -312,9 +352,15 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--bad", type=float, default=0.1, help="share of wrong requests")
     parser.add_argument("--cores", type=int, default=2, help="that server and client share")
     parser.add_argument("--out", type=Path, help="also write the JSON lines to this file")
-    parser.add_argument("--check", action="store_true", help="exit with 1 unless a repetition meets the goal")
+    parser.add_argument(
+        "--check", action="store_true", help="exit with 1 unless a repetition meets the goal"
+    )
     chosen = parser.parse_args(argv)
-    if not 0 < chosen.seconds <= MOST_SECONDS or not 0 < chosen.rate <= 10_000 or not 0 <= chosen.bad <= 1:
+    if (
+        not 0 < chosen.seconds <= MOST_SECONDS
+        or not 0 < chosen.rate <= 10_000
+        or not 0 <= chosen.bad <= 1
+    ):
         parser.error(f"--seconds up to {MOST_SECONDS:g}, --rate up to 10000, --bad from 0 to 1")
     return chosen
 

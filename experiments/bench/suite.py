@@ -1,4 +1,6 @@
-"""The benchmarks: what is compared with whom, how many steps a repetition has, and what is asked for."""
+"""The benchmarks: what is compared with whom, how many steps a repetition has, and what is asked
+for.
+"""
 
 from __future__ import annotations
 
@@ -52,11 +54,17 @@ class Bench:
 
 
 def suite(data: Path, device: str = "cpu") -> Iterator[Bench]:
-    """All benchmarks, on the Beauty sequence file ``data`` and what lies beside it; ``device`` is of our side."""
+    """All benchmarks, on the Beauty sequence file ``data`` and what lies beside it; ``device`` is
+    of our side.
+    """
     common = {"data": str(data), "device": device}
 
     def train(model: str, regime: str, batch_size: int, steps: int, **settings: Any) -> Side:
-        options = {"model": model, "batch_size": batch_size, "settings": {**SIZES, "regime": regime, **settings}}
+        options = {
+            "model": model,
+            "batch_size": batch_size,
+            "settings": {**SIZES, "regime": regime, **settings},
+        }
         loss = settings.get("loss", {"name": "full_softmax"})["name"]
         return Side(
             f"recgraph {model}, {regime}, {loss}",
@@ -66,30 +74,51 @@ def suite(data: Path, device: str = "cpu") -> Iterator[Bench]:
 
     def recbole(steps: int) -> Side:
         options = {**common, "batch_size": 256, "steps": steps, "warmup": 2}
-        return Side("RecBole SASRec, a sample a prefix", "peers/of_recbole.py:recbole_sasrec", options, "recbole")
+        return Side(
+            "RecBole SASRec, a sample a prefix",
+            "peers/of_recbole.py:recbole_sasrec",
+            options,
+            "recbole",
+        )
 
     def replay(name: str, n_negatives: int, steps: int) -> Side:
-        options = {**common, "batch_size": 128, "n_negatives": n_negatives, "steps": steps, "warmup": 2}
+        options = {
+            **common,
+            "batch_size": 128,
+            "n_negatives": n_negatives,
+            "steps": steps,
+            "warmup": 2,
+        }
         return Side(f"RePlay SASRec, {name}", "peers/replay_sasrec.py", options, "replay")
 
     rectools = {**common, "batch_size": 128, "loss": "softmax", "steps": 3, "warmup": 1}
     ranking = {**common, "model": "SASRec", "settings": SIZES, "steps": 1, "warmup": 1}
-    # RecBole ranks 1,090 users/s at its default of 4,096 users a batch and 1,950 at 256: it gets its best
+    # RecBole ranks 1,090 users/s at its default of 4,096 users a batch and 1,950 at 256: it gets
+    # its best
     recbole_ranking = {**common, "batch_size": 256, "eval_batch_size": 64, "steps": 1, "warmup": 1}
     vectors = {**VECTORS, "device": device, "steps": 2, "warmup": 1}
 
-    # the random 80 / 10 / 10 split of ml-100k, three layers of width 64, BPR with one uniform negative
+    # the random 80 / 10 / 10 split of ml-100k, three layers of width 64, BPR with one uniform
+    # negative
     graph = {
         "data": str(data.parent.parent / "ml-100k" / "ml-100k.inter"),
         "batch_size": 2048,
         "steps": 100,
         "warmup": 10,
     }
-    ours_graph = {**graph, "device": device, "split": "movielens", "model": "LightGCN", "settings": {"n_layers": 3}}
+    ours_graph = {
+        **graph,
+        "device": device,
+        "split": "movielens",
+        "model": "LightGCN",
+        "settings": {"n_layers": 3},
+    }
     lightgcn = Side("recgraph LightGCN", "ours/training.py:train", {**ours_graph, "steps": 300})
 
     full = train("SASRec", "causal", 128, 30)
-    sampled = train("SASRec", "causal", 128, 90, loss={"name": "sampled_softmax", "n_negatives": 512})
+    sampled = train(
+        "SASRec", "causal", 128, 90, loss={"name": "sampled_softmax", "n_negatives": 512}
+    )
     yield Bench(
         "sasrec-prefix",
         "targets",
@@ -158,7 +187,12 @@ def suite(data: Path, device: str = "cpu") -> Iterator[Bench]:
         "ranking-end-to-end",
         "users",
         Side("recgraph SASRec, seen kept and excluded", "ours/ranking.py:ranking", ranking),
-        Side("RecBole SASRec, seen kept", "peers/of_recbole.py:recbole_ranking", recbole_ranking, "recbole"),
+        Side(
+            "RecBole SASRec, seen kept",
+            "peers/of_recbole.py:recbole_ranking",
+            recbole_ranking,
+            "recbole",
+        ),
         Goal(3),
         Reference("RecBole 1.2.1", 2600, 2600),
     )
@@ -179,7 +213,11 @@ def suite(data: Path, device: str = "cpu") -> Iterator[Bench]:
         Goal(0.8),
         None,
         (
-            Side("faiss IndexFlatIP, seen kept", "peers/ranking.py:faiss_large", {**large, "exclude": False}),
+            Side(
+                "faiss IndexFlatIP, seen kept",
+                "peers/ranking.py:faiss_large",
+                {**large, "exclude": False},
+            ),
             Side("U @ I.T, topk, seen excluded", "peers/ranking.py:plain_ranking", large),
         ),
     )

@@ -1,14 +1,16 @@
-"""An attribution in words: ``python experiments/ideas/attribution_words.py RUN --user ID [--k 3] [-a METHOD ...]``.
+"""An attribution in words: ``python experiments/ideas/attribution_words.py RUN --user ID [--k 3]
+[-a METHOD ...]``.
 
-Templates are filled from the table of an attribution; no language model takes part. The sentence names the fewest
-events that hold half of what the first method finds above 0, three at most, says whether few or many events carry the
-item, whether the methods agree, and what becomes of the item without those events. *Concentrated* is half on at most a
-fifth of the events (or on one of three or more), else *spread*; methods *agree* from a mean Spearman correlation of
-0.7, *agree in part* from 0.3, else *hardly agree*.
+Templates are filled from the table of an attribution; no language model takes part. The sentence
+names the fewest events that hold half of what the first method finds above 0, three at most, says
+whether few or many events carry the item, whether the methods agree, and what becomes of the item
+without those events. *Concentrated* is half on at most a fifth of the events (or on one of three or
+more), else *spread*; methods *agree* from a mean Spearman correlation of 0.7, *agree in part* from
+0.3, else *hardly agree*.
 
-Source: Feldhus et al., Saliency Map Verbalization: Comparing Feature Importance Representations from Model-free and
-Instruction-based Methods (2023), the template-based kind. What their search selects from a map is here the fewest
-events that hold half of the importance.
+Source: Feldhus et al., Saliency Map Verbalization: Comparing Feature Importance Representations
+from Model-free and Instruction-based Methods (2023), the template-based kind. What their search
+selects from a map is here the fewest events that hold half of the importance.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ def shares(values: tuple[float, ...]) -> list[float]:
 
 
 def first_half(found: Attributed) -> list[int]:
-    """The fewest places, the highest value of the first method first, that hold half of what is above 0."""
+    """The fewest places, the highest value of the first method first, that hold half of what is
+    above 0.
+    """
     lead, held, places = found.methods[0], 0.0, []
     own = shares(lead.values)
     while sum(own) and held < 0.5 - 1e-9:
@@ -65,16 +69,28 @@ def _clauses(found: Attributed, rank: int, rank_without: int, k: int) -> Iterato
     known = [value for _, _, value in found.agreement if value is not None]
     if known:
         mean = sum(known) / len(known)
-        words = "agree" if mean >= AGREE else "agree in part" if mean >= AGREE_IN_PART else "hardly agree"
+        words = (
+            "agree"
+            if mean >= AGREE
+            else "agree in part"
+            if mean >= AGREE_IN_PART
+            else "hardly agree"
+        )
         yield f"the {len(found.methods)} methods {words} (mean rank correlation {mean:.2f})"
     if named:
-        moves = f"stays at rank {rank}" if rank == rank_without else f"moves from rank {rank} to {rank_without}"
+        moves = (
+            f"stays at rank {rank}"
+            if rank == rank_without
+            else f"moves from rank {rank} to {rank_without}"
+        )
         leaves = f" and leaves the first {k}" if rank <= k < rank_without else ""
         yield f"without {'it' if len(named) == 1 else f'these {len(named)}'} {found.item.title} {moves}{leaves}"
 
 
 def ranks(recommender: Recommender, user: object, found: Attributed) -> tuple[int, int]:
-    """The item's rank among what the user has not had: by what is read of the history, and without the named events."""
+    """The item's rank among what the user has not had: by what is read of the history, and without
+    the named events.
+    """
     named = set(first_half(found)[:_MOST_NAMED])
     kept = [event.id for place, event in enumerate(found.events) if place not in named]
     options = {"k": len(recommender.items), "exclude_seen": False, "block": recommender.items.ids(
@@ -98,7 +114,9 @@ def main() -> None:
     recommender.kind = "polars"
     user = recommender.users.parse([given.user]).to_list()[0]
     for found in attribute(recommender, user, methods=given.attribution, k=given.k):
-        print(f"{found.item.title}: {sentence_of(found, *ranks(recommender, user, found), given.k)}")
+        print(
+            f"{found.item.title}: {sentence_of(found, *ranks(recommender, user, found), given.k)}"
+        )
 
 
 if __name__ == "__main__":

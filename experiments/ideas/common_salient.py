@@ -31,36 +31,48 @@ class CommonSalientConfig(ObjectiveBaseConfig):
         Search(0.1, 0.7),
     ] = 0.5
     salient: Annotated[
-        float, Field(ge=0, description="weight of the contrast of targets' salient parts"), Search(0.1, 100, log=True)
+        float,
+        Field(ge=0, description="weight of the contrast of targets' salient parts"),
+        Search(0.1, 100, log=True),
     ] = 1.0
     background: Annotated[
-        float, Field(ge=0, description="weight of the lengths of others' salient parts"), Search(1, 1000, log=True)
+        float,
+        Field(ge=0, description="weight of the lengths of others' salient parts"),
+        Search(1, 1000, log=True),
     ] = 100.0
     independence: Annotated[
-        float, Field(ge=0, description="weight of the joint entropy of both parts"), Search(0.1, 100, log=True)
+        float,
+        Field(ge=0, description="weight of the joint entropy of both parts"),
+        Search(0.1, 100, log=True),
     ] = 10.0
     bandwidth: Annotated[
-        float, Field(gt=0, description="tau, variance of the Gaussian kernels"), Search(0.1, 5, log=True)
+        float,
+        Field(gt=0, description="tau, variance of the Gaussian kernels"),
+        Search(0.1, 5, log=True),
     ] = 0.5
 
 
 @rg.register("objective")
 class CommonSalient(Objective):
-    """``A(c) + U(c) + salient [A(s_T) + U(s_T + {0})] + background mean_B ||s||^2 + independence J(c, s)``.
+    """``A(c) + U(c) + salient [A(s_T) + U(s_T + {0})] + background mean_B ||s||^2 + independence
+    J(c, s)``.
 
-    A row's vector is a common part, of which c is the direction, and a salient part s; T are the rows of the target
-    group, B the rows of the background. With both views a and b of the rows, n of them in all:
+    A row's vector is a common part, of which c is the direction, and a salient part s; T are the
+    rows of the target group, B the rows of the background. With both views a and b of the rows, n
+    of them in all:
 
     - ``A(x) = mean_i ||x^a_i - x^b_i||^2 / (2 tau)``, alignment;
-    - ``U(x) = log mean_{i != j} k(x_i, x_j)`` over the rows of both views, ``k(x, y) = e^{-||x - y||^2 / (2 tau)}``,
-      uniformity; of salient parts the point 0 is one of the rows, which the background is pushed to;
-    - ``J = mean_i log mean_j k(c_i, c_j) k(s_i, s_j)``, minus the joint entropy by kernel density: the more of it, the
-      less one part tells of the other.
+    - ``U(x) = log mean_{i != j} k(x_i, x_j)`` over the rows of both views, ``k(x, y) = e^{-||x -
+      y||^2 / (2 tau)}``, uniformity; of salient parts the point 0 is one of the rows, which the
+      background is pushed to;
+    - ``J = mean_i log mean_j k(c_i, c_j) k(s_i, s_j)``, minus the joint entropy by kernel density:
+      the more of it, the less one part tells of the other.
 
-    Source: after Louiset et al., Separating common from salient patterns with Contrastive Representation Learning
-    (SepCLR, ICLR 2024), with k-JEM, as in the authors' code; their weights are the defaults. There each part has an
-    encoder and a bandwidth of its own; images' groups are healthy and diseased, here the targets are rows whose ids
-    occur often. No similarity or weight is read. Terms of a group without rows are 0. A model sets ``targets``.
+    Source: after Louiset et al., Separating common from salient patterns with Contrastive
+    Representation Learning (SepCLR, ICLR 2024), with k-JEM, as in the authors' code; their weights
+    are the defaults. There each part has an encoder and a bandwidth of its own; images' groups are
+    healthy and diseased, here the targets are rows whose ids occur often. No similarity or weight
+    is read. Terms of a group without rows are 0. A model sets ``targets``.
     """
 
     Config = CommonSalientConfig
@@ -74,10 +86,16 @@ class CommonSalient(Objective):
         with full_precision(views.a):
             rows = torch.cat([views.a, views.b])
             width = rows.shape[1] - max(round(rows.shape[1] * config.salient_share), 1)
-            c, s, both = unit_length(rows[:, :width]), rows[:, width:], torch.cat([is_target, is_target])
+            c, s, both = (
+                unit_length(rows[:, :width]),
+                rows[:, width:],
+                torch.cat([is_target, is_target]),
+            )
             loss = _alignment(c, tau, torch.ones_like(is_target)) + _uniformity(c, tau)
             points = torch.cat([s[both], s.new_zeros(1, s.shape[1])])
-            loss = loss + config.salient * (_alignment(s, tau, is_target) + _uniformity(points, tau))
+            loss = loss + config.salient * (
+                _alignment(s, tau, is_target) + _uniformity(points, tau)
+            )
             loss = loss + config.background * _mean(s.square().sum(1), ~both)
             joint = _log_kernels(c, tau) + _log_kernels(s, tau)
             loss = loss + config.independence * (joint.logsumexp(1) - math.log(len(rows))).mean()
@@ -110,11 +128,15 @@ class CommonSalientCL4SRecConfig(CL4SRecConfig):
 
 @rg.register("model", "common_salient_cl4srec")
 class CommonSalientCL4SRec(CL4SRec):
-    """CL4SRec whose target group are rows that lead to an item of more than the median of interactions."""
+    """CL4SRec whose target group are rows that lead to an item of more than the median of
+    interactions.
+    """
 
     Config = CommonSalientCL4SRecConfig
 
     def setup(self, train: Part) -> None:
         super().setup(train)
         counts = train.item_counts()
-        self.contrast.objective.targets = F.pad(counts > counts.median(), (1, 0))  # token 0 is no item
+        self.contrast.objective.targets = F.pad(
+            counts > counts.median(), (1, 0)
+        )  # token 0 is no item

@@ -1,6 +1,8 @@
-"""A transformer whose feed-forward parts are mixtures of experts: each place is given to one of them.
+"""A transformer whose feed-forward parts are mixtures of experts: each place is given to one of
+them.
 
-``recgraph train expert_sasrec --import experiments/ideas/experts.py``; ``routing=category`` needs ``items.features``.
+``recgraph train expert_sasrec --import experiments/ideas/experts.py``; ``routing=category`` needs
+``items.features``.
 """
 
 from __future__ import annotations
@@ -25,15 +27,21 @@ from recgraph.rng import dropout
 
 
 class ExpertLayer(Layer):
-    """``x <- LN(x + attention(x))``, then ``x <- LN(x + p_e expert_e(x))``, e its expert; all are computed."""
+    """``x <- LN(x + attention(x))``, then ``x <- LN(x + p_e expert_e(x))``, e its expert; all are
+    computed.
+    """
 
     def set_experts(self, n_experts: int, expert_of: Tensor | None) -> None:
-        """E feed-forward networks ``down_e gelu(up_e x)``, chosen by token, [n_tokens] int64, or by a router."""
+        """E feed-forward networks ``down_e gelu(up_e x)``, chosen by token, [n_tokens] int64, or by
+        a router.
+        """
         inner_dim, dim = self.up.weight.shape
         del self.up, self.down
         self.up_e = nn.Parameter(nn.init.normal_(torch.empty(n_experts, inner_dim, dim), 0.0, 0.02))
         self.up_bias = nn.Parameter(torch.zeros(n_experts, inner_dim))
-        self.down_e = nn.Parameter(nn.init.normal_(torch.empty(n_experts, dim, inner_dim), 0.0, 0.02))
+        self.down_e = nn.Parameter(
+            nn.init.normal_(torch.empty(n_experts, dim, inner_dim), 0.0, 0.02)
+        )
         self.down_bias = nn.Parameter(torch.zeros(n_experts, dim))
         self.router = nn.Linear(dim, n_experts, bias=False) if expert_of is None else None
         self.register_buffer("expert_of", None if expert_of is None else expert_of.clone())
@@ -65,7 +73,9 @@ class ExpertLayer(Layer):
 
 
 def balance(p: Tensor, route: Tensor, counted: Tensor) -> Tensor:
-    """``E sum_e f_e P_e``: f the share of places [N] that go to an expert, P its mean probability; 1 if balanced."""
+    """``E sum_e f_e P_e``: f the share of places [N] that go to an expert, P its mean probability;
+    1 if balanced.
+    """
     total = counted.sum().clamp(min=1)
     shares = counted.new_zeros(p.shape[1]).index_add(0, route, counted) / total
     return p.shape[1] * (shares * (counted @ p / total)).sum()
@@ -79,28 +89,32 @@ class ExpertTransformer(Transformer):
 
 
 class ExpertSASRecConfig(SequenceConfig):
-    encoder: Annotated[PartConfig, part("encoder"), Field(description="one whose layers have experts")] = part_class(
-        "encoder", "expert_transformer"
-    )()
+    encoder: Annotated[
+        PartConfig, part("encoder"), Field(description="one whose layers have experts")
+    ] = part_class("encoder", "expert_transformer")()
     n_experts: Annotated[int, Field(ge=1, description="E")] = 4
-    routing: Annotated[Literal["learned", "category"], Field(description="by a router, or by the item's category")] = (
-        "learned"
-    )
-    balance: Annotated[float, Field(ge=0, description="coefficient of the load balance of learned routing")] = 0.01
+    routing: Annotated[
+        Literal["learned", "category"], Field(description="by a router, or by the item's category")
+    ] = "learned"
+    balance: Annotated[
+        float, Field(ge=0, description="coefficient of the load balance of learned routing")
+    ] = 0.01
 
 
 @rg.register("model", "expert_sasrec")
 class ExpertSASRec(SASRec):
     """SASRec of :class:`ExpertLayer`: a place goes to one of E experts.
 
-    ``routing="category"``: enforced, by the first feature of the place's item; features are dealt out to experts in
-    turn, and the output counts in full. ``"learned"``: the expert of the greatest ``p = softmax(W x)``, times ``p_e``;
-    ``balance`` times the mean over layers of ``E sum_e f_e P_e`` is then added to the loss.
+    ``routing="category"``: enforced, by the first feature of the place's item; features are dealt
+    out to experts in turn, and the output counts in full. ``"learned"``: the expert of the greatest
+    ``p = softmax(W x)``, times ``p_e``; ``balance`` times the mean over layers of ``E sum_e f_e
+    P_e`` is then added to the loss.
 
-    Source: enforced routing: Hallee et al., Contrastive Learning and Mixture of Experts Enables Precise Vector
-    Embeddings in Biological Databases (2024), where a token names the domain of a text; top-1 routing and balance:
-    Fedus, Zoph and Shazeer, Switch Transformers (JMLR 2022). Departures: experts begin at draws of their own, the
-    domain is each item's and not the sequence's, no expert has a capacity, and the router sees no noise.
+    Source: enforced routing: Hallee et al., Contrastive Learning and Mixture of Experts Enables
+    Precise Vector Embeddings in Biological Databases (2024), where a token names the domain of a
+    text; top-1 routing and balance: Fedus, Zoph and Shazeer, Switch Transformers (JMLR 2022).
+    Departures: experts begin at draws of their own, the domain is each item's and not the
+    sequence's, no expert has a capacity, and the router sees no noise.
     """
 
     Config = ExpertSASRecConfig
@@ -112,7 +126,10 @@ class ExpertSASRec(SASRec):
             assert isinstance(space, FeatureSpace), "items.features must name a column"
             entries = space.features.entries
             first = entries.indices.new_full((space.n_items + 1,), entries.shape[1])
-            expert_of = first.scatter_reduce(0, entries.rows + 1, entries.indices, "amin") % self.config.n_experts
+            expert_of = (
+                first.scatter_reduce(0, entries.rows + 1, entries.indices, "amin")
+                % self.config.n_experts
+            )
         for layer in self.encoder.layers:  # type: ignore[union-attr]
             layer.set_experts(self.config.n_experts, expert_of)
 

@@ -33,17 +33,19 @@ class FeatureTransformationConfig(ObjectiveConfig):
 
 @rg.register("objective")
 class FeatureTransformation(InfoNCE):
-    """InfoNCE whose positives are extrapolated along their difference, candidates interpolated with one another.
+    """InfoNCE whose positives are extrapolated along their difference, candidates interpolated with
+    one another.
 
-    Anchor q and positive k become ``q' = l q + (1 - l) k`` and ``k' = l k + (1 - l) q`` with ``l - 1 ~ Beta(a, a)``:
-    their sum stays, and for cosines ``s'_ip = s_ip + 2 l (1 - l) (1 / tau - s_ip) <= s_ip``, a harder positive. The
-    candidates y become ``m y + (1 - m) y[permutation]`` with ``m ~ Beta(b, b)``; one that the anchor's positive is a
-    part of is no candidate of that anchor. As published neither is normalised again, and the anchor that candidates are
-    compared with is q itself.
+    Anchor q and positive k become ``q' = l q + (1 - l) k`` and ``k' = l k + (1 - l) q`` with ``l -
+    1 ~ Beta(a, a)``: their sum stays, and for cosines ``s'_ip = s_ip + 2 l (1 - l) (1 / tau - s_ip)
+    <= s_ip``, a harder positive. The candidates y become ``m y + (1 - m) y[permutation]`` with ``m
+    ~ Beta(b, b)``; one that the anchor's positive is a part of is no candidate of that anchor. As
+    published neither is normalised again, and the anchor that candidates are compared with is q
+    itself.
 
-    Source: Zhu et al., "Improving Contrastive Learning by Visualizing Feature Transformation" (ICCV 2021).
-    Departures: l is drawn for each anchor and m for each candidate, not for each dimension; with dot products q is
-    taken at the length of k.
+    Source: Zhu et al., "Improving Contrastive Learning by Visualizing Feature Transformation" (ICCV
+    2021). Departures: l is drawn for each anchor and m for each candidate, not for each dimension;
+    with dot products q is taken at the length of k.
     """
 
     Config = FeatureTransformationConfig
@@ -51,7 +53,13 @@ class FeatureTransformation(InfoNCE):
     draws = True
 
     def evaluate(
-        self, x: Tensor, y: Tensor, candidates: Candidates, weight: Weight | None, pairs: Pairs | None, views: Views
+        self,
+        x: Tensor,
+        y: Tensor,
+        candidates: Candidates,
+        weight: Weight | None,
+        pairs: Pairs | None,
+        views: Views,
     ) -> tuple[Tensor, Tensor]:
         config, generator = self.config, views.generator
         assert generator is not None
@@ -64,11 +72,17 @@ class FeatureTransformation(InfoNCE):
             positive = (1 - 2 * outside) * positive + 2 * outside * length * unit_length(x)
         if config.negative_alpha is not None:
             share = _beta(config.negative_alpha, len(y), generator, y)
-            order = torch.randperm(len(y), generator=generator, device=generator.device).to(y.device)
-            mixed_into = torch.empty_like(order).scatter_(0, order, torch.arange(len(y), device=y.device))
+            order = torch.randperm(len(y), generator=generator, device=generator.device).to(
+                y.device
+            )
+            mixed_into = torch.empty_like(order).scatter_(
+                0, order, torch.arange(len(y), device=y.device)
+            )
             y = share * y + (1 - share) * y.index_select(0, order)
             barred = torch.cat([barred, mixed_into[barred]], 1)
-            pairs = None if pairs is None else replace(pairs, temperature=None)  # what is compared is mixed
+            pairs = (
+                None if pairs is None else replace(pairs, temperature=None)
+            )  # what is compared is mixed
         own = torch.linalg.vecdot(x, positive)
         sums = [log_sums(x, y, barred, weight, pairs, config.block_rows)]
         return mean_loss(candidates, x, [*sums, own] if candidates.count_positive else sums, own)

@@ -27,24 +27,28 @@ class MochiConfig(ObjectiveConfig):
         int, Field(ge=0, description="s, mixtures of two of them, for each anchor"), Search(0, 64)
     ] = 32
     with_anchor: Annotated[
-        int, Field(ge=0, description="s', mixtures of the anchor with one of them, for each anchor"), Search(0, 16)
+        int,
+        Field(ge=0, description="s', mixtures of the anchor with one of them, for each anchor"),
+        Search(0, 16),
     ] = 8
     warm_up: Annotated[int, Field(ge=0, description="steps before anything is mixed")] = 0
 
 
 @rg.register("objective", "mochi")
 class Mochi(InfoNCE):
-    """InfoNCE with ``s`` mixtures of two hard candidates and ``s'`` of the anchor with one, further candidates of it.
+    """InfoNCE with ``s`` mixtures of two hard candidates and ``s'`` of the anchor with one, further
+    candidates of it.
 
-    ``h = norm(alpha n_1 + (1 - alpha) n_2)`` with ``alpha ~ U(0, 1)`` and two different of the N' most similar
-    candidates; ``h' = norm(beta q + (1 - beta) n)`` with ``beta ~ U(0, 1/2)``, the anchor's share below a half.
-    ``loss_i = log(sum_j w_ij e^{s_ij} + sum_h e^{s_ih} + sum_h' e^{s_ih'}) - s_ip``. No gradient flows into what is
-    mixed. A mixture has the mixed length of its parts, and the anchor in it the length of the candidate: for cosines
-    both are 1, as published.
+    ``h = norm(alpha n_1 + (1 - alpha) n_2)`` with ``alpha ~ U(0, 1)`` and two different of the N'
+    most similar candidates; ``h' = norm(beta q + (1 - beta) n)`` with ``beta ~ U(0, 1/2)``, the
+    anchor's share below a half. ``loss_i = log(sum_j w_ij e^{s_ij} + sum_h e^{s_ih} + sum_h'
+    e^{s_ih'}) - s_ip``. No gradient flows into what is mixed. A mixture has the mixed length of its
+    parts, and the anchor in it the length of the candidate: for cosines both are 1, as published.
 
-    Source: Kalantidis et al., "Hard Negative Mixing for Contrastive Learning" (NeurIPS 2020); there of a queue
-    (``queue_size``) with N' = 1024, s = 1024, s' = 128 of 65,536 and 10 epochs of warm-up. Departures: the candidates
-    at hand without a queue, numbers of a batch's size; a candidate of weight 0 may be mixed.
+    Source: Kalantidis et al., "Hard Negative Mixing for Contrastive Learning" (NeurIPS 2020); there
+    of a queue (``queue_size``) with N' = 1024, s = 1024, s' = 128 of 65,536 and 10 epochs of
+    warm-up. Departures: the candidates at hand without a queue, numbers of a batch's size; a
+    candidate of weight 0 may be mixed.
     """
 
     Config = MochiConfig
@@ -57,7 +61,13 @@ class Mochi(InfoNCE):
         self.register_buffer("n_steps", torch.zeros((), dtype=torch.int64))
 
     def evaluate(
-        self, x: Tensor, y: Tensor, candidates: Candidates, weight: Weight | None, pairs: Pairs | None, views: Views
+        self,
+        x: Tensor,
+        y: Tensor,
+        candidates: Candidates,
+        weight: Weight | None,
+        pairs: Pairs | None,
+        views: Views,
     ) -> tuple[Tensor, Tensor]:
         assert views.generator is not None
         own = torch.linalg.vecdot(x, y.index_select(0, candidates.positives))
@@ -72,15 +82,21 @@ class Mochi(InfoNCE):
             self.n_steps += 1
         return mean_loss(candidates, x, sums, own)
 
-    def mixtures(self, x: Tensor, y: Tensor, k: int, barred: Tensor, generator: torch.Generator) -> Tensor:
+    def mixtures(
+        self, x: Tensor, y: Tensor, k: int, barred: Tensor, generator: torch.Generator
+    ) -> Tensor:
         """[N, s + s', D]: those of each anchor."""
         n_pairs, n_own, n = self.config.of_candidates, self.config.with_anchor, len(x)
 
         def drawn(count: int, below: int = k) -> Tensor:
-            return torch.randint(below, (n, count), generator=generator, device=generator.device).to(x.device)
+            return torch.randint(
+                below, (n, count), generator=generator, device=generator.device
+            ).to(x.device)
 
         def uniform(count: int) -> Tensor:
-            return torch.rand(n, count, 1, generator=generator, device=generator.device).to(x.device, x.dtype)
+            return torch.rand(n, count, 1, generator=generator, device=generator.device).to(
+                x.device, x.dtype
+            )
 
         columns = (x @ y.t()).scatter(1, barred, -torch.inf).topk(k, dim=1).indices
         first, alpha = drawn(n_pairs), uniform(n_pairs)

@@ -23,7 +23,10 @@ class MultiHeadConfig(ObjectiveConfig):
     n_heads: Annotated[int, Field(ge=1, le=64, description="H, projection heads"), Search(1, 8)] = 3
     spread: Annotated[
         float,
-        Field(ge=1, description="a temperature is at most so many times the common one, and at least its inverse"),
+        Field(
+            ge=1,
+            description="a temperature is at most so many times the common one, and at least its inverse",
+        ),
     ] = 4.0
     likelihood: Annotated[
         float,
@@ -34,19 +37,22 @@ class MultiHeadConfig(ObjectiveConfig):
 
 @rg.register("objective")
 class MultiHead(NTXent):
-    """``mean_h mean_i [l_ih + beta ((1 - c_iph) / tau_iph + log tau_iph)]``, l the NT-Xent of head h.
+    """``mean_h mean_i [l_ih + beta ((1 - c_iph) / tau_iph + log tau_iph)]``, l the NT-Xent of head
+    h.
 
-    Head h projects both views to directions z; ``c_ijh = z_ih . z_jh``, ``s_ijh = c_ijh / tau_ijh``, p is the positive
-    of i. Each pair and head has a temperature that is learned, ``tau_ijh = sqrt(tau_ih tau_jh)``,
-    ``log tau_ih = log temperature + log(spread) tanh(v_h . z_ih + u_h)``: the similarities stay inner products of rows,
-    which are evaluated in blocks. The term with beta is the negative logarithm of the likelihood of the positive's
-    distance, ``||z_i - z_p||^2 = 2 - 2 c``, under a normal distribution with variance tau: it is least at
-    ``tau = 1 - c``, so that temperatures neither vanish nor grow without bound.
+    Head h projects both views to directions z; ``c_ijh = z_ih . z_jh``, ``s_ijh = c_ijh /
+    tau_ijh``, p is the positive of i. Each pair and head has a temperature that is learned,
+    ``tau_ijh = sqrt(tau_ih tau_jh)``, ``log tau_ih = log temperature + log(spread) tanh(v_h . z_ih
+    + u_h)``: the similarities stay inner products of rows, which are evaluated in blocks. The term
+    with beta is the negative logarithm of the likelihood of the positive's distance, ``||z_i -
+    z_p||^2 = 2 - 2 c``, under a normal distribution with variance tau: it is least at ``tau = 1 -
+    c``, so that temperatures neither vanish nor grow without bound.
 
-    Source: after Wang et al., Adaptive Multi-head Contrastive Learning (ECCV 2024): heads, temperatures of each pair
-    and head, and a regulariser from the likelihood with the temperature's logarithm. There the temperature is a network
-    of the pair; the regulariser here is of the positives alone, and temperatures are bounded and begin at the common
-    one. The exact terms of the paper were not at hand.
+    Source: after Wang et al., Adaptive Multi-head Contrastive Learning (ECCV 2024): heads,
+    temperatures of each pair and head, and a regulariser from the likelihood with the temperature's
+    logarithm. There the temperature is a network of the pair; the regulariser here is of the
+    positives alone, and temperatures are bounded and begin at the common one. The exact terms of
+    the paper were not at hand.
     """
 
     Config = MultiHeadConfig
@@ -81,7 +87,9 @@ class MultiHead(NTXent):
                 log_pair = (log_tau[0] + log_tau[1]) / 2
                 distance = (z[0] - z[1]).square().sum(1) / 2
                 likelihood = (distance * (-log_pair).exp() + log_pair).mean()
-                outcomes.append(replace(outcome, loss=outcome.loss + self.config.likelihood * likelihood))
+                outcomes.append(
+                    replace(outcome, loss=outcome.loss + self.config.likelihood * likelihood)
+                )
         return replace(outcomes[0], loss=torch.stack([one.loss for one in outcomes]).mean())
 
     def _log_temperatures(self, steepness: Tensor, temperature: float) -> Tensor:

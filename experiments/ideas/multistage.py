@@ -1,4 +1,5 @@
-"""Multistage contrast: SimGCL trained again and again, each time on what it could not tell apart before.
+"""Multistage contrast: SimGCL trained again and again, each time on what it could not tell apart
+before.
 
 ``recgraph train multistage_simgcl --dataset ml-100k --import experiments/ideas/multistage.py``
 """
@@ -29,16 +30,22 @@ from recgraph.sparse.blocks import unit_length
 
 
 class MultistageConfig(SimGCLConfig):
-    stages: Annotated[int, Field(ge=2, le=10, description="how many models are trained, one after the other")] = 2
+    stages: Annotated[
+        int, Field(ge=2, le=10, description="how many models are trained, one after the other")
+    ] = 2
     stage_epochs: Annotated[int, Field(ge=1, description="epochs of each stage but the last")] = 20
     stage_clusters: Annotated[
-        int, Field(ge=1, description="clusters of a stage's vectors, in which the later ones contrast"), Search(2, 50)
+        int,
+        Field(ge=1, description="clusters of a stage's vectors, in which the later ones contrast"),
+        Search(2, 50),
     ] = 5
 
 
 @rg.register("weight", "earlier_clusters")
 class EarlierClusters(Weight):
-    """``w_ij = 1`` where i and j share a cluster in every clustering that was given, else 0; 1 where none was given."""
+    """``w_ij = 1`` where i and j share a cluster in every clustering that was given, else 0; 1
+    where none was given.
+    """
 
     clusters: Tensor | None = None
 
@@ -54,14 +61,14 @@ class EarlierClusters(Weight):
 class MultistageSimGCL(CollaborativeModel):
     """Stages of SimGCL: each contrasts within the clusters of those before, and all rank together.
 
-    Stage t is a new SimGCL whose candidates are those in the anchor's cluster in every stage before, by k-means of the
-    directions of users and of items. Vectors are concatenated, ``score_ui = sum_t u_t . v_t``, of the stages that have
-    begun. Stage t has the epochs ``[t stage_epochs, (t + 1) stage_epochs)``, the last one those that are left; let
-    ``patience`` be longer than a stage.
+    Stage t is a new SimGCL whose candidates are those in the anchor's cluster in every stage
+    before, by k-means of the directions of users and of items. Vectors are concatenated, ``score_ui
+    = sum_t u_t . v_t``, of the stages that have begun. Stage t has the epochs ``[t stage_epochs, (t
+    + 1) stage_epochs)``, the last one those that are left; let ``patience`` be longer than a stage.
 
-    Source: Zhang et al., Learning the Unlearned: Mitigating Feature Suppression in Contrastive Learning (ECCV 2024).
-    Departures: each stage trains the recommendation loss besides, and vectors are not normalised before they are
-    concatenated.
+    Source: Zhang et al., Learning the Unlearned: Mitigating Feature Suppression in Contrastive
+    Learning (ECCV 2024). Departures: each stage trains the recommendation loss besides, and vectors
+    are not normalised before they are concatenated.
     """
 
     Config: ClassVar[type[ModelConfig]] = MultistageConfig
@@ -73,10 +80,15 @@ class MultistageSimGCL(CollaborativeModel):
         assert self.seed is not None
         own = {name: value for name, value in self.config if name in SimGCLConfig.model_fields}
         # a batch may hold no two nodes of a cluster
-        within = {"objective": contrast.InfoNCE(if_none="zero"), "weight": part_class("weight", "earlier_clusters")()}
+        within = {
+            "objective": contrast.InfoNCE(if_none="zero"),
+            "weight": part_class("weight", "earlier_clusters")(),
+        }
         weighted = {"contrast": own["contrast"].model_copy(update=within)}
         self.models = nn.ModuleList(
-            SimGCL(**own | (weighted if number else {})).build(space, derive(self.seed, "stage", number))
+            SimGCL(**own | (weighted if number else {})).build(
+                space, derive(self.seed, "stage", number)
+            )
             for number in range(self.config.stages)
         )
         self.register_buffer("stage", torch.zeros((), dtype=torch.int64))
@@ -107,8 +119,13 @@ class MultistageSimGCL(CollaborativeModel):
             self.stage.fill_(before + 1)
         model = self.of_stage(number)
         if number:
-            of_users, of_items = torch.split(self.clusters[:number], [len(rows) for rows in self._kinds(0)], 1)
-            model.contrast_users.weight.clusters, model.contrast_items.weight.clusters = of_users, of_items  # type: ignore[union-attr]
+            of_users, of_items = torch.split(
+                self.clusters[:number], [len(rows) for rows in self._kinds(0)], 1
+            )
+            model.contrast_users.weight.clusters, model.contrast_items.weight.clusters = (
+                of_users,
+                of_items,
+            )  # type: ignore[union-attr]
         return model.losses(batch, wanted)
 
     @torch.no_grad()
@@ -118,7 +135,11 @@ class MultistageSimGCL(CollaborativeModel):
 
     def _cluster(self, rows: Tensor) -> Tensor:
         units = unit_length(rows)
-        return kmeans(units, min(self.config.stage_clusters, len(units)), seed=self.seed or 0).assignments
+        return kmeans(
+            units, min(self.config.stage_clusters, len(units)), seed=self.seed or 0
+        ).assignments
 
     def nodes(self) -> Tensor:
-        return torch.cat([self.of_stage(number).nodes() for number in range(int(self.stage) + 1)], 1)
+        return torch.cat(
+            [self.of_stage(number).nodes() for number in range(int(self.stage) + 1)], 1
+        )

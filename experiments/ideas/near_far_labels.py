@@ -1,4 +1,5 @@
-"""After ConR: rows are pulled to those of near ratings, and pushed from those of far ratings that they resemble.
+"""After ConR: rows are pulled to those of near ratings, and pushed from those of far ratings that
+they resemble.
 
 ``recgraph train near_far_cl4srec --import experiments/ideas/near_far_labels.py``
 """
@@ -30,28 +31,38 @@ class NearFarLabelsConfig(ObjectiveBaseConfig):
         Search(0.0, 1.0),
     ] = 0.5
     near: Annotated[
-        float, Field(ge=-1, le=1, description="cosine from which on a row of a far label is a negative")
+        float,
+        Field(ge=-1, le=1, description="cosine from which on a row of a far label is a negative"),
     ] = 0.0
     push: Annotated[
-        float, Field(ge=0, description="e, how much more a negative counts the further its label"), Search(0.01, 2.0)
+        float,
+        Field(ge=0, description="e, how much more a negative counts the further its label"),
+        Search(0.01, 2.0),
     ] = 0.2
     rarity: Annotated[
-        float, Field(ge=0, description="power of the inverse frequency of an anchor's label; 0: all count the same")
+        float,
+        Field(
+            ge=0,
+            description="power of the inverse frequency of an anchor's label; 0: all count the same",
+        ),
     ] = 0.5
 
 
 @rg.register("objective")
 class NearFarLabels(Objective):
-    """``mean_i eta_i mean_{p in P_i} -log(e^{s_ip} / (sum_{q in P_i} e^{s_iq} + sum_{n in N_i} w_in e^{s_in}))``.
+    """``mean_i eta_i mean_{p in P_i} -log(e^{s_ip} / (sum_{q in P_i} e^{s_iq} + sum_{n in N_i} w_in
+    e^{s_in}))``.
 
-    Anchors and candidates are the rows of both views, each with a label y. Positives P_i have labels within ``window``
-    deviations of y_i; negatives N_i have labels further off although their cosine with i is at least ``near``, and
-    ``w_in = eta_i e^{push |y_i - y_n|}``. ``eta_i`` is the inverse frequency of labels near y_i among the rows, to the
-    power ``rarity``, with mean 1. An anchor without a positive or without a negative has loss 0.
+    Anchors and candidates are the rows of both views, each with a label y. Positives P_i have
+    labels within ``window`` deviations of y_i; negatives N_i have labels further off although their
+    cosine with i is at least ``near``, and ``w_in = eta_i e^{push |y_i - y_n|}``. ``eta_i`` is the
+    inverse frequency of labels near y_i among the rows, to the power ``rarity``, with mean 1. An
+    anchor without a positive or without a negative has loss 0.
 
-    Source: after Keramati et al., ConR: Contrastive Regularizer for Deep Imbalanced Regression (ICLR 2024), whose
-    negatives are rows whose *predicted* labels are near; a recommender predicts none, so that the cosine says what the
-    model takes for near. Frequencies are counted in the batch; distances are in deviations of the labels.
+    Source: after Keramati et al., ConR: Contrastive Regularizer for Deep Imbalanced Regression
+    (ICLR 2024), whose negatives are rows whose *predicted* labels are near; a recommender predicts
+    none, so that the cosine says what the model takes for near. Frequencies are counted in the
+    batch; distances are in deviations of the labels.
 
     Attributes:
         labels: [B], of the rows of both views; a model sets them before each call.
@@ -92,7 +103,9 @@ class NearFarCL4SRecConfig(CL4SRecConfig):
 
 @rg.register("model", "near_far_cl4srec")
 class NearFarCL4SRec(CL4SRec):
-    """CL4SRec whose rows have a label, the rating of the interaction that follows them; in one process."""
+    """CL4SRec whose rows have a label, the rating of the interaction that follows them; in one
+    process.
+    """
 
     Config = NearFarCL4SRecConfig
 
@@ -102,7 +115,9 @@ class NearFarCL4SRec(CL4SRec):
         self._keys, order = (train.items.rows * train.n_items + train.items.values).sort()
         self._ratings = train.ratings[order].float()
 
-    def contrast_by(self, term: ContrastiveTerm, batch: SequenceBatch, a: Tensor, b: Tensor) -> Tensor:
+    def contrast_by(
+        self, term: ContrastiveTerm, batch: SequenceBatch, a: Tensor, b: Tensor
+    ) -> Tensor:
         assert self.space is not None
         keys = batch.users * self.space.n_items + batch.contrast_targets - 1
         places = torch.searchsorted(self._keys.to(a.device), keys)

@@ -1,4 +1,5 @@
-"""After CDvG: a view of a sequence whose popular items are swapped for similar ones of another popularity.
+"""After CDvG: a view of a sequence whose popular items are swapped for similar ones of another
+popularity.
 
 ``--set 'augmentations=["crop","popularity_swap"]'``
 """
@@ -20,38 +21,54 @@ from recgraph.sparse.ragged import Ragged
 
 
 class PopularitySwapConfig(SimilarityConfig):
-    ratio: Annotated[float, Field(ge=0, le=1, description="the share that is swapped"), Search(low=0.1, high=0.9)] = 0.3
+    ratio: Annotated[
+        float, Field(ge=0, le=1, description="the share that is swapped"), Search(low=0.1, high=0.9)
+    ] = 0.3
     n_groups: Annotated[
         int,
-        Field(ge=2, description="groups of popularity, each with about the same number of interactions"),
+        Field(
+            ge=2,
+            description="groups of popularity, each with about the same number of interactions",
+        ),
         Search(choices=(2, 3, 5, 10)),
     ] = 5
     swap: Annotated[
-        Literal["other", "rarer"], Field(description="for an item of any other group, or of a less popular one")
+        Literal["other", "rarer"],
+        Field(description="for an item of any other group, or of a less popular one"),
     ] = "other"
     popularity_power: Annotated[
         float,
-        Field(ge=0, description="places are drawn in proportion to (interactions of their item) ** this; 0: uniformly"),
+        Field(
+            ge=0,
+            description="places are drawn in proportion to (interactions of their item) ** this; 0: uniformly",
+        ),
         Search(low=0.0, high=2.0),
     ] = 1.0
     n_candidates: Annotated[
-        int, Field(ge=1, description="the most similar items, among which those of other groups are looked for")
+        int,
+        Field(
+            ge=1,
+            description="the most similar items, among which those of other groups are looked for",
+        ),
     ] = 50
 
 
 @rg.register("augmentation")
 class PopularitySwap(SimilarityAugmentation):
-    """Swap ``max(floor(ratio * length), 1)`` items, the popular ones first, for similar items of another popularity.
+    """Swap ``max(floor(ratio * length), 1)`` items, the popular ones first, for similar items of
+    another popularity.
 
-    The view has another bias (how popular its items are) and the same preference (which items go together). Places are
-    drawn one after the other without replacement, place t with probability ``n_t^p / sum over those left of n^p``, n
-    the interactions of its item in training, p ``popularity_power``. The item i at a place becomes one of the
-    ``n_similar`` items most similar to it among those with ``g(j) != g(i)`` (``swap="rarer"``: ``g(j) < g(i)``), of its
+    The view has another bias (how popular its items are) and the same preference (which items go
+    together). Places are drawn one after the other without replacement, place t with probability
+    ``n_t^p / sum over those left of n^p``, n the interactions of its item in training, p
+    ``popularity_power``. The item i at a place becomes one of the ``n_similar`` items most similar
+    to it among those with ``g(j) != g(i)`` (``swap="rarer"``: ``g(j) < g(i)``), of its
     ``n_candidates`` nearest; g is :func:`popularity_groups`. An item with no such neighbour stays.
 
-    Source: after Jung, Shim, Yang and Yang, Fighting Fire with Fire: Contrastive Debiasing without Bias-free Data via
-    Generative Bias-transformation (CDvG, 2021), which learns a translation model that finds the bias by itself and
-    keeps what the task needs by reconstruction: here the bias is named, and what is kept is co-occurrence.
+    Source: after Jung, Shim, Yang and Yang, Fighting Fire with Fire: Contrastive Debiasing without
+    Bias-free Data via Generative Bias-transformation (CDvG, 2021), which learns a translation model
+    that finds the bias by itself and keeps what the task needs by reconstruction: here the bias is
+    named, and what is kept is co-occurrence.
     """
 
     Config = PopularitySwapConfig
@@ -62,11 +79,17 @@ class PopularitySwap(SimilarityAugmentation):
         groups = popularity_groups(counts, config.n_groups)
         groups = torch.cat([groups.new_zeros(1), groups])
         own, of_nearest = groups[:, None], groups[nearest]
-        fits_mask = (of_nearest < own if config.swap == "rarer" else of_nearest != own) & (nearest > 0)
-        first = torch.argsort((~fits_mask).to(torch.int8), dim=1, stable=True)[:, : config.n_similar]
+        fits_mask = (of_nearest < own if config.swap == "rarer" else of_nearest != own) & (
+            nearest > 0
+        )
+        first = torch.argsort((~fits_mask).to(torch.int8), dim=1, stable=True)[
+            :, : config.n_similar
+        ]
         self._similar = torch.where(fits_mask, nearest, 0).gather(1, first)
         # a masked item is swapped for nothing
-        self._weights = torch.cat([counts.new_zeros(1), counts]).to(torch.float64) ** config.popularity_power
+        self._weights = (
+            torch.cat([counts.new_zeros(1), counts]).to(torch.float64) ** config.popularity_power
+        )
         self._weights[0] = 0
 
     def augment(self, sequences: Ragged, generator: torch.Generator) -> Ragged:
@@ -80,8 +103,8 @@ class PopularitySwap(SimilarityAugmentation):
 
 
 def popularity_groups(counts: Tensor, n_groups: int) -> Tensor:
-    """[n_items] int64: ``floor(n_groups * (interactions of rarer items + half of those of equally popular ones) /
-    all)``, 0 the least popular ones; items of the same count are of one group."""
+    """[n_items] int64: ``floor(n_groups * (interactions of rarer items + half of those of equally
+    popular ones) / all)``, 0 the least popular ones; items of the same count are of one group."""
     levels, level_of = torch.unique(counts, return_inverse=True)
     mass = levels * torch.bincount(level_of, minlength=len(levels))
     # integers: twice the interactions before the middle of each level
@@ -89,11 +112,15 @@ def popularity_groups(counts: Tensor, n_groups: int) -> Tensor:
     return ((n_groups * middle) // (2 * mass.sum()).clamp(min=1))[level_of]
 
 
-def choose_by_weight(sequences: Ragged, weights: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
-    """[T] bool: ``counts[r]`` places of each row, drawn one after the other in proportion to their weights among those
-    left; a place of weight 0 comes after all others."""
+def choose_by_weight(
+    sequences: Ragged, weights: Tensor, counts: Tensor, generator: torch.Generator
+) -> Tensor:
+    """[T] bool: ``counts[r]`` places of each row, drawn one after the other in proportion to their
+    weights among those left; a place of weight 0 comes after all others."""
     # a race of exponential clocks: the order in which they ring is that of the draws
-    uniform = torch.rand(weights.shape, generator=generator, device=weights.device, dtype=torch.float64)
+    uniform = torch.rand(
+        weights.shape, generator=generator, device=weights.device, dtype=torch.float64
+    )
     order = torch.argsort(-uniform.log() / weights)
     order = order[torch.argsort(sequences.rows[order], stable=True)]
     first_mask = sequences.positions < counts[sequences.rows]

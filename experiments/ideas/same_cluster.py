@@ -14,13 +14,15 @@ class SameClusterConfig(ClusterConfig):
 
 @rg.register("weight")
 class SameCluster(Cluster):
-    """``w_ij = prod_t [k_t(i) = k_t(j)]``: 1 in the anchor's cluster of each of the T clusterings, 0 elsewhere.
+    """``w_ij = prod_t [k_t(i) = k_t(j)]``: 1 in the anchor's cluster of each of the T clusterings,
+    0 elsewhere.
 
-    The complement of ``cluster``, on the same clusterings: those that a model gives, else of the candidates at hand.
+    The complement of ``cluster``, on the same clusterings: those that a model gives, else of the
+    candidates at hand.
 
-    Source: after Zhang et al., "Learning the Unlearned: Mitigating Feature Suppression in Contrastive Learning" (ECCV
-    2024), where the clusterings are those of earlier stages of training: what these tell apart no longer lowers the
-    loss, and other features must be learned.
+    Source: after Zhang et al., "Learning the Unlearned: Mitigating Feature Suppression in
+    Contrastive Learning" (ECCV 2024), where the clusterings are those of earlier stages of
+    training: what these tell apart no longer lowers the loss, and other features must be learned.
     """
 
     Config = SameClusterConfig

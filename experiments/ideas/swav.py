@@ -1,4 +1,6 @@
-"""SwAV: prototypes as candidates, and an even assignment of the other view to them as the target."""
+"""SwAV: prototypes as candidates, and an even assignment of the other view to them as the
+target.
+"""
 
 from __future__ import annotations
 
@@ -25,21 +27,26 @@ class SwAVConfig(ObjectiveBaseConfig):
         Search(0.02, 0.2, log=True),
     ] = 0.05
     rounds: Annotated[int, Field(ge=1, description="of Sinkhorn-Knopp")] = 3
-    frozen_steps: Annotated[int, Field(ge=0, description="steps at the start in which prototypes do not move")] = 313
+    frozen_steps: Annotated[
+        int, Field(ge=0, description="steps at the start in which prototypes do not move")
+    ] = 313
 
 
 @rg.register("objective", "swav")
 class SwAV(Objective):
-    """``mean_i (l(a_i, q(b_i)) + l(b_i, q(a_i))) / 2`` with ``l(x, q) = logsumexp_k(s_xk) - sum_k q_k s_xk``.
+    """``mean_i (l(a_i, q(b_i)) + l(b_i, q(a_i))) / 2`` with ``l(x, q) = logsumexp_k(s_xk) - sum_k
+    q_k s_xk``.
 
-    ``s_xk = x . c_k / temperature`` of directions, the candidates are K prototypes c of unit length, and the soft
-    positive of a row is the code q of its other view, without gradient: Sinkhorn-Knopp makes codes
-    ``q_ik ~ e^{x_i . c_k / epsilon}`` that sum to 1 over prototypes and, after enough rounds, to B / K over the rows.
+    ``s_xk = x . c_k / temperature`` of directions, the candidates are K prototypes c of unit
+    length, and the soft positive of a row is the code q of its other view, without gradient:
+    Sinkhorn-Knopp makes codes ``q_ik ~ e^{x_i . c_k / epsilon}`` that sum to 1 over prototypes and,
+    after enough rounds, to B / K over the rows.
 
-    Source: Caron et al., Unsupervised Learning of Visual Features by Contrasting Cluster Assignments (NeurIPS 2020);
-    temperature 0.1, epsilon 0.05, three rounds and 313 steps with frozen prototypes are theirs. Departures: two views,
-    without further crops, which sequences and graphs do not have; no queue; prototypes are divided by their length
-    where they are read. No row is compared with another: weights do not apply.
+    Source: Caron et al., Unsupervised Learning of Visual Features by Contrasting Cluster
+    Assignments (NeurIPS 2020); temperature 0.1, epsilon 0.05, three rounds and 313 steps with
+    frozen prototypes are theirs. Departures: two views, without further crops, which sequences and
+    graphs do not have; no queue; prototypes are divided by their length where they are read. No row
+    is compared with another: weights do not apply.
     """
 
     Config = SwAVConfig
@@ -48,7 +55,9 @@ class SwAV(Objective):
 
     def __init__(self, config: SwAVConfig | None = None, /, **settings: Any) -> None:
         super().__init__(config, **settings)
-        self.directions = nn.Parameter(unit_length(torch.randn(self.config.n_prototypes, self.config.dim)))
+        self.directions = nn.Parameter(
+            unit_length(torch.randn(self.config.n_prototypes, self.config.dim))
+        )
         self.register_buffer("n_steps", torch.zeros((), dtype=torch.int64))
 
     def forward(self, views: Views, similarity: Similarity, weight: Weight | None) -> Outcome:
@@ -60,14 +69,18 @@ class SwAV(Objective):
             losses = []
             for x, other in ((a, b), (b, a)):
                 q = codes(other.detach() @ c.detach().t() / self.config.epsilon, self.config.rounds)
-                losses.append(-(q * (x @ c.t() / similarity.temperature).log_softmax(1)).sum(1).mean())
+                losses.append(
+                    -(q * (x @ c.t() / similarity.temperature).log_softmax(1)).sum(1).mean()
+                )
         if self.training and torch.is_grad_enabled():
             self.n_steps += 1
         return Outcome.of_all((losses[0] + losses[1]) / 2, len(a))
 
 
 def codes(logits: Tensor, rounds: int) -> Tensor:
-    """[B, K]: Sinkhorn-Knopp's assignments of ``e^logits``; each round divides by the sums over rows, then over K."""
+    """[B, K]: Sinkhorn-Knopp's assignments of ``e^logits``; each round divides by the sums over
+    rows, then over K.
+    """
     for _ in range(rounds):
         logits = (logits - logits.logsumexp(0)).log_softmax(1)
     return logits.exp()

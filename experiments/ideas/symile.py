@@ -20,16 +20,18 @@ from recgraph.sparse.blocks import unit_length
 
 
 def symile(views: Sequence[Tensor], temperature: float, generator: torch.Generator) -> Tensor:
-    """``mean_m mean_i -log(e^{s_i} / (e^{s_i} + sum_{j != i} e^{s^m_ij}))`` over M views of the same N rows.
+    """``mean_m mean_i -log(e^{s_i} / (e^{s_i} + sum_{j != i} e^{s^m_ij}))`` over M views of the
+    same N rows.
 
-    ``s_i = sum_d prod_m z^m_id / temperature``, the multilinear inner product of directions; with view m as the anchor,
-    ``s^m_ij = sum_d z^m_id y^m_jd / temperature``, where ``y^m_j`` is the product of the other views, each in an order
-    of its own, drawn anew: N - 1 negatives for each anchor, never N^M. Of two views it is InfoNCE in both directions,
-    and nothing is drawn.
+    ``s_i = sum_d prod_m z^m_id / temperature``, the multilinear inner product of directions; with
+    view m as the anchor, ``s^m_ij = sum_d z^m_id y^m_jd / temperature``, where ``y^m_j`` is the
+    product of the other views, each in an order of its own, drawn anew: N - 1 negatives for each
+    anchor, never N^M. Of two views it is InfoNCE in both directions, and nothing is drawn.
 
-    Source: Saporta et al., Contrasting with Symile: Simple Model-Agnostic Representation Learning for Unlimited
-    Modalities (NeurIPS 2024), with the negatives that cost O(N). Departure: the temperature is a setting, not learned;
-    products of M directions of width D are about D^((1 - M) / 2) long, so that it must be smaller than for two views.
+    Source: Saporta et al., Contrasting with Symile: Simple Model-Agnostic Representation Learning
+    for Unlimited Modalities (NeurIPS 2024), with the negatives that cost O(N). Departure: the
+    temperature is a setting, not learned; products of M directions of width D are about D^((1 - M)
+    / 2) long, so that it must be smaller than for two views.
 
     Args:
         views: M of [N, D].
@@ -58,6 +60,10 @@ def symile(views: Sequence[Tensor], temperature: float, generator: torch.Generat
 class SymileCL4SRec(CL4SRec):
     """CL4SRec that contrasts both views of a sequence and the sequence itself by :func:`symile`."""
 
-    def contrast_by(self, term: ContrastiveTerm, batch: SequenceBatch, a: Tensor, b: Tensor) -> Tensor:
+    def contrast_by(
+        self, term: ContrastiveTerm, batch: SequenceBatch, a: Tensor, b: Tensor
+    ) -> Tensor:
         ((original, _),) = self.encode_together([batch.contrast], batch)
-        return symile([a, b, original], self.config.contrast.temperature, batch.generators["contrast"])
+        return symile(
+            [a, b, original], self.config.contrast.temperature, batch.generators["contrast"]
+        )

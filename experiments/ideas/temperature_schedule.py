@@ -15,24 +15,28 @@ from recgraph.contrast.weights import Weight
 
 
 class ScheduledNTXentConfig(ObjectiveConfig):
-    schedule: Annotated[Literal["linear", "cosine"], Field(description="there, or there and back, again and again")] = (
-        "cosine"
-    )
-    temperature_end: Annotated[float, Field(gt=0, description="t1, the temperature that it goes to")] = 0.1
+    schedule: Annotated[
+        Literal["linear", "cosine"], Field(description="there, or there and back, again and again")
+    ] = "cosine"
+    temperature_end: Annotated[
+        float, Field(gt=0, description="t1, the temperature that it goes to")
+    ] = 0.1
     n_steps: Annotated[int, Field(ge=1, description="T, the steps of the schedule")] = 1000
 
 
 @rg.register("objective", "scheduled_nt_xent")
 class ScheduledNTXent(NTXent):
-    """NT-Xent whose temperature depends on the step e, from ``temperature`` t0 to ``temperature_end`` t1.
+    """NT-Xent whose temperature depends on the step e, from ``temperature`` t0 to
+    ``temperature_end`` t1.
 
     - ``linear``: ``t0 + (t1 - t0) min(e / T, 1)``;
-    - ``cosine``: ``t1 + (t0 - t1) (1 + cos(2 pi e / T)) / 2``, from t0 to t1 and back in T steps, again and again.
+    - ``cosine``: ``t1 + (t0 - t1) (1 + cos(2 pi e / T)) / 2``, from t0 to t1 and back in T steps,
+      again and again.
 
-    The loss is aware of hardness: a low temperature spreads rows over the sphere and pushes the hardest candidates
-    alone, a high one leaves groups of alike rows together (Wang and Liu, CVPR 2021). Source of the cosine: Kukleva et
-    al., "Temperature Schedules for Self-Supervised Contrastive Methods on Long-Tail Data" (ICLR 2023), with t0 = 1,
-    t1 = 0.1 and 200 to 400 epochs.
+    The loss is aware of hardness: a low temperature spreads rows over the sphere and pushes the
+    hardest candidates alone, a high one leaves groups of alike rows together (Wang and Liu, CVPR
+    2021). Source of the cosine: Kukleva et al., "Temperature Schedules for Self-Supervised
+    Contrastive Methods on Long-Tail Data" (ICLR 2023), with t0 = 1, t1 = 0.1 and 200 to 400 epochs.
     """
 
     Config = ScheduledNTXentConfig
@@ -46,7 +50,9 @@ class ScheduledNTXent(NTXent):
         now = self.temperature(similarity.temperature, int(self.step))
         if self.training and torch.is_grad_enabled():
             self.step += 1
-        return super().forward(views, Similarity(similarity=similarity.similarity, temperature=now), weight)
+        return super().forward(
+            views, Similarity(similarity=similarity.similarity, temperature=now), weight
+        )
 
     def temperature(self, start: float, step: int) -> float:
         """That of a step, from 0."""

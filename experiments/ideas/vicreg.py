@@ -19,16 +19,26 @@ from recgraph.sparse.device import full_precision
 
 class VICRegConfig(ObjectiveBaseConfig):
     invariance: Annotated[
-        float, Field(ge=0, description="lambda, weight of the distance of the views"), Search(1, 50, log=True)
+        float,
+        Field(ge=0, description="lambda, weight of the distance of the views"),
+        Search(1, 50, log=True),
     ] = 25.0
     variance: Annotated[
-        float, Field(ge=0, description="mu, weight of deviations below the wanted one"), Search(1, 50, log=True)
+        float,
+        Field(ge=0, description="mu, weight of deviations below the wanted one"),
+        Search(1, 50, log=True),
     ] = 25.0
     covariance: Annotated[
-        float, Field(ge=0, description="nu, weight of covariances of components"), Search(0.1, 10, log=True)
+        float,
+        Field(ge=0, description="nu, weight of covariances of components"),
+        Search(0.1, 10, log=True),
     ] = 1.0
     deviation: Annotated[
-        float | None, Field(gt=0, description="gamma, the wanted deviation; None: 1 / sqrt(D), as of rows of length 1")
+        float | None,
+        Field(
+            gt=0,
+            description="gamma, the wanted deviation; None: 1 / sqrt(D), as of rows of length 1",
+        ),
     ] = 1.0
 
 
@@ -42,10 +52,10 @@ class VICReg(Objective):
 
     No row is compared with another: similarity and weights are not read.
 
-    Source: Bardes et al., VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning (ICLR
-    2022), as in the authors' code, which halves the sum of v and takes the mean over components in s, where the
-    paper does not. Departures: no projector (theirs has three layers of 8192, of images). Views of length 1, as MEOW's,
-    cannot have deviations of 1: ``deviation=None``.
+    Source: Bardes et al., VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised
+    Learning (ICLR 2022), as in the authors' code, which halves the sum of v and takes the mean over
+    components in s, where the paper does not. Departures: no projector (theirs has three layers of
+    8192, of images). Views of length 1, as MEOW's, cannot have deviations of 1: ``deviation=None``.
     """
 
     Config = VICRegConfig
@@ -62,7 +72,14 @@ class VICReg(Objective):
                 centred = x - x.mean(0)
                 cov = centred.t() @ centred / max(len(x) - 1, 1)
                 variance = variance + F.relu(gamma - (cov.diagonal() + 1e-4).sqrt()).mean() / 2
-                covariance = covariance + (cov - torch.diag_embed(cov.diagonal())).square().sum() / x.shape[1]
+                covariance = (
+                    covariance
+                    + (cov - torch.diag_embed(cov.diagonal())).square().sum() / x.shape[1]
+                )
             invariance = F.mse_loss(a, b)
-            loss = config.invariance * invariance + config.variance * variance + config.covariance * covariance
+            loss = (
+                config.invariance * invariance
+                + config.variance * variance
+                + config.covariance * covariance
+            )
         return Outcome.of_all(loss, len(a))

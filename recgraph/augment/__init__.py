@@ -1,4 +1,6 @@
-"""Augmentations of sequences, graphs and encoded rows; a name of a member, as ``augment.Crop``, is its settings."""
+"""Augmentations of sequences, graphs and encoded rows; a name of a member, as ``augment.Crop``, is
+its settings.
+"""
 
 from __future__ import annotations
 

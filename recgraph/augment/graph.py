@@ -17,10 +17,11 @@ BaseConfig = Config
 
 
 class GraphAugmentation:
-    """Base of the augmentations of graphs. A subclass sets ``Config`` and defines ``__call__(value, generator)``.
+    """Base of the augmentations of graphs. A subclass sets ``Config`` and defines ``__call__(value,
+    generator)``.
 
-    ``value`` is what ``reads`` says: an adjacency (a :class:`Csr`; the augmented one has its shape), or the features of
-    nodes [N, F], dense or sparse. Both stay as they are.
+    ``value`` is what ``reads`` says: an adjacency (a :class:`Csr`; the augmented one has its
+    shape), or the features of nodes [N, F], dense or sparse. Both stay as they are.
 
     Args:
         config: the settings as a value, or
@@ -37,12 +38,14 @@ class GraphAugmentation:
         raise NotImplementedError
 
     def stream(self, generators: Generators, name: str) -> torch.Generator:
-        """The generator for what has this name (a path, a node type); it starts afresh at every call, so that the same
-        is drawn however often it is asked for."""
+        """The generator for what has this name (a path, a node type); it starts afresh at every
+        call, so that the same is drawn however often it is asked for."""
         return generators.fresh(f"view/{type(self).__name__}/{name}")
 
 
-def keep_some(n: int, ratio: float, generator: torch.Generator, device: torch.device) -> torch.Tensor:
+def keep_some(
+    n: int, ratio: float, generator: torch.Generator, device: torch.device
+) -> torch.Tensor:
     """[n] bool: False for ``floor(ratio * n)`` places, uniform without replacement.
 
     Args:
@@ -60,12 +63,14 @@ Ratio = Annotated[float, Field(ge=0, lt=1)]
 class EdgeDropConfig(Config):
     ratio: Annotated[
         Ratio | tuple[Ratio, ...],
-        Field(description="the share of the entries that is left out; of several graphs, as of meta-paths, one each"),
+        Field(
+            description="the share of the entries that is left out; of several graphs, as of meta-paths, one each"
+        ),
         Search(low=0.0, high=0.8),
     ] = 0.3
-    binary: Annotated[bool, Field(exclude=True, description="what is kept becomes 1; False leaves it its weight")] = (
-        True
-    )
+    binary: Annotated[
+        bool, Field(exclude=True, description="what is kept becomes 1; False leaves it its weight")
+    ] = True
     self_loops: Annotated[
         bool,
         Field(
@@ -77,11 +82,13 @@ class EdgeDropConfig(Config):
 
 
 class EdgeDrop(GraphAugmentation):
-    """Leave out ``floor(ratio * n)`` of the n entries, each direction by itself, uniform without replacement.
+    """Leave out ``floor(ratio * n)`` of the n entries, each direction by itself, uniform without
+    replacement.
 
-    Source: MEOW (SDM 2023) with the defaults: off-diagonal entries of a path's top-K matrix are deleted, the rest made
-    binary, the identity added; normalise the result (``normalise(augmented, "meow")``). SGL (Wu et al., SIGIR 2021)
-    drops edges of the user-item matrix, with ``self_loops=False``.
+    Source: MEOW (SDM 2023) with the defaults: off-diagonal entries of a path's top-K matrix are
+    deleted, the rest made binary, the identity added; normalise the result (``normalise(augmented,
+    "meow")``). SGL (Wu et al., SIGIR 2021) drops edges of the user-item matrix, with
+    ``self_loops=False``.
     """
 
     Config = EdgeDropConfig
@@ -95,7 +102,9 @@ class EdgeDrop(GraphAugmentation):
         keep_mask = self._is_there(adj)
         may_go = keep_mask & (adj.rows != adj.indices) if self._has_loops(adj) else keep_mask
         candidates = torch.nonzero(may_go).squeeze(1)
-        keep_mask[candidates] = keep_some(candidates.numel(), self.config.ratio, generator, adj.device)
+        keep_mask[candidates] = keep_some(
+            candidates.numel(), self.config.ratio, generator, adj.device
+        )
         return keep_mask
 
     def apply(self, adj: Csr, keep_mask: Tensor) -> Csr:
@@ -106,7 +115,9 @@ class EdgeDrop(GraphAugmentation):
         return kept.with_diagonal(1.0) if self._has_loops(adj) else kept
 
     def _is_there(self, adj: Csr) -> Tensor:
-        """[E] bool: where what is kept becomes 1, an entry of weight 0 is none, or it would become 1 too."""
+        """[E] bool: where what is kept becomes 1, an entry of weight 0 is none, or it would become
+        1 too.
+        """
         if self.config.binary and adj.weights is not None:
             return adj.weights != 0
         return torch.ones(adj.nnz, dtype=torch.bool, device=adj.device)
@@ -118,7 +129,9 @@ class EdgeDrop(GraphAugmentation):
 class NodeDropConfig(EdgeDropConfig):
     ratio: Annotated[
         Ratio | tuple[Ratio, ...],
-        Field(description="the share of the nodes whose entries are left out; of several graphs one each"),
+        Field(
+            description="the share of the nodes whose entries are left out; of several graphs one each"
+        ),
         Search(low=0.0, high=0.8),
     ] = 0.3
 
@@ -126,7 +139,8 @@ class NodeDropConfig(EdgeDropConfig):
 class NodeDrop(EdgeDrop):
     """Leave out the entries of ``floor(ratio * n)`` of n nodes, uniform without replacement.
 
-    Rows and columns are drawn each by themselves, but where they are the same nodes (``self_loops``).
+    Rows and columns are drawn each by themselves, but where they are the same nodes
+    (``self_loops``).
 
     Source: SGL (Wu et al., SIGIR 2021), users and items of their matrix, with ``self_loops=False``.
     """
@@ -137,7 +151,11 @@ class NodeDrop(EdgeDrop):
         """[E] bool: which entries stay."""
         n_rows, n_columns = adj.shape
         rows = keep_some(n_rows, self.config.ratio, generator, adj.device)
-        columns = rows if self._has_loops(adj) else keep_some(n_columns, self.config.ratio, generator, adj.device)
+        columns = (
+            rows
+            if self._has_loops(adj)
+            else keep_some(n_columns, self.config.ratio, generator, adj.device)
+        )
         return rows[adj.rows] & columns[adj.indices] & self._is_there(adj)
 
 
@@ -150,7 +168,8 @@ class FeatureMaskConfig(Config):
 
 
 class FeatureMask(GraphAugmentation):
-    """Set ``floor(ratio * n)`` of the n features that are not 0 to 0, uniform over all nodes without replacement.
+    """Set ``floor(ratio * n)`` of the n features that are not 0 to 0, uniform over all nodes
+    without replacement.
 
     Source: MEOW (SDM 2023). What is left is not scaled.
     """
@@ -168,5 +187,7 @@ class FeatureMask(GraphAugmentation):
         places = torch.nonzero(values).squeeze(1)
         masked = places[~keep_some(places.numel(), self.config.ratio, generator, features.device)]
         if isinstance(features, Csr):
-            return features.select(torch.ones_like(values, dtype=torch.bool).index_fill(0, masked, False))
+            return features.select(
+                torch.ones_like(values, dtype=torch.bool).index_fill(0, masked, False)
+            )
         return values.index_fill(0, masked, 0).view(features.shape)

@@ -23,9 +23,11 @@ class AugmentationConfig(Config):
 
 
 class SequenceAugmentation:
-    """Base of the augmentations of sequences: ``Crop(ratio=0.5)(sequences, generator)`` changes every row at random.
+    """Base of the augmentations of sequences: ``Crop(ratio=0.5)(sequences, generator)`` changes
+    every row at random.
 
-    Rows of fewer than two tokens stay as they are. A subclass sets ``Config`` and defines :meth:`augment`.
+    Rows of fewer than two tokens stay as they are. A subclass sets ``Config`` and defines
+    :meth:`augment`.
 
     Args:
         config: the settings as a value, or
@@ -33,8 +35,8 @@ class SequenceAugmentation:
     """
 
     Config: ClassVar[type[AugmentationConfig]] = AugmentationConfig
-    #: whether it reads no token, but moves, leaves out or masks places whatever they hold: then the time gap of a place
-    #: goes where the token goes
+    #: whether it reads no token, but moves, leaves out or masks places whatever they hold: then the
+    #: time gap of a place goes where the token goes
     by_place: ClassVar[bool] = False
 
     def __init__(self, config: AugmentationConfig | None = None, /, **settings: Any) -> None:
@@ -47,15 +49,16 @@ class SequenceAugmentation:
         """The augmented rows.
 
         Args:
-            sequences: B rows of tokens (``item_idx + 1``; 0 is a masked item); not changed. Or those of
-                :func:`recgraph.data.batches.with_gaps`: what is known of its time goes with the token where
-                ``by_place`` is set. Else it stays at its place where all rows keep their lengths, and is unknown (0)
-                where they do not. That of a masked token is unknown.
+            sequences: B rows of tokens (``item_idx + 1``; 0 is a masked item); not changed. Or
+                those of :func:`recgraph.data.batches.with_gaps`: what is known of its time goes
+                with the token where ``by_place`` is set. Else it stays at its place where all rows
+                keep their lengths, and is unknown (0) where they do not. That of a masked token is
+                unknown.
             generator: the stream to draw from, on the device of ``sequences``.
 
         Returns:
-            B rows like them on the same device; a row may be shorter or longer than it was, and is empty
-            only where it was.
+            B rows like them on the same device; a row may be shorter or longer than it was, and is
+            empty only where it was.
         """
         if sequences.values.ndim > 1:
             return self._with_gaps(sequences, generator)
@@ -93,8 +96,8 @@ class CropConfig(AugmentationConfig):
 class Crop(SequenceAugmentation):
     """Keep ``floor(ratio * length)`` consecutive tokens, at least one, at a uniform place.
 
-    Source: CL4SRec (Xie et al., ICDE 2022), section 4.2.1; ratio .5 as in MCLRec (SIGIR 2023). Departure: at least
-    one token is kept (with a small ratio the published code would leave none).
+    Source: CL4SRec (Xie et al., ICDE 2022), section 4.2.1; ratio .5 as in MCLRec (SIGIR 2023).
+    Departure: at least one token is kept (with a small ratio the published code would leave none).
     """
 
     Config = CropConfig
@@ -115,11 +118,12 @@ class MaskConfig(AugmentationConfig):
 
 
 class Mask(SequenceAugmentation):
-    """Write token 0 to ``floor(ratio * length)`` places, without replacement; the last place can be hit.
+    """Write token 0 to ``floor(ratio * length)`` places, without replacement; the last place can be
+    hit.
 
-    Source: CL4SRec (Xie et al., ICDE 2022), section 4.2.1, which has a mask token of its own. As in the
-    published code of MCLRec (SIGIR 2023) the token is the padding's, so that encoders also leave masked
-    places out of attention.
+    Source: CL4SRec (Xie et al., ICDE 2022), section 4.2.1, which has a mask token of its own. As in
+    the published code of MCLRec (SIGIR 2023) the token is the padding's, so that encoders also
+    leave masked places out of attention.
     """
 
     Config = MaskConfig
@@ -159,16 +163,20 @@ class Reorder(SequenceAugmentation):
 
 
 class TwoViews:
-    """Two views of each sequence: a pair of augmentations is drawn, one makes the first view, one the second.
+    """Two views of each sequence: a pair of augmentations is drawn, one makes the first view, one
+    the second.
 
-    ``TwoViews(["crop", "mask", "reorder"], per="row")`` is what the published code of MCLRec does: two different
-    augmentations for each sample, all ordered pairs equally likely, and none where the length is 1.
+    ``TwoViews(["crop", "mask", "reorder"], per="row")`` is what the published code of MCLRec does:
+    two different augmentations for each sample, all ordered pairs equally likely, and none where
+    the length is 1.
 
     Args:
-        augmentations: to draw from: registered names, specifications (``{"name": "crop", "ratio": 0.3}``) or instances.
+        augmentations: to draw from: registered names, specifications (``{"name": "crop", "ratio":
+            0.3}``) or instances.
         per: ``"row"`` draws a pair for each row, ``"batch"`` one for all rows of a call.
         distinct: the two augmentations of a pair differ; False draws them independently.
-        max_len: of a view that has grown longer, the last ``max_len`` tokens are kept; None keeps all.
+        max_len: of a view that has grown longer, the last ``max_len`` tokens are kept; None keeps
+            all.
     """
 
     def __init__(
@@ -179,10 +187,16 @@ class TwoViews:
         max_len: int | None = None,
     ) -> None:
         if len(augmentations) < 1 + distinct:
-            raise ValueError(f"augmentations = {list(augmentations)!r}: give at least {1 + distinct}")
+            raise ValueError(
+                f"augmentations = {list(augmentations)!r}: give at least {1 + distinct}"
+            )
         self.augmentations: list[SequenceAugmentation] = []
         for given in augmentations:
-            made = given if isinstance(given, SequenceAugmentation) else registry.make("augmentation", given)
+            made = (
+                given
+                if isinstance(given, SequenceAugmentation)
+                else registry.make("augmentation", given)
+            )
             if not isinstance(made, SequenceAugmentation):
                 raise ConfigError(f"augmentations: {given!r} is not an augmentation of sequences")
             self.augmentations.append(made)
@@ -247,7 +261,8 @@ def shuffle_within(rows: Tensor, generator: torch.Generator) -> Tensor:
     Returns:
         [T] int64: the place that comes to each place. The two are always in one row.
     """
-    # integer keys: the row in the high bits, so that no rounding can carry a place into the next row
+    # integer keys: the row in the high bits, so that no rounding can carry a place into the next
+    # row
     keys = torch.randint(1 << _KEY_BITS, rows.shape, generator=generator, device=rows.device)
     return torch.argsort(keys + (rows << _KEY_BITS))
 

@@ -8,7 +8,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recgraph.augment.sequence import AugmentationConfig, SequenceAugmentation, choose_within, share, uniform_up_to
+from recgraph.augment.sequence import (
+    AugmentationConfig,
+    SequenceAugmentation,
+    choose_within,
+    share,
+    uniform_up_to,
+)
 from recgraph.config import Search
 from recgraph.data.part import Part
 from recgraph.sparse.products import distinct, neighbours, presence
@@ -24,15 +30,17 @@ class SimilarityConfig(AugmentationConfig):
 
 
 class SimilarityAugmentation(SequenceAugmentation):
-    """Base of augmentations that put in similar items; :meth:`setup` must have seen the training part.
+    """Base of augmentations that put in similar items; :meth:`setup` must have seen the training
+    part.
 
-    The similarity of items i and j is ``sum over common users u of 1 / log(1 + n_u) / sqrt(n_i n_j)``, with n_u the
-    number of items of a user and n_i the number of users of an item (ItemCF-IUF).
+    The similarity of items i and j is ``sum over common users u of 1 / log(1 + n_u) / sqrt(n_i
+    n_j)``, with n_u the number of items of a user and n_i the number of users of an item
+    (ItemCF-IUF).
 
-    Source: the memory-based similarity of CoSeRec: Liu et al., Contrastive Self-supervised Sequential Recommendation
-    with Robust Augmentation, 2021, section 3.2. Departures: CoSeRec later also compares learned item embeddings; it
-    always takes the most similar item (``n_similar=1``); an item without a similar one is left alone, where the
-    published code puts in an arbitrary item.
+    Source: the memory-based similarity of CoSeRec: Liu et al., Contrastive Self-supervised
+    Sequential Recommendation with Robust Augmentation, 2021, section 3.2. Departures: CoSeRec later
+    also compares learned item embeddings; it always takes the most similar item (``n_similar=1``);
+    an item without a similar one is left alone, where the published code puts in an arbitrary item.
     """
 
     Config = SimilarityConfig
@@ -63,7 +71,8 @@ class SimilarityAugmentation(SequenceAugmentation):
 
 
 def nearest_tokens(train: Part, k: int) -> Tensor:
-    """[n_items + 1, k]: the most similar items of each token by the similarity of :class:`SimilarityAugmentation`.
+    """[n_items + 1, k]: the most similar items of each token by the similarity of
+    :class:`SimilarityAugmentation`.
 
     Most similar first, as tokens. Row 0, the masked item, has none; unused places hold 0.
     """
@@ -77,19 +86,22 @@ def nearest_tokens(train: Part, k: int) -> Tensor:
 class InsertConfig(SimilarityConfig):
     ratio: Annotated[
         float,
-        Field(ge=0, le=1, description="the share of the sequence before which a similar item is put"),
+        Field(
+            ge=0, le=1, description="the share of the sequence before which a similar item is put"
+        ),
         Search(low=0.1, high=0.9),
     ] = 0.4
 
 
 class Insert(SimilarityAugmentation):
-    """Put a similar item before each of ``max(floor(ratio * length), 1)`` items, uniform without replacement.
+    """Put a similar item before each of ``max(floor(ratio * length), 1)`` items, uniform without
+    replacement.
 
-    Rows grow by up to that number; for an encoder of a fixed length keep their last tokens (``Ragged.last``, or
-    ``max_len`` of :class:`TwoViews`).
+    Rows grow by up to that number; for an encoder of a fixed length keep their last tokens
+    (``Ragged.last``, or ``max_len`` of :class:`TwoViews`).
 
-    Source: CoSeRec (Liu et al., 2021), section 3.3; the published code's rate .4, one item a place. Departures: see
-    :class:`SimilarityAugmentation`.
+    Source: CoSeRec (Liu et al., 2021), section 3.3; the published code's rate .4, one item a place.
+    Departures: see :class:`SimilarityAugmentation`.
     """
 
     Config = InsertConfig
@@ -118,7 +130,8 @@ class SubstituteConfig(SimilarityConfig):
 
 
 class Substitute(SimilarityAugmentation):
-    """Put a similar item in the place of ``max(floor(ratio * length), 1)`` items, uniform without replacement.
+    """Put a similar item in the place of ``max(floor(ratio * length), 1)`` items, uniform without
+    replacement.
 
     Source: CoSeRec (Liu et al., 2021), section 3.3; the published code's rate .1. Departures: see
     :class:`SimilarityAugmentation`.

@@ -1,4 +1,6 @@
-"""``recgraph data`` (data sets), ``recgraph models`` (models and settings), ``recgraph doctor`` (for bug reports)."""
+"""``recgraph data`` (data sets), ``recgraph models`` (models and settings), ``recgraph doctor``
+(for bug reports).
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,13 @@ if TYPE_CHECKING:
     from recgraph.config import Config
 
 
-data = typer.Typer(no_args_is_help=True, help="Data sets: list, get, info; init writes a card of your own file.")
+data = typer.Typer(
+    no_args_is_help=True, help="Data sets: list, get, info; init writes a card of your own file."
+)
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The name of a card, or the path of your own.")]
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="The name of a card, or the path of your own.")
+]
 _CARD = "The card, which ends in .toml; by default called like the file, in the current folder."
 
 
@@ -52,7 +58,10 @@ def info(name: NameArgument, form: FormatOption = None) -> None:
 def get(
     name: NameArgument,
     from_path: Annotated[
-        Path | None, typer.Option("--from", metavar="FILE", help="Prepare this file (or folder), as it was published.")
+        Path | None,
+        typer.Option(
+            "--from", metavar="FILE", help="Prepare this file (or folder), as it was published."
+        ),
     ] = None,
     form: FormatOption = None,
 ) -> None:
@@ -77,21 +86,37 @@ def init(
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help=_CARD)] = None,
     form: FormatOption = None,
 ) -> None:
-    """Write a card of a log of your own, which you then refine: how it is read, filters, expected counts."""
+    """Write a card of a log of your own, which you then refine: how it is read, filters, expected
+    counts.
+    """
     from recgraph.data.catalog.logs import write_card
     from recgraph.data.read import Reading
 
     with notes_of(*FOUND):
         card, found = write_card(source.dataset, out, Reading.of(source.reading))
-    show([{"card": str(card), "users": found.n_users, "items": found.n_items, "interactions": len(found)}], form)
-    note(f"try next: recgraph train popularity --dataset {shlex.quote(str(card))} --out runs/popularity")
+    show(
+        [
+            {
+                "card": str(card),
+                "users": found.n_users,
+                "items": found.n_items,
+                "interactions": len(found),
+            }
+        ],
+        form,
+    )
+    note(
+        f"try next: recgraph train popularity --dataset {shlex.quote(str(card))} --out runs/popularity"
+    )
 
 
 data.command("init", no_args_is_help=True)(takes_file(init))
 
 
 def _facts(card: dict[str, Any], prefix: str = "") -> Iterator[dict[str, Any]]:
-    """A card as rows of key and value; nested keys are joined by dots, the layout of files is left out."""
+    """A card as rows of key and value; nested keys are joined by dots, the layout of files is left
+    out.
+    """
     for key, value in card.items():
         if isinstance(value, list) and all(isinstance(entry, dict) for entry in value):
             value = {str(place): entry for place, entry in enumerate(value, 1)}
@@ -102,17 +127,27 @@ def _facts(card: dict[str, Any], prefix: str = "") -> Iterator[dict[str, Any]]:
 
 
 def models(
-    name: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Show this one in detail.")] = None,
-    whole: Annotated[bool, typer.Option("--all", help="With MODEL, also those of its parts and of training.")] = False,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="Show this one in detail.")
+    ] = None,
+    whole: Annotated[
+        bool, typer.Option("--all", help="With MODEL, also those of its parts and of training.")
+    ] = False,
     form: FormatOption = None,
 ) -> None:
-    """List the models; with MODEL, its settings, its own before those that it shares with others."""
+    """List the models; with MODEL, its settings, its own before those that it shares with
+    others.
+    """
     from recgraph import registry
     from recgraph.train.fit import parts_of
 
     rows: list[dict[str, Any]] = []
     if name is None:
-        width = 1000 if (form or default_format()) != "table" else max(9, 58 - max(map(len, registry.names("model"))))
+        width = (
+            1000
+            if (form or default_format()) != "table"
+            else max(9, 58 - max(map(len, registry.names("model"))))
+        )
         for each in (registry.load("model", key) for key in registry.names("model")):
             update = _UPDATES[None if each.reads_graph else each.updated_by]
             what = textwrap.shorten(_first_line(each), width, placeholder="…")
@@ -126,7 +161,9 @@ def models(
     rows = [row for part, config in parts.items() for row in _settings(part, config, whole)]
     _show_settings(rows if whole else rows[:_SCREEN], form)
     if not whole:
-        note(f"all, those of its parts and of training (learning_rate, max_epochs, ...): recgraph models {name} --all")
+        note(
+            f"all, those of its parts and of training (learning_rate, max_epochs, ...): recgraph models {name} --all"
+        )
 
 
 #: settings of a model that stand on a screen
@@ -151,12 +188,16 @@ def _settings(part: str, config: type[Config], whole: bool = False) -> list[dict
             "searched": str(search_of(field) or ""),
             "meaning": field.description or "",
         }
-        for name, field, value in sorted(found, key=lambda each: declared.index(each[0].partition(".")[0]))
+        for name, field, value in sorted(
+            found, key=lambda each: declared.index(each[0].partition(".")[0])
+        )
     ]
 
 
 def _show_settings(rows: list[dict[str, Any]], form: Format | None) -> None:
-    """Print settings; in a table their types and ranges stand behind their meanings, so that 80 characters suffice."""
+    """Print settings; in a table their types and ranges stand behind their meanings, so that 80
+    characters suffice.
+    """
     if (form or default_format()) == "table":
         for row in rows:
             if values := row["allowed"] or (row["type"] if row["type"][0].islower() else ""):
@@ -177,7 +218,9 @@ def _default(value: Any) -> str:
 
 def _allowed(field: FieldInfo) -> str:
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "a multiple of"}
-    bounds = ((sign, getattr(meta, key, None)) for meta in field.metadata for key, sign in signs.items())
+    bounds = (
+        (sign, getattr(meta, key, None)) for meta in field.metadata for key, sign in signs.items()
+    )
     return " and ".join(f"{sign} {bound}" for sign, bound in bounds if bound is not None)
 
 
@@ -195,8 +238,12 @@ def _type(field: FieldInfo) -> str:
 
 
 def parts(
-    kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="Show those of this kind alone.")] = None,
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show all settings of this one.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(metavar="[KIND]", help="Show those of this kind alone.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Show all settings of this one.")
+    ] = None,
     form: FormatOption = None,
 ) -> None:
     """List the parts that models are made of, by kind; with KIND and NAME, all settings of one."""
@@ -210,7 +257,12 @@ def parts(
     kinds = of_models if kind is None else [kind]
     found = [registry.part_class(each, key) for each in kinds for key in registry.names(each)]
     columns = (
-        {"kind": part.part_kind, "part": part.part_name, "what": _first_line(part), "settings": [*part.model_fields]}
+        {
+            "kind": part.part_kind,
+            "part": part.part_name,
+            "what": _first_line(part),
+            "settings": [*part.model_fields],
+        }
         for part in found
     )
     show(columns, form)
@@ -227,17 +279,34 @@ def doctor(form: FormatOption = None) -> None:
     from recgraph.data.catalog import home
     from recgraph.train.record import machine
 
-    installed = {each.name.lower().replace("_", "-"): each.version for each in metadata.distributions()}
-    required = [each for each in metadata.requires("recgraph") or () if not re.search("extra == .(dev|docs)", each)]
+    installed = {
+        each.name.lower().replace("_", "-"): each.version for each in metadata.distributions()
+    }
+    required = [
+        each
+        for each in metadata.requires("recgraph") or ()
+        if not re.search("extra == .(dev|docs)", each)
+    ]
     packages = dict.fromkeys(re.split(r"[^\w-]", each, maxsplit=1)[0].lower() for each in required)
     rows = [
         ("version", "recgraph", __version__),
         ("version", "python", f"{platform.python_version()} ({sys.executable})"),
         *(("package", name, installed.get(name, "not installed")) for name in packages),
         ("machine", "platform", platform.platform()),
-        ("machine", "threads", f"{torch.get_num_threads()} (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '')})"),
+        (
+            "machine",
+            "threads",
+            f"{torch.get_num_threads()} (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '')})",
+        ),
         ("device", "cpu", f"{machine()}, {torch.backends.cpu.get_cpu_capability()}"),
-        *(("device", f"cuda:{n}", torch.cuda.get_device_name(n)) for n in range(torch.cuda.device_count())),
-        ("cache", "prepared data", f"{home()} (RECGRAPH_HOME={os.environ.get('RECGRAPH_HOME', '')})"),
+        *(
+            ("device", f"cuda:{n}", torch.cuda.get_device_name(n))
+            for n in range(torch.cuda.device_count())
+        ),
+        (
+            "cache",
+            "prepared data",
+            f"{home()} (RECGRAPH_HOME={os.environ.get('RECGRAPH_HOME', '')})",
+        ),
     ]
     show(({"part": part, "name": name, "value": value} for part, name, value in rows), form)

@@ -1,4 +1,6 @@
-"""The ``recgraph`` command: its subcommands, and the place where an error becomes a message and an exit code."""
+"""The ``recgraph`` command: its subcommands, and the place where an error becomes a message and an
+exit code.
+"""
 
 from __future__ import annotations
 
@@ -32,34 +34,50 @@ _TOGETHER = ("train", "evaluate", "update")
 def describe(error: BaseException) -> tuple[int, str]:
     """The exit code and the message for an error that left a command.
 
-    A ``ValueError`` or a missing or existing file is the user's mistake: the library's messages name the argument, its
-    value and the fix. An unexpected error is given with its type, for a bug report.
+    A ``ValueError`` or a missing or existing file is the user's mistake: the library's messages
+    name the argument, its value and the fix. An unexpected error is given with its type, for a bug
+    report.
     """
     text = str(error)
     if isinstance(error, OSError) and error.filename and error.strerror:
         text = f"{error.filename}: {error.strerror}"
     if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED, text or "interrupted; what was finished is kept, and the same command goes on"
+        return (
+            INTERRUPTED,
+            text or "interrupted; what was finished is kept, and the same command goes on",
+        )
     if _FAILURES & {each.__name__ for each in type(error).__mro__}:
         return FAILURE, text
-    if isinstance(error, ValueError | FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError):
+    if isinstance(
+        error,
+        ValueError | FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError,
+    ):
         return USER_MISTAKE, text
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return FAILURE, f"memory is short: {text}; free some, or take less of it (batch_size, --workers)"
+        return (
+            FAILURE,
+            f"memory is short: {text}; free some, or take less of it (batch_size, --workers)",
+        )
     if isinstance(error, OSError | Failure | ImportError):
         return FAILURE, text or type(error).__name__
-    return FAILURE, f"unexpected {type(error).__name__}: {error}\n`recgraph --debug ...` shows where it happened"
+    return (
+        FAILURE,
+        f"unexpected {type(error).__name__}: {error}\n`recgraph --debug ...` shows where it happened",
+    )
 
 
 class Commands(TyperGroup):
-    """The group of all commands: its own options may stand behind a command, and it catches the errors that leave one.
+    """The group of all commands: its own options may stand behind a command, and it catches the
+    errors that leave one.
 
-    Where a launcher has started several processes, the first alone prints, and an error that all have is told once.
+    Where a launcher has started several processes, the first alone prints, and an error that all
+    have is told once.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the options of the group, wherever they stand, unless the command has one of the same name. An option
-        that `train` or `tune` does not have is a setting: ``--hidden-dim 32`` stands for ``--set hidden_dim=32``."""
+        """Read the options of the group, wherever they stand, unless the command has one of the
+        same name. An option that `train` or `tune` does not have is a setting: ``--hidden-dim 32``
+        stands for ``--set hidden_dim=32``."""
         own: dict[str, Any] = {name: option for option in self.params for name in option.opts}
         command = next((self.commands[text] for text in args if text in self.commands), None)
         taken = {name for option in (command.params if command else ()) for name in option.opts}
@@ -68,9 +86,16 @@ class Commands(TyperGroup):
         first, rest, texts = list[str](), list[str](), iter(args)
         for text in texts:
             name, sign, value = ("-v", "", "") if re.fullmatch("-v+", text) else text.partition("=")
-            if takes_settings and name.startswith("--") and not get_close_matches(name, options, cutoff=0.8):
+            if (
+                takes_settings
+                and name.startswith("--")
+                and not get_close_matches(name, options, cutoff=0.8)
+            ):
                 setting = name.removeprefix("--").replace("-", "_")
-                rest += ["--set", f"{ELSEWHERE.get(setting, setting)}={value if sign else next(texts, '')}"]
+                rest += [
+                    "--set",
+                    f"{ELSEWHERE.get(setting, setting)}={value if sign else next(texts, '')}",
+                ]
                 continue
             if name in taken or name not in own:
                 rest.append(text)
@@ -88,11 +113,16 @@ class Commands(TyperGroup):
             with contextlib.ExitStack() as stack:
                 ctx.meta["recgraph.stack"] = stack
                 if rank:
-                    stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+                    stack.enter_context(
+                        contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w")))
+                    )
                 return super().invoke(ctx)
         except BaseException as error:
             # a panic of polars is no Exception
-            if not isinstance(error, Exception | KeyboardInterrupt) and type(error).__name__ != "PanicException":
+            if (
+                not isinstance(error, Exception | KeyboardInterrupt)
+                and type(error).__name__ != "PanicException"
+            ):
                 raise
             code, message = describe(error)
             if rank:
@@ -101,7 +131,9 @@ class Commands(TyperGroup):
                 if isinstance(error, RankFailed | KeyboardInterrupt):
                     raise typer.Exit(getattr(error, "exit_code", code)) from None
             # typer reports usage and exits itself, and the reader of a pipe may have gone
-            is_typers = hasattr(error, "exit_code") or isinstance(error, typer.Abort | BrokenPipeError)
+            is_typers = hasattr(error, "exit_code") or isinstance(
+                error, typer.Abort | BrokenPipeError
+            )
             if is_typers or ctx.params.get("debug"):
                 raise
             FILE.error("%s", message, exc_info=error)
@@ -111,7 +143,9 @@ class Commands(TyperGroup):
 
 
 def _rank() -> int | None:
-    """The rank that a launcher gave this process; None where it is no one of several. It costs no torch then."""
+    """The rank that a launcher gave this process; None where it is no one of several. It costs no
+    torch then.
+    """
     if "RANK" not in os.environ:
         return None
     from recgraph.ranks import launched_rank
@@ -137,7 +171,14 @@ app.add_typer(evaluation.board, name="board", rich_help_panel=_COMPARE)
 app.add_typer(about.data, name="data", rich_help_panel=_LOOK)
 for command in (about.models, recommend.inspect, about.doctor):
     app.command(rich_help_panel=_LOOK, no_args_is_help=command is recommend.inspect)(command)
-for command in (recommend.similar, recommend.vectors, recommend.export, evaluation.plot, training.study, about.parts):
+for command in (
+    recommend.similar,
+    recommend.vectors,
+    recommend.export,
+    evaluation.plot,
+    training.study,
+    about.parts,
+):
     app.command(hidden=True, no_args_is_help=command is not about.parts)(command)
 for made in app.registered_commands:  # a screen has lines of its own
     made.help = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.getdoc(made.callback) or "")
@@ -159,14 +200,17 @@ def _root(
     own: Annotated[list[str] | None, typer.Option("--import", metavar="FILE", help=_IMPORT)] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
     verbose: Annotated[
-        int, typer.Option("--verbose", "-v", count=True, help="Show log records; -vv: with details.")
+        int,
+        typer.Option("--verbose", "-v", count=True, help="Show log records; -vv: with details."),
     ] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show errors alone.")] = False,
     log_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Append all log records, with times, to a file.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Append all log records, with times, to a file."),
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, metavar="N", help=_THREADS)] = None,
 ) -> None:
@@ -175,9 +219,13 @@ def _root(
     if rank is not None and command not in _TOGETHER:
         from recgraph.ranks import refuse_launched
 
-        together = f"start it without a launcher; those that run on several are {', '.join(_TOGETHER)}"
+        together = (
+            f"start it without a launcher; those that run on several are {', '.join(_TOGETHER)}"
+        )
         refuse_launched(f"`recgraph {command}`", together)
-    context.call_on_close(Watch(verbose * (not rank), quiet or bool(rank), None if rank else log_file).close)
+    context.call_on_close(
+        Watch(verbose * (not rank), quiet or bool(rank), None if rank else log_file).close
+    )
     if threads is not None:
         # torch, its libraries and polars read them when they are imported, also in worker processes
         os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "POLARS_MAX_THREADS"), str(threads))

@@ -1,4 +1,6 @@
-"""The options that several commands take: the data (a data set with a card, or files of one's own), engine, device."""
+"""The options that several commands take: the data (a data set with a card, or files of one's own),
+engine, device.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,18 @@ import typer
 if TYPE_CHECKING:
     from recgraph.parallel import Engine
 
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `recgraph train` wrote, or a bundle.")]
-DeviceOption = Annotated[str | None, typer.Option(help="Where to compute, e.g. cuda:1; else cuda or cpu.")]
+RunArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A folder that `recgraph train` wrote, or a bundle.")
+]
+DeviceOption = Annotated[
+    str | None, typer.Option(help="Where to compute, e.g. cuda:1; else cuda or cpu.")
+]
 _ENGINE = "Where pieces run: local; ray; ray://HOST:10001, a Ray cluster.  [default: local]"
 _ENGINE_SET = "A setting of the engine, e.g. workers=4 or threads=2; may be given many times."
 EngineOption = Annotated[str | None, typer.Option("--engine", metavar="ENGINE", help=_ENGINE)]
-EngineSetOption = Annotated[list[str] | None, typer.Option("--engine-set", metavar="KEY=VALUE", help=_ENGINE_SET)]
+EngineSetOption = Annotated[
+    list[str] | None, typer.Option("--engine-set", metavar="KEY=VALUE", help=_ENGINE_SET)
+]
 
 
 def given_engine(name: str | None, settings: list[str] | None) -> Engine | None:
@@ -29,24 +37,37 @@ def given_engine(name: str | None, settings: list[str] | None) -> Engine | None:
     from recgraph.config import parse_settings
     from recgraph.parallel import Engine
 
-    engine = Engine.of({"name": name or "local", **parse_settings(settings or [], option="--engine-set")})
+    engine = Engine.of(
+        {"name": name or "local", **parse_settings(settings or [], option="--engine-set")}
+    )
     return None if engine == Engine() else engine
 
 
 #: loggers that say what is found out of a file
-FOUND = ("recgraph.data.read", "recgraph.data.log", "recgraph.data.strategies", "recgraph.train.config")
+FOUND = (
+    "recgraph.data.read",
+    "recgraph.data.log",
+    "recgraph.data.strategies",
+    "recgraph.train.config",
+)
 _LOG = "A log: csv, tsv, jsonl, parquet or .inter, also packed; a folder or pattern of them."
 _NAME = "A data set that `recgraph data list` shows."
 
 
 def _option(name: str, metavar: str, text: str, kind: Any = str | None) -> Any:
-    return Annotated[kind, typer.Option(name, metavar=metavar, help=text, rich_help_panel="A file of your own")]
+    return Annotated[
+        kind, typer.Option(name, metavar=metavar, help=text, rich_help_panel="A file of your own")
+    ]
 
 
 #: the log, or the parts of a split as files of their own
 _DATA = {
     "data": _option("--data", "PATH", f"{_LOG} In place of a data set."),
-    "train": _option("--train", "PATH", "In place of --data: the training part, where parts are files of their own."),
+    "train": _option(
+        "--train",
+        "PATH",
+        "In place of --data: the training part, where parts are files of their own.",
+    ),
     "valid": _option("--valid", "PATH", "The validation part; without it one is drawn from train."),
     "test": _option("--test", "PATH", "The test part, of which training and tuning read nothing."),
 }
@@ -59,11 +80,19 @@ _READING = {
     "item": _option("--item", "NAME", "Its column of items; guessed."),
     "timestamp": _option("--time", "NAME", "Its column of times; guessed. none: without."),
     "time_format": _option("--time-format", "FORMAT", _FORMAT, list[str] | None),
-    "missing_ids": _option("--drop-missing-ids", "", "Leave out rows without a user or an item.", bool | None),
-    "bad_times": _option("--drop-bad-times", "", "Leave out rows without a time that can be read.", bool | None),
+    "missing_ids": _option(
+        "--drop-missing-ids", "", "Leave out rows without a user or an item.", bool | None
+    ),
+    "bad_times": _option(
+        "--drop-bad-times", "", "Leave out rows without a time that can be read.", bool | None
+    ),
     "rating": _option("--rating", "NAME", "Its column of ratings; guessed. none: without."),
-    "weight": _option("--weight", "NAME", "Its column of what interactions count in training; never guessed."),
-    "item_features": _option("--item-features", "FILE", "A file of features (titles, genres), one row an item."),
+    "weight": _option(
+        "--weight", "NAME", "Its column of what interactions count in training; never guessed."
+    ),
+    "item_features": _option(
+        "--item-features", "FILE", "A file of features (titles, genres), one row an item."
+    ),
     "user_features": _option("--user-features", "FILE", "A file of user features, one row a user."),
     "lists": _option("--list", "NAME=SEPARATOR", _LIST, list[str] | None),
     "reading": _option("--reading", "KEY=VALUE", _KEYS, list[str] | None),
@@ -76,7 +105,8 @@ class Source:
 
     Attributes:
         dataset: the name of a card, the path of one, or the path of a log.
-        reading: how the log is read, as far as it is given: fields of :class:`recgraph.data.read.Reading`.
+        reading: how the log is read, as far as it is given: fields of
+            :class:`recgraph.data.read.Reading`.
     """
 
     dataset: str
@@ -89,25 +119,37 @@ class Source:
 
 
 def takes_data(command: Callable[..., None], *, positional: bool = False) -> Callable[..., None]:
-    """Give a command options of data in place of its parameter ``source``; ``positional``: DATASET is an argument."""
+    """Give a command options of data in place of its parameter ``source``; ``positional``: DATASET
+    is an argument.
+    """
     option = typer.Option("--dataset", "-d", metavar="NAME", help=_NAME)
     dataset = typer.Argument(metavar="[DATASET]", help=_NAME) if positional else option
-    return _with_options(command, {"dataset": Annotated[str | None, dataset], **_DATA, **_READING}, _source)
+    return _with_options(
+        command, {"dataset": Annotated[str | None, dataset], **_DATA, **_READING}, _source
+    )
 
 
 def takes_file(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command a path and the options of reading in place of its parameter ``source``."""
     path = Annotated[str, typer.Argument(metavar="PATH", help=_LOG)]
-    return _with_options(command, {"path": path, **_READING}, lambda path, **given: Source(path, _reading(given)))
+    return _with_options(
+        command, {"path": path, **_READING}, lambda path, **given: Source(path, _reading(given))
+    )
 
 
 def _with_options(
     command: Callable[..., None], options: dict[str, Any], source_of: Callable[..., Source]
 ) -> Callable[..., None]:
-    own, keyword = inspect.signature(command, eval_str=True).parameters, inspect.Parameter.KEYWORD_ONLY
+    own, keyword = (
+        inspect.signature(command, eval_str=True).parameters,
+        inspect.Parameter.KEYWORD_ONLY,
+    )
     more = [
         inspect.Parameter(
-            name, keyword, default=inspect.Parameter.empty if hint.__origin__ is str else None, annotation=hint
+            name,
+            keyword,
+            default=inspect.Parameter.empty if hint.__origin__ is str else None,
+            annotation=hint,
         )
         for name, hint in options.items()
     ]
@@ -117,18 +159,30 @@ def _with_options(
         source = source_of(**{name: values.pop(name) for name in options})
         command(**values, source=source)
 
-    parameters = [*(each.replace(kind=keyword) for each in own.values() if each.name != "source"), *more]
+    parameters = [
+        *(each.replace(kind=keyword) for each in own.values() if each.name != "source"),
+        *more,
+    ]
     with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_options.__annotations__ = {each.name: each.annotation for each in parameters}
     return with_options
 
 
 def _source(
-    dataset: str | None, data: str | None, train: str | None, valid: str | None, test: str | None, **given: Any
+    dataset: str | None,
+    data: str | None,
+    train: str | None,
+    valid: str | None,
+    test: str | None,
+    **given: Any,
 ) -> Source:
     reading = _reading(given)
     named = [value for value in (dataset, data, train) if value is not None]
-    parts = {name: str(Path(path).absolute()) for name, path in (("valid", valid), ("test", test)) if path is not None}
+    parts = {
+        name: str(Path(path).absolute())
+        for name, path in (("valid", valid), ("test", test))
+        if path is not None
+    }
     if len(named) != 1 or bool(parts) != (train is not None) or (dataset is not None and reading):
         raise ValueError(
             "give one of --data FILE (a log of your own, with options of how it is read), --train FILE with --valid or "
@@ -150,5 +204,7 @@ def _reading(options: dict[str, Any]) -> dict[str, Any]:
 
         given |= parse_settings(pairs, option="--reading")
     return given | {
-        name: str(Path(given[name]).absolute()) for name in ("user_features", "item_features") if name in given
+        name: str(Path(given[name]).absolute())
+        for name in ("user_features", "item_features")
+        if name in given
     }

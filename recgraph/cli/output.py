@@ -1,5 +1,5 @@
-"""What commands print: rows on standard output, as a table, TSV or the form that is asked for; notes and log records on
-standard error, and in a log file."""
+"""What commands print: rows on standard output, as a table, TSV or the form that is asked for;
+notes and log records on standard error, and in a log file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ FileFormatOption = Annotated[FileFormat | None, typer.Option("--format", help=_H
 #: notes of the commands, shown unless ``-q``; and what the log file alone gets
 NOTES, FILE = logging.getLogger("recgraph.cli.notes"), logging.getLogger("recgraph.cli")
 _root = logging.getLogger("recgraph")
-#: loggers that say the same of every run: a command shows their first record, and of notes each text once
+#: loggers that say the same of every run: a command shows their first record, and of notes each
+#: text once
 _ONCE = ("recgraph.data.split",)
 #: the watch of the command that runs
 _current: list[Watch] = []
@@ -46,7 +47,8 @@ class Failure(Exception):
 
 
 class Watch(logging.Handler):
-    """Shows what a command logs on the standard error stream, and appends all of it to a log file, until it is closed.
+    """Shows what a command logs on the standard error stream, and appends all of it to a log file,
+    until it is closed.
 
     Args:
         verbose: 0: notes and warnings; 1: information, too; 2: details, too.
@@ -75,7 +77,9 @@ class Watch(logging.Handler):
         NOTES.setLevel(logging.INFO)
         _current.append(self)
         # the password of a storage's address stays out of the file
-        command = re.sub(r"(://[^:/@ ]*):[^@ ]*@", r"\1:***@", " ".join(["recgraph", *sys.argv[1:]]))
+        command = re.sub(
+            r"(://[^:/@ ]*):[^@ ]*@", r"\1:***@", " ".join(["recgraph", *sys.argv[1:]])
+        )
         FILE.info("recgraph %s, Python %s: %s", __version__, platform.python_version(), command)
 
     def close(self) -> None:
@@ -104,7 +108,9 @@ class Watch(logging.Handler):
             message = f"{record.levelname.lower()}: {message}"
         elif not is_note:
             name = "" if level >= logging.INFO else f"{record.name}: "
-            message = f"[{time.strftime('%H:%M:%S', time.localtime(record.created))}] {name}{message}"
+            message = (
+                f"[{time.strftime('%H:%M:%S', time.localtime(record.created))}] {name}{message}"
+            )
         print_note(message)
 
 
@@ -126,13 +132,17 @@ def notes_of(*names: str) -> Iterator[None]:
 
 
 def progress_wanted() -> bool | None:
-    """``progress`` of a command's training: False with ``-q``; None with ``-v``, whose records tell the same."""
+    """``progress`` of a command's training: False with ``-q``; None with ``-v``, whose records tell
+    the same.
+    """
     quiet = any(watch.is_quiet for watch in _current)
     return False if quiet else None if any(watch.verbose for watch in _current) else True
 
 
 def note(message: str) -> None:
-    """Print a note on the standard error stream, so that it never mixes with the output; a log file gets it too."""
+    """Print a note on the standard error stream, so that it never mixes with the output; a log file
+    gets it too.
+    """
     NOTES.info("%s", message)
 
 
@@ -161,7 +171,10 @@ def show(rows: Iterable[Row], form: FileFormat | None = None, columns: Sequence[
         for text in [json_of(rows, indent=2)] if form == "json" else map(json_of, rows):
             say(text)
     else:
-        lines = [*([header] if header else []), *([_short(cell(value)) for value in row.values()] for row in rows)]
+        lines = [
+            *([header] if header else []),
+            *([_short(cell(value)) for value in row.values()] for row in rows),
+        ]
         text = "".join(csv_line(line, "," if form == "csv" else "\t") for line in lines)
         # a program that reads a pipe gets every id as it is
         sys.stdout.write(for_terminal(text) if sys.stdout.isatty() else text)
@@ -178,12 +191,16 @@ def show_frame(frame: pl.DataFrame, form: FileFormat | None, output: Path | None
 
 
 def write_parts(parts: Iterable[pl.DataFrame], form: FileFormat | None, output: Path) -> None:
-    """Write frames one under the other into a file, one at a time; without ``form`` the file's ending decides."""
+    """Write frames one under the other into a file, one at a time; without ``form`` the file's
+    ending decides.
+    """
     from recgraph.data.row_files import replace_parts
 
     chosen: Any = form or output.suffix.removeprefix(".").lower()
     if chosen not in ("csv", "tsv", "json", "jsonl", "parquet"):
-        raise ValueError(f"--out {output}: a file is .csv, .tsv, .json, .jsonl or .parquet, by its ending or --format")
+        raise ValueError(
+            f"--out {output}: a file is .csv, .tsv, .json, .jsonl or .parquet, by its ending or --format"
+        )
     note(f"{replace_parts(parts, output, chosen)} rows written to {output}")
 
 
@@ -200,7 +217,9 @@ def _table(rows: Sequence[Row], columns: Sequence[str]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
         numeric = all(isinstance(row[name], int | float) or row[name] is None for row in rows)
-        whole = numeric or (name in _NAMES and all(len(_table_text(row[name])) <= 40 for row in rows))
+        whole = numeric or (
+            name in _NAMES and all(len(_table_text(row[name])) <= 40 for row in rows)
+        )
         justify: Any = "right" if numeric else "left"
         table.add_column(Text(for_terminal(name)), justify=justify, no_wrap=whole, overflow="fold")
     for row in rows:
@@ -210,7 +229,9 @@ def _table(rows: Sequence[Row], columns: Sequence[str]) -> None:
 
 
 def _short(value: Any) -> Any:
-    """A float with six significant digits, or all those before the point if they are more; other values as they are."""
+    """A float with six significant digits, or all those before the point if they are more; other
+    values as they are.
+    """
     if not isinstance(value, float) or not math.isfinite(value):
         return value
     return f"{value:.6g}" if abs(value) < 1e6 else f"{value:.0f}"
@@ -221,4 +242,10 @@ def _table_text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4f}"
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else "" if value is None else str(value)
+    return (
+        ", ".join(map(str, value))
+        if isinstance(value, list | tuple)
+        else ""
+        if value is None
+        else str(value)
+    )

@@ -1,4 +1,6 @@
-"""The commands that use trained runs: ``recommend``, ``similar``, ``vectors``, ``export``, ``inspect``, ``serve``."""
+"""The commands that use trained runs: ``recommend``, ``similar``, ``vectors``, ``export``,
+``inspect``, ``serve``.
+"""
 
 from __future__ import annotations
 
@@ -55,13 +57,17 @@ OutOption = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", h
 
 def recommend(
     run: RunArgument,
-    user: Annotated[list[str] | None, typer.Option("--user", "-u", metavar="ID", help=_USER)] = None,
+    user: Annotated[
+        list[str] | None, typer.Option("--user", "-u", metavar="ID", help=_USER)
+    ] = None,
     histories: Annotated[Path | None, typer.Option(metavar="FILE", help=_HISTORIES)] = None,
     every: Annotated[bool, typer.Option("--all", help=_ALL)] = False,
     k: KOption = 10,
     at: Annotated[str | None, typer.Option(metavar="TIME", help=_AT)] = None,
     with_columns: WithOption = None,
-    keep_seen: Annotated[bool, typer.Option("--keep-seen", help="Also items that the user has had.")] = False,
+    keep_seen: Annotated[
+        bool, typer.Option("--keep-seen", help="Also items that the user has had.")
+    ] = False,
     popular: Annotated[bool, typer.Option("--popular", help=_FALLBACK)] = False,
     ann: Annotated[bool, typer.Option("--ann", help=_ANN)] = False,
     rules: Annotated[Path | None, typer.Option(metavar="FILE", help=_RULES)] = None,
@@ -73,11 +79,15 @@ def recommend(
     engine_set: EngineSetOption = None,
     form: FileFormatOption = None,
 ) -> None:
-    """Recommend items to users of a run: by --user ID, to all of them by --all, or by --histories FILE."""
+    """Recommend items to users of a run: by --user ID, to all of them by --all, or by --histories
+    FILE.
+    """
     from recgraph.serve.recommender import recall_of_lists
 
     if bool(user) + (histories is not None) + every != 1 or (every and out is None):
-        raise ValueError("say for whom: one of --user ID (once or more), --histories FILE, and --all with --out FILE")
+        raise ValueError(
+            "say for whom: one of --user ID (once or more), --histories FILE, and --all with --out FILE"
+        )
     options: dict[str, Any] = {
         "k": k,
         "exclude_seen": not keep_seen,
@@ -90,9 +100,13 @@ def recommend(
     if ann:
         recommender.use_ann()
         if len(recommender.users):  # a run on sessions may know none
-            note(f"of the items of exact lists {recall_of_lists(recommender, k):.1%} are found, by a sample of users")
+            note(
+                f"of the items of exact lists {recall_of_lists(recommender, k):.1%} are found, by a sample of users"
+            )
     if every and out is not None:
-        write_parts(recommender.stream("all", engine=given_engine(engine, engine_set), **options), form, out)
+        write_parts(
+            recommender.stream("all", engine=given_engine(engine, engine_set), **options), form, out
+        )
         return
     users = parse_ids(user, recommender.users, "user") if user else None
     given = None if histories is None else _read(histories, recommender)
@@ -102,7 +116,9 @@ def recommend(
     show_frame(lists, form, out)
 
 
-def _rules(file: Path | None, pairs: list[str], allow: list[str] | None, block: list[str] | None) -> Rules:
+def _rules(
+    file: Path | None, pairs: list[str], allow: list[str] | None, block: list[str] | None
+) -> Rules:
     """The rules of a file with those of the options; an item that either blocks is blocked."""
     from recgraph.config import parse_settings
     from recgraph.serve.rules import Rules
@@ -123,7 +139,9 @@ _BY = "vectors: the cosine of the model's item vectors, the default where it has
 
 def similar(
     run: RunArgument,
-    item: Annotated[list[str] | None, typer.Option("--item", "-i", metavar="ID", help=_ITEM)] = None,
+    item: Annotated[
+        list[str] | None, typer.Option("--item", "-i", metavar="ID", help=_ITEM)
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="All items of the training data.")] = False,
     k: KOption = 10,
     by: Annotated[By | None, typer.Option("--by", help=_BY)] = None,
@@ -133,23 +151,30 @@ def similar(
     out: OutOption = None,
     form: FileFormatOption = None,
 ) -> None:
-    """List the items most like each item: "more like this", or bought together (--by co_occurrence)."""
+    """List the items most like each item: "more like this", or bought together (--by
+    co_occurrence).
+    """
     if bool(item) + every != 1:
         raise ValueError("say to which items: one of --item ID (once or more) and --all")
     recommender = _open(run)
     items = parse_ids(item, recommender.items, "item") if item else "all"
-    lists = recommender.similar(items, k, by=by, allow=allow, block=block, item_columns=with_columns or ())
+    lists = recommender.similar(
+        items, k, by=by, allow=allow, block=block, item_columns=with_columns or ()
+    )
     show_frame(lists, form, out)
 
 
 def vectors(
     run: RunArgument,
-    users: Annotated[bool, typer.Option("--users", help="Those of the users of the training data.")] = False,
+    users: Annotated[
+        bool, typer.Option("--users", help="Those of the users of the training data.")
+    ] = False,
     histories: Annotated[Path | None, typer.Option(metavar="FILE", help=_HISTORIES)] = None,
     out: OutOption = None,
     form: FileFormatOption = None,
 ) -> None:
-    """Write the vectors of a run's items, of its users (--users) or of new users (--histories FILE), with their ids.
+    """Write the vectors of a run's items, of its users (--users) or of new users (--histories
+    FILE), with their ids.
 
     A score is the inner product of a user's vector and an item's.
     """
@@ -163,11 +188,17 @@ def vectors(
 
 def export(
     run: RunArgument,
-    out: Annotated[Path, typer.Option("--out", help="The folder to write; an earlier export in it is replaced.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", help="The folder to write; an earlier export in it is replaced."),
+    ],
 ) -> None:
     """Write a run's model as ONNX and for torch.export, with its vectors, ids and a manifest."""
     graph = _open(run).export(out)["graph"]
-    given, (returned,) = " and ".join(f"{one['name']} {one['shape']}" for one in graph["inputs"]), graph["outputs"]
+    given, (returned,) = (
+        " and ".join(f"{one['name']} {one['shape']}" for one in graph["inputs"]),
+        graph["outputs"],
+    )
     note(f"{graph['kind']}: {given} to {returned['name']} {returned['shape']}")
     note(f"written to {out}; how the graph is called: {out / 'manifest.json'}")
 
@@ -185,13 +216,19 @@ def inspect(
     run: RunArgument,
     user: Annotated[str | None, typer.Option("--user", "-u", metavar="ID", help=_OF_USER)] = None,
     node: Annotated[str | None, typer.Option("--node", "-n", metavar="ID", help=_NODE)] = None,
-    k: Annotated[int, typer.Option("-k", "--k", min=1, help="Number of recommendations or nearest nodes.")] = 10,
+    k: Annotated[
+        int, typer.Option("-k", "--k", min=1, help="Number of recommendations or nearest nodes.")
+    ] = 10,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help=_PAGE)] = None,
-    attribution: Annotated[str | None, typer.Option("--attribution", "-a", metavar="NAMES", help=_ATTRIBUTION)] = None,
+    attribution: Annotated[
+        str | None, typer.Option("--attribution", "-a", metavar="NAMES", help=_ATTRIBUTION)
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of what attributions draw.")] = 0,
     form: FormatOption = None,
 ) -> None:
-    """Explain recommendations: history, path weights, the paths between user and item, nearest items, attributions."""
+    """Explain recommendations: history, path weights, the paths between user and item, nearest
+    items, attributions.
+    """
     from recgraph.data.ids import IdMap
     from recgraph.explain import explain, explain_node, write_page
     from recgraph.explain.nodes import embedder_of, recommender_of
@@ -207,7 +244,9 @@ def inspect(
         (own,) = parse_ids([node], IdMap(embedder.embeddings()[embedder.target]), "node").to_list()
         found = explain_node(embedder, own, k)
     else:
-        raise ValueError("give one of --user ID (of a recommender) and --node ID (of a graph with classes of nodes)")
+        raise ValueError(
+            "give one of --user ID (of a recommender) and --node ID (of a graph with classes of nodes)"
+        )
     _print(found, form or default_format())
     if out is not None:
         note(f"written to {write_page(found, out)}")
@@ -215,7 +254,13 @@ def inspect(
 
 def _print(found: Explanation | NodeExplanation, form: Format) -> None:
     from recgraph.explain import Explanation
-    from recgraph.explain.page import evidence_rows, neighbour_lines, path_weight_rows, recommendation_rows, why_lines
+    from recgraph.explain.page import (
+        evidence_rows,
+        neighbour_lines,
+        path_weight_rows,
+        recommendation_rows,
+        why_lines,
+    )
 
     if form == "json":
         say(json.dumps(found.to_dict(), indent=2, default=str, ensure_ascii=False))
@@ -223,14 +268,27 @@ def _print(found: Explanation | NodeExplanation, form: Format) -> None:
     if form != "table":
         show(evidence_rows(found), form)
         return
-    what = f"User {found.user}" if isinstance(found, Explanation) else f"{found.node.type} {found.node.title}"
+    what = (
+        f"User {found.user}"
+        if isinstance(found, Explanation)
+        else f"{found.node.type} {found.node.title}"
+    )
     related = [f"{node_type}: {', '.join(titles)}" for node_type, titles in found.related.items()]
-    say("; ".join([f"{what} of {found.model}{f' on {found.dataset}' if found.dataset else ''}", *related]) + "\n")
+    say(
+        "; ".join(
+            [f"{what} of {found.model}{f' on {found.dataset}' if found.dataset else ''}", *related]
+        )
+        + "\n"
+    )
     if isinstance(found, Explanation):
         show(recommendation_rows(found), form)
     if found.path_weights:
         show(path_weight_rows(found.path_weights), form)
-    lines = ["Why", *why_lines(found)] if isinstance(found, Explanation) else ["Nearest", *neighbour_lines(found)]
+    lines = (
+        ["Why", *why_lines(found)]
+        if isinstance(found, Explanation)
+        else ["Nearest", *neighbour_lines(found)]
+    )
     say("\n".join(lines))
 
 
@@ -251,7 +309,9 @@ def serve(
     threads: Annotated[int, typer.Option(min=1, help=_RANKING)] = 1,
     device: Annotated[str, typer.Option(help="Where the model computes, e.g. cuda.")] = "cpu",
     max_k: Annotated[int, typer.Option(min=1, help="Longest list that is answered.")] = 1000,
-    max_users: Annotated[int, typer.Option(min=1, help="Users, histories or items of one request.")] = 256,
+    max_users: Annotated[
+        int, typer.Option(min=1, help="Users, histories or items of one request.")
+    ] = 256,
     max_history: Annotated[int, typer.Option(min=1, help="Items of one history.")] = 10_000,
     max_body_kib: Annotated[int, typer.Option(min=1, help="Size of a request's body.")] = 1024,
     poll: Annotated[float, typer.Option(min=0.01, metavar="S", help=_POLL)] = 0.5,
@@ -261,8 +321,8 @@ def serve(
 ) -> None:
     """Answer requests over HTTP: POST /recommend, POST /similar, GET /health, GET /metrics.
 
-    A new bundle in the same place takes over without a pause; SIGHUP looks for one at once. SIGTERM answers the
-    requests in flight and stops.
+    A new bundle in the same place takes over without a pause; SIGHUP looks for one at once. SIGTERM
+    answers the requests in flight and stops.
     """
     import torch
 
@@ -270,16 +330,22 @@ def serve(
     from recgraph.serve.service import Limits
 
     torch.set_num_threads(1)
-    sys.setswitchinterval(0.0005)  # the thread that reads and writes waits for the one that ranks this long, at most
+    sys.setswitchinterval(
+        0.0005
+    )  # the thread that reads and writes waits for the one that ranks this long, at most
     limits = Limits(k=max_k, users=max_users, history=max_history, body_kib=max_body_kib)
     keys = [] if api_key_file is None else api_key_file.read_text(encoding="utf-8").split()
     if api_key_file is not None and not keys:
         raise ValueError(f"--api-key-file {api_key_file} holds no key; write one a line")
     with notes_of("recgraph.serve.http"), listen(host, port) as listening:
-        service = Service(bundle, limits, threads=threads, device=device, poll_s=poll, admin=admin, api_keys=keys)
+        service = Service(
+            bundle, limits, threads=threads, device=device, poll_s=poll, admin=admin, api_keys=keys
+        )
         at = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
         served = service.predictor.recommender
-        line = f"{served!r} on {at}; Ctrl-C stops" + (f"; {served.held_out}" if served.held_out else "")
+        line = f"{served!r} on {at}; Ctrl-C stops" + (
+            f"; {served.held_out}" if served.held_out else ""
+        )
         run(service, listening, lambda: note(line), limit_concurrency)
 
 
@@ -298,7 +364,9 @@ def parse_ids(texts: list[str], ids: IdMap, what: str) -> pl.Series:
     parsed = ids.parse(texts)
     for text, value in zip(texts, parsed, strict=True):
         if value is None:
-            raise ValueError(f"--{what} {text!r} is no {what} of this run: its ids are like {ids.ids([0])[0]!r}")
+            raise ValueError(
+                f"--{what} {text!r} is no {what} of this run: its ids are like {ids.ids([0])[0]!r}"
+            )
     return parsed
 
 

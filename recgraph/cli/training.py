@@ -1,4 +1,6 @@
-"""The commands that train: ``recgraph train``, ``tune``, ``study`` (what a tuning found) and ``update``."""
+"""The commands that train: ``recgraph train``, ``tune``, ``study`` (what a tuning found) and
+``update``.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from recgraph.cli.options import FOUND, DeviceOption, EngineOption, EngineSetOption, RunArgument, Source, given_engine
+from recgraph.cli.options import (
+    FOUND,
+    DeviceOption,
+    EngineOption,
+    EngineSetOption,
+    RunArgument,
+    Source,
+    given_engine,
+)
 from recgraph.cli.output import Failure, FormatOption, note, notes_of, progress_wanted, show
 
 if TYPE_CHECKING:
@@ -27,27 +37,43 @@ _FIT_ON = "What the model learns from; all: to serve, and not to be evaluated. [
 
 
 def train(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model that `recgraph models` lists.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A model that `recgraph models` lists.")
+    ],
     source: Source,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The run's folder; it must not exist yet.")],
-    settings: Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help=_TRAIN_SET)] = None,
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="A TOML file; --set wins.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights, batches, views and dropout; recorded.")] = 0,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The run's folder; it must not exist yet.")
+    ],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help=_TRAIN_SET)
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="A TOML file; --set wins.")
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of weights, batches, views and dropout; recorded.")
+    ] = 0,
     device: DeviceOption = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that was stopped.")
+    ] = False,
     fit_on: Annotated[FitOn | None, typer.Option("--fit-on", help=_FIT_ON)] = None,
     refit: Annotated[bool, typer.Option("--refit", help=_REFIT)] = False,
 ) -> None:
     """Train MODEL on a data set, or on a file of your own (--data), and keep the run in a folder.
 
-    `recgraph models MODEL` shows the settings. The folder holds the best model, the log and the resolved settings.
+    `recgraph models MODEL` shows the settings. The folder holds the best model, the log and the
+    resolved settings.
     """
     from recgraph.config import parse_settings, with_none
     from recgraph.files import read_toml
     from recgraph.train import fit
     from recgraph.train.record import SELECTION
 
-    values = {**parse_settings(settings or [], with_none(read_toml(config)) if config else {}), **source.settings}
+    values = {
+        **parse_settings(settings or [], with_none(read_toml(config)) if config else {}),
+        **source.settings,
+    }
     with notes_of(*FOUND, "recgraph.train.fit"):
         run = fit.train(
             model,
@@ -62,10 +88,14 @@ def train(
             progress=progress_wanted(),
         )
     if run.record.selection is not None:
-        note(f"numbers of the fit that chose the epochs: recgraph evaluate {shlex.quote(str(out / SELECTION))}")
+        note(
+            f"numbers of the fit that chose the epochs: recgraph evaluate {shlex.quote(str(out / SELECTION))}"
+        )
     serves = run.record.fitted_on == "all"
     place = shlex.quote(str(out))
-    note(f"saved in {out}; try next: recgraph {f'recommend {place} --user ID' if serves else f'evaluate {place}'}")
+    note(
+        f"saved in {out}; try next: recgraph {f'recommend {place} --user ID' if serves else f'evaluate {place}'}"
+    )
 
 
 #: what chooses the next trial, and what ends trials early
@@ -76,7 +106,9 @@ _SET = "A setting of the model, of training or of the data that is not searched;
 _METRIC = "A validation metric, e.g. ndcg@10; given twice, e.g. with coverage@20 or train_seconds, both are optimised."
 _STORAGE = "journal:///FILE, sqlite:///FILE or postgresql://USER@HOST/DATABASE; by default a journal in --out."
 _WORKERS = "Processes at a time.  [default: 1, or as many as the engine has cores]"
-_OUT = "The study's folder; the same goes on with it. By default runs/STUDY, under the study's name."
+_OUT = (
+    "The study's folder; the same goes on with it. By default runs/STUDY, under the study's name."
+)
 _SPACE = (
     'A TOML file: key = value fixes, key = [..] lists, key = {low, high, log, step} ranges, "*" = "fixed"; '
     '"weight.n_clusters" = .. is an option of the part that a setting chooses.'
@@ -84,29 +116,44 @@ _SPACE = (
 
 
 def tune(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model that `recgraph models` lists.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A model that `recgraph models` lists.")
+    ],
     source: Source,
     out: Annotated[Path | None, typer.Option("--out", "-o", help=_OUT)] = None,
     metric: Annotated[list[str] | None, typer.Option("--metric", "-m", help=_METRIC)] = None,
-    trials: Annotated[int, typer.Option(min=1, help="Finished trials of the study in total, pruned ones too.")] = 20,
+    trials: Annotated[
+        int, typer.Option(min=1, help="Finished trials of the study in total, pruned ones too.")
+    ] = 20,
     workers: Annotated[int | None, typer.Option(min=1, help=_WORKERS)] = None,
     storage: Annotated[str | None, typer.Option(metavar="URL", help=_STORAGE)] = None,
-    study: Annotated[str | None, typer.Option(help="The study's name; by default model-dataset-metric.")] = None,
+    study: Annotated[
+        str | None, typer.Option(help="The study's name; by default model-dataset-metric.")
+    ] = None,
     space: Annotated[Path | None, typer.Option(metavar="FILE", help=_SPACE)] = None,
-    sampler: Annotated[Sampler | None, typer.Option(help="[default: tpe; of two metrics nsga2]")] = None,
-    pruner: Annotated[Pruner | None, typer.Option(help="[default: median; of two metrics none]")] = None,
+    sampler: Annotated[
+        Sampler | None, typer.Option(help="[default: tpe; of two metrics nsga2]")
+    ] = None,
+    pruner: Annotated[
+        Pruner | None, typer.Option(help="[default: median; of two metrics none]")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the sampler and of every trial.")] = 0,
-    settings: Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help=_SET)] = None,
-    test_seeds: Annotated[int, typer.Option(min=0, help="Last trainings, tested once; 0: no test.")] = 3,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help=_SET)
+    ] = None,
+    test_seeds: Annotated[
+        int, typer.Option(min=0, help="Last trainings, tested once; 0: no test.")
+    ] = 3,
     device: DeviceOption = None,
     engine: EngineOption = None,
     engine_set: EngineSetOption = None,
     form: FormatOption = None,
 ) -> None:
-    """Tune MODEL's settings on the validation part of a data set, and test the best configuration once.
+    """Tune MODEL's settings on the validation part of a data set, and test the best configuration
+    once.
 
-    The data set may be a file of your own (--data). The same command goes on with a study that was stopped, and other
-    machines join through --storage.
+    The data set may be a file of your own (--data). The same command goes on with a study that was
+    stopped, and other machines join through --storage.
     """
     from recgraph.data.catalog.cards import data_name
     from recgraph.tuning.report import best_trial, described, test_rows
@@ -144,7 +191,9 @@ def tune(
     if best_trial(found) is None:
         reasons = Counter(trial.user_attrs.get("reason") for trial in found.trials)
         reason = reasons.most_common(1)[0][0] or "for no reason that is known"
-        raise Failure(f"no trial is complete, most are pruned: {reason}; give more --trials, or other settings")
+        raise Failure(
+            f"no trial is complete, most are pruned: {reason}; give more --trials, or other settings"
+        )
     show(test_rows(found), form)
 
 
@@ -157,22 +206,29 @@ def _settings(model: str, pairs: list[str], source: Source) -> tuple[dict[str, A
     from recgraph.train.settings import DataConfig
 
     cls = registry.load("model", model)
-    parts = share_out(cls, {**parse_settings(pairs), **source.settings}, {"model": cls.Config, **parts_of(cls)})
+    parts = share_out(
+        cls, {**parse_settings(pairs), **source.settings}, {"model": cls.Config, **parts_of(cls)}
+    )
     of_data = DataConfig.of(parts.get("data")).completed(source.dataset)
     return {**parts["model"], **parts.get("training", {}), **parts.get("items", {})}, of_data
 
 
 _PLACE = (
-    "The folder that `recgraph tune --out` was given, or a storage: sqlite:///FILE, postgresql://..., FILE.journal."
+    "The folder that `recgraph tune --out` was given, or a storage: "
+    "sqlite:///FILE, postgresql://..., FILE.journal."
 )
 
 
 def study(
     place: Annotated[str, typer.Argument(metavar="PLACE", help=_PLACE)],
-    name: Annotated[str | None, typer.Option("--study", help="Its name, where a storage holds several.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--study", help="Its name, where a storage holds several.")
+    ] = None,
     form: FormatOption = None,
 ) -> None:
-    """Show a study, running or done: its best trial, the test of it, and how much each parameter matters."""
+    """Show a study, running or done: its best trial, the test of it, and how much each parameter
+    matters.
+    """
     from recgraph.tuning.report import described, importances
     from recgraph.tuning.storage import find_study
 
@@ -194,21 +250,33 @@ _REPLACE = "In place of --out: the new run takes RUN's place, and a service of R
 def update(
     run: RunArgument,
     data: Annotated[str, typer.Option("--data", metavar="FILE", help=_DATA)],
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="NEWRUN", help="Folder of the new run.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="NEWRUN", help="Folder of the new run.")
+    ] = None,
     replace: Annotated[bool, typer.Option("--replace", help=_REPLACE)] = False,
-    item_features: Annotated[str | None, typer.Option("--item-features", metavar="FILE", help=_FEATURES)] = None,
+    item_features: Annotated[
+        str | None, typer.Option("--item-features", metavar="FILE", help=_FEATURES)
+    ] = None,
     epochs: Annotated[int, typer.Option(min=1, help=_EPOCHS)] = 2,
-    replay: Annotated[float, typer.Option(min=0, max=1, help="Share of the old samples trained on again.")] = 0.1,
-    learning_rate: Annotated[float | None, typer.Option("--lr", "--learning-rate", help=_RATE)] = None,
+    replay: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the old samples trained on again.")
+    ] = 0.1,
+    learning_rate: Annotated[
+        float | None, typer.Option("--lr", "--learning-rate", help=_RATE)
+    ] = None,
     valid: Annotated[float, typer.Option(min=0, max=0.9, help=_VALID)] = 0.1,
     force: Annotated[bool, typer.Option("--force", help=_FORCE)] = False,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of everything random; by default the run's.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of everything random; by default the run's.")
+    ] = None,
     device: DeviceOption = None,
 ) -> None:
-    """Take new interactions, users and items into a run, at a fraction of the cost of training it again.
+    """Take new interactions, users and items into a run, at a fraction of the cost of training it
+    again.
 
-    A trained model goes on from its weights; one in closed form is fitted again. The result is validated on the newest
-    share of the new log, and refused (exit code 1, RUN stays as it is) where RUN is better there.
+    A trained model goes on from its weights; one in closed form is fitted again. The result is
+    validated on the newest share of the new log, and refused (exit code 1, RUN stays as it is)
+    where RUN is better there.
     """
     from recgraph.files import exchange, remove_folder
     from recgraph.ranks import first_does
@@ -236,10 +304,14 @@ def update(
     new = [f"{done[f'new_{what}']:,} {what}" for what in ("interactions", "users", "items")]
     note(f"new: {', '.join(new)}")
     if done["by"] == "training":
-        note(f"trained for {done['epochs']} epochs on {done['samples']:,} samples; optimiser {done['optimiser']}")
+        note(
+            f"trained for {done['epochs']} epochs on {done['samples']:,} samples; optimiser {done['optimiser']}"
+        )
     if (after := done["valid"]["after"]) is not None:
         users, before = f"({done['valid']['users']:,} users)", done["valid"]["before"]
-        note(f"{done['valid']['metric']} on the newest slice {users}: {before:.4f} before, {after:.4f} after")
+        note(
+            f"{done['valid']['metric']} on the newest slice {users}: {before:.4f} before, {after:.4f} after"
+        )
 
     def take_place() -> None:
         if bundle == run:

@@ -1,4 +1,6 @@
-"""The contrastive core; a name of a member, as ``contrast.Hardness``, is its settings as a value."""
+"""The contrastive core; a name of a member, as ``contrast.Hardness``, is its settings as a
+value.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""The contrastive kernel: mean losses over N rows and M candidates, in blocks of rows, so that no N x M matrix is
-resident.
+"""The contrastive kernel: mean losses over N rows and M candidates, in blocks of rows, so that no N
+x M matrix is resident.
 
-The derivative of a softmax by its scores is at hand when the loss is: each block yields its loss and its gradients
-before the next one overwrites it, and nothing is computed a second time in backward. :func:`contrast` is the one
-contrastive objective of the library; :mod:`recgraph.losses.softmax` evaluates its losses over the item table in the
-same way. What does more to a row than take that mean (other sums, drawn candidates) composes it from :func:`log_sums`,
+The derivative of a softmax by its scores is at hand when the loss is: each block yields its loss
+and its gradients before the next one overwrites it, and nothing is computed a second time in
+backward. :func:`contrast` is the one contrastive objective of the library;
+:mod:`recgraph.losses.softmax` evaluates its losses over the item table in the same way. What does
+more to a row than take that mean (other sums, drawn candidates) composes it from :func:`log_sums`,
 which computes each block a second time in backward.
 """
 
@@ -45,7 +46,8 @@ class BlockwiseLoss(ABC):
         needs: which of them need a gradient.
 
     Attributes:
-        gradients: by the inputs, before they are divided by what :meth:`evaluate` returns; None where not needed.
+        gradients: by the inputs, before they are divided by what :meth:`evaluate` returns; None
+            where not needed.
     """
 
     #: whether it may be a mean over no row
@@ -62,7 +64,9 @@ class BlockwiseLoss(ABC):
             self.gradients[1] = torch.zeros_like(self.y)
 
     def add_gradients(self, rows: slice, p: Tensor) -> None:
-        """Add those by x and y of a block, given the derivative of its losses by ``x @ y.T`` [n, M]."""
+        """Add those by x and y of a block, given the derivative of its losses by ``x @ y.T`` [n,
+        M].
+        """
         grad_x, grad_y = self.gradients[:2]
         if grad_x is not None:
             torch.mm(p, self.y, out=grad_x[rows])
@@ -75,14 +79,18 @@ class BlockwiseLoss(ABC):
 
 
 def one_pass(
-    loss: type[BlockwiseLoss], settings: Mapping[str, Any], block_rows: int | None, inputs: Sequence[Tensor]
+    loss: type[BlockwiseLoss],
+    settings: Mapping[str, Any],
+    block_rows: int | None,
+    inputs: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor]:
     """Evaluate a loss; what :meth:`BlockwiseLoss.evaluate` returns. It can be differentiated once.
 
     Args:
         loss: made by ``loss(inputs, needs, **settings)``.
         block_rows: rows of scores in memory at once; None picks by the size of the cache.
-        inputs: in any floating type; the loss is computed in the widest of the first two, at least float32.
+        inputs: in any floating type; the loss is computed in the widest of the first two, at least
+            float32.
     """
     if not torch.is_grad_enabled():
         # or else the function would make gradients that no backward asks for
@@ -93,7 +101,11 @@ def one_pass(
 class _OnePass(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, loss: type[BlockwiseLoss], settings: Mapping[str, Any], block_rows: int | None, *inputs: Tensor
+        ctx: Any,
+        loss: type[BlockwiseLoss],
+        settings: Mapping[str, Any],
+        block_rows: int | None,
+        *inputs: Tensor,
     ) -> tuple[Tensor, Tensor]:
         # products under autocast would be rounded to half precision
         with full_precision(inputs[0]):
@@ -112,7 +124,12 @@ class _OnePass(torch.autograd.Function):
         if ctx.may_be_empty:  # a mean over nothing passes no gradient
             scale = torch.where(divisor == 0, 0, scale)
         # torch brings each to the type of its input
-        return None, None, None, *(None if gradient is None else gradient * scale for gradient in gradients)
+        return (
+            None,
+            None,
+            None,
+            *(None if gradient is None else gradient * scale for gradient in gradients),
+        )
 
 
 @dataclass(frozen=True)
@@ -121,10 +138,12 @@ class Candidates:
 
     Attributes:
         positives: [N] int64, the column of each anchor's positive.
-        excluded: [N] int64, a column that is never a candidate of that anchor; None where there is none.
+        excluded: [N] int64, a column that is never a candidate of that anchor; None where there is
+            none.
         count_positive: whether the positive is a candidate itself.
         weigh_positive: whether it then carries its weight, or counts fully.
-        required: whether it is an error that no anchor has a candidate; else the mean over no anchor is NaN.
+        required: whether it is an error that no anchor has a candidate; else the mean over no
+            anchor is NaN.
         kept: [N] bool, written by the contrast: which anchors have a candidate; None: not recorded.
     """
 
@@ -137,14 +156,17 @@ class Candidates:
 
     @property
     def barred(self) -> Tensor:
-        """[N, 1 or 2] int64: the columns that are no negatives of each anchor, its positive first."""
+        """[N, 1 or 2] int64: the columns that are no negatives of each anchor, its positive
+        first.
+        """
         own = self.positives
         return own[:, None] if self.excluded is None else torch.stack([own, self.excluded], 1)
 
     def check(self, x: Tensor, counted: Tensor) -> None:
         """Refuse that of the anchors x [N, D] none counts, where that is an error.
 
-        On an accelerator, where nobody waits to learn it, ``0 / 0`` makes the mean over two anchors or more NaN.
+        On an accelerator, where nobody waits to learn it, ``0 / 0`` makes the mean over two anchors
+        or more NaN.
         """
         is_read = not is_accelerated(x) or len(x) == 1
         if self.required and is_read and int(counted) == 0:
@@ -157,18 +179,25 @@ class WeightBlocks:
     """The weights of one block of anchors after the other, and the sums of their gradients.
 
     Args:
-        inputs: the embeddings of anchors and candidates, and the parameters of the weight that are trained.
+        inputs: the embeddings of anchors and candidates, and the parameters of the weight that are
+            trained.
         needs: which of them need a gradient.
 
     Attributes:
-        w: [n, M] of the last block: the logarithms of its weights, or where ``is_factor`` the weights themselves.
+        w: [n, M] of the last block: the logarithms of its weights, or where ``is_factor`` the
+            weights themselves.
     """
 
     w: Tensor
     is_factor: bool
 
     def __init__(
-        self, weight: Weight, pairs: Pairs, inputs: Sequence[Tensor], needs: Sequence[bool], work: torch.dtype
+        self,
+        weight: Weight,
+        pairs: Pairs,
+        inputs: Sequence[Tensor],
+        needs: Sequence[bool],
+        work: torch.dtype,
     ) -> None:
         self.weight, self.pairs, self.needs = weight, pairs, needs
         self.anchors, self.candidates = (tensor.detach().to(work) for tensor in inputs[:2])
@@ -180,8 +209,9 @@ class WeightBlocks:
     def block(self, rows: slice, similarities: Tensor, bounded: bool = False) -> None:
         """Make the weights of the rows.
 
-        A weight of cosines that are the similarities over a temperature depends on the embeddings by these alone, so
-        that one product makes both, and its gradient joins that of the loss before that is multiplied by the rows.
+        A weight of cosines that are the similarities over a temperature depends on the embeddings
+        by these alone, so that one product makes both, and its gradient joins that of the loss
+        before that is multiplied by the rows.
 
         Args:
             similarities: [n, M].
@@ -193,11 +223,15 @@ class WeightBlocks:
         with torch.set_grad_enabled(any(self.needs)):
             pairs = self.pairs.block(rows, anchors, self.candidates, similarities)
             factor = self.weight.factor(pairs) if bounded else None
-            self.w, self.is_factor = self.weight.log_w(pairs) if factor is None else factor, factor is not None
+            self.w, self.is_factor = (
+                self.weight.log_w(pairs) if factor is None else factor,
+                factor is not None,
+            )
         self._leaves = [anchors, self.candidates, *self.parameters, similarities]
 
     def add_gradients(self, rows: slice, grad_log_w: Tensor) -> Tensor | None:
-        """Add the gradients of the last block, whose rows these are, given those by its log-weights [n, M].
+        """Add the gradients of the last block, whose rows these are, given those by its log-weights
+        [n, M].
 
         Returns:
             [n, M], those by its similarities; None where the weights do not depend on them.
@@ -226,7 +260,13 @@ def _inputs(x: Tensor, y: Tensor, weight: Weight | None, pairs: Pairs | None) ->
     """What a sum over candidates is differentiated by."""
     if weight is None or pairs is None:
         return [x, y]
-    return [x, y, pairs.anchors, pairs.candidates, *(each for each in weight.parameters() if each.requires_grad)]
+    return [
+        x,
+        y,
+        pairs.anchors,
+        pairs.candidates,
+        *(each for each in weight.parameters() if each.requires_grad),
+    ]
 
 
 def contrast(
@@ -237,7 +277,8 @@ def contrast(
     pairs: Pairs | None = None,
     block_rows: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The mean over anchors of ``logsumexp_{j in C_i}(s_ij + log_w_ij) - s_i,pos(i)`` with ``s = x @ y.T``.
+    """The mean over anchors of ``logsumexp_{j in C_i}(s_ij + log_w_ij) - s_i,pos(i)`` with ``s = x
+    @ y.T``.
 
     An anchor whose candidates all have weight 0 is left out of the mean.
 
@@ -276,7 +317,9 @@ class _Contrast(BlockwiseLoss):
 
     def evaluate(self, block_rows: int | None) -> tuple[Tensor, Tensor]:
         # no similarity can leave the range of exp, so that no maximum need be taken out first
-        bounded = not self._accelerated and bool(self.x.norm(dim=1).amax() * self.y.norm(dim=1).amax() <= self.limit)
+        bounded = not self._accelerated and bool(
+            self.x.norm(dim=1).amax() * self.y.norm(dim=1).amax() <= self.limit
+        )
         sums = []
         counted = torch.zeros((), dtype=torch.int64, device=self.x.device)
         for rows, buffer in score_blocks(len(self.x), len(self.y), self.x, block_rows):
@@ -293,7 +336,9 @@ class _Contrast(BlockwiseLoss):
         return (total_of(sums, self.x) / counted).to(self.x.dtype), counted
 
     def _block(self, rows: slice, t: Tensor, bounded: bool) -> tuple[Tensor, Tensor | None]:
-        """The losses of the rows (0 where there is no candidate) and which of them count; None: all."""
+        """The losses of the rows (0 where there is no candidate) and which of them count; None:
+        all.
+        """
         candidates, positives = self.candidates, self.candidates.positives[rows, None]
         excluded = None if candidates.excluded is None else candidates.excluded[rows, None]
         torch.mm(self.x[rows], self.y.t(), out=t)
@@ -309,8 +354,13 @@ class _Contrast(BlockwiseLoss):
         weights = self.weights
         if weights is not None:
             weights.block(rows, t, bounded)
-        # t holds logarithms of the addends, or the addends themselves where the weights themselves are at hand
-        of_positive, of_none, is_raised = s_pos, -math.inf, weights is not None and weights.is_factor
+        # t holds logarithms of the addends, or the addends themselves where the weights themselves
+        # are at hand
+        of_positive, of_none, is_raised = (
+            s_pos,
+            -math.inf,
+            weights is not None and weights.is_factor,
+        )
         if is_raised:
             of_positive, of_none = s_pos.exp(), 0.0
             t.exp_()
@@ -353,7 +403,8 @@ class _Contrast(BlockwiseLoss):
 def _exponentials(t: Tensor, peak: Tensor) -> Tensor:
     """``e^{t - peak}``, in the memory of t; 0 where it makes no difference.
 
-    There exp would give slow subnormal numbers, and it takes twenty times as long over ``-inf`` as over a number.
+    There exp would give slow subnormal numbers, and it takes twenty times as long over ``-inf`` as
+    over a number.
     """
     limit = EXPONENT_LIMIT[t.dtype]
     smallest = 2 * math.exp(-limit)
@@ -373,14 +424,16 @@ def log_sums(
     Args:
         x: [N, D], anchors.
         y: [M, D], candidates.
-        barred: [N, k] int64, columns that are no candidates of that anchor, -1 for none; None: all are.
+        barred: [N, k] int64, columns that are no candidates of that anchor, -1 for none; None: all
+            are.
         weight: log_w; None: 0 throughout.
         pairs: what the weight is given, of all N anchors.
         block_rows: anchors in memory at once; None picks by the size of the cache.
 
     Returns:
-        [N], ``-inf`` where an anchor has no candidate (it passes no gradient); at least float32. It can be
-        differentiated once, by x, y, the embeddings of ``pairs`` and the parameters of the weight.
+        [N], ``-inf`` where an anchor has no candidate (it passes no gradient); at least float32. It
+        can be differentiated once, by x, y, the embeddings of ``pairs`` and the parameters of the
+        weight.
     """
     inputs = _inputs(x, y, weight, pairs)
     if not torch.is_grad_enabled():
@@ -447,9 +500,16 @@ class _LogSums(torch.autograd.Function):
 
 
 def _logits(
-    x: Tensor, y: Tensor, rows: slice, out: Tensor, barred: Tensor | None, weights: WeightBlocks | None
+    x: Tensor,
+    y: Tensor,
+    rows: slice,
+    out: Tensor,
+    barred: Tensor | None,
+    weights: WeightBlocks | None,
 ) -> None:
-    """Into ``out`` [n, M] those of some rows of x, without gradient; ``-inf`` where a column is no candidate."""
+    """Into ``out`` [n, M] those of some rows of x, without gradient; ``-inf`` where a column is no
+    candidate.
+    """
     torch.mm(x[rows], y.t(), out=out)
     if weights is not None:
         weights.block(rows, out)
@@ -470,12 +530,13 @@ def contrast_drawn(
 ) -> tuple[Tensor, Tensor]:
     """As :func:`contrast`, with the sum over all M candidates estimated from K of them.
 
-    ``loss_i = log([w_ip] e^{s_ip} + M / K sum_k w_ik e^{s_ik}) - s_ip``, where ``k`` runs over the drawn candidates
-    that are not the positive; the first addend is there where the objective counts the positive, weighted where it
-    weighs it. Where the drawn are a uniform choice without replacement, the sum in the logarithm is an unbiased
-    estimate of that over all candidates: every one but the positive is in it with expected weight 1, and the positive
-    with certainty, or not at all. With ``drawn`` all of the columns it is that sum. The logarithm of an estimate is low
-    on average, by half of its relative variance.
+    ``loss_i = log([w_ip] e^{s_ip} + M / K sum_k w_ik e^{s_ik}) - s_ip``, where ``k`` runs over the
+    drawn candidates that are not the positive; the first addend is there where the objective counts
+    the positive, weighted where it weighs it. Where the drawn are a uniform choice without
+    replacement, the sum in the logarithm is an unbiased estimate of that over all candidates: every
+    one but the positive is in it with expected weight 1, and the positive with certainty, or not at
+    all. With ``drawn`` all of the columns it is that sum. The logarithm of an estimate is low on
+    average, by half of its relative variance.
 
     Args:
         drawn: [K] int64, different columns, ascending.
@@ -483,25 +544,35 @@ def contrast_drawn(
     own = torch.linalg.vecdot(x, y.index_select(0, candidates.positives))
     of_positives_w = None
     if weight is not None and pairs is not None:
-        ids, rows = pairs.candidate_ids[candidates.positives], pairs.candidates.index_select(0, candidates.positives)
+        ids, rows = (
+            pairs.candidate_ids[candidates.positives],
+            pairs.candidates.index_select(0, candidates.positives),
+        )
         of_drawn = pairs.candidates.index_select(0, drawn)
         pairs = replace(pairs, candidate_ids=pairs.candidate_ids[drawn], candidates=of_drawn)
         if candidates.count_positive and candidates.weigh_positive:
             of_positives_w = of_positives(weight, pairs, ids, rows, block_rows)
     places = torch.searchsorted(drawn, candidates.barred).clamp(max=len(drawn) - 1)
     barred = torch.where(drawn[places] == candidates.barred, places, -1)
-    sums = [log_sums(x, y.index_select(0, drawn), barred, weight, pairs, block_rows) + math.log(len(y) / len(drawn))]
+    sums = [
+        log_sums(x, y.index_select(0, drawn), barred, weight, pairs, block_rows)
+        + math.log(len(y) / len(drawn))
+    ]
     if candidates.count_positive:
         sums.append(own if of_positives_w is None else own + of_positives_w)
     return mean_loss(candidates, x, sums, own)
 
 
-def mean_loss(candidates: Candidates, x: Tensor, sums: Sequence[Tensor], own: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean over anchors of ``log sum_k e^{sums_k} - own``, without those that have no candidate.
+def mean_loss(
+    candidates: Candidates, x: Tensor, sums: Sequence[Tensor], own: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The mean over anchors of ``log sum_k e^{sums_k} - own``, without those that have no
+    candidate.
 
     Args:
         x: [N, D], the anchors.
-        sums: [N] each, logarithms of parts of the sum over candidates; ``-inf`` where a part has none.
+        sums: [N] each, logarithms of parts of the sum over candidates; ``-inf`` where a part has
+            none.
         own: [N], the similarities to the positives.
 
     Returns:
@@ -518,9 +589,11 @@ def mean_loss(candidates: Candidates, x: Tensor, sums: Sequence[Tensor], own: Te
     return torch.where(keep_mask, total - own, 0).sum() / counted, len(x) - counted
 
 
-def of_positives(weight: Weight, pairs: Pairs, ids: Tensor, rows: Tensor, block_rows: int | None = None) -> Tensor:
-    """[N], the log-weight of each anchor's positive, with these ids [N] and rows [N, D]; by blocks of anchors, which
-    backward computes again."""
+def of_positives(
+    weight: Weight, pairs: Pairs, ids: Tensor, rows: Tensor, block_rows: int | None = None
+) -> Tensor:
+    """[N], the log-weight of each anchor's positive, with these ids [N] and rows [N, D]; by blocks
+    of anchors, which backward computes again."""
     work = work_type(pairs.anchors, pairs.candidates)
     anchors, candidates, rows = pairs.anchors.to(work), pairs.candidates.to(work), rows.to(work)
 
@@ -529,4 +602,6 @@ def of_positives(weight: Weight, pairs: Pairs, ids: Tensor, rows: Tensor, block_
 
     settings: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
     blocks = row_blocks(len(anchors), len(candidates), anchors, block_rows)
-    return torch.cat([checkpoint(of_block, at, anchors[at], candidates, rows[at], **settings) for at in blocks])
+    return torch.cat(
+        [checkpoint(of_block, at, anchors[at], candidates, rows[at], **settings) for at in blocks]
+    )

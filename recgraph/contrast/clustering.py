@@ -15,8 +15,8 @@ from recgraph.sparse.device import full_precision, is_accelerated
 
 Method = Literal["published", "scikit-learn"]
 
-# Products of rows and centroids in a block: on the host 1 MiB of float32, so that their maximum is found in a core's
-# cache (half the time at 4,000 rows and 700 centroids).
+# Products of rows and centroids in a block: on the host 1 MiB of float32, so that their maximum is
+# found in a core's cache (half the time at 4,000 rows and 700 centroids).
 _CELLS_HOST, _CELLS_ACCELERATOR = 1 << 18, 1 << 24
 # From this many columns numpy's argmax takes two thirds of torch's time (one thread).
 _WIDE = 96
@@ -38,8 +38,8 @@ class Clustering:
 
 
 def nearest(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """[N] three times: the greatest inner product of each row, the index of its centroid (of equal ones the first), and
-    the next greatest."""
+    """[N] three times: the greatest inner product of each row, the index of its centroid (of equal
+    ones the first), and the next greatest."""
     cells = _CELLS_HOST if x.is_cpu else _CELLS_ACCELERATOR
     if len(x) * len(centroids) <= 2 * cells:
         return _two_best(x @ centroids.t())
@@ -51,9 +51,15 @@ def nearest(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _two_best(products: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The greatest of each row, its column (of equal ones the first) and the next; the products are overwritten."""
+    """The greatest of each row, its column (of equal ones the first) and the next; the products are
+    overwritten.
+    """
     # numpy knows neither gradients nor bfloat16
-    if products.is_cpu and products.shape[1] >= _WIDE and products.dtype in (torch.float32, torch.float64):
+    if (
+        products.is_cpu
+        and products.shape[1] >= _WIDE
+        and products.dtype in (torch.float32, torch.float64)
+    ):
         index = torch.from_numpy(np.asarray(products.detach()).argmax(1))
         value = products.gather(1, index[:, None]).squeeze(1)
     else:
@@ -74,13 +80,14 @@ def kmeans(
 ) -> Clustering:
     """k-means of the rows of x, in float32 at least; the same for the same seed.
 
-    ``"published"`` (MEOW through faiss): members go to the centroid with the greatest inner product, centroids are
-    plain means, so that tight clusters, whose means are long, attract more; the first centroids are k different rows;
-    the restart with the greatest sum of inner products wins. On the host a restart ends early where no member moves:
-    further iterations would change nothing; an accelerator makes all of them, of all restarts at once. Departures: the
-    draws are not faiss's, and an empty cluster begins again at the row that fits its centroid worst, where faiss splits
-    another cluster.
-    ``"scikit-learn"``: Lloyd's, Euclidean, from k-means++, on the host.
+    ``"published"`` (MEOW through faiss): members go to the centroid with the greatest inner
+    product, centroids are plain means, so that tight clusters, whose means are long, attract more;
+    the first centroids are k different rows; the restart with the greatest sum of inner products
+    wins. On the host a restart ends early where no member moves: further iterations would change
+    nothing; an accelerator makes all of them, of all restarts at once. Departures: the draws are
+    not faiss's, and an empty cluster begins again at the row that fits its centroid worst, where
+    faiss splits another cluster. ``"scikit-learn"``: Lloyd's, Euclidean, from k-means++, on the
+    host.
 
     Args:
         x: [N, D].
@@ -99,16 +106,22 @@ def kmeans(
         firsts = [start]
     else:  # k different rows for each restart
         generator = torch.Generator(x.device).manual_seed(derive(seed, "kmeans", k))
-        orders = (torch.randperm(len(x), generator=generator, device=x.device) for _ in range(restarts))
+        orders = (
+            torch.randperm(len(x), generator=generator, device=x.device) for _ in range(restarts)
+        )
         firsts = [x[order[:k]] for order in orders]
     with full_precision(x):
         if is_accelerated(x):
             return _all_at_once(x, torch.stack(firsts), iterations)
-        return max((_restart(x, first, iterations) for first in firsts), key=lambda found: float(found.objective))
+        return max(
+            (_restart(x, first, iterations) for first in firsts),
+            key=lambda found: float(found.objective),
+        )
 
 
 def _all_at_once(x: Tensor, centroids: Tensor, iterations: int) -> Clustering:
-    """The best of R restarts from centroids [R, k, D], for an accelerator: few kernels, and nothing is read.
+    """The best of R restarts from centroids [R, k, D], for an accelerator: few kernels, and nothing
+    is read.
 
     All iterations are made: those after no member moves change nothing.
     """
@@ -123,22 +136,32 @@ def _all_at_once(x: Tensor, centroids: Tensor, iterations: int) -> Clustering:
         # the place of an empty cluster among the empty ones of its restart chooses its row
         worst, empty_mask = value.topk(k, dim=1, largest=False).indices, sizes == 0
         fills = x[worst.gather(1, (empty_mask.cumsum(1) - 1).clamp(min=0))]
-        centroids = torch.where(empty_mask[:, :, None], fills, sums / sizes.clamp(min=1)[:, :, None])
+        centroids = torch.where(
+            empty_mask[:, :, None], fills, sums / sizes.clamp(min=1)[:, :, None]
+        )
         value, own = _nearest_of_each(x, centroids)
     objectives = value.sum(1)
     best = objectives.argmax()[None]
-    return Clustering(*(each.index_select(0, best).squeeze(0) for each in (own, centroids, objectives)))
+    return Clustering(
+        *(each.index_select(0, best).squeeze(0) for each in (own, centroids, objectives))
+    )
 
 
 def _nearest_of_each(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """[R, N] twice: the greatest inner product of each row with the k centroids of each restart, and its index."""
+    """[R, N] twice: the greatest inner product of each row with the k centroids of each restart,
+    and its index.
+    """
     n_restarts, k, _ = centroids.shape
     every = centroids.flatten(0, 1)
     found = [
         (every @ x[rows].t()).view(n_restarts, k, -1).max(1)
-        for rows in row_blocks(len(x), n_restarts * k, x, max(_CELLS_ACCELERATOR // (n_restarts * k), 32))
+        for rows in row_blocks(
+            len(x), n_restarts * k, x, max(_CELLS_ACCELERATOR // (n_restarts * k), 32)
+        )
     ]
-    return torch.cat([each.values for each in found], 1), torch.cat([each.indices for each in found], 1)
+    return torch.cat([each.values for each in found], 1), torch.cat(
+        [each.indices for each in found], 1
+    )
 
 
 def _restart(x: Tensor, centroids: Tensor, iterations: int) -> Clustering:
@@ -160,11 +183,12 @@ def _restart(x: Tensor, centroids: Tensor, iterations: int) -> Clustering:
 def _nearest_again(
     x: Tensor, centroids: Tensor, moved_mask: Tensor, near: tuple[Tensor, Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """:func:`nearest` after some centroids moved, updated from its last result: few move after the first iterations.
+    """:func:`nearest` after some centroids moved, updated from its last result: few move after the
+    first iterations.
 
-    Rows are compared with the moved centroids alone. This suffices unless a row's own centroid moved and the best of
-    the moved ones is below the row's rival, an upper bound on the products with centroids that stayed; such rows are
-    compared with all.
+    Rows are compared with the moved centroids alone. This suffices unless a row's own centroid
+    moved and the best of the moved ones is below the row's rival, an upper bound on the products
+    with centroids that stayed; such rows are compared with all.
     """
     moved = torch.nonzero(moved_mask).squeeze(1)
     if 2 * len(moved) > len(centroids):
@@ -189,12 +213,20 @@ def _nearest_again(
     return value, own, rival
 
 
-def _by_scikit_learn(x: Tensor, k: int, seed: int, iterations: int, restarts: int, start: Tensor | None) -> Clustering:
+def _by_scikit_learn(
+    x: Tensor, k: int, seed: int, iterations: int, restarts: int, start: Tensor | None
+) -> Clustering:
     from sklearn.cluster import KMeans
 
     init: Any = "k-means++" if start is None else np.asarray(start.to("cpu"))
     draws = derive(seed, "kmeans", k) % 2**32
-    found = KMeans(k, init=init, n_init=1 if start is not None else restarts, max_iter=iterations, random_state=draws)
+    found = KMeans(
+        k,
+        init=init,
+        n_init=1 if start is not None else restarts,
+        max_iter=iterations,
+        random_state=draws,
+    )
     found.fit(np.asarray(x.to("cpu")))
     assignments = torch.as_tensor(found.labels_, dtype=torch.int64, device=x.device)
     centroids = torch.as_tensor(found.cluster_centers_, dtype=x.dtype, device=x.device)
@@ -205,11 +237,13 @@ def _by_scikit_learn(x: Tensor, k: int, seed: int, iterations: int, restarts: in
 def concentration(x: Tensor, clustering: Clustering, temperature: float) -> Tensor:
     """[k]: phi_c, the temperature of each prototype; their mean is ``temperature``.
 
-    ``phi_c = mean over members of sqrt(x . c) / ln(n_c + 5)`` with c the plain centroid; clusters of fewer than two
-    members take the greatest; clipped to the 10th and the 90th percentile; scaled to the mean ``temperature``.
+    ``phi_c = mean over members of sqrt(x . c) / ln(n_c + 5)`` with c the plain centroid; clusters
+    of fewer than two members take the greatest; clipped to the 10th and the 90th percentile; scaled
+    to the mean ``temperature``.
 
-    Source: MEOW's published code, after PCL (Li et al., ICLR 2021), which has a distance instead of the inner
-    product. Departure: negative inner products count as 0 where the published root is NaN.
+    Source: MEOW's published code, after PCL (Li et al., ICLR 2021), which has a distance instead of
+    the inner product. Departure: negative inner products count as 0 where the published root is
+    NaN.
     """
     work = work_type(x, clustering.centroids)
     x, centroids, members = x.to(work), clustering.centroids.to(work), clustering.assignments

@@ -1,7 +1,9 @@
-"""Contrastive objectives: which rows are anchors, which are their candidates, and what becomes of the positive.
+"""Contrastive objectives: which rows are anchors, which are their candidates, and what becomes of
+the positive.
 
-Each is ``loss_i = logsumexp_{j in C_i}(s_ij + log_w_ij) - s_i,pos(i)``, the mean over anchors i; the similarity s and
-the weights w are parts of their own. Barlow Twins, the baseline without candidates, reads neither.
+Each is ``loss_i = logsumexp_{j in C_i}(s_ij + log_w_ij) - s_i,pos(i)``, the mean over anchors i;
+the similarity s and the weights w are parts of their own. Barlow Twins, the baseline without
+candidates, reads neither.
 """
 
 from __future__ import annotations
@@ -17,7 +19,14 @@ from pydantic import Field
 from torch import Tensor
 
 from recgraph.config import Config, Search
-from recgraph.contrast.blockwise import Candidates, contrast, contrast_drawn, log_sums, mean_loss, of_positives
+from recgraph.contrast.blockwise import (
+    Candidates,
+    contrast,
+    contrast_drawn,
+    log_sums,
+    mean_loss,
+    of_positives,
+)
 from recgraph.contrast.parts import Component, Outcome, Pairs, Similarity, Views
 from recgraph.contrast.weights import Weight
 from recgraph.sparse.blocks import group_sizes, work_type
@@ -33,13 +42,18 @@ class ObjectiveBaseConfig(Config):
 
 
 class ObjectiveConfig(ObjectiveBaseConfig):
-    count_positive: Annotated[bool, Field(description="whether the positive is one of the candidates")] = True
+    count_positive: Annotated[
+        bool, Field(description="whether the positive is one of the candidates")
+    ] = True
     weigh_positive: Annotated[
         bool, Field(description="whether a counted positive carries its weight, or counts fully")
     ] = False
     n_candidates: Annotated[
         int | None,
-        Field(ge=1, description="candidates drawn at each step, the same for all anchors; None takes all"),
+        Field(
+            ge=1,
+            description="candidates drawn at each step, the same for all anchors; None takes all",
+        ),
     ] = None
     if_none: Annotated[
         Literal["error", "zero"],
@@ -49,25 +63,29 @@ class ObjectiveConfig(ObjectiveBaseConfig):
         ),
     ] = "error"
     block_rows: Annotated[
-        int | None, Field(ge=1, description="anchors in memory at once; None picks by the size of the cache")
+        int | None,
+        Field(ge=1, description="anchors in memory at once; None picks by the size of the cache"),
     ] = None
 
 
 class Objective(Component):
-    """Base of all objectives. A subclass fills :meth:`forward`, which calls :meth:`softmax` for each direction."""
+    """Base of all objectives. A subclass fills :meth:`forward`, which calls :meth:`softmax` for
+    each direction.
+    """
 
     Config: ClassVar[type[ObjectiveBaseConfig]] = ObjectiveConfig
     #: whether :meth:`forward` can compute a share of the anchors; it is given none otherwise
     splits: ClassVar[bool] = False
-    #: whether the rows of both views are anchors alike, so that the loss of the views in turn is the same
+    #: whether the rows of both views are anchors alike, so that the loss of the views in turn is
+    #: the same
     of_both_sides: bool = False
     #: whether it draws whatever its settings are, so that it is given a generator
     draws: ClassVar[bool] = False
     _compiled: Callable[..., Tensor] | None = None
 
     def compile_parts(self, backend: str = "inductor") -> None:
-        """Compile the loss without weights whose positive counts, as one graph, which holds all N x M similarities;
-        it is used on accelerators alone."""
+        """Compile the loss without weights whose positive counts, as one graph, which holds all N x
+        M similarities; it is used on accelerators alone."""
         self._compiled = compiled(_cross_entropy, backend)
 
     def forward(self, views: Views, similarity: Similarity, weight: Weight | None) -> Outcome:
@@ -83,7 +101,8 @@ class Objective(Component):
         own: Tensor | None = None,
         kept: Tensor | None = None,
     ) -> Outcome:
-        """The loss of the rows of ``views.a`` as anchors, those of ``views.b`` as candidates, one positive each.
+        """The loss of the rows of ``views.a`` as anchors, those of ``views.b`` as candidates, one
+        positive each.
 
         With ``n_candidates`` below M the sum over candidates is estimated, see
         :func:`recgraph.contrast.blockwise.contrast_drawn`.
@@ -91,13 +110,16 @@ class Objective(Component):
         Args:
             excluded: [N] int64, a row of ``b`` that is no candidate of that row of ``a``.
             own: [n] int64, with a share, the anchors of this rank; default: as the share has them.
-            kept: [N] bool, written here: which anchors have a candidate and count; only without a share.
+            kept: [N] bool, written here: which anchors have a candidate and count; only without a
+                share.
         """
         a, ids_a, positives = views.a, views.ids_a, views.positives
         if positives is None:
             positives = torch.arange(len(a), device=a.device)
         if isinstance(positives, Ragged):
-            raise ValueError(f"positives: {type(self).__name__} takes one for each anchor; use 'info_nce' for several")
+            raise ValueError(
+                f"positives: {type(self).__name__} takes one for each anchor; use 'info_nce' for several"
+            )
         if views.share is not None:
             own = torch.arange(len(a), device=a.device)[views.share.rows] if own is None else own
             a, ids_a, positives = a.index_select(0, own), ids_a[own], positives[own]
@@ -105,12 +127,17 @@ class Objective(Component):
         config = self.config
         # a batch of one sample has nothing else to contrast it with
         required = config.if_none == "error" and len(views.b) > (1 if excluded is None else 2)
-        candidates = Candidates(positives, excluded, config.count_positive, config.weigh_positive, required, kept)
+        candidates = Candidates(
+            positives, excluded, config.count_positive, config.weigh_positive, required, kept
+        )
         pairs: Pairs | None = None
         if weight is not None:
-            pairs = Pairs(ids_a, views.ids_b, a, views.b, similarity.over_cosines(views.temperatures))
+            pairs = Pairs(
+                ids_a, views.ids_b, a, views.b, similarity.over_cosines(views.temperatures)
+            )
         work = work_type(a, views.b)
-        # products under autocast would be rounded to half precision, as directions of half precision are
+        # products under autocast would be rounded to half precision, as directions of half
+        # precision are
         with full_precision(a):
             x, y = similarity.shape(a.to(work), views.b.to(work), views.temperatures)
             loss, left_out = self.evaluate(x, y, candidates, weight, pairs, views)
@@ -119,11 +146,19 @@ class Objective(Component):
         return Outcome(loss if views.share is None else loss * views.share.weight, len(a), left_out)
 
     def evaluate(
-        self, x: Tensor, y: Tensor, candidates: Candidates, weight: Weight | None, pairs: Pairs | None, views: Views
+        self,
+        x: Tensor,
+        y: Tensor,
+        candidates: Candidates,
+        weight: Weight | None,
+        pairs: Pairs | None,
+        views: Views,
     ) -> tuple[Tensor, Tensor]:
-        """The mean loss over anchors x [N, D], shaped by the similarity, and how many of them had no candidate.
+        """The mean loss over anchors x [N, D], shaped by the similarity, and how many of them had
+        no candidate.
 
-        Both sides are at least float32, and ``x @ y.T`` are the cosines of ``pairs`` over its temperature, if any.
+        Both sides are at least float32, and ``x @ y.T`` are the cosines of ``pairs`` over its
+        temperature, if any.
         """
         block_rows, n_candidates = self.config.block_rows, self.config.n_candidates
         if n_candidates is not None and n_candidates < len(y):
@@ -132,14 +167,21 @@ class Objective(Component):
             order = torch.randperm(len(y), generator=generator, device=generator.device)
             drawn = order[:n_candidates].sort().values.to(y.device)
             return contrast_drawn(x, y, drawn, candidates, weight, pairs, block_rows)
-        if self._compiled is not None and is_accelerated(x) and weight is None and self.config.count_positive:
+        if (
+            self._compiled is not None
+            and is_accelerated(x)
+            and weight is None
+            and self.config.count_positive
+        ):
             loss = self._compiled(x, y, candidates.positives, candidates.excluded)
             return loss, torch.zeros((), dtype=torch.int64, device=x.device)
         return contrast(x, y, candidates, weight, pairs, block_rows)
 
 
 def _cross_entropy(x: Tensor, y: Tensor, positives: Tensor, excluded: Tensor | None) -> Tensor:
-    """The mean over anchors of ``logsumexp_j(s_ij) - s_i,pos(i)``, s = x @ y.T without the excluded columns."""
+    """The mean over anchors of ``logsumexp_j(s_ij) - s_i,pos(i)``, s = x @ y.T without the excluded
+    columns.
+    """
     scores = x @ y.t()
     if excluded is not None:
         scores = scores.scatter(1, excluded[:, None], -torch.inf)
@@ -149,10 +191,10 @@ def _cross_entropy(x: Tensor, y: Tensor, positives: Tensor, excluded: Tensor | N
 class InfoNCE(Objective):
     """``-log(e^{s_ip} / sum_j w_ij e^{s_ij})``: anchors ``a``, candidates all rows of ``b``.
 
-    Source: van den Oord et al., 2018, equation 4. MEOW's loss (SDM 2023) has ``count_positive=False``, AdaMEOW's
-    ``weigh_positive=True``; with ``positives`` and ``temperatures`` the candidates may be prototypes. An anchor with
-    several positives P_i has ``-log(sum_{p in P_i} e^{s_ip} / sum_j w_ij e^{s_ij})``, as HeCo's (KDD 2021, equation
-    10).
+    Source: van den Oord et al., 2018, equation 4. MEOW's loss (SDM 2023) has
+    ``count_positive=False``, AdaMEOW's ``weigh_positive=True``; with ``positives`` and
+    ``temperatures`` the candidates may be prototypes. An anchor with several positives P_i has
+    ``-log(sum_{p in P_i} e^{s_ip} / sum_j w_ij e^{s_ij})``, as HeCo's (KDD 2021, equation 10).
     """
 
     splits = True
@@ -161,13 +203,21 @@ class InfoNCE(Objective):
         if isinstance(views.positives, Ragged):
             return self._several(views, views.positives, similarity, weight)
         if views.positives is None and len(views.a) != len(views.b):
-            raise ValueError(f"positives: a has {len(views.a)} rows, b {len(views.b)}; give the row of b for each of a")
+            raise ValueError(
+                f"positives: a has {len(views.a)} rows, b {len(views.b)}; give the row of b for each of a"
+            )
         return self.softmax(views, similarity, weight)
 
-    def _several(self, views: Views, positives: Ragged, similarity: Similarity, weight: Weight | None) -> Outcome:
-        """The denominator is that of one positive, the row of the same number; the numerator is summed over all."""
+    def _several(
+        self, views: Views, positives: Ragged, similarity: Similarity, weight: Weight | None
+    ) -> Outcome:
+        """The denominator is that of one positive, the row of the same number; the numerator is
+        summed over all.
+        """
         kept = torch.ones(len(views.a), dtype=torch.bool, device=views.a.device)
-        of_one = self.softmax(replace(views, positives=None, share=None), similarity, weight, kept=kept)
+        of_one = self.softmax(
+            replace(views, positives=None, share=None), similarity, weight, kept=kept
+        )
         work = work_type(views.a, views.b)
         with full_precision(views.a):
             x, y = similarity.shape(views.a.to(work), views.b.to(work), views.temperatures)
@@ -175,17 +225,22 @@ class InfoNCE(Objective):
             s = pair_products(x, y, positives, self.config.block_rows)
             # the greatest of each row is taken out first, so that no exponent overflows
             peak = torch.segment_reduce(s.detach(), "max", offsets=positives.offsets)
-            total = torch.zeros_like(own).index_add(0, positives.rows, (s - peak[positives.rows]).exp())
+            total = torch.zeros_like(own).index_add(
+                0, positives.rows, (s - peak[positives.rows]).exp()
+            )
             # the mean over the same anchors as that of the denominators
-            numerator = torch.where(kept, own - peak - total.log(), 0).sum() / kept.sum().clamp(min=1)
+            numerator = torch.where(kept, own - peak - total.log(), 0).sum() / kept.sum().clamp(
+                min=1
+            )
         return replace(of_one, loss=of_one.loss + numerator)
 
 
 class NTXent(Objective):
-    """``-log(e^{s_ip} / sum_{j != i} w_ij e^{s_ij})``: ``a`` and ``b`` stacked to 2B rows, each against all others.
+    """``-log(e^{s_ip} / sum_{j != i} w_ij e^{s_ij})``: ``a`` and ``b`` stacked to 2B rows, each
+    against all others.
 
-    Source: Chen et al., ICML 2020 (SimCLR), equation 1; the mean is over the 2B rows. With inner products this is the
-    loss of CL4SRec, DuoRec and MCLRec.
+    Source: Chen et al., ICML 2020 (SimCLR), equation 1; the mean is over the 2B rows. With inner
+    products this is the loss of CL4SRec, DuoRec and MCLRec.
     """
 
     of_both_sides = True
@@ -203,10 +258,11 @@ class NTXent(Objective):
 
 
 class SupCon(NTXent):
-    """``logsumexp_{j != i}(s_ij + log_w_ij) - mean_{p in P_i} s_ip``: :class:`NTXent` whose positives P_i are all other
-    rows of the anchor's id. Of a sequence that is its target item.
+    """``logsumexp_{j != i}(s_ij + log_w_ij) - mean_{p in P_i} s_ip``: :class:`NTXent` whose
+    positives P_i are all other rows of the anchor's id. Of a sequence that is its target item.
 
-    The mean is the similarity to the positives' mean, one row an anchor, so that no N x M matrix is made of it either.
+    The mean is the similarity to the positives' mean, one row an anchor, so that no N x M matrix is
+    made of it either.
 
     Source: Khosla et al., Supervised Contrastive Learning (NeurIPS 2020), equation 2.
     """
@@ -214,13 +270,26 @@ class SupCon(NTXent):
     splits = False
 
     def evaluate(
-        self, x: Tensor, y: Tensor, candidates: Candidates, weight: Weight | None, pairs: Pairs | None, views: Views
+        self,
+        x: Tensor,
+        y: Tensor,
+        candidates: Candidates,
+        weight: Weight | None,
+        pairs: Pairs | None,
+        views: Views,
     ) -> tuple[Tensor, Tensor]:
         kept = torch.ones(len(x), dtype=torch.bool, device=x.device)
-        loss, left_out = super().evaluate(x, y, replace(candidates, kept=kept), weight, pairs, views)
+        loss, left_out = super().evaluate(
+            x, y, replace(candidates, kept=kept), weight, pairs, views
+        )
         ids, order = views.ids_b.sort()  # torch.unique would wait for an accelerator
-        group = torch.empty_like(order).scatter_(0, order, F.pad((ids[1:] != ids[:-1]).cumsum(0), (1, 0)))
-        sums, n_others = torch.zeros_like(y).index_add(0, group, y), group_sizes(group, len(y))[group] - 1
+        group = torch.empty_like(order).scatter_(
+            0, order, F.pad((ids[1:] != ids[:-1]).cumsum(0), (1, 0))
+        )
+        sums, n_others = (
+            torch.zeros_like(y).index_add(0, group, y),
+            group_sizes(group, len(y))[group] - 1,
+        )
         positives = (sums[group] - y) / n_others[:, None]
         change = torch.linalg.vecdot(x, y.index_select(0, candidates.positives) - positives)
         return loss + torch.where(kept, change, 0).sum() / kept.sum(), left_out
@@ -240,7 +309,13 @@ class _Debiased(Objective):
     Config = DebiasedConfig
 
     def evaluate(
-        self, x: Tensor, y: Tensor, candidates: Candidates, weight: Weight | None, pairs: Pairs | None, views: Views
+        self,
+        x: Tensor,
+        y: Tensor,
+        candidates: Candidates,
+        weight: Weight | None,
+        pairs: Pairs | None,
+        views: Views,
     ) -> tuple[Tensor, Tensor]:
         places, barred, block_rows = candidates.positives, candidates.barred, self.config.block_rows
         n = len(y) - barred.shape[1]
@@ -260,43 +335,53 @@ class _Debiased(Objective):
         if weight is not None and pairs is not None and candidates.weigh_positive:
             ids, rows = pairs.candidate_ids[places], pairs.candidates.index_select(0, places)
             counted_own = own + of_positives(weight, pairs, ids, rows, block_rows)
-        return mean_loss(candidates, x, [others, counted_own] if candidates.count_positive else [others], own)
+        return mean_loss(
+            candidates, x, [others, counted_own] if candidates.count_positive else [others], own
+        )
 
 
 class DebiasedNTXent(_Debiased, NTXent):
-    """:class:`NTXent` with ``n g_i`` in the place of the sum over negatives, ``log(e^{s_ip} + n g_i) - s_ip``.
+    """:class:`NTXent` with ``n g_i`` in the place of the sum over negatives, ``log(e^{s_ip} + n
+    g_i) - s_ip``.
 
-    ``g_i = max((mean_j w_ij e^{s_ij} - tau+ e^{s_ip}) / (1 - tau+), e^{-1 / tau})``: a share tau+ of the candidates
-    are positives, and a positive adds what the known one does. With ``tau_plus=0`` it is NT-Xent.
+    ``g_i = max((mean_j w_ij e^{s_ij} - tau+ e^{s_ip}) / (1 - tau+), e^{-1 / tau})``: a share tau+
+    of the candidates are positives, and a positive adds what the known one does. With
+    ``tau_plus=0`` it is NT-Xent.
 
     Source: Chuang et al., "Debiased Contrastive Learning" (NeurIPS 2020), with one positive. With
-    ``weight="hardness"`` it is the loss of Robinson et al., "Contrastive Learning with Hard Negative Samples" (ICLR
-    2021). Departure: the least value of g is that of the norms at hand, which for cosines is the published one.
+    ``weight="hardness"`` it is the loss of Robinson et al., "Contrastive Learning with Hard
+    Negative Samples" (ICLR 2021). Departure: the least value of g is that of the norms at hand,
+    which for cosines is the published one.
     """
 
 
 class DebiasedInfoNCE(_Debiased, InfoNCE):
-    """:class:`InfoNCE` debiased as :class:`DebiasedNTXent` is: anchors of one view, candidates of the other.
+    """:class:`InfoNCE` debiased as :class:`DebiasedNTXent` is: anchors of one view, candidates of
+    the other.
 
-    Source: Chuang et al., "Debiased Contrastive Learning" (NeurIPS 2020). Of one positive for each anchor.
+    Source: Chuang et al., "Debiased Contrastive Learning" (NeurIPS 2020). Of one positive for each
+    anchor.
     """
 
 
 class BarlowTwinsConfig(ObjectiveBaseConfig):
     redundancy: Annotated[
-        float, Field(ge=0, description="lambda, weight of what is off the diagonal"), Search(1e-4, 1e-1, log=True)
+        float,
+        Field(ge=0, description="lambda, weight of what is off the diagonal"),
+        Search(1e-4, 1e-1, log=True),
     ] = 5e-3
 
 
 class BarlowTwins(Objective):
-    """``sum_d (1 - C_dd)^2 + lambda sum_{d != e} C_de^2``, C the correlations of the components of a with those of b.
+    """``sum_d (1 - C_dd)^2 + lambda sum_{d != e} C_de^2``, C the correlations of the components of
+    a with those of b.
 
-    ``C = A^T B / n`` [D, D], the columns of A and B standardised over the batch. No row is compared with another:
-    similarity, temperature and weights are not read.
+    ``C = A^T B / n`` [D, D], the columns of A and B standardised over the batch. No row is compared
+    with another: similarity, temperature and weights are not read.
 
-    Source: Zbontar et al., Barlow Twins: Self-Supervised Learning via Redundancy Reduction (ICML 2021);
-    variances have 1e-5 added, as in the authors' code. Departures: no projector (theirs has three layers of 8192, of
-    images), and no gain in the normalisation.
+    Source: Zbontar et al., Barlow Twins: Self-Supervised Learning via Redundancy Reduction (ICML
+    2021); variances have 1e-5 added, as in the authors' code. Departures: no projector (theirs has
+    three layers of 8192, of images), and no gain in the normalisation.
     """
 
     Config = BarlowTwinsConfig
@@ -311,11 +396,15 @@ class BarlowTwins(Objective):
             diagonal = c.diagonal()
             # the sum off the diagonal as that of all less the diagonal would cancel
             off_diagonal = c - torch.diag_embed(diagonal)
-            loss = (1 - diagonal).square().sum() + self.config.redundancy * off_diagonal.square().sum()
+            loss = (
+                1 - diagonal
+            ).square().sum() + self.config.redundancy * off_diagonal.square().sum()
         return Outcome.of_all(loss, len(a))
 
 
 def _standardised(x: Tensor) -> Tensor:
-    """``(x - mean) / sqrt(variance + 1e-5)`` of each component of [B, D] over the rows; 0 of a single row."""
+    """``(x - mean) / sqrt(variance + 1e-5)`` of each component of [B, D] over the rows; 0 of a
+    single row.
+    """
     variance, mean = torch.var_mean(x, 0, correction=0)
     return (x - mean) * (variance + 1e-5).rsqrt()

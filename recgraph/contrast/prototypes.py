@@ -1,4 +1,6 @@
-"""Prototypes: clusterings of embeddings at several granularities, kept between batches, and ProtoNCE."""
+"""Prototypes: clusterings of embeddings at several granularities, kept between batches, and
+ProtoNCE.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,24 @@ class PrototypesConfig(Config):
     n_clusters: Annotated[
         tuple[Annotated[int, Field(ge=1)], ...],
         Field(min_length=1, description="clusters of each granularity, at most one a row"),
-        Search(choices=([5, 15], [10, 30], [20, 60], [50, 150], [100], [100, 300], [200, 700], [500, 1200])),
+        Search(
+            choices=(
+                [5, 15],
+                [10, 30],
+                [20, 60],
+                [50, 150],
+                [100],
+                [100, 300],
+                [200, 700],
+                [500, 1200],
+            )
+        ),
     ] = (100, 300)
     iterations: Annotated[int, Field(ge=1, description="of k-means, at most")] = 20
     restarts: Annotated[int, Field(ge=1, description="of k-means; the best is taken")] = 5
-    method: Annotated[Method, Field(description="inner-product k-means as published, or scikit-learn's")] = "published"
+    method: Annotated[
+        Method, Field(description="inner-product k-means as published, or scikit-learn's")
+    ] = "published"
     warm_start: Annotated[
         bool, Field(description="begin at the last call's centroids, one restart, instead of anew")
     ] = False
@@ -34,8 +49,8 @@ class PrototypesConfig(Config):
 class Prototypes(nn.Module):
     """Clusterings of embeddings at several granularities, without gradient.
 
-    Granularity t has the seed t, as published. With ``warm_start`` the last centroids are buffers, so that a resumed
-    training goes on from them.
+    Granularity t has the seed t, as published. With ``warm_start`` the last centroids are buffers,
+    so that a resumed training goes on from them.
 
     Args:
         config: the settings as a value, or
@@ -43,7 +58,9 @@ class Prototypes(nn.Module):
         settings: the settings by name.
     """
 
-    def __init__(self, config: PrototypesConfig | None = None, /, dim: int | None = None, **settings: Any) -> None:
+    def __init__(
+        self, config: PrototypesConfig | None = None, /, dim: int | None = None, **settings: Any
+    ) -> None:
         super().__init__()
         self.config = configure(self, PrototypesConfig, config, settings)
         if self.config.warm_start:
@@ -80,17 +97,31 @@ class PrototypeSet:
     temperatures: Tensor
 
 
-def prototypes_of(clusterings: Sequence[Clustering], members: Tensor, temperature: float) -> list[PrototypeSet]:
-    """The prototypes of each clustering of ``members`` [N, D]; ``temperature`` is the mean of phi."""
+def prototypes_of(
+    clusterings: Sequence[Clustering], members: Tensor, temperature: float
+) -> list[PrototypeSet]:
+    """The prototypes of each clustering of ``members`` [N, D]; ``temperature`` is the mean of
+    phi.
+    """
     members = members.detach()
     return [
-        PrototypeSet(found.assignments, unit_length(found.centroids), concentration(members, found, temperature))
+        PrototypeSet(
+            found.assignments,
+            unit_length(found.centroids),
+            concentration(members, found, temperature),
+        )
         for found in clusterings
     ]
 
 
-def offer(term: ContrastiveTerm, prototypes: Callable[[], Sequence[PrototypeSet]], ids: Tensor | None = None) -> None:
-    """Offer the clusters of its candidates to the weight of a contrast; see :meth:`Weight.prepare`."""
+def offer(
+    term: ContrastiveTerm,
+    prototypes: Callable[[], Sequence[PrototypeSet]],
+    ids: Tensor | None = None,
+) -> None:
+    """Offer the clusters of its candidates to the weight of a contrast; see
+    :meth:`Weight.prepare`.
+    """
     if term.weight is not None:
         term.weight.prepare(lambda: torch.stack([found.assignments for found in prototypes()]), ids)
 
@@ -103,32 +134,38 @@ def proto_nce(
     concentration: bool = True,
     **how: Any,
 ) -> Tensor:
-    """``mean_t mean_i -log(e^{z_i . p_c(i) / phi_c(i)} / sum_c e^{z_i . p_c / phi_c})`` over T clusterings.
+    """``mean_t mean_i -log(e^{z_i . p_c(i) / phi_c(i)} / sum_c e^{z_i . p_c / phi_c})`` over T
+    clusterings.
 
     Args:
-        term: with ``objective="info_nce"`` and no weight for this formula; others that take ``positives`` fit too.
+        term: with ``objective="info_nce"`` and no weight for this formula; others that take
+            ``positives`` fit too.
         anchors: [B, D], z.
         prototypes: of each clustering.
         ids: [B] int64, which of the clustered rows the anchors are; None: they are all of them.
         concentration: whether each prototype has its own temperature phi, or all the term's (NCL).
         how: what else the term is called with.
 
-    Source: PCL (ICLR 2021), MEOW (SDM 2023), NCL (WWW 2022). Departure: MEOW's published code takes a mean over N where
-    the formula has one over the prototypes, which adds the constant ``log(N / k)``.
+    Source: PCL (ICLR 2021), MEOW (SDM 2023), NCL (WWW 2022). Departure: MEOW's published code takes
+    a mean over N where the formula has one over the prototypes, which adds the constant ``log(N /
+    k)``.
     """
     losses = []
     for one in prototypes:
         own = one.assignments if ids is None else one.assignments[ids]
         temperatures = one.temperatures if concentration else None
         # an anchor goes by its cluster's number, as the prototypes do
-        losses.append(term(anchors, one.directions, own, positives=own, temperatures=temperatures, **how))
+        losses.append(
+            term(anchors, one.directions, own, positives=own, temperatures=temperatures, **how)
+        )
     return torch.stack(losses).mean()
 
 
 class PrototypeMemory(nn.Module):
     """The prototypes of clusterings of all N rows, kept for an epoch.
 
-    They are part of the state, so that a training that is resumed within an epoch goes on with them.
+    They are part of the state, so that a training that is resumed within an epoch goes on with
+    them.
 
     Source: the E-step of PCL (Li et al., ICLR 2021).
 
@@ -151,7 +188,8 @@ class PrototypeMemory(nn.Module):
         for t, wanted in enumerate(n_clusters):
             self.register_buffer(f"directions_{t}", torch.zeros(min(wanted, n), dim))
             self.register_buffer(f"temperatures_{t}", torch.ones(min(wanted, n)))
-        #: ``epoch`` on the host, which would wait for it on an accelerator at every step; None: not read yet
+        #: ``epoch`` on the host, which would wait for it on an accelerator at every step; None: not
+        #: read yet
         self._epoch: int | None = None
 
     def _load_from_state_dict(self, *args: Any) -> None:
@@ -163,7 +201,9 @@ class PrototypeMemory(nn.Module):
         self.epoch.fill_(-1)
         self._epoch = -1
 
-    def of_epoch(self, epoch: int, make: Callable[[], Sequence[PrototypeSet]]) -> list[PrototypeSet]:
+    def of_epoch(
+        self, epoch: int, make: Callable[[], Sequence[PrototypeSet]]
+    ) -> list[PrototypeSet]:
         """The prototypes of an epoch, made in its first step."""
         if self._epoch is None:
             self._epoch = int(self.epoch)
@@ -176,6 +216,8 @@ class PrototypeMemory(nn.Module):
             self.epoch.fill_(epoch)
             self._epoch = epoch
         return [
-            PrototypeSet(of_all, getattr(self, f"directions_{t}"), getattr(self, f"temperatures_{t}"))
+            PrototypeSet(
+                of_all, getattr(self, f"directions_{t}"), getattr(self, f"temperatures_{t}")
+            )
             for t, of_all in enumerate(self.assignments)
         ]

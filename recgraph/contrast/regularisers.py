@@ -1,4 +1,6 @@
-"""Regularisers: scalars of two views that say how embeddings lie, as loss terms or as diagnostics."""
+"""Regularisers: scalars of two views that say how embeddings lie, as loss terms or as
+diagnostics.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,13 @@ from torch import Tensor
 from recgraph.config import Config, Search
 from recgraph.contrast.blockwise import log_sums
 from recgraph.contrast.parts import Component
-from recgraph.sparse.blocks import refuse_second_derivative, row_blocks, total_of, unit_length, work_type
+from recgraph.sparse.blocks import (
+    refuse_second_derivative,
+    row_blocks,
+    total_of,
+    unit_length,
+    work_type,
+)
 from recgraph.sparse.device import full_precision, is_accelerated
 
 
@@ -30,7 +38,8 @@ class RegulariserConfig(Config):
 class Regulariser(Component):
     """Base of all regularisers. A subclass sets ``Config`` and fills :meth:`_value`.
 
-    The value is without the coefficient, 1 by default but for :class:`Margin`'s, which is that of MCLRec.
+    The value is without the coefficient, 1 by default but for :class:`Margin`'s, which is that of
+    MCLRec.
     """
 
     Config: ClassVar[type[RegulariserConfig]] = RegulariserConfig
@@ -61,11 +70,13 @@ class UniformityConfig(RegulariserConfig):
 
 
 class Uniformity(Regulariser):
-    """``log mean_{i != j} exp(-t ||x_i - x_j||^2)`` of the directions, the mean of both views; lower is better.
+    """``log mean_{i != j} exp(-t ||x_i - x_j||^2)`` of the directions, the mean of both views;
+    lower is better.
 
     A single row has no pair: the value is 0.
 
-    Source: Wang and Isola, ICML 2020, section 4.1. Evaluated over blocks of rows: no B x B tensor is resident.
+    Source: Wang and Isola, ICML 2020, section 4.1. Evaluated over blocks of rows: no B x B tensor
+    is resident.
     """
 
     Config = UniformityConfig
@@ -107,12 +118,13 @@ class _Potential(torch.autograd.Function):
 
 
 class CrossUniformity(Regulariser):
-    """``log mean_{i != j} exp(-t ||a_i - b_j||^2)`` of directions: each row keeps away from other rows' partners.
+    """``log mean_{i != j} exp(-t ||a_i - b_j||^2)`` of directions: each row keeps away from other
+    rows' partners.
 
     Lower is better; a single row has no pair: the value is 0.
 
-    Source: Fahim et al., 2024 (the uniformity across sides, t = 2), after Wang and Isola (ICML 2020).
-    Evaluated over blocks of rows: no B x B tensor is resident.
+    Source: Fahim et al., 2024 (the uniformity across sides, t = 2), after Wang and Isola (ICML
+    2020). Evaluated over blocks of rows: no B x B tensor is resident.
     """
 
     Config = UniformityConfig
@@ -131,35 +143,43 @@ class CrossUniformity(Regulariser):
 class MarginConfig(RegulariserConfig):
     coefficient: Annotated[
         float,
-        Field(description="what a contrast that it is added to multiplies it by; MCLRec's is a setting of its own"),
+        Field(
+            description="what a contrast that it is added to multiplies it by; MCLRec's is a setting of its own"
+        ),
         Search(0.01, 1.0, log=True),
     ] = 0.1
     temperature: Annotated[
-        float, Field(gt=0, description="what similarities are divided by"), Search(low=0.05, high=5, log=True)
+        float,
+        Field(gt=0, description="what similarities are divided by"),
+        Search(low=0.05, high=5, log=True),
     ] = 1.0
     scope: Annotated[
         Literal["row", "batch"],
-        Field(description="least positive and greatest negative of each row (code) or of the batch (paper)"),
+        Field(
+            description="least positive and greatest negative of each row (code) or of the batch (paper)"
+        ),
     ] = "row"
 
 
 class Margin(Regulariser):
     """``R = mean_i max(p_i - lo_i, 0) + mean_ij max(hi_i - n_ij, 0)`` over the 2B stacked rows.
 
-    ``p_i`` is the inner product of row i with its partner, ``n_ij`` those with the 2B - 2 other rows, over the
-    temperature. ``scope="row"``, as in the published code: ``lo_i = min(p_i, max_j n_ij)``,
-    ``hi_i = max(p_i, max_j n_ij)``. ``scope="batch"``, as in the paper: one ``lo`` and ``hi`` from ``min_i p_i`` and
-    ``max_ij n_ij``. A single pair has no negatives: R is 0.
+    ``p_i`` is the inner product of row i with its partner, ``n_ij`` those with the 2B - 2 other
+    rows, over the temperature. ``scope="row"``, as in the published code: ``lo_i = min(p_i, max_j
+    n_ij)``, ``hi_i = max(p_i, max_j n_ij)``. ``scope="batch"``, as in the paper: one ``lo`` and
+    ``hi`` from ``min_i p_i`` and ``max_ij n_ij``. A single pair has no negatives: R is 0.
 
-    Source: Qin et al., SIGIR 2023 (MCLRec). Computed without the negatives' matrix: no term of the two
-    ``max(., 0)`` is ever below 0, so of the negatives only their means, which are products with a sum of rows, and
-    the greatest count.
+    Source: Qin et al., SIGIR 2023 (MCLRec). Computed without the negatives' matrix: no term of the
+    two ``max(., 0)`` is ever below 0, so of the negatives only their means, which are products with
+    a sum of rows, and the greatest count.
     """
 
     Config = MarginConfig
 
     def over(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        """The sum over pairs of views, all of one shape; of rows' margins on an accelerator in the same kernels."""
+        """The sum over pairs of views, all of one shape; of rows' margins on an accelerator in the
+        same kernels.
+        """
         total: Tensor
         if self.config.scope == "batch" or not is_accelerated(pairs[0][0]):
             total = self(*pairs[0])
@@ -186,7 +206,11 @@ class Margin(Regulariser):
             products = fixed[..., rows, :] @ fixed.mT
             nearest.append(products.scatter_(-1, barred[..., rows, :], -math.inf).argmax(-1))
         index = torch.cat(nearest, -1)
-        negatives = z.index_select(0, index) if z.ndim == 2 else z.gather(-2, index[..., None].expand(z.shape))
+        negatives = (
+            z.index_select(0, index)
+            if z.ndim == 2
+            else z.gather(-2, index[..., None].expand(z.shape))
+        )
         greatest = (scaled * negatives).sum(-1)
         own = (scaled * z).sum(-1)
         mean = ((scaled * z.sum(-2, keepdim=True)).sum(-1) - own - positive) / others
@@ -195,5 +219,7 @@ class Margin(Regulariser):
             value: Tensor = (2 * gap + greatest - mean).mean()
             return value
         least, top = positive.min(), greatest.max()
-        value = positive.mean() - torch.minimum(least, top) + torch.maximum(least, top) - mean.mean()
+        value = (
+            positive.mean() - torch.minimum(least, top) + torch.maximum(least, top) - mean.mean()
+        )
         return value

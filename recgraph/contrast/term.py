@@ -1,4 +1,6 @@
-"""A contrastive term: transform + similarity + weight + objective, regularisers of the same rows, and the queue."""
+"""A contrastive term: transform + similarity + weight + objective, regularisers of the same rows,
+and the queue.
+"""
 
 from __future__ import annotations
 
@@ -26,15 +28,17 @@ _SMALLEST = 1e-12
 
 
 class Queue(nn.Module):
-    """A queue of the last ``size`` rows of unit length; those of one id are of the last call that had it.
+    """A queue of the last ``size`` rows of unit length; those of one id are of the last call that
+    had it.
 
-    Queued rows have no gradient and come from older parameters than the batch. :meth:`join` gives each of their
-    components the mean and the deviation of the batch, with gradients to these. Without this alignment embeddings can
-    lower the loss by drifting together away from the queue instead of apart from one another: MEOW and AdaMEOW did not
-    learn at all. The queue is part of the state, so that a resumed training goes on with it.
+    Queued rows have no gradient and come from older parameters than the batch. :meth:`join` gives
+    each of their components the mean and the deviation of the batch, with gradients to these.
+    Without this alignment embeddings can lower the loss by drifting together away from the queue
+    instead of apart from one another: MEOW and AdaMEOW did not learn at all. The queue is part of
+    the state, so that a resumed training goes on with it.
 
-    Source: cross-batch memory (Wang et al., CVPR 2020), aligned as in adaptive cross batch normalisation (Ajanthan et
-    al., 2022).
+    Source: cross-batch memory (Wang et al., CVPR 2020), aligned as in adaptive cross batch
+    normalisation (Ajanthan et al., 2022).
 
     Args:
         size: Q rows at most; 0 keeps none.
@@ -71,7 +75,8 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def push(self, rows: Tensor, ids: Tensor) -> None:
-        """Replace the oldest rows, and earlier rows of the same ids. A batch that is pushed again replaces itself.
+        """Replace the oldest rows, and earlier rows of the same ids. A batch that is pushed again
+        replaces itself.
 
         Args:
             rows: [B, D]; where B > Q, the last Q are kept.
@@ -82,7 +87,8 @@ class Queue(nn.Module):
             return
         rows, ids = rows[-size:], ids[-size:]
         steps = torch.arange(len(ids), device=ids.device)
-        # phases of a step push one batch several times: in new places, it would leave as many old ones empty
+        # phases of a step push one batch several times: in new places, it would leave as many old
+        # ones empty
         is_again = (self.ids[(self.place - len(ids) + steps) % size] == ids).all()
         first = self.place - len(ids) * is_again
         self.ids.masked_fill_(torch.isin(self.ids, ids), -1)
@@ -96,23 +102,32 @@ class Contrast(Similarity):
     """Which parts a contrastive term is made of."""
 
     temperature: Annotated[
-        float, Field(gt=0, description="what similarities are divided by"), Search(0.05, 2.0, log=True)
+        float,
+        Field(gt=0, description="what similarities are divided by"),
+        Search(0.05, 2.0, log=True),
     ] = 1.0
-    objective: Annotated[PartConfig, part("objective"), Field(description="how anchors and candidates are chosen")] = (
-        part_class("objective", "nt_xent")()
-    )
+    objective: Annotated[
+        PartConfig, part("objective"), Field(description="how anchors and candidates are chosen")
+    ] = part_class("objective", "nt_xent")()
     weight: Annotated[
-        PartConfig | None, part("weight"), Field(description="of the candidates; none: all count alike")
+        PartConfig | None,
+        part("weight"),
+        Field(description="of the candidates; none: all count alike"),
     ] = None
     transform: Annotated[
-        PartConfig | None, part("transform"), Field(description="of both sides before similarity; none: as they are")
+        PartConfig | None,
+        part("transform"),
+        Field(description="of both sides before similarity; none: as they are"),
     ] = None
     regularisers: Annotated[
         tuple[Annotated[PartConfig, part("regulariser")], ...],
         Field(description="of rows in pairs, added with their coefficients"),
     ] = ()
     queue_size: Annotated[
-        int, Field(ge=0, description="rows of earlier calls that are candidates beside those of this one")
+        int,
+        Field(
+            ge=0, description="rows of earlier calls that are candidates beside those of this one"
+        ),
     ] = 0
 
 
@@ -121,12 +136,15 @@ class ContrastiveTerm(nn.Module):
 
     Args:
         config: the parts, or
-        settings: those of :class:`Contrast` by name; ``weight`` may be one that is made already (and shared).
+        settings: those of :class:`Contrast` by name; ``weight`` may be one that is made already
+            (and shared).
         dim: width of the embeddings, for parts that must know it.
-        if_none: where no anchor has a candidate: an error, or the loss 0 of a step without a contrast.
+        if_none: where no anchor has a candidate: an error, or the loss 0 of a step without a
+            contrast.
 
     Attributes:
-        outcome: of the last call, detached: the loss, the number of anchors and how many had no candidate.
+        outcome: of the last call, detached: the loss, the number of anchors and how many had no
+            candidate.
     """
 
     def __init__(
@@ -147,8 +165,12 @@ class ContrastiveTerm(nn.Module):
         given |= {} if if_none == "error" else {"if_none": if_none}
         self.config = config
         self.objective: Objective = config.objective.build(**given)
-        self.weight: Weight | None = made or (None if config.weight is None else config.weight.build(**given))
-        self.transform: Transform | None = None if config.transform is None else config.transform.build(**given)
+        self.weight: Weight | None = made or (
+            None if config.weight is None else config.weight.build(**given)
+        )
+        self.transform: Transform | None = (
+            None if config.transform is None else config.transform.build(**given)
+        )
         self.regularisers = nn.ModuleList(each.build(**given) for each in config.regularisers)
         #: whether it needs a generator
         self.draws = self.transform is not None or self.objective.draws
@@ -163,7 +185,8 @@ class ContrastiveTerm(nn.Module):
         """What it draws with, where one of its parts draws.
 
         Args:
-            of_rank: the rows that are contrasted are this rank's own; of others all ranks draw the same.
+            of_rank: the rows that are contrasted are this rank's own; of others all ranks draw the
+                same.
         """
         if not self.draws:
             return None
@@ -187,19 +210,20 @@ class ContrastiveTerm(nn.Module):
             b: [M, D]; M = N where the rows are in pairs.
             ids_a: [N] int64, who the rows are, for weights; default: the row number.
             ids_b: [M] int64; default: ``ids_a`` where the rows are in pairs, else the row number.
-            positives: the rows of ``b`` that belong to each row of ``a``: [N] int64, or N rows where an anchor may have
-                several, at least one; default: the row of the same number.
+            positives: the rows of ``b`` that belong to each row of ``a``: [N] int64, or N rows
+                where an anchor may have several, at least one; default: the row of the same number.
             temperatures: [M], one for each row of ``b``; default: the common one.
             generator: required by parts that draw (:attr:`draws`); on any device.
-            share: the anchors of this rank, where several ranks contrast the same rows. It computes these alone where
-                no anchor can be left out of the mean, else all, as every other rank does; in both cases the mean over
-                ranks is the loss.
+            share: the anchors of this rank, where several ranks contrast the same rows. It computes
+                these alone where no anchor can be left out of the mean, else all, as every other
+                rank does; in both cases the mean over ranks is the loss.
         """
         ids_a = torch.arange(len(a), device=a.device) if ids_a is None else ids_a
         if ids_b is None:
             paired = positives is None and len(a) == len(b)
             ids_b = ids_a if paired else torch.arange(len(b), device=b.device)
-        # an anchor may be left out of the mean where its other candidates have weight 0, or are not drawn
+        # an anchor may be left out of the mean where its other candidates have weight 0, or are not
+        # drawn
         config = self.objective.config
         splits = self.objective.splits and (
             (self.weight is None and config.n_candidates is None)
@@ -218,7 +242,9 @@ class ContrastiveTerm(nn.Module):
             outcome: Outcome = self.objective(views, self.config, self.weight)
         else:
             sides = self.transform(views)
-            found = [self.objective(replace(views, a=x, b=y), self.config, self.weight) for x, y in sides]
+            found = [
+                self.objective(replace(views, a=x, b=y), self.config, self.weight) for x, y in sides
+            ]
             left_out = torch.stack([one.left_out for one in found]).sum()
             n_anchors = sum(one.n_anchors for one in found)
             outcome = Outcome(torch.stack([one.loss for one in found]).mean(), n_anchors, left_out)
@@ -228,6 +254,13 @@ class ContrastiveTerm(nn.Module):
         if not self.regularisers:
             return outcome.loss
         # of each anchor and its positive; of several positives it is the row of the same number
-        partners = b if positives is None or isinstance(positives, Ragged) else b.index_select(0, positives)
+        partners = (
+            b
+            if positives is None or isinstance(positives, Ragged)
+            else b.index_select(0, positives)
+        )
         parts = cast("list[Regulariser]", list(self.regularisers))
-        return outcome.loss + torch.stack([each(a, partners) * each.config.coefficient for each in parts]).sum()
+        return (
+            outcome.loss
+            + torch.stack([each(a, partners) * each.config.coefficient for each in parts]).sum()
+        )

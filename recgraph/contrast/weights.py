@@ -16,12 +16,20 @@ from torch import Tensor, nn
 from recgraph.config import Config, Search
 from recgraph.contrast.clustering import kmeans, nearest
 from recgraph.contrast.parts import Component, Pairs
-from recgraph.sparse.blocks import EXPONENT_LIMIT, FEWEST_ROWS, refuse_second_derivative, row_blocks, unit_length
+from recgraph.sparse.blocks import (
+    EXPONENT_LIMIT,
+    FEWEST_ROWS,
+    refuse_second_derivative,
+    row_blocks,
+    unit_length,
+)
 from recgraph.sparse.device import is_accelerated
 
-# Rows of a tile: it and its hidden unit stay in a core's cache. On an accelerator few and large kernels are better.
+# Rows of a tile: it and its hidden unit stay in a core's cache. On an accelerator few and large
+# kernels are better.
 _ROWS_HOST, _ROWS_ACCELERATOR = 32, 4096
-# More terms take longer than quotients, and so do the powers of columns where they serve fewer rows.
+# More terms take longer than quotients, and so do the powers of columns where they serve fewer
+# rows.
 _MOST_TERMS, _FEWEST_ROWS = 15, 48
 
 
@@ -43,10 +51,14 @@ class _TanhSums(torch.autograd.Function):
         return ctx.way(*ctx.saved_tensors).gradients(grad)  # type: ignore[no-any-return]
 
 
-def _way(x: Tensor, y: Tensor, v: Tensor) -> tuple[Callable[..., _Units | _Series], tuple[Tensor, ...]]:
-    """The fastest of those that are exact to rounding for x and y as large as these, and what it is made of.
+def _way(
+    x: Tensor, y: Tensor, v: Tensor
+) -> tuple[Callable[..., _Units | _Series], tuple[Tensor, ...]]:
+    """The fastest of those that are exact to rounding for x and y as large as these, and what it is
+    made of.
 
-    An accelerator is not asked how large: the host would wait, and tanh costs no more there than a quotient.
+    An accelerator is not asked how large: the host would wait, and tanh costs no more there than a
+    quotient.
     """
     if is_accelerated(x):
         return _Units, (x, y, v)
@@ -60,7 +72,12 @@ def _way(x: Tensor, y: Tensor, v: Tensor) -> tuple[Callable[..., _Units | _Serie
             # what the others add to a slope, which is more than they add to a value
             if widest**2 / 2 * n_terms * ratio ** (n_terms - 1) <= 2 * eps:
                 scale = scale.clamp(min=eps)
-                return partial(_Series, n_terms), (torch.tanh(x), torch.tanh(y).div_(scale[:, None]), v, scale)
+                return partial(_Series, n_terms), (
+                    torch.tanh(x),
+                    torch.tanh(y).div_(scale[:, None]),
+                    v,
+                    scale,
+                )
     # e^-2x + e^2y and the inverse of its square are far from overflow and from subnormal numbers
     bounded = bool(torch.maximum(most_x, most_y).amax() <= EXPONENT_LIMIT[x.dtype] / 8)
     return _Quotients if bounded else _Units, (x, y, v)
@@ -102,7 +119,8 @@ class _Units:
 
 
 class _Quotients(_Units):
-    """As ``tanh(x + y) = 1 - 2 g / (f + g)`` with ``g = e^-2x`` and ``f = e^2y``: a pair takes a sum and a quotient.
+    """As ``tanh(x + y) = 1 - 2 g / (f + g)`` with ``g = e^-2x`` and ``f = e^2y``: a pair takes a
+    sum and a quotient.
 
     Exponentials are of rows and columns alone: a ninth of tanh's time.
     """
@@ -119,7 +137,8 @@ class _Quotients(_Units):
         return out
 
     def gradients(self, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        # with s = grad / (f + g)^2 and q = g / (f + g): grad q (1 - q) = s f g and grad q = s f g + s g^2
+        # with s = grad / (f + g)^2 and q = g / (f + g): grad q (1 - q) = s f g and grad q = s f g +
+        # s g^2
         f, g = torch.exp(2 * self.y), torch.exp(-2 * self.x)
         along = g.t().contiguous()
         by_f, by_one, grad_y = torch.empty_like(g), torch.empty_like(g), torch.zeros_like(f)
@@ -137,15 +156,18 @@ class _Quotients(_Units):
 
 
 class _Series:
-    """As a product of two matrices, L [n, 1 + K H] of x and R [1 + K H, M] of y, where x and y are small.
+    """As a product of two matrices, L [n, 1 + K H] of x and R [1 + K H, M] of y, where x and y are
+    small.
 
-    With ``r = tanh x``, ``t = tanh y / scale`` in [-1, 1], ``q = scale r``, ``s = sqrt(1 - q^2)`` and
-    ``z = -q / (1 + s)``
+    With ``r = tanh x``, ``t = tanh y / scale`` in [-1, 1], ``q = scale r``, ``s = sqrt(1 - q^2)``
+    and ``z = -q / (1 + s)``
 
-        ``tanh(x + y) = (r + scale t) / (1 + q t) = c + 2 scale (1 - r^2) / (s + s^2) sum_{k >= 1} z^(k - 1) T_k(t)``,
+        ``tanh(x + y) = (r + scale t) / (1 + q t) = c + 2 scale (1 - r^2) / (s + s^2) sum_{k >= 1}
+        z^(k - 1) T_k(t)``,
 
-    T_k the Chebyshev polynomials, of which the first K are enough: about 6 in float32 for rows of length 1 and a first
-    layer as torch draws it. R has the powers of t, and L their coefficients; that of the power 0 is r, as y = 0 shows.
+    T_k the Chebyshev polynomials, of which the first K are enough: about 6 in float32 for rows of
+    length 1 and a first layer as torch draws it. R has the powers of t, and L their coefficients;
+    that of the power 0 is r, as y = 0 shows.
     """
 
     def __init__(self, n_terms: int, r: Tensor, t: Tensor, v: Tensor, scale: Tensor) -> None:
@@ -225,14 +247,16 @@ class WeightConfig(Config):
 class Weight(Component):
     """Base of all weights. A subclass sets ``Config`` and fills :meth:`log_w`.
 
-    A weight speaks about candidates in general; whether the positive is one of them, and whether it is weighted, is
-    the objective's to say. It may have parameters, and may depend on the embeddings: gradients flow into both.
+    A weight speaks about candidates in general; whether the positive is one of them, and whether it
+    is weighted, is the objective's to say. It may have parameters, and may depend on the
+    embeddings: gradients flow into both.
     """
 
     Config: ClassVar[type[WeightConfig]] = WeightConfig
 
     def prepare(self, clusterings: Callable[[], Tensor], ids: Tensor | None = None) -> None:
-        """Called before use by models that cluster what they contrast; a weight that reads clusterings takes them.
+        """Called before use by models that cluster what they contrast; a weight that reads
+        clusterings takes them.
 
         Args:
             clusterings: makes [T, N] int64, the cluster of each id in each of T clusterings.
@@ -242,29 +266,33 @@ class Weight(Component):
     def log_w(self, pairs: Pairs) -> Tensor:
         """[n, M] log-weights in the type of the embeddings; ``-inf`` takes a candidate out.
 
-        Each row must depend on its own anchor and the candidates alone: it is called on blocks of any size.
+        Each row must depend on its own anchor and the candidates alone: it is called on blocks of
+        any size.
         """
         raise NotImplementedError
 
     def log_w_beside(self, pairs: Pairs, ids: Tensor, rows: Tensor) -> Tensor:
         """[n], the log-weight of one more candidate of each anchor.
 
-        For objectives that draw candidates beside the positive. A weight that looks at candidates together (normalises
-        or clusters them) overrides it and looks at those of ``pairs`` alone.
+        For objectives that draw candidates beside the positive. A weight that looks at candidates
+        together (normalises or clusters them) overrides it and looks at those of ``pairs`` alone.
 
         Args:
             ids: [n] int64, of the further candidates.
             rows: [n, D], their embeddings.
         """
         tiles = [slice(start, start + FEWEST_ROWS) for start in range(0, len(ids), FEWEST_ROWS)]
-        of_tiles = [Pairs(pairs.anchor_ids[tile], ids[tile], pairs.anchors[tile], rows[tile]) for tile in tiles]
+        of_tiles = [
+            Pairs(pairs.anchor_ids[tile], ids[tile], pairs.anchors[tile], rows[tile])
+            for tile in tiles
+        ]
         return torch.cat([self.log_w(tile).diagonal() for tile in of_tiles])
 
     def factor(self, pairs: Pairs) -> Tensor | None:
         """[n, M] the weights themselves, where they are at hand; None: take :meth:`log_w`.
 
-        For weights between 0 and 256, the greatest of a row 0 or at least e^-10. They spare a logarithm and two passes
-        for each pair: an eighth of the time of MEOW's loss.
+        For weights between 0 and 256, the greatest of a row 0 or at least e^-10. They spare a
+        logarithm and two passes for each pair: an eighth of the time of MEOW's loss.
         """
         return None
 
@@ -272,8 +300,8 @@ class Weight(Component):
 class SelfMask(Weight):
     """Weight 0 where anchor and candidate have the same id, else 1.
 
-    With the default ids this is the other view of the same row, which the objective puts back where it counts the
-    positive; with users as ids, also the user's other samples in the batch.
+    With the default ids this is the other view of the same row, which the objective puts back where
+    it counts the positive; with users as ids, also the user's other samples in the batch.
     """
 
     def log_w(self, pairs: Pairs) -> Tensor:
@@ -284,8 +312,8 @@ class SelfMask(Weight):
 class SameTarget(SelfMask):
     """The self mask where the ids are the samples' target items: DuoRec's mask of false negatives.
 
-    Source: Qiu et al., "Contrastive Learning for Representation Degeneration Problem in Sequential Recommendation",
-    WSDM 2022.
+    Source: Qiu et al., "Contrastive Learning for Representation Degeneration Problem in Sequential
+    Recommendation", WSDM 2022.
     """
 
 
@@ -300,14 +328,15 @@ class ClusterConfig(WeightConfig):
 class Cluster(Weight):
     """``w_ij = T - (number of the T clusterings in which i and j share a cluster)``.
 
-    Source: MEOW (SDM 2023). A candidate in all of the anchor's clusters is out (weight 0), one that shares none counts
-    T times. The clusterings are those given to :meth:`prepare`, looked up by id. Where none were given, the candidates
-    at hand are clustered (k-means of their directions, without gradient; granularity t has the seed t) and an anchor
-    belongs to the nearest centroid, so that the weight serves any contrastive model whatever its rows are.
+    Source: MEOW (SDM 2023). A candidate in all of the anchor's clusters is out (weight 0), one that
+    shares none counts T times. The clusterings are those given to :meth:`prepare`, looked up by id.
+    Where none were given, the candidates at hand are clustered (k-means of their directions,
+    without gradient; granularity t has the seed t) and an anchor belongs to the nearest centroid,
+    so that the weight serves any contrastive model whatever its rows are.
 
     Attributes:
-        assignments: [T, N] int64, the cluster of each id in each clustering, or None. Not part of the state: they
-            are made anew in each epoch.
+        assignments: [T, N] int64, the cluster of each id in each clustering, or None. Not part of
+            the state: they are made anew in each epoch.
     """
 
     Config = ClusterConfig
@@ -346,7 +375,9 @@ class Cluster(Weight):
 
     @torch.no_grad()
     def _clusters(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
-        """[T, n] and [T, M]: the clusters of anchors and candidates; where none were given made once for all blocks."""
+        """[T, n] and [T, M]: the clusters of anchors and candidates; where none were given made
+        once for all blocks.
+        """
         if self.assignments is not None:
             ours, theirs = (
                 ids if self.ids is None else torch.searchsorted(self.ids, ids)
@@ -357,11 +388,21 @@ class Cluster(Weight):
         if self._made is None or self._made[0]() is not candidates:
             units = F.normalize(candidates.detach(), dim=1)
             found = [
-                kmeans(units, min(k, len(units)), seed=seed, iterations=self.config.iterations, restarts=1)
+                kmeans(
+                    units,
+                    min(k, len(units)),
+                    seed=seed,
+                    iterations=self.config.iterations,
+                    restarts=1,
+                )
                 for seed, k in enumerate(self.config.n_clusters)
             ]
             of_candidates = torch.stack([clustering.assignments for clustering in found])
-            self._made = weakref.ref(candidates), [clustering.centroids for clustering in found], of_candidates
+            self._made = (
+                weakref.ref(candidates),
+                [clustering.centroids for clustering in found],
+                of_candidates,
+            )
         _, centroids, of_candidates = self._made
         units = F.normalize(pairs.anchors.detach(), dim=1)
         return torch.stack([nearest(units, centroid)[1] for centroid in centroids]), of_candidates
@@ -375,17 +416,20 @@ class LearnedConfig(WeightConfig):
     dim: Annotated[int, Field(ge=1, exclude=True, description="width of the embeddings")] = 64
     inner_dim: Annotated[int, Field(ge=1, description="hidden units of the network")] = 16
     normalise: Annotated[
-        bool, Field(description="mean weight 1 for each anchor, so that weights cannot shrink everywhere")
+        bool,
+        Field(
+            description="mean weight 1 for each anchor, so that weights cannot shrink everywhere"
+        ),
     ] = False
 
 
 class Learned(Weight):
     """``w_ij = sigmoid(b + v . tanh(W (z_i + z_j) + c))``; normalised: ``w_ij / mean_j w_ij``.
 
-    Source: AdaMEOW (TKDE 2024, arXiv 2212.13847). Nothing stops the published weights from shrinking everywhere: the
-    loss falls with them. ``normalise`` takes that way out. The first layer is linear, so that it is applied to rows,
-    ``W z_i + W z_j``; no n x M x ``inner_dim`` tensor is made (:func:`recgraph.contrast.weights.tanh_sums`).
-    Differentiable once.
+    Source: AdaMEOW (TKDE 2024, arXiv 2212.13847). Nothing stops the published weights from
+    shrinking everywhere: the loss falls with them. ``normalise`` takes that way out. The first
+    layer is linear, so that it is applied to rows, ``W z_i + W z_j``; no n x M x ``inner_dim``
+    tensor is made (:func:`recgraph.contrast.weights.tanh_sums`). Differentiable once.
     """
 
     Config = LearnedConfig
@@ -417,12 +461,17 @@ class Learned(Weight):
         of_rows = self._of_rows(pairs.anchors, rows)
         if self.config.normalise:
             # the same mean, found from one candidate: log_w is its logarithm less that of the mean
-            of_rows = of_rows + (self.log_w(pairs)[:, 0] - self._of_rows(pairs.anchors, pairs.candidates[:1]))
+            of_rows = of_rows + (
+                self.log_w(pairs)[:, 0] - self._of_rows(pairs.anchors, pairs.candidates[:1])
+            )
         return of_rows.to(pairs.anchors.dtype)
 
     def _layers(self, like: Tensor) -> tuple[Tensor, ...]:
         work = torch.promote_types(like.dtype, self.first.weight.dtype)
-        return tuple(p.to(work) for p in (self.first.weight, self.first.bias, self.second.weight, self.second.bias))
+        return tuple(
+            p.to(work)
+            for p in (self.first.weight, self.first.bias, self.second.weight, self.second.bias)
+        )
 
     def _of_rows(self, anchors: Tensor, rows: Tensor) -> Tensor:
         """[n]: the log-weights of rows in pairs, [n, D] and [n, D] or [1, D], not normalised."""
@@ -431,7 +480,8 @@ class Learned(Weight):
         return F.logsigmoid(hidden @ v[0] + b)
 
 
-# taken off the exponent of a candidate that is not in K_i: its share of the sum is 0, and so is its gradient
+# taken off the exponent of a candidate that is not in K_i: its share of the sum is 0, and so is its
+# gradient
 _FAR = 1e4
 # no cosine is as great, rounded as it may be
 _MOST = 1.1
@@ -445,26 +495,32 @@ class HardnessConfig(WeightConfig):
     ] = 1.0
     hardest: Annotated[
         float,
-        Field(gt=0, le=1, description="share of the candidates that count, the most similar ones; 1: all"),
+        Field(
+            gt=0,
+            le=1,
+            description="share of the candidates that count, the most similar ones; 1: all",
+        ),
         Search(0.05, 1.0, log=True),
     ] = 1.0
 
 
 class Hardness(Weight):
-    """``w_ij = e^{beta c_ij} / mean_k e^{beta c_ik}`` over the candidates k in K_i, 0 outside; c is the cosine.
+    """``w_ij = e^{beta c_ij} / mean_k e^{beta c_ik}`` over the candidates k in K_i, 0 outside; c is
+    the cosine.
 
-    K_i are, of the candidates of other ids, the share ``hardest`` of greatest c_ik. A candidate of the anchor's own id,
-    among them its positive and itself, has weight 1.
+    K_i are, of the candidates of other ids, the share ``hardest`` of greatest c_ik. A candidate of
+    the anchor's own id, among them its positive and itself, has weight 1.
 
-    Sources: with ``hardest=1`` the importance of Robinson et al., "Contrastive Learning with Hard Negative Samples"
-    (ICLR 2021); with ``beta=0`` the explicit hard loss of Wang and Liu, "Understanding the Behaviour of
-    Contrastive Loss" (CVPR 2021), whose interval ends at 1. The loss itself is aware of hardness: its
-    gradient by ``s_ij`` is proportional to ``w_ij e^{s_ij}``, so that ``beta`` acts on the candidates as a temperature
-    ``1 / (1 / tau + beta)`` does, but on the positive not at all. As in the code of Robinson et al. gradients flow
-    through the weights; thresholds have none.
+    Sources: with ``hardest=1`` the importance of Robinson et al., "Contrastive Learning with Hard
+    Negative Samples" (ICLR 2021); with ``beta=0`` the explicit hard loss of Wang and Liu,
+    "Understanding the Behaviour of Contrastive Loss" (CVPR 2021), whose interval ends at 1. The
+    loss itself is aware of hardness: its gradient by ``s_ij`` is proportional to ``w_ij e^{s_ij}``,
+    so that ``beta`` acts on the candidates as a temperature ``1 / (1 / tau + beta)`` does, but on
+    the positive not at all. As in the code of Robinson et al. gradients flow through the weights;
+    thresholds have none.
 
-    Departures: ``beta`` is of cosines, the authors' code has one of ``c / tau`` (theirs is ``tau`` times ours). Their
-    correction for false negatives is the objectives' (``debiased_nt_xent``).
+    Departures: ``beta`` is of cosines, the authors' code has one of ``c / tau`` (theirs is ``tau``
+    times ours). Their correction for false negatives is the objectives' (``debiased_nt_xent``).
     """
 
     Config = HardnessConfig
@@ -472,8 +528,9 @@ class Hardness(Weight):
     def log_w(self, pairs: Pairs) -> Tensor:
         c, own, out, _ = self._compared(pairs)
         kept, n_kept = self._kept(c, out)
-        # own and out are overwritten: each matrix more would drive others from the cache
-        # 0, and -inf where it is out but not of the anchor's id; of numbers, as a mask takes several times as long
+        # own and out are overwritten: each matrix more would drive others from the cache 0, and
+        # -inf where it is out but not of the anchor's id; of numbers, as a mask takes several times
+        # as long
         barred = None if out is own else out.sub_(own).neg_().add_(0.5).mul_(math.inf).clamp_(max=0)
         log_w = (kept.log_softmax(1) + n_kept.clamp(min=1).log()).mul_(own.neg_().add_(1))
         return log_w if barred is None else log_w.add_(barred)
@@ -489,8 +546,8 @@ class Hardness(Weight):
         return beside.masked_fill((pairs.anchor_ids == ids)[:, None], 0)[:, 0]
 
     def _compared(self, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """[n, M] each: cosines, 1 where a candidate is of the anchor's own id, 1 where it is out of K_i; [n, 1]: the
-        least cosine in K_i."""
+        """[n, M] each: cosines, 1 where a candidate is of the anchor's own id, 1 where it is out of
+        K_i; [n, 1]: the least cosine in K_i."""
         c = pairs.cosines()
         out = own = pairs.same()
         lowest = c.new_full((len(c), 1), -math.inf)
@@ -502,14 +559,17 @@ class Hardness(Weight):
         return c, own, out, lowest
 
     def _kept(self, c: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
-        """[n, M]: ``beta c`` over K_i, far less outside, in the memory of c; [n, 1]: how many are in it."""
+        """[n, M]: ``beta c`` over K_i, far less outside, in the memory of c; [n, 1]: how many are
+        in it.
+        """
         return c.mul_(self.config.beta).sub_(out, alpha=_FAR), c.shape[1] - out.sum(1, keepdim=True)
 
     def _threshold(self, among: Tensor, n_among: Tensor) -> Tensor:
-        """[n, 1]: the least of the greatest cosines of each row, a share ``hardest`` of the ``n_among`` [n, 1].
+        """[n, 1]: the least of the greatest cosines of each row, a share ``hardest`` of the
+        ``n_among`` [n, 1].
 
-        By halving the interval that it is in: to count takes a hundredth of the time that sorting does. Cosines that
-        differ by less than they are rounded count as the same.
+        By halving the interval that it is in: to count takes a hundredth of the time that sorting
+        does. Cosines that differ by less than they are rounded count as the same.
         """
         n_hard, eps = n_among.mul(self.config.hardest).ceil_(), torch.finfo(among.dtype).eps
         low, high = torch.full_like(n_hard, -_MOST), torch.full_like(n_hard, _MOST)
@@ -517,7 +577,10 @@ class Hardness(Weight):
         for _ in range(math.ceil(math.log2(2 * _MOST / eps))):
             middle = (low + high) / 2
             surplus = torch.ge(among, middle, out=found).sum(1, keepdim=True) - n_hard
-            low, high = torch.where(surplus < 0, low, middle), torch.where(surplus > 0, high, middle)
+            low, high = (
+                torch.where(surplus < 0, low, middle),
+                torch.where(surplus > 0, high, middle),
+            )
             if not is_accelerated(among) and bool((low == high).all()):
                 break
         lowest = torch.lt(among, low, out=found).mul_(2 * _FAR).add_(among).amin(1, keepdim=True)

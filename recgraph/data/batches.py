@@ -1,4 +1,6 @@
-"""The training batches of pairs and of sequences (prefixes or whole ones, packed), and the queries of a ranking."""
+"""The training batches of pairs and of sequences (prefixes or whole ones, packed), and the queries
+of a ranking.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ class Query:
         users: [B] int64 user indices; -1 for a user never seen in training.
         history: B rows of item indices (0-based), oldest first; may be empty.
         times: the times of ``history``, row by row, for models that read them; None: not known.
-        at: [B] int64, the time of each request, in the unit of ``times``; None: not known, as without ``times``.
+        at: [B] int64, the time of each request, in the unit of ``times``; None: not known, as
+            without ``times``.
     """
 
     users: Tensor
@@ -38,7 +41,12 @@ class Query:
 
     def _of(self, rows: Callable[[Ragged], Ragged], values: Callable[[Tensor], Tensor]) -> Query:
         times = None if self.times is None else rows(self.times)
-        return Query(values(self.users), rows(self.history), times, None if self.at is None else values(self.at))
+        return Query(
+            values(self.users),
+            rows(self.history),
+            times,
+            None if self.at is None else values(self.at),
+        )
 
     def to(self, device: torch.device | str) -> Query:
         return self._of(lambda rows: rows.to(device), lambda values: values.to(device))
@@ -56,7 +64,9 @@ class Query:
 
 
 def moved(value: Any, device: torch.device | str) -> Any:
-    """A batch, or what it holds, with its tensors and rows on a device; rows keep copies on the host."""
+    """A batch, or what it holds, with its tensors and rows on a device; rows keep copies on the
+    host.
+    """
     if isinstance(value, Tensor):
         return to_device(value, device)
     if isinstance(value, Ragged):
@@ -73,8 +83,9 @@ def moved(value: Any, device: torch.device | str) -> Any:
 
 @dataclass(frozen=True)
 class WholeBatch:
-    """What a rank knows of a batch of which it computes a share: [B] the targets of each of the batch's rows and of all
-    rows, and the B rows of tokens of which all ranks draw the same views, if any."""
+    """What a rank knows of a batch of which it computes a share: [B] the targets of each of the
+    batch's rows and of all rows, and the B rows of tokens of which all ranks draw the same views,
+    if any."""
 
     lengths: Tensor
     n_targets: int
@@ -85,24 +96,31 @@ class WholeBatch:
 class SequenceBatch:
     """Training samples of a sequence model. A token is ``item_idx + 1``; token 0 is a masked item.
 
-    Where times are read, rows hold those of :func:`with_gaps`. Of several ranks each has the rows of its share.
+    Where times are read, rows hold those of :func:`with_gaps`. Of several ranks each has the rows
+    of its share.
 
     Attributes:
         users: [B] int64.
         sequences: B rows of input tokens, oldest first, at most ``max_len``.
-        targets: tokens to predict: [B] after each row (``regime="prefix"``), or [T] after each input token
-            (``"causal"``, aligned with ``sequences.values``), or [M] those of masked items (``"cloze"``).
+        targets: tokens to predict: [B] after each row (``regime="prefix"``), or [T] after each
+            input token (``"causal"``, aligned with ``sequences.values``), or [M] those of masked
+            items (``"cloze"``).
         contrast: B rows of tokens that are augmented into the views of the contrast.
-        contrast_targets: the token that follows each row of ``contrast``, for the rows of all ranks.
+        contrast_targets: the token that follows each row of ``contrast``, for the rows of all
+            ranks.
         causal: whether there is a target after each input token.
         generators: the run's random streams, on the batch's device.
-        partners: B rows with the same next token as ``contrast``'s rows, others where there are any (DuoRec); or None.
-        drawn: what a model draws once for all phases of the batch (its augmented inputs): name -> several sets of rows.
-        share, whole: which of the rows of a batch these are, and that batch, or None where it is all of it.
+        partners: B rows with the same next token as ``contrast``'s rows, others where there are any
+            (DuoRec); or None.
+        drawn: what a model draws once for all phases of the batch (its augmented inputs): name ->
+            several sets of rows.
+        share, whole: which of the rows of a batch these are, and that batch, or None where it is
+            all of it.
         epoch: from 0.
         target_weights: [n] float32, aligned with ``targets``: what each counts; None: 1.
-        masked: B rows of the M places among ``sequences.values`` from whose states the targets are predicted; None:
-            from all. They are those of masked items, or of the targets that no earlier window of the history has.
+        masked: B rows of the M places among ``sequences.values`` from whose states the targets are
+            predicted; None: from all. They are those of masked items, or of the targets that no
+            earlier window of the history has.
     """
 
     users: Tensor
@@ -127,8 +145,14 @@ class SequenceBatch:
 
     @property
     def weight(self) -> float:
-        """What a mean over this rank's targets is multiplied by, so that the mean over ranks is that of the batch."""
-        return 1.0 if self.whole is None else len(self.share.sizes) * self.targets.numel() / self.whole.n_targets
+        """What a mean over this rank's targets is multiplied by, so that the mean over ranks is
+        that of the batch.
+        """
+        return (
+            1.0
+            if self.whole is None
+            else len(self.share.sizes) * self.targets.numel() / self.whole.n_targets
+        )
 
     def target_places(self) -> Tensor | slice:
         """Which of the batch's targets, as one process has them, this rank's are."""
@@ -139,7 +163,9 @@ class SequenceBatch:
         return Ragged.from_lengths(every, self.whole.lengths).take(rows).values
 
     def group_bounds(self, n_groups: int) -> list[int]:
-        """Where this rank's targets of each of G even groups of the batch's targets begin and end, [G + 1]."""
+        """Where this rank's targets of each of G even groups of the batch's targets begin and end,
+        [G + 1].
+        """
         places = self.target_places()
         if n_groups == 1 or isinstance(places, slice):
             return even_bounds(len(self.targets), n_groups)
@@ -154,20 +180,24 @@ class SequenceBatch:
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Training samples of a user-item model; where several ranks train together, each has those of its share.
+    """Training samples of a user-item model; where several ranks train together, each has those of
+    its share.
 
     Attributes:
         users: [B] int64.
         items: [B] int64, 0-based: an item that the user chose.
-        negatives: [B, K] int64, 0-based: items to rank below it; K = 0 where the loss needs none. [G, K] where the
-            samples of each of G groups share them.
+        negatives: [B, K] int64, 0-based: items to rank below it; K = 0 where the loss needs none.
+            [G, K] where the samples of each of G groups share them.
         generators: the run's random streams.
-        epoch: from 0; what is drawn once an epoch depends on it, so that a resumed run draws the same.
-        share, all_pairs: which samples of the batch these are, and the users and items of all; None: they are these.
+        epoch: from 0; what is drawn once an epoch depends on it, so that a resumed run draws the
+            same.
+        share, all_pairs: which samples of the batch these are, and the users and items of all;
+            None: they are these.
         drawn: what a model makes of the batch on the host, before it moves: name -> tensors.
         sample_weights: [B] float32, what each sample counts; None: 1.
-        excluded, bounds: where groups of samples share negatives, [2, E] int64, the sample and the column of each that
-            does not count for the sample, and the groups' bounds (:func:`recgraph.sparse.blocks.even_bounds`).
+        excluded, bounds: where groups of samples share negatives, [2, E] int64, the sample and the
+            column of each that does not count for the sample, and the groups' bounds
+            (:func:`recgraph.sparse.blocks.even_bounds`).
     """
 
     users: Tensor
@@ -198,7 +228,9 @@ class PairBatch:
         return self.items if self.all_pairs is None else self.all_pairs[1]
 
     def of_samples(self, values: Tensor) -> Tensor:
-        """Values of the negatives, in their shape -> those of each sample's, [B, K]; [1, K] where all share them."""
+        """Values of the negatives, in their shape -> those of each sample's, [B, K]; [1, K] where
+        all share them.
+        """
         return values if self.bounds is None else of_groups(values, self.bounds)
 
     def negative_mask(self) -> Tensor:
@@ -213,15 +245,22 @@ class PairBatch:
 
     def distinct(self) -> list[Tensor]:
         """The users and the items of all ranks' samples, each once, ascending."""
-        return self.drawn.get("distinct") or [torch.unique(self.all_users), torch.unique(self.all_items)]
+        return self.drawn.get("distinct") or [
+            torch.unique(self.all_users),
+            torch.unique(self.all_items),
+        ]
 
     def keep_distinct(self) -> None:
-        """Keep :meth:`distinct` before the batch moves to an accelerator, which would have to tell their number."""
+        """Keep :meth:`distinct` before the batch moves to an accelerator, which would have to tell
+        their number.
+        """
         self.drawn["distinct"] = self.distinct()
 
     @property
     def weight(self) -> float:
-        """What a mean over this rank's samples is multiplied by, so that the mean over ranks is that of the batch."""
+        """What a mean over this rank's samples is multiplied by, so that the mean over ranks is
+        that of the batch.
+        """
         return self.share.weight
 
     def to(self, device: torch.device | str) -> PairBatch:
@@ -233,9 +272,10 @@ class PairBatch:
 class Batches(Protocol):
     """The training batches of a run, epoch by epoch.
 
-    ``epoch(n, start)`` yields the batches of epoch ``n`` from batch ``start`` on. Their order depends on the seed and
-    on ``n`` alone, so that a resumed run sees what an uninterrupted one would have seen. Each of several ranks yields
-    the same number of batches, and of every batch either its share or all of it.
+    ``epoch(n, start)`` yields the batches of epoch ``n`` from batch ``start`` on. Their order
+    depends on the seed and on ``n`` alone, so that a resumed run sees what an uninterrupted one
+    would have seen. Each of several ranks yields the same number of batches, and of every batch
+    either its share or all of it.
     """
 
     def __len__(self) -> int:
@@ -255,12 +295,19 @@ class _Samples(ABC):
         self.sample_rows, self.sample_ends = rows, ends
 
     def places(self) -> tuple[Tensor, Tensor]:
-        """-> [S] int64 the user of each sample, [S] int64 the place of its last target among the user's items."""
+        """-> [S] int64 the user of each sample, [S] int64 the place of its last target among the
+        user's items.
+        """
         return self.sample_rows, self.sample_ends
 
     def keep(self, keep_mask: Tensor) -> None:
-        """Leave all samples out but those of ``keep_mask`` [S]; what is drawn is still of the whole part."""
-        self.sample_rows, self.sample_ends = self.sample_rows[keep_mask], self.sample_ends[keep_mask]
+        """Leave all samples out but those of ``keep_mask`` [S]; what is drawn is still of the whole
+        part.
+        """
+        self.sample_rows, self.sample_ends = (
+            self.sample_rows[keep_mask],
+            self.sample_ends[keep_mask],
+        )
 
     def __len__(self) -> int:
         n_samples = len(self.sample_rows)
@@ -268,17 +315,24 @@ class _Samples(ABC):
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Any]:
         """The batches of an epoch, from batch ``start`` on."""
-        order = torch.randperm(len(self.sample_rows), generator=self.generators.fresh("order", number))
+        order = torch.randperm(
+            len(self.sample_rows), generator=self.generators.fresh("order", number)
+        )
         for index in range(start, len(self)):
-            yield self._batch(order[index * self.batch_size : (index + 1) * self.batch_size], number, index)
+            yield self._batch(
+                order[index * self.batch_size : (index + 1) * self.batch_size], number, index
+            )
 
     @abstractmethod
     def _batch(self, chosen: Tensor, epoch: int, index: int) -> Any:
-        """The chosen samples of this rank; draws are made for the whole batch, as one process makes them."""
+        """The chosen samples of this rank; draws are made for the whole batch, as one process makes
+        them.
+        """
 
 
 class PairBatches(_Samples):
-    """Shuffled batches of (user, item, negatives); order and negatives depend on the seed and the epoch alone.
+    """Shuffled batches of (user, item, negatives); order and negatives depend on the seed and the
+    epoch alone.
 
     Args:
         train: every interaction is a sample, repeated ones as often as they occur.
@@ -287,8 +341,8 @@ class PairBatches(_Samples):
         n_negatives: K negatives a sample; 0 where the loss draws its own.
         popularity_power: negatives ~ popularity ** power; 0 is uniform.
         exclude_own: whether the items that the user has in ``train`` are never drawn.
-        shared, n_groups: whether all samples of each of G groups of a batch have the same K negatives; ``excluded``
-            names a user's own items.
+        shared, n_groups: whether all samples of each of G groups of a batch have the same K
+            negatives; ``excluded`` names a user's own items.
     """
 
     def __init__(
@@ -304,11 +358,19 @@ class PairBatches(_Samples):
         n_groups: int = 1,
     ) -> None:
         if not train.n_interactions:
-            raise ValueError(f"train: none of {train.n_users} users has an interaction; nothing to learn")
+            raise ValueError(
+                f"train: none of {train.n_users} users has an interaction; nothing to learn"
+            )
         super().__init__(batch_size, generators, train.items.rows, train.items.positions)
         self.n_possible = train.n_interactions
-        self.items, self.n_negatives, self.weights = train.items.values, n_negatives, train.sample_weights()
-        self._sampler = NegativeSampler(train, popularity_power, exclude_own) if n_negatives else None
+        self.items, self.n_negatives, self.weights = (
+            train.items.values,
+            n_negatives,
+            train.sample_weights(),
+        )
+        self._sampler = (
+            NegativeSampler(train, popularity_power, exclude_own) if n_negatives else None
+        )
         self._n_groups = n_groups if shared else None
 
     def keep(self, keep_mask: Tensor) -> None:
@@ -325,7 +387,9 @@ class PairBatches(_Samples):
             drawn = self.generators.fresh("negatives", epoch, index)
             if self._n_groups is not None:
                 bounds = even_bounds(len(chosen), self._n_groups, share.rows)
-                negatives, excluded = self._sampler.draw_shared(users, items, self.n_negatives, drawn, bounds)
+                negatives, excluded = self._sampler.draw_shared(
+                    users, items, self.n_negatives, drawn, bounds
+                )
             else:
                 negatives = self._sampler.draw(pairs[0], self.n_negatives, drawn, share.rows)
         every = None if share.is_whole else pairs
@@ -339,25 +403,29 @@ ContrastOf = Literal["prefix", "sequence"]
 
 
 class SequenceBatches(_Samples):
-    """Shuffled batches whose order depends on the seed and the epoch alone; rows of a batch are sorted by length.
+    """Shuffled batches whose order depends on the seed and the epoch alone; rows of a batch are
+    sorted by length.
 
     Args:
         train: users with fewer than two interactions give no sample.
-        regime: ``"prefix"``: every prefix of a user's items is a sample, its target the next item (as published);
-            ``"causal"``: every user is one sample, with a target after each item; ``"cloze"``: :class:`ClozeBatches`.
+        regime: ``"prefix"``: every prefix of a user's items is a sample, its target the next item
+            (as published); ``"causal"``: every user is one sample, with a target after each item;
+            ``"cloze"``: :class:`ClozeBatches`.
         batch_size: samples a batch.
         max_len: prefixes keep their last ``max_len`` items; causal samples ``max_len + 1``.
         generators: of the run.
-        contrast_of: in the causal regime, what is augmented for the contrast: a prefix of random length, drawn anew
-            each epoch, or the whole sequence. Prefix samples are taken as they are.
-        partners: also draw, for each sample, another sequence with the same target (DuoRec's semantic positive), its
-            own where there is none.
+        contrast_of: in the causal regime, what is augmented for the contrast: a prefix of random
+            length, drawn anew each epoch, or the whole sequence. Prefix samples are taken as they
+            are.
+        partners: also draw, for each sample, another sequence with the same target (DuoRec's
+            semantic positive), its own where there is none.
         drop_last: leave out the last batch of an epoch where it is not full.
-        gaps, times: rows of inputs also hold the time gaps before and behind each item, and its time.
-        views: views are drawn of the rows of ``contrast``: a rank has these rows of the whole batch, as what is drawn
-            for a row depends on those before it.
-        window_step: items between the samples of a longer history, which then cover it, each with the targets that no
-            earlier one has; None: the user's last items are the only sample.
+        gaps, times: rows of inputs also hold the time gaps before and behind each item, and its
+            time.
+        views: views are drawn of the rows of ``contrast``: a rank has these rows of the whole
+            batch, as what is drawn for a row depends on those before it.
+        window_step: items between the samples of a longer history, which then cover it, each with
+            the targets that no earlier one has; None: the user's last items are the only sample.
 
     Attributes:
         n_possible: the interactions that have another one before them, all that could be targets.
@@ -401,10 +469,11 @@ class SequenceBatches(_Samples):
             self.sample_targets = torch.where(is_first, first, ends - ends.roll(-1))
         super().__init__(batch_size, generators, rows, ends)
         if not len(self):
-            what = (
-                f"{len(self.sample_rows):,} samples make no batch (batch_size = {batch_size}, drop_last = {drop_last})"
+            settings = f"batch_size = {batch_size}, drop_last = {drop_last}"
+            raise ConfigError(
+                f"train: {len(self.sample_rows):,} samples make no batch ({settings}); "
+                "a sample needs a user with two interactions"
             )
-            raise ConfigError(f"train: {what}; a sample needs a user with two interactions")
         self._partners = _SameTarget(self.tokens, self.inputs, max_len) if partners else None
 
     def keep(self, keep_mask: Tensor) -> None:
@@ -412,7 +481,9 @@ class SequenceBatches(_Samples):
         self.sample_targets = self.sample_targets[keep_mask]
 
     def _samples(self) -> tuple[Tensor, Tensor]:
-        """-> [S] int64 the row of each sample, [S] int64 the index in the row of its last target."""
+        """-> [S] int64 the row of each sample, [S] int64 the index in the row of its last
+        target.
+        """
         if self.regime == "prefix":
             later_mask = self.tokens.positions > 0
             return self.tokens.rows[later_mask], self.tokens.positions[later_mask]
@@ -444,7 +515,11 @@ class SequenceBatches(_Samples):
             masked = inputs.with_values(torch.arange(len(is_target))).filter(is_target)
 
         def of_targets(values: Ragged) -> Tensor:
-            found = values.take(rows, starts + 1, lengths).values if is_causal else values.values[places][own]
+            found = (
+                values.take(rows, starts + 1, lengths).values
+                if is_causal
+                else values.values[places][own]
+            )
             return found if is_target is None else found[is_target]
 
         return SequenceBatch(
@@ -463,22 +538,32 @@ class SequenceBatches(_Samples):
             masked=masked,
         )
 
-    def _by_length(self, chosen: Tensor, epoch: int, index: int) -> tuple[Tensor, Tensor, Tensor, torch.Generator]:
-        """The chosen samples in the order of their lengths, their rows and ends, and what is drawn from."""
-        chosen = chosen[torch.argsort(self.sample_ends[chosen].clamp(max=self.max_len), stable=True)]
+    def _by_length(
+        self, chosen: Tensor, epoch: int, index: int
+    ) -> tuple[Tensor, Tensor, Tensor, torch.Generator]:
+        """The chosen samples in the order of their lengths, their rows and ends, and what is drawn
+        from.
+        """
+        chosen = chosen[
+            torch.argsort(self.sample_ends[chosen].clamp(max=self.max_len), stable=True)
+        ]
         drawn = self.generators.fresh("samples", epoch, index)
         return chosen, self.sample_rows[chosen], self.sample_ends[chosen], drawn
 
 
 class _SameTarget:
-    """Draws, for a target, a prefix that the same item follows elsewhere, all others equally likely; where the item
-    follows no other, the anchor's own (as published)."""
+    """Draws, for a target, a prefix that the same item follows elsewhere, all others equally
+    likely; where the item follows no other, the anchor's own (as published)."""
 
     def __init__(self, tokens: Ragged, inputs: Ragged, max_len: int) -> None:
         later = (tokens.positions > 0).nonzero().squeeze(1)
         later = later[torch.argsort(tokens.values[later], stable=True)]
         self.inputs, self.max_len = inputs, max_len
-        self.rows, self.ends, self.targets = tokens.rows[later], tokens.positions[later], tokens.values
+        self.rows, self.ends, self.targets = (
+            tokens.rows[later],
+            tokens.positions[later],
+            tokens.values,
+        )
         # where the place of each target stands among those of the same item, which lie side by side
         self.index = torch.zeros_like(tokens.values).index_copy_(0, later, torch.arange(len(later)))
         counts = torch.bincount(tokens.values[later])
@@ -496,10 +581,11 @@ class _SameTarget:
 
 
 def draw_masks(lengths: Tensor, ratio: float, last_share: float, drawn: torch.Generator) -> Ragged:
-    """B rows of bool: which items of sequences of [B] ``lengths`` (at least 2, on the host) are masked.
+    """B rows of bool: which items of sequences of [B] ``lengths`` (at least 2, on the host) are
+    masked.
 
-    Of a sequence of n items ``round(ratio * n)`` are, at least one and at most all but one, every choice of these
-    equally likely; with the probability ``last_share`` the last item alone.
+    Of a sequence of n items ``round(ratio * n)`` are, at least one and at most all but one, every
+    choice of these equally likely; with the probability ``last_share`` the last item alone.
     """
     rows = Ragged.from_lengths(torch.empty(int(lengths.sum())), lengths)
     # a random order within each row
@@ -514,17 +600,22 @@ def draw_masks(lengths: Tensor, ratio: float, last_share: float, drawn: torch.Ge
 
 
 class ClozeBatches(SequenceBatches):
-    """Whole sequences with masked items, which are drawn anew each epoch, as :func:`draw_masks` says.
+    """Whole sequences with masked items, which are drawn anew each epoch, as :func:`draw_masks`
+    says.
 
-    What is read beside the recommendation loss (``contrast``) is each sequence without its last item.
+    What is read beside the recommendation loss (``contrast``) is each sequence without its last
+    item.
 
     Args:
         mask_ratio, last_share: of :func:`draw_masks`.
-        options: of :class:`SequenceBatches`: gaps and times are 0 where an item is masked; samples have at most
-            ``max_len + 1`` items, as a history that is read with a masked item behind it.
+        options: of :class:`SequenceBatches`: gaps and times are 0 where an item is masked; samples
+            have at most ``max_len + 1`` items, as a history that is read with a masked item behind
+            it.
     """
 
-    def __init__(self, train: Part, *, mask_ratio: float, last_share: float, **options: Any) -> None:
+    def __init__(
+        self, train: Part, *, mask_ratio: float, last_share: float, **options: Any
+    ) -> None:
         self.mask_ratio, self.last_share = mask_ratio, last_share
         super().__init__(train, "cloze", **options)
 
@@ -555,7 +646,9 @@ class ClozeBatches(SequenceBatches):
             share=share,
             whole=whole,
             epoch=epoch,
-            target_weights=None if self.weights is None else self.weights.take(rows, starts, lengths).values[masked],
+            target_weights=None
+            if self.weights is None
+            else self.weights.take(rows, starts, lengths).values[masked],
             masked=masks.with_values(torch.arange(len(masked))).filter(masked),
         )
 
@@ -569,27 +662,33 @@ N_GAPS = 65
 def gap_buckets(gaps: Tensor) -> Tensor:
     """The bucket, 1 to ``N_GAPS - 1``, of time gaps [T] int64; 0 is left for unknown ones.
 
-    1: none, both at one time; ``2 + floor(log2 gap)``: a gap of that length in the unit of the times. Another unit
-    moves all buckets, and no scale has to be learnt.
+    1: none, both at one time; ``2 + floor(log2 gap)``: a gap of that length in the unit of the
+    times. Another unit moves all buckets, and no scale has to be learnt.
     """
     # 2 ** (e - 1) <= gap < 2 ** e, and e = 0 where there is none
     buckets = 1 + torch.frexp(gaps.clamp(min=0).double()).exponent.to(torch.int64)
     return buckets.clamp(max=N_GAPS - 1)  # the double above the largest int64 has one digit more
 
 
-def with_gaps(tokens: Ragged, times: Tensor | None, with_times: bool = False, at: Tensor | None = None) -> Ragged:
-    """Rows of triples [T, 3]: each token, the bucket of the gap before it (0: it is a row's first) and that of the gap
-    behind it, up to the event that is predicted there, counted on by ``N_GAPS - 1`` (0: unknown, of a row's last).
+def with_gaps(
+    tokens: Ragged, times: Tensor | None, with_times: bool = False, at: Tensor | None = None
+) -> Ragged:
+    """Rows of triples [T, 3]: each token, the bucket of the gap before it (0: it is a row's first)
+    and that of the gap behind it, up to the event that is predicted there, counted on by ``N_GAPS -
+    1`` (0: unknown, of a row's last).
 
     Args:
         times: [T] int64, ascending in each row.
-        with_times: [T, 5], with the item's time and that of the event behind it (a row's last: its own again) between
-            the token and the gaps. Both are counted on by 1 from 0 on, so that 0 is an unknown one.
+        with_times: [T, 5], with the item's time and that of the event behind it (a row's last: its
+            own again) between the token and the gaps. Both are counted on by 1 from 0 on, so that 0
+            is an unknown one.
         at: [B] int64, the time of the event behind each row's last item, where it is known.
     """
     if times is None:
         setting = "time_bias" if with_times else "time_gaps"
-        raise ValueError(f"{setting} = True reads times, and the log has none: name a column (timestamp=..., --time)")
+        raise ValueError(
+            f"{setting} = True reads times, and the log has none: name a column (timestamp=..., --time)"
+        )
     is_last = tokens.positions == tokens.lengths[tokens.rows] - 1
     following = torch.where(is_last, times if at is None else at[tokens.rows], times.roll(-1))
     gaps = gap_buckets(following - times)

@@ -1,7 +1,7 @@
 """The columns of a log, and its timestamps as integers.
 
-Whole numbers stay as they are. Dates and texts become unix microseconds (UTC). Numbers with fractions are taken for
-seconds and become microseconds.
+Whole numbers stay as they are. Dates and texts become unix microseconds (UTC). Numbers with
+fractions are taken for seconds and become microseconds.
 """
 
 from __future__ import annotations
@@ -40,12 +40,21 @@ TimeFormat = str | tuple[str, ...] | None
 SAMPLE = 1000
 _DATES = ("%Y-%m-%d", "%Y/%m/%d", "%Y%m%d")
 _CLOCKS = ("%H:%M:%S%.f%#z", "%H:%M:%S%.f", "%H:%M:%S%.f UTC", "%H:%M%#z", "%H:%M")
-_FORMATS = _DATES[:2] + tuple(f"{date}{mark}{clock}" for date in _DATES for mark in "T " for clock in _CLOCKS)
-#: formats that are proposed, and used only where they are given: most of them may be taken for another one
+_FORMATS = _DATES[:2] + tuple(
+    f"{date}{mark}{clock}" for date in _DATES for mark in "T " for clock in _CLOCKS
+)
+#: formats that are proposed, and used only where they are given: most of them may be taken for
+#: another one
 _PROPOSED = tuple(
     f"{day.replace('.', mark)}{year}{clock}"
     for year in "yY"  # "%Y" reads the 24 of 01.05.24 as the year 24
-    for day, mark in (("%d.%m.%", "."), ("%m.%d.%", "/"), ("%d.%m.%", "/"), ("%d.%m.%", "-"), ("%d.%b.%", " "))
+    for day, mark in (
+        ("%d.%m.%", "."),
+        ("%m.%d.%", "/"),
+        ("%d.%m.%", "/"),
+        ("%d.%m.%", "-"),
+        ("%d.%b.%", " "),
+    )
     for clock in (" %H:%M:%S", " %H:%M", " %I:%M:%S %p", " %I:%M %p", ", %H:%M", "")
 )
 #: the letters of a time of day in a format
@@ -55,8 +64,8 @@ _YEAR_1000 = (dt.datetime(1000, 1, 1) - dt.datetime(1970, 1, 1)) // dt.timedelta
 
 
 def times_of(given: pl.Series, time_format: TimeFormat = None) -> tuple[pl.Series, TimeUnit]:
-    """Timestamps as integers, null where one cannot be read, and their unit. Beside the formats that are given ISO 8601
-    is read."""
+    """Timestamps as integers, null where one cannot be read, and their unit. Beside the formats
+    that are given ISO 8601 is read."""
     dtype = given.dtype
     if dtype.is_decimal():
         given = given.cast(pl.Int64 if getattr(dtype, "scale", 0) == 0 else pl.Float64)
@@ -98,16 +107,22 @@ def _of_texts(texts: pl.Series) -> tuple[pl.Series, TimeUnit]:
 
 
 def _read(texts: pl.Series, formats: Sequence[str], others: Sequence[str]) -> pl.Series:
-    """Microseconds by the first of the formats that reads a text; by the others what none of them reads."""
+    """Microseconds by the first of the formats that reads a text; by the others what none of them
+    reads.
+    """
     read = _parsed(texts, formats)
     rest = (read.is_null() & texts.is_not_null()).arg_true()
     return read.scatter(rest, _parsed(texts.gather(rest), others)) if len(rest) and others else read
 
 
 def _parsed(texts: pl.Series, formats: Sequence[str]) -> pl.Series:
-    """Microseconds by the first of the formats that reads a text; years before 1000 are none, but for the year 1."""
+    """Microseconds by the first of the formats that reads a text; years before 1000 are none, but
+    for the year 1.
+    """
     read = pl.coalesce(_parse(form) for form in formats)
-    is_whole_year = (pl.col("read") >= _YEAR_1000) | pl.col("text").str.contains("0001", literal=True)
+    is_whole_year = (pl.col("read") >= _YEAR_1000) | pl.col("text").str.contains(
+        "0001", literal=True
+    )
     frame = texts.alias("text").to_frame().with_columns(read.alias("read"))
     return frame.select(pl.when(is_whole_year).then(pl.col("read")).alias("time")).to_series()
 
@@ -127,12 +142,17 @@ def is_dated(sample: pl.Series) -> bool:
     if sample.dtype != pl.String:
         return False
     texts = sample.str.strip_chars().replace("", None).drop_nulls()
-    certain = [*_FORMATS, *(form for form in _PROPOSED if not form.endswith("%y"))]  # 10.4.12 may be a version
+    certain = [
+        *_FORMATS,
+        *(form for form in _PROPOSED if not form.endswith("%y")),
+    ]  # 10.4.12 may be a version
     return bool(len(texts)) and 2 * _parsed(texts, certain).null_count() < len(texts)
 
 
 def proposed_formats(texts: pl.Series) -> list[str]:
-    """Formats that read times which cannot be read without one; where two read the same, both, as ``A or B``."""
+    """Formats that read times which cannot be read without one; where two read the same, both, as
+    ``A or B``.
+    """
     rest, found = texts.drop_nulls().str.strip_chars().unique(maintain_order=True).head(SAMPLE), []
     while len(rest):
         unread = {form: _parsed(rest, [form]).is_null() for form in _PROPOSED}
@@ -160,8 +180,8 @@ def in_unit(times: Tensor, unit: TimeUnit, wanted: TimeUnit) -> Tensor | None:
 def instant(name: str, value: float | str | dt.date, unit: TimeUnit) -> int:
     """The least integer time of a log that is not before a moment.
 
-    A number is in the unit in which the log's times came in; a date, datetime or ISO 8601 text (without a zone: UTC)
-    is of a log whose times are dates or seconds with fractions.
+    A number is in the unit in which the log's times came in; a date, datetime or ISO 8601 text
+    (without a zone: UTC) is of a log whose times are dates or seconds with fractions.
     """
     is_number = isinstance(value, int | float)
     if unit == ("us" if is_number else "own"):

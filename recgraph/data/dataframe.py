@@ -1,4 +1,6 @@
-"""Frames of pandas, polars and arrow, in and out (the same kind goes out that came in), and side information."""
+"""Frames of pandas, polars and arrow, in and out (the same kind goes out that came in), and side
+information.
+"""
 
 from __future__ import annotations
 
@@ -60,28 +62,40 @@ def from_native(frame: Any, argument: str = "frame") -> pl.DataFrame:
 
 
 def columns_of(frame: Any, names: list[str], ids: tuple[str, ...] = ()) -> pl.DataFrame:
-    """Named columns of a frame as polars, in memory of their own; of a lazy frame they are collected."""
+    """Named columns of a frame as polars, in memory of their own; of a lazy frame they are
+    collected.
+    """
     own = {str(name): name for name in nw.from_native(frame).collect_schema().names()}
     if missing := [name for name in names if name not in own]:
         raise DataError(f"there is no column {missing[0]!r}; the columns are {listed(own)}")
     if isinstance(frame, pl.LazyFrame):
         return frame.select(names).collect()
     table = nw.from_native(frame, eager_only=True)
-    return pl.DataFrame([_column(table.get_column(own[name]), name, name in ids) for name in dict.fromkeys(names)])
+    return pl.DataFrame(
+        [_column(table.get_column(own[name]), name, name in ids) for name in dict.fromkeys(names)]
+    )
 
 
 def _column(column: nw.Series[Any], name: str, is_id: bool) -> pl.Series:
     if column.dtype not in (nw.Object, nw.Unknown):
         try:
             made = column.to_polars().alias(name)
-            # a polars series shares the memory of the array that it is made of, which its owner may change
-            return made.gather(pl.int_range(len(made), eager=True)) if made.dtype.is_numeric() else made
-        # columns of pandas that are no plain arrays need pyarrow, which infers a type from the first values alone and
-        # raises one of these errors for others: read them value by value
+            # a polars series shares the memory of the array that it is made of, which its owner may
+            # change
+            return (
+                made.gather(pl.int_range(len(made), eager=True))
+                if made.dtype.is_numeric()
+                else made
+            )
+        # columns of pandas that are no plain arrays need pyarrow, which infers a type from the
+        # first values alone and raises one of these errors for others: read them value by value
         except (ImportError, TypeError, ValueError, NotImplementedError, pl.exceptions.PolarsError):
             pass
     missing = column.is_null().to_list()
-    values = [None if gone or is_missing(value) else value for gone, value in zip(missing, column, strict=True)]
+    values = [
+        None if gone or is_missing(value) else value
+        for gone, value in zip(missing, column, strict=True)
+    ]
     return series_of(values, name, is_id)
 
 
@@ -104,29 +118,38 @@ def to_native(frame: pl.DataFrame, kind: FrameKind) -> Any:
     if kind == "pyarrow":
         return frame.to_arrow()
     values: dict[str, Any] = {}
-    for series in frame:  # arrays where pandas has the type, so that widths are kept; else Python values
+    for (
+        series
+    ) in frame:  # arrays where pandas has the type, so that widths are kept; else Python values
         plain = series.dtype.is_numeric() or series.dtype == pl.Boolean
         plain |= isinstance(series.dtype, pl.Datetime) and series.dtype.time_zone is None
-        values[series.name] = series.to_numpy() if plain and not series.null_count() else series.to_list()
+        values[series.name] = (
+            series.to_numpy() if plain and not series.null_count() else series.to_list()
+        )
     return nw.from_dict(values, backend="pandas").to_native()
 
 
 def attach(frame: Any, key: str, ids: IdMap, argument: str) -> pl.DataFrame:
-    """A frame of features, one row an id, whose key has the type of the log's ids; ``argument`` is named in errors.
+    """A frame of features, one row an id, whose key has the type of the log's ids; ``argument`` is
+    named in errors.
 
-    Texts are read as integers where the log's ids are integers, as the log reads them (``1000.0`` is ``1000``); what is
-    no such id cannot be in the log and is left out.
+    Texts are read as integers where the log's ids are integers, as the log reads them (``1000.0``
+    is ``1000``); what is no such id cannot be in the log and is left out.
     """
     table = without_categories(from_native(frame, argument))
     if key not in table.columns:
-        raise DataError(f"{argument}: there is no column {key!r} (the key), but {listed(table.columns)}")
+        raise DataError(
+            f"{argument}: there is no column {key!r} (the key), but {listed(table.columns)}"
+        )
     given, dtype = plain_series(table[key]), ids.values.dtype
     have, want = family(given.dtype), family(dtype)
     if have == "texts" and want == "integers":
         texts = given.str.replace(r"^(-?\d+)\.0+$", "${1}")
         own = texts.cast(dtype, strict=False)
         own = own.set(own.cast(pl.String).ne_missing(texts), None)  # "007" is another id than 7
-    elif have == want or (have == "floats" and want == "integers" and integers_of(given) is not None):
+    elif have == want or (
+        have == "floats" and want == "integers" and integers_of(given) is not None
+    ):
         own = given.cast(dtype, strict=False)
     else:
         raise DataError(f"{argument}: column {key!r} holds {have}, the log's ids are {want}")
@@ -134,12 +157,16 @@ def attach(frame: Any, key: str, ids: IdMap, argument: str) -> pl.DataFrame:
     repeated = table[key].is_duplicated()
     if repeated.any():
         twice = table[key].filter(repeated)[0]
-        raise DataError(f"{argument}: id {twice!r} occurs several times in column {key!r}; keep one row of each id")
+        raise DataError(
+            f"{argument}: id {twice!r} occurs several times in column {key!r}; keep one row of each id"
+        )
     return table
 
 
 def pairs_of(features: pl.DataFrame, key: str, column: str, separator: str | None) -> pl.DataFrame:
-    """A column of plain values, or lists of them, as pairs ``(id, value)``; null, NaN and empty values give none."""
+    """A column of plain values, or lists of them, as pairs ``(id, value)``; null, NaN and empty
+    values give none.
+    """
     pairs = features.select(key, column)
     if pairs[column].dtype == pl.String:
         separator = separator or (BAR if are_lists(pairs[column], BAR) else None)
@@ -148,14 +175,18 @@ def pairs_of(features: pl.DataFrame, key: str, column: str, separator: str | Non
 
 
 def are_lists(texts: pl.Series, separator: str) -> bool:
-    """Whether texts are lists of what a separator stands between: the values come again in other texts."""
+    """Whether texts are lists of what a separator stands between: the values come again in other
+    texts.
+    """
     texts = texts.drop_nulls().unique()
     values = texts.str.split(separator).explode()
     return len(values) > len(texts) >= values.n_unique()
 
 
 def exploded(frame: pl.DataFrame, column: str) -> pl.DataFrame:
-    """A row for each plain value of a column, alone or in lists; null, NaN and empty texts are none."""
+    """A row for each plain value of a column, alone or in lists; null, NaN and empty texts are
+    none.
+    """
     if isinstance(frame[column].dtype, pl.List | pl.Array):
         frame = frame.explode(column)
     dtype, value = frame[column].dtype, pl.col(column)

@@ -38,7 +38,9 @@ def family(dtype: pl.DataType) -> str:
 
 
 def plain_series(ids: pl.Series) -> pl.Series:
-    """Ids of their plain type: categories as texts, decimals as integers; a decimal that is no integer is missing."""
+    """Ids of their plain type: categories as texts, decimals as integers; a decimal that is no
+    integer is missing.
+    """
     if isinstance(ids.dtype, pl.Categorical | pl.Enum):
         return ids.cast(pl.String)
     if not ids.dtype.is_decimal():
@@ -48,9 +50,11 @@ def plain_series(ids: pl.Series) -> pl.Series:
 
 
 def integers_of(ids: pl.Series) -> pl.Series | None:
-    """Floats or texts of which each is a whole number, as integers; None: one is not, or may stand for several.
+    """Floats or texts of which each is a whole number, as integers; None: one is not, or may stand
+    for several.
 
-    Of texts each must be written plainly, so that nothing is lost: ``007`` and ``+7`` are none, ``1000.0`` is 1000.
+    Of texts each must be written plainly, so that nothing is lost: ``007`` and ``+7`` are none,
+    ``1000.0`` is 1000.
     """
     if ids.dtype.is_float():
         least = 2**11 if ids.dtype == pl.Float16 else 2**24 if ids.dtype == pl.Float32 else 2**53
@@ -65,19 +69,27 @@ def integers_of(ids: pl.Series) -> pl.Series | None:
 
 
 def numbered(values: pl.Series) -> tuple[npt.NDArray[np.int32], pl.Series]:
-    """[T] the number of each value, from 0 in the order of first appearance, and the unique values in that order."""
+    """[T] the number of each value, from 0 in the order of first appearance, and the unique values
+    in that order.
+    """
     if values.dtype == pl.String:  # twice as fast as the join
         codes = values.cast(pl.Categorical(pl.Categories.random())).to_physical().to_numpy()
         made, rows = renumbered(codes, int(codes.max(initial=0)) + 1)
         return made, values.gather(rows)
     unique = values.unique(maintain_order=True)
     table = pl.DataFrame({"value": unique, "code": np.arange(len(unique), dtype=np.int32)})
-    found = values.alias("value").to_frame().join(table, on="value", how="left", maintain_order="left")
+    found = (
+        values.alias("value").to_frame().join(table, on="value", how="left", maintain_order="left")
+    )
     return found["code"].to_numpy(), unique
 
 
-def renumbered(codes: npt.NDArray[np.integer], size: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Numbers anew, by first appearance, and the row in which each appears first; some of ``size`` have no row."""
+def renumbered(
+    codes: npt.NDArray[np.integer], size: int
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Numbers anew, by first appearance, and the row in which each appears first; some of ``size``
+    have no row.
+    """
     first = np.full(size, len(codes), dtype=np.int64)
     np.minimum.at(first, codes, np.arange(len(codes)))
     rows = np.sort(first[first < len(codes)])
@@ -89,13 +101,18 @@ def renumbered(codes: npt.NDArray[np.integer], size: int) -> tuple[npt.NDArray[n
 def listed(names: Iterable[Any], most: int = 20) -> str:
     """Names in a message, quoted; of many the first ones and how many more there are."""
     every = [repr(str(name)[:60]) for name in names]
-    return f"{', '.join(every[:most])} and {len(every) - most:,} more" if len(every) > most else ", ".join(every)
+    return (
+        f"{', '.join(every[:most])} and {len(every) - most:,} more"
+        if len(every) > most
+        else ", ".join(every)
+    )
 
 
 class IdMap:
     """Ids in the order of their indices: index ``i`` stands for ``values[i]``.
 
-    Ids keep their type: what went in as a 32-bit integer, a text or a date comes back as one; UUIDs are texts.
+    Ids keep their type: what went in as a 32-bit integer, a text or a date comes back as one; UUIDs
+    are texts.
     """
 
     def __init__(self, values: pl.Series) -> None:
@@ -105,14 +122,18 @@ class IdMap:
         return len(self.values)
 
     def ids(self, indices: Any) -> pl.Series:
-        """The ids of indices: [N] integers (list, array, tensor on the host or series), each below ``len(self)``."""
+        """The ids of indices: [N] integers (list, array, tensor on the host or series), each below
+        ``len(self)``.
+        """
         wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
         if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
             raise ValueError(f"indices = {shown(wanted)}: they lie in [0, {len(self)})")
         return self.values.gather(pl.Series(wanted))
 
     def index(self, ids: Any, argument: str = "ids", owner: str = "log") -> npt.NDArray[np.int64]:
-        """[N] int64: the index of each id, of the family of the map's own, and -1 for one that is not known."""
+        """[N] int64: the index of each id, of the family of the map's own, and -1 for one that is
+        not known.
+        """
         wanted = self._comparable(ids, argument, owner)
         if not len(self) or not len(wanted):
             return np.full(len(wanted), -1, dtype=np.int64)
@@ -121,14 +142,18 @@ class IdMap:
         return np.where(same, self._order[places], -1)
 
     def parse(self, texts: Sequence[str]) -> pl.Series:
-        """Ids as typed on a command line, in the map's own type (null where a text cannot be one)."""
+        """Ids as typed on a command line, in the map's own type (null where a text cannot be
+        one).
+        """
         given, dtype = pl.Series(list(texts), dtype=pl.String), self.values.dtype
         if dtype.is_integer():
             given = given.str.replace(_WHOLE, "${1}")
         if dtype.is_temporal():
             return given.str.strptime(dtype, strict=False)  # type: ignore[arg-type]
         if dtype == pl.Boolean:
-            return given.str.to_lowercase().replace_strict({"true": True, "false": False}, default=None)
+            return given.str.to_lowercase().replace_strict(
+                {"true": True, "false": False}, default=None
+            )
         return given.cast(dtype, strict=False)
 
     def take(self, indices: npt.NDArray[Any]) -> IdMap:
@@ -136,7 +161,9 @@ class IdMap:
         return IdMap(self.values.gather(pl.Series(indices)))
 
     def extended(self, ids: Any) -> IdMap:
-        """The map with those of ``ids`` that it does not have yet behind its own, in their order."""
+        """The map with those of ``ids`` that it does not have yet behind its own, in their
+        order.
+        """
         wanted = self._comparable(ids)
         if wanted.null_count():
             raise ValueError(f"ids = {shown(ids)}: one is missing or no {self.values.dtype}")
@@ -144,7 +171,9 @@ class IdMap:
         return IdMap(pl.concat([self.values, new.alias(self.values.name).cast(self.values.dtype)]))
 
     def digest(self) -> bytes:
-        """A hash of the ids and their order, the same on every machine and for every width of integers."""
+        """A hash of the ids and their order, the same on every machine and for every width of
+        integers.
+        """
         dtype = self.values.dtype
         texts = self.values.cast(pl.String) if dtype != pl.Binary else self.values.bin.encode("hex")
         kind = DATES if dtype.is_temporal() else family(dtype)
@@ -170,7 +199,9 @@ class IdMap:
         return self.values.gather(pl.Series(self._order))
 
     def _comparable(self, ids: Any, argument: str = "ids", owner: str = "log") -> pl.Series:
-        """Ids in the type of the map's own; null where one has no place in it, such as a too large integer."""
+        """Ids in the type of the map's own; null where one has no place in it, such as a too large
+        integer.
+        """
         given, dtype = as_series(ids, argument), self.values.dtype
         have, want = family(given.dtype), family(dtype)
         if given.dtype == pl.Null or not len(given):
@@ -178,7 +209,9 @@ class IdMap:
         is_whole = have == "floats" and want == "integers" and integers_of(given) is not None
         if have != want and not is_whole and (have, want) != ("integers", "floats"):
             like = f" such as {shown(self.values[0])}" if len(self) else ""
-            raise ValueError(f"{argument} = {given.head(3).to_list()!r} are {have}; the {owner}'s ids are {want}{like}")
+            raise ValueError(
+                f"{argument} = {given.head(3).to_list()!r} are {have}; the {owner}'s ids are {want}{like}"
+            )
         return given.cast(dtype, strict=False)
 
 
@@ -189,7 +222,9 @@ def as_series(values: Any, name: str) -> pl.Series:
     if hasattr(values, "to_pylist"):  # of arrow, whose arrays hold values of their own
         values = values.to_pylist()
     if isinstance(values, pl.Series):
-        return series_of(values.to_list(), name) if values.dtype == pl.Object else plain_series(values)
+        return (
+            series_of(values.to_list(), name) if values.dtype == pl.Object else plain_series(values)
+        )
     if isinstance(values, np.ndarray) and values.dtype.kind not in "OU":
         return pl.Series(name, values.copy())
     return series_of(list(values), name)
@@ -202,12 +237,21 @@ def series_of(values: Sequence[Any], name: str, are_ids: bool = True) -> pl.Seri
     kinds = {type(value).__name__ for value in there}
     if kinds == {"int", "float"}:
         make = int if are_ids and all(float(value).is_integer() for value in there) else float
-        values, kinds = [None if value is None else make(value) for value in values], {make.__name__}
-    if are_ids and (len(kinds) > 1 or not all(isinstance(value, _PLAIN) for value in there)):  # polars panics at some
+        values, kinds = (
+            [None if value is None else make(value) for value in values],
+            {make.__name__},
+        )
+    if are_ids and (
+        len(kinds) > 1 or not all(isinstance(value, _PLAIN) for value in there)
+    ):  # polars panics at some
         first = type(there[0]) if isinstance(there[0], _PLAIN) else None
-        row = next(row for row, each in enumerate(values) if each is not None and type(each) is not first)
+        row = next(
+            row for row, each in enumerate(values) if each is not None and type(each) is not first
+        )
         like = f"{shown(there[0])} and {shown(values[row])}"
-        raise DataError(f"{name} holds {like}; make all ids integers, or all of them texts", row=row)
+        raise DataError(
+            f"{name} holds {like}; make all ids integers, or all of them texts", row=row
+        )
     try:
         return plain_series(pl.Series(name, values)) if are_ids else pl.Series(name, values)
     except (TypeError, OverflowError, UnicodeEncodeError, pl.exceptions.PolarsError) as error:
@@ -224,5 +268,7 @@ def plain_value(value: Any) -> Any:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a Python value stands for none; only numbers are compared, as an array has no single truth."""
+    """Whether a Python value stands for none; only numbers are compared, as an array has no single
+    truth.
+    """
     return value is None or (isinstance(value, numbers.Number) and value != value)

@@ -1,8 +1,10 @@
-"""Item features as the inputs of models: what is learnt of their columns, and the encoded columns of a catalogue.
+"""Item features as the inputs of models: what is learnt of their columns, and the encoded columns
+of a catalogue.
 
-A column is one of four kinds. **category**: one or several values of each item; **words**: a text, as the set of its
-words; **number**: numbers or times; **vector**: a list of numbers of one length, such as the embedding of a text.
-Vocabularies, quantiles, means and scales are learnt from items of the training part alone.
+A column is one of four kinds. **category**: one or several values of each item; **words**: a text,
+as the set of its words; **number**: numbers or times; **vector**: a list of numbers of one length,
+such as the embedding of a text. Vocabularies, quantiles, means and scales are learnt from items of
+the training part alone.
 """
 
 from __future__ import annotations
@@ -40,7 +42,10 @@ class FeatureSpec(Config):
 
     name: Annotated[str, Field(description="the column")]
     kind: Annotated[
-        Kind | None, Field(description="how it is read; none: by its type (numbers: 'number', texts: 'category')")
+        Kind | None,
+        Field(
+            description="how it is read; none: by its type (numbers: 'number', texts: 'category')"
+        ),
     ] = None
 
 
@@ -49,8 +54,9 @@ FeatureWish = Literal["all"] | tuple[str | FeatureSpec, ...]
 
 
 class FeatureColumn(Config):
-    """What is learnt of one column: the vocabulary of a category or of words; the bounds of a number's intervals; of a
-    number or a vector the means that are subtracted, and the scale that gives rows the mean squared norm 1."""
+    """What is learnt of one column: the vocabulary of a category or of words; the bounds of a
+    number's intervals; of a number or a vector the means that are subtracted, and the scale that
+    gives rows the mean squared norm 1."""
 
     name: str
     kind: Kind
@@ -88,10 +94,11 @@ class FeatureSchema(Config):
 
     @classmethod
     def learn(cls, table: pl.DataFrame, wish: FeatureWish) -> Self:
-        """Learn the columns from the items of the training part, a row each, without a column of ids.
+        """Learn the columns from the items of the training part, a row each, without a column of
+        ids.
 
-        ``"all"`` leaves out what cannot be used as it is, and a single text that is another one for most items (a
-        title); what it takes and leaves out is logged.
+        ``"all"`` leaves out what cannot be used as it is, and a single text that is another one for
+        most items (a title); what it takes and leaves out is logged.
         """
         if wish == "all":
             return cls(columns=tuple(_usable(table)))
@@ -105,9 +112,10 @@ class ItemFeatures:
 
     Attributes:
         schema: by which they are encoded.
-        entries: [n_items, schema.n_entries]: 1 / k for each of the k known values of a category or of words; 1 in a
-            feature's first column where the item has none of it.
-        dense: [n_items, schema.width] float32, numbers and vectors, centred and scaled; zeros where missing.
+        entries: [n_items, schema.n_entries]: 1 / k for each of the k known values of a category or
+            of words; 1 in a feature's first column where the item has none of it.
+        dense: [n_items, schema.width] float32, numbers and vectors, centred and scaled; zeros where
+            missing.
     """
 
     schema: FeatureSchema
@@ -119,20 +127,28 @@ class ItemFeatures:
         return self.entries.shape[0]
 
     @classmethod
-    def learn(cls, features: pl.DataFrame | None, key: str, items: IdMap, known: Tensor, wish: FeatureWish) -> Self:
-        """Learn the columns from the ``known`` items [n_items], those in training, and encode the whole catalogue.
+    def learn(
+        cls, features: pl.DataFrame | None, key: str, items: IdMap, known: Tensor, wish: FeatureWish
+    ) -> Self:
+        """Learn the columns from the ``known`` items [n_items], those in training, and encode the
+        whole catalogue.
 
-        ``features`` has a row an item, by its id in the column ``key``; items without a row have no feature.
+        ``features`` has a row an item, by its id in the column ``key``; items without a row have no
+        feature.
         """
         if features is None:
-            raise DataError(f"item_features = {wish!r}: the log has none; give with_features(item_features=frame)")
+            raise DataError(
+                f"item_features = {wish!r}: the log has none; give with_features(item_features=frame)"
+            )
         table = _aligned(features, key, items)
-        return cls.encode(FeatureSchema.learn(table.filter(pl.Series(known.numpy())), wish), features, key, items)
+        return cls.encode(
+            FeatureSchema.learn(table.filter(pl.Series(known.numpy())), wish), features, key, items
+        )
 
     @classmethod
     def encode(cls, schema: FeatureSchema, features: pl.DataFrame, key: str, items: IdMap) -> Self:
-        """Encode a catalogue by what was learnt before; values that the vocabulary does not have are left out, numbers
-        beyond the first and last bound count as these."""
+        """Encode a catalogue by what was learnt before; values that the vocabulary does not have
+        are left out, numbers beyond the first and last bound count as these."""
         table = _aligned(features, key, items)
         rows, cols, weights, dense, first = [], [], [], [], 0
         for column in schema.columns:
@@ -162,7 +178,11 @@ class ItemFeatures:
 
     def tensors(self) -> dict[str, Tensor]:
         """The encoded columns, to be saved; :meth:`from_tensors` reads them."""
-        entries = {"indptr": self.entries.indptr, "indices": self.entries.indices, "weights": self.entries.values()}
+        entries = {
+            "indptr": self.entries.indptr,
+            "indices": self.entries.indices,
+            "weights": self.entries.values(),
+        }
         return {**entries, "dense": self.dense}
 
     @classmethod
@@ -174,9 +194,13 @@ class ItemFeatures:
 
 
 def _aligned(features: pl.DataFrame, key: str, items: IdMap) -> pl.DataFrame:
-    """The feature columns with a row for each item of the catalogue, nulls where the frame has none."""
+    """The feature columns with a row for each item of the catalogue, nulls where the frame has
+    none.
+    """
     rows = pl.Series(feature_rows(items, features[key]).numpy()).replace(-1, None)
-    return features.drop(key).select(pl.all().gather(rows)) if features.width > 1 else pl.DataFrame()
+    return (
+        features.drop(key).select(pl.all().gather(rows)) if features.width > 1 else pl.DataFrame()
+    )
 
 
 def _column(table: pl.DataFrame, name: str) -> pl.Series:
@@ -205,20 +229,32 @@ def _usable(table: pl.DataFrame) -> list[FeatureColumn]:
         except DataError as error:
             _log.info("left out of item_features = 'all': %s", error)
             continue
-        # a single text that is another one for most items (a title): no other item could learn from it
-        if column.kind == "category" and not series.dtype.is_nested() and 2 * len(column.values) > series.count():
-            _log.info("left out of item_features = 'all': column %r has another text for most items", series.name)
+        # a single text that is another one for most items (a title): no other item could learn from
+        # it
+        if (
+            column.kind == "category"
+            and not series.dtype.is_nested()
+            and 2 * len(column.values) > series.count()
+        ):
+            _log.info(
+                "left out of item_features = 'all': column %r has another text for most items",
+                series.name,
+            )
         else:
             usable.append(column)
     if not usable:
-        raise DataError(f"item_features = 'all': no column can be used; there are {listed(table.columns) or 'none'}")
+        raise DataError(
+            f"item_features = 'all': no column can be used; there are {listed(table.columns) or 'none'}"
+        )
     _log.info("item features: %s", ", ".join(f"{column.name} ({column.kind})" for column in usable))
     return usable
 
 
 def _learn(series: pl.Series, kind: Kind | None = None) -> FeatureColumn:
     dtype = series.dtype
-    if kind is None and (isinstance(dtype, pl.Array) or (isinstance(dtype, pl.List) and dtype.inner.is_float())):
+    if kind is None and (
+        isinstance(dtype, pl.Array) or (isinstance(dtype, pl.List) and dtype.inner.is_float())
+    ):
         kind = "vector"
     elif kind is None:
         kind = "number" if dtype.is_numeric() or dtype.is_temporal() else "category"
@@ -262,13 +298,23 @@ def _pairs(series: pl.Series, kind: Kind) -> pl.DataFrame:
         raise ValueError("it holds no plain values, or lists of them")
     if dtype.is_float():  # whole numbers that a missing value made floats
         whole = value.cast(pl.Int64, strict=False)
-        value = pl.when(whole.cast(dtype) == value).then(whole.cast(pl.String)).otherwise(value.cast(pl.String))
+        value = (
+            pl.when(whole.cast(dtype) == value)
+            .then(whole.cast(pl.String))
+            .otherwise(value.cast(pl.String))
+        )
     elif kind == "words":
-        pairs = pairs.with_columns(value.str.to_lowercase().str.extract_all(_WORD)).explode("value").drop_nulls()
+        pairs = (
+            pairs.with_columns(value.str.to_lowercase().str.extract_all(_WORD))
+            .explode("value")
+            .drop_nulls()
+        )
     return pairs.with_columns(value.cast(pl.String)).unique(maintain_order=True)
 
 
-def _shares(series: pl.Series, column: FeatureColumn) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+def _shares(
+    series: pl.Series, column: FeatureColumn
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
     """Row, place within the feature's sparse columns and weight of each entry."""
     known = pl.DataFrame({"value": column.values, "place": np.arange(1, len(column.values) + 1)})
     pairs = _pairs(series, column.kind).join(known, on="value", how="inner", maintain_order="left")
@@ -283,8 +329,8 @@ def _shares(series: pl.Series, column: FeatureColumn) -> tuple[npt.NDArray[Any],
 
 
 def _raw(series: pl.Series, column: FeatureColumn) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """[n, W] and [n] bool, where they are missing: of a number, how much of each interval lies below it (0 to 1); a
-    vector as it is. Zeros where missing."""
+    """[n, W] and [n] bool, where they are missing: of a number, how much of each interval lies
+    below it (0 to 1); a vector as it is. Zeros where missing."""
     if column.kind == "vector":
         lists = series.arr.to_list() if isinstance(series.dtype, pl.Array) else series
         width = max(lists.list.len().drop_nulls().to_list(), default=0)
@@ -321,23 +367,35 @@ class ItemColumns:
         """[n_items] float64, NaN where an item has none; ``setting`` is named in errors."""
         series = self._column(column, setting)
         if not (series.dtype.is_numeric() or series.dtype == pl.Boolean):
-            raise ValueError(f"{setting}: column {column!r} holds {series.dtype}, no numbers; give value=...")
+            raise ValueError(
+                f"{setting}: column {column!r} holds {series.dtype}, no numbers; give value=..."
+            )
         return torch.from_numpy(_as_floats(series).copy())
 
     def codes(self, column: str, setting: str, separator: str | None = None) -> Tensor:
-        """[n_items, m] int64: a code for each distinct value of an item, -1 behind the last; m is at least 1."""
+        """[n_items, m] int64: a code for each distinct value of an item, -1 behind the last; m is
+        at least 1.
+        """
         return self._coded(column, setting, separator)[0]
 
-    def holds(self, column: str, value: object, setting: str, separator: str | None = None) -> Tensor:
+    def holds(
+        self, column: str, value: object, setting: str, separator: str | None = None
+    ) -> Tensor:
         """[n_items] bool: the items that have the value, alone or among others."""
         codes, values = self._coded(column, setting, separator)
         texts = values.cast(pl.String)
         same = texts == (str(value).lower() if values.dtype == pl.Boolean else str(value))
-        if values.dtype.is_numeric() and isinstance(value, int | float) and not isinstance(value, bool):
+        if (
+            values.dtype.is_numeric()
+            and isinstance(value, int | float)
+            and not isinstance(value, bool)
+        ):
             same = values == value
         if not same.any():
             near = nearest_names(str(value), texts.to_list()) or texts.head(5).to_list()
-            raise ValueError(f"{setting}: no item has {value!r} in column {column!r}; it has {', '.join(near)}, ...")
+            raise ValueError(
+                f"{setting}: no item has {value!r} in column {column!r}; it has {', '.join(near)}, ..."
+            )
         return (codes == int(same.arg_max() or 0)).any(1)
 
     def _coded(self, column: str, setting: str, separator: str | None) -> tuple[Tensor, pl.Series]:
@@ -350,21 +408,32 @@ class ItemColumns:
         table = _exploded(series).unique(maintain_order=True)
         values = table["value"].unique().sort()
         codes = table["value"].rank("dense").cast(pl.Int64) - 1
-        lengths = torch.bincount(torch.from_numpy(table["row"].to_numpy().copy()), minlength=len(series))
+        lengths = torch.bincount(
+            torch.from_numpy(table["row"].to_numpy().copy()), minlength=len(series)
+        )
         rows = Ragged.from_lengths(torch.from_numpy(codes.to_numpy().copy()), lengths)
-        self._values[column, separator] = rows.to_padded(fill=-1, width=max(int(lengths.max()), 1)), values
+        self._values[column, separator] = (
+            rows.to_padded(fill=-1, width=max(int(lengths.max()), 1)),
+            values,
+        )
         return self._values[column, separator]
 
     @cached_property
     def _table(self) -> pl.DataFrame:
-        return pl.DataFrame() if self._features is None else _aligned(self._features, self._key, self._items)
+        return (
+            pl.DataFrame()
+            if self._features is None
+            else _aligned(self._features, self._key, self._items)
+        )
 
     def _column(self, column: str, setting: str) -> pl.Series:
         """[n_items], null where an item has no row."""
         there = self._table.columns
         if column not in there:
             near = nearest_names(column, there) or there or ["none: fit with item_features"]
-            raise ValueError(f"{setting}: {column!r} is no column of the item features; there are {', '.join(near)}")
+            raise ValueError(
+                f"{setting}: {column!r} is no column of the item features; there are {', '.join(near)}"
+            )
         return self._table[column]
 
 

@@ -1,4 +1,6 @@
-"""Negatives of user-item models: items drawn for each user, optionally never one of the user's own."""
+"""Negatives of user-item models: items drawn for each user, optionally never one of the user's
+own.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from recgraph.sparse.blocks import of_groups
 from recgraph.sparse.products import distinct
 from recgraph.sparse.ragged import Ragged, consecutive
 
-# Popularity is held in whole units, so that sums are exact; the mass of all items in units, at most.
+# Popularity is held in whole units, so that sums are exact; the mass of all items in units, at
+# most.
 _UNITS = 1 << 40
 # Keys from which on what is looked up among them is sorted first.
 _LARGE = 1 << 20
@@ -21,16 +24,18 @@ _LARGE = 1 << 20
 class NegativeSampler:
     """Draws items with replacement, ``q_j`` proportional to ``count_j ** power``.
 
-    The user's own items are excluded without rejection: a number is drawn below the mass of the items that are *not*
-    the user's, and the mass of the own items before it is added back. This takes one binary search in the sorted keys
-    (user, mass of foreign items before the own item), is exact, and costs the same for every user.
+    The user's own items are excluded without rejection: a number is drawn below the mass of the
+    items that are *not* the user's, and the mass of the own items before it is added back. This
+    takes one binary search in the sorted keys (user, mass of foreign items before the own item), is
+    exact, and costs the same for every user.
 
     Args:
         train: whose items count, and are a user's own.
-        power: 0 is uniform over the catalogue; else an item that nobody chose is never drawn. Masses are rounded to
-            whole units, 2 ** 40 in all (fewer where there are more than 2 ** 22 users).
-        exclude_own: whether the user's own items are left out. A user who has every item that can be drawn gets
-            negatives from all of them.
+        power: 0 is uniform over the catalogue; else an item that nobody chose is never drawn.
+            Masses are rounded to whole units, 2 ** 40 in all (fewer where there are more than 2 **
+            22 users).
+        exclude_own: whether the user's own items are left out. A user who has every item that can
+            be drawn gets negatives from all of them.
     """
 
     def __init__(self, train: Part, power: float = 0.0, exclude_own: bool = True) -> None:
@@ -41,13 +46,19 @@ class NegativeSampler:
             shares = torch.where(counts > 0, counts**power, 0)
             # keys (user, mass) must fit into 63 bits
             units = min(_UNITS, (1 << 62) // train.n_users)
-            masses = torch.where(counts > 0, (shares * (units / shares.sum())).round().clamp(min=1), 0).long()
+            masses = torch.where(
+                counts > 0, (shares * (units / shares.sum())).round().clamp(min=1), 0
+            ).long()
         self._mass_up_to = None if power == 0 else masses.cumsum(0)
         self._total = int(masses.sum())
         self._own = _OwnItems(train, masses, self._total) if exclude_own else None
 
-    def draw(self, users: Tensor, count: int, generator: torch.Generator, own: slice = slice(None)) -> Tensor:
-        """[B, K] int64, 0-based: ``count`` negatives for each of the users in ``own``; draws are made for all users."""
+    def draw(
+        self, users: Tensor, count: int, generator: torch.Generator, own: slice = slice(None)
+    ) -> Tensor:
+        """[B, K] int64, 0-based: ``count`` negatives for each of the users in ``own``; draws are
+        made for all users.
+        """
         part = torch.rand(users.numel(), count, generator=generator, dtype=torch.float64)[own]
         users = users[own]
         if self._own is None:
@@ -57,15 +68,23 @@ class NegativeSampler:
         return self._items(place + self._own.mass_before(users, place))
 
     def draw_shared(
-        self, users: Tensor, items: Tensor, count: int, generator: torch.Generator, bounds: Sequence[int] | None = None
+        self,
+        users: Tensor,
+        items: Tensor,
+        count: int,
+        generator: torch.Generator,
+        bounds: Sequence[int] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Negatives that all samples of a group share, whatever these are, and which do not count for which sample.
+        """Negatives that all samples of a group share, whatever these are, and which do not count
+        for which sample.
 
-        ``users`` and the ``items`` that they chose are [B]; ``bounds`` are those of the groups, None: all are one.
+        ``users`` and the ``items`` that they chose are [B]; ``bounds`` are those of the groups,
+        None: all are one.
 
         Returns:
-            [G, K] int64, 0-based, and [2, E] int64: the sample and the column of each negative that is the sample's
-            item, or with ``exclude_own`` any item of its user (but one who has every item).
+            [G, K] int64, 0-based, and [2, E] int64: the sample and the column of each negative that
+            is the sample's item, or with ``exclude_own`` any item of its user (but one who has
+            every item).
         """
         bounds = [0, len(users)] if bounds is None else bounds
         part = torch.rand(len(bounds) - 1, count, generator=generator, dtype=torch.float64)
@@ -78,7 +97,9 @@ class NegativeSampler:
         else:
             barred = self._own.among(keys, of_samples, users, items)
         ascending, order = keys.flatten().sort()
-        first, last = (torch.searchsorted(ascending, barred.values, right=right) for right in (False, True))
+        first, last = (
+            torch.searchsorted(ascending, barred.values, right=right) for right in (False, True)
+        )
         places = consecutive(first, last - first)
         return drawn, torch.stack([barred.rows[places.rows], order[places.values] % count])
 
@@ -91,7 +112,9 @@ class NegativeSampler:
 
 
 class _OwnItems:
-    """Where the own items of each user lie on the line of all masses; ``free`` [n_users] can be drawn for each."""
+    """Where the own items of each user lie on the line of all masses; ``free`` [n_users] can be
+    drawn for each.
+    """
 
     def __init__(self, train: Part, masses: Tensor, total: int) -> None:
         own = distinct(train.items, train.n_items)
@@ -105,7 +128,9 @@ class _OwnItems:
         self._restricted = mass < total
         self.free = torch.where(self._restricted, total - mass, total)
         self._stride = total + 1
-        foreign_before = (masses.cumsum(0) - masses)[own.values] - (self._sums[:-1] - self._first[own.rows])
+        foreign_before = (masses.cumsum(0) - masses)[own.values] - (
+            self._sums[:-1] - self._first[own.rows]
+        )
         self._keys = own.rows * self._stride + foreign_before
 
     def mass_before(self, users: Tensor, place: Tensor) -> Tensor:
@@ -130,4 +155,6 @@ class _OwnItems:
         own = self._rows.take(asked % n_users)
         own = own.with_values(own.values + (asked // n_users)[own.rows])
         found = own.filter(is_drawn[own.values]).take(of_sample)
-        return found.filter(self._restricted[users][found.rows] | (found.values == (first + items)[found.rows]))
+        return found.filter(
+            self._restricted[users][found.rows] | (found.values == (first + items)[found.rows])
+        )

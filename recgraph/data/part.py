@@ -1,4 +1,6 @@
-"""Interactions grouped by user, as indices: the parts of a split, evaluation cases, and a whole log in order."""
+"""Interactions grouped by user, as indices: the parts of a split, evaluation cases, and a whole log
+in order.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +23,14 @@ _FIRST_USERS = 10_000
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a split: interactions of all users, one row a user (rows may be empty), oldest first.
+    """A part of a split: interactions of all users, one row a user (rows may be empty), oldest
+    first.
 
     Attributes:
         items: n_users rows of item indices (0-based).
         n_items: the size of the catalogue.
-        weights: [T] float, aligned with ``items.values``, at least 0; None where every interaction counts the same.
+        weights: [T] float, aligned with ``items.values``, at least 0; None where every interaction
+            counts the same.
         times: [T] int64, aligned (unix microseconds, or the user's own unit), or None.
         ratings: [T] float, aligned, or None.
     """
@@ -55,14 +59,24 @@ class Part:
         for name in ("weights", "times", "ratings", "rows"):
             if (values := getattr(self, name, None)) is not None:
                 kept[name] = torch.from_numpy(values.numpy()[mask])
-        return replace(self, items=Ragged(torch.from_numpy(self.items.values.numpy()[mask]), offsets), **kept)
+        return replace(
+            self, items=Ragged(torch.from_numpy(self.items.values.numpy()[mask]), offsets), **kept
+        )
 
     @cached_property
     def repeats(self) -> float:
-        """The share of interactions with an item that the user had at another time before, among the first users."""
+        """The share of interactions with an item that the user had at another time before, among
+        the first users.
+        """
         rows = self.items.part(0, min(self.n_users, _FIRST_USERS))
-        when = range(len(rows.values)) if self.times is None else self.times[: len(rows.values)].numpy()
-        frame = pl.DataFrame({"user": rows.rows.numpy(), "item": rows.values.numpy(), "time": when}).unique()
+        when = (
+            range(len(rows.values))
+            if self.times is None
+            else self.times[: len(rows.values)].numpy()
+        )
+        frame = pl.DataFrame(
+            {"user": rows.rows.numpy(), "item": rows.values.numpy(), "time": when}
+        ).unique()
         return 1 - frame.select("user", "item").n_unique() / max(len(frame), 1)
 
     def item_counts(self) -> Tensor:
@@ -70,18 +84,21 @@ class Part:
         return torch.bincount(self.items.values, minlength=self.n_items)
 
     def matrix(self, device: torch.device | None = None) -> Csr:
-        """[n_users, n_items] on a device: the distinct items of each user. With weights each has the sum of those of
-        its interactions, float64, and is left out where that is 0; without, it has none, and repeats do not add."""
+        """[n_users, n_items] on a device: the distinct items of each user. With weights each has
+        the sum of those of its interactions, float64, and is left out where that is 0; without, it
+        has none, and repeats do not add."""
         items, weights = self.items.to(device or self.items.device), self.weights
         if weights is None:
             return presence(distinct(items, self.n_items), self.n_items)
         shape = (self.n_users, self.n_items)
-        summed = Csr.from_coo(items.rows, items.values, weights.to(items.device), shape=shape, duplicates="sum")
+        summed = Csr.from_coo(
+            items.rows, items.values, weights.to(items.device), shape=shape, duplicates="sum"
+        )
         return summed.select(summed.values() > 0)
 
     def sample_weights(self) -> Tensor | None:
-        """[T] float32: the weights over their mean, so that a mean of loss times these is the weighted mean of the loss
-        over all interactions. None without weights."""
+        """[T] float32: the weights over their mean, so that a mean of loss times these is the
+        weighted mean of the loss over all interactions. None without weights."""
         if self.weights is None:
             return None
         if not bool((self.weights > 0).any()):
@@ -91,15 +108,18 @@ class Part:
 
 @dataclass(frozen=True)
 class Cases:
-    """The cases of an evaluation: for each user a history that the model may read, and the items that it must find.
+    """The cases of an evaluation: for each user a history that the model may read, and the items
+    that it must find.
 
     Attributes:
         users: [U] int64 user indices.
-        history, times: U rows of item indices, oldest first: what is known at test time (and the seen items); their
-            times, or None.
-        truth, grades: U rows of item indices, the relevant items, never empty; [T] float, their relevance, or None.
+        history, times: U rows of item indices, oldest first: what is known at test time (and the
+            seen items); their times, or None.
+        truth, grades: U rows of item indices, the relevant items, never empty; [T] float, their
+            relevance, or None.
         n_items: the size of the catalogue.
-        at: [U] int64, when the item that is asked for was chosen, of several the first; None where ``times`` is.
+        at: [U] int64, when the item that is asked for was chosen, of several the first; None where
+            ``times`` is.
     """
 
     users: Tensor
@@ -115,10 +135,20 @@ class Cases:
 
     def take(self, rows: Tensor) -> Cases:
         """Some of the cases ([K] int64)."""
-        grades = None if self.grades is None else self.truth.with_values(self.grades).take(rows).values
+        grades = (
+            None if self.grades is None else self.truth.with_values(self.grades).take(rows).values
+        )
         times = None if self.times is None else self.times.take(rows)
         at = None if self.at is None else self.at[rows]
-        return Cases(self.users[rows], self.history.take(rows), self.truth.take(rows), self.n_items, grades, times, at)
+        return Cases(
+            self.users[rows],
+            self.history.take(rows),
+            self.truth.take(rows),
+            self.n_items,
+            grades,
+            times,
+            at,
+        )
 
 
 def order(log: pl.DataFrame) -> pl.DataFrame:
@@ -129,7 +159,8 @@ def order(log: pl.DataFrame) -> pl.DataFrame:
 
 @dataclass(frozen=True, kw_only=True)
 class OrderedLog(Part):
-    """A log grouped by user, each user's interactions by time and then by row: the order in which splits label them.
+    """A log grouped by user, each user's interactions by time and then by row: the order in which
+    splits label them.
 
     Attributes:
         rows: [T] int64, the source row of each interaction.

@@ -39,7 +39,13 @@ ROLES = ("user", "item", "timestamp", "rating", "weight")
 NO_COLUMN = "none"
 SUFFIXES: dict[str, FileFormat] = {
     **{".csv": "csv", ".dat": "csv", ".data": "csv", ".tsv": "tsv", ".tab": "tsv"},
-    **{".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet", ".pq": "parquet"},
+    **{
+        ".jsonl": "jsonl",
+        ".ndjson": "jsonl",
+        ".json": "jsonl",
+        ".parquet": "parquet",
+        ".pq": "parquet",
+    },
     **{".inter": "recbole", ".user": "recbole", ".item": "recbole"},
 }
 #: of packed text files, which polars unpacks
@@ -55,7 +61,8 @@ _LOOKED_AT = 64
 FOR_MISSING = ("", "nan", "NaN", "NULL", "null", "None", "NA", "N/A", "<NA>", "\\N")
 _log = logging.getLogger(__name__)
 
-# Role -> usual names without case, spaces and underscores. The first is the library's own and wins over all others.
+# Role -> usual names without case, spaces and underscores. The first is the library's own and wins
+# over all others.
 _NAMES: dict[str, str] = {
     "user": "userid user uid usr visitorid visitor customerid customer custid clientid client memberid member "
     "accountid account buyerid buyer shopperid shopper reviewerid reviewer personid profileid playerid listenerid "
@@ -75,21 +82,36 @@ _NAMES: dict[str, str] = {
 class Reading(Config):
     """How files of a log are read. What is not given is found out and logged."""
 
-    user: str | None = Field(None, description="the column of users; none: guessed from usual names")
+    user: str | None = Field(
+        None, description="the column of users; none: guessed from usual names"
+    )
     item: str | None = Field(None, description="the column of items; none: guessed")
-    timestamp: str | None = Field(None, description='the column of times; none: guessed; "none": the log has none')
-    rating: str | None = Field(None, description='the column of ratings; none: guessed; "none": the log has none')
+    timestamp: str | None = Field(
+        None, description='the column of times; none: guessed; "none": the log has none'
+    )
+    rating: str | None = Field(
+        None, description='the column of ratings; none: guessed; "none": the log has none'
+    )
     weight: str | None = Field(None, description="the column of weights; never guessed")
     format: FileFormat | None = Field(None, description="none: by the names of the files")
-    separator: str | None = Field(None, description="between fields of a csv file; none: by its first line")
-    names: tuple[str, ...] = Field((), description="of the columns, where a csv file has no header line")
+    separator: str | None = Field(
+        None, description="between fields of a csv file; none: by its first line"
+    )
+    names: tuple[str, ...] = Field(
+        (), description="of the columns, where a csv file has no header line"
+    )
     encoding: str = Field("utf-8", description="of text files, e.g. latin-1")
     time_format: TimeFormat = Field(
-        None, description="of times that are texts, e.g. %d/%m/%Y %H:%M, or several; none: numbers, or ISO 8601"
+        None,
+        description="of times that are texts, e.g. %d/%m/%Y %H:%M, or several; none: numbers, or ISO 8601",
     )
-    missing_ids: BadRows = Field("error", description='rows without a user or an item; "drop" leaves them out')
+    missing_ids: BadRows = Field(
+        "error", description='rows without a user or an item; "drop" leaves them out'
+    )
     user_features: str | None = Field(None, description="a file of features, one row a user")
-    item_features: str | None = Field(None, description="a file of features, one row an item: titles, genres, ...")
+    item_features: str | None = Field(
+        None, description="a file of features, one row an item: titles, genres, ..."
+    )
 
     # what came after the first data sets were split is no part of their hashes where it is not used
     bad_times: BadRows = Field(
@@ -103,7 +125,9 @@ class Reading(Config):
         description="a file of the validation part, read alike; the log itself is the training part then",
     )
     test: str | None = Field(
-        None, exclude_if=lambda value: value is None, description="a file of the test part; likewise"
+        None,
+        exclude_if=lambda value: value is None,
+        description="a file of the test part; likewise",
     )
     lists: dict[str, str] = Field(
         {},
@@ -111,10 +135,16 @@ class Reading(Config):
         description='column of texts in files of features -> the separator of the list that each is; "": one value; '
         "not given: a bar, where values that it separates come again",
     )
-    quotes: bool = Field(True, exclude_if=bool, description='of csv and tsv: whether " begins and ends a quoted field')
+    quotes: bool = Field(
+        True,
+        exclude_if=bool,
+        description='of csv and tsv: whether " begins and ends a quoted field',
+    )
 
     def columns_of(self, sample: pl.DataFrame, label: str, path: Path | None = None) -> Columns:
-        """The columns of a log, by its first rows: those that are given, and guesses, which are logged."""
+        """The columns of a log, by its first rows: those that are given, and guesses, which are
+        logged.
+        """
         names = sample.columns
         chosen: dict[str, str | None] = {}
         for role in ROLES:
@@ -122,24 +152,41 @@ class Reading(Config):
             if name is None:
                 continue
             if name not in names and (name != NO_COLUMN or role in ("user", "item")):
-                raise DataError(f"there is no column {name!r}; the columns are {listed(names)}", path=path)
+                raise DataError(
+                    f"there is no column {name!r}; the columns are {listed(names)}", path=path
+                )
             chosen[role] = name if name in names else None
         guessed: dict[str, str | None] = {}
         for role in (role for role in ROLES if role not in chosen):
-            free = [name for name in names if name not in chosen.values() and name not in guessed.values()]
+            free = [
+                name
+                for name in names
+                if name not in chosen.values() and name not in guessed.values()
+            ]
             candidates = candidates_of(role, free)
             if role == "timestamp" and not candidates:
                 candidates = [name for name in free if is_dated(sample[name])]
             if len(candidates) > 1 or (not candidates and role in ("user", "item")):
                 option = "time" if role == "timestamp" else role
-                found = f"{listed(candidates)} may each be" if candidates else f"none of {listed(free)} looks like"
+                found = (
+                    f"{listed(candidates)} may each be"
+                    if candidates
+                    else f"none of {listed(free)} looks like"
+                )
                 fix = f"say which: {role}=... (--{option} NAME), or give separator=, or names= without a header line"
                 raise DataError(f"{found} the {role}; {fix}", path=path)
             guessed[role] = candidates[0] if candidates else None
         columns = Columns(**chosen, **guessed)
         if any(guessed.values()):
-            found = ", ".join(f"{role} = {name!r}" for role, name in columns.model_dump().items() if name)
-            _log.info("%s: %s%s", label, found, "" if columns.rating or "rating" in chosen else "; no rating")
+            found = ", ".join(
+                f"{role} = {name!r}" for role, name in columns.model_dump().items() if name
+            )
+            _log.info(
+                "%s: %s%s",
+                label,
+                found,
+                "" if columns.rating or "rating" in chosen else "; no rating",
+            )
         if "timestamp" in guessed and columns.timestamp is None:
             _log.warning(
                 "%s: none of %s looks like times: the order of each user's interactions is that of the rows. Name the "
@@ -152,13 +199,17 @@ class Reading(Config):
     def from_folder(self, folder: Path) -> Self:
         """The reading with the paths of its other files from a folder on."""
         paths = {name: getattr(self, name) for name in PATHS if getattr(self, name) is not None}
-        return self.model_copy(update={name: str((folder / path).absolute()) for name, path in paths.items()})
+        return self.model_copy(
+            update={name: str((folder / path).absolute()) for name, path in paths.items()}
+        )
 
 
 def candidates_of(role: str, names: Iterable[str]) -> list[str]:
     """The names that are usual for a role; the library's own alone, where it is among them."""
     usual = _NAMES[role].split()
-    found = {name: plain for name in names if (plain := re.sub(r"[^a-z0-9]", "", name.lower())) in usual}
+    found = {
+        name: plain for name in names if (plain := re.sub(r"[^a-z0-9]", "", name.lower())) in usual
+    }
     # "product_id" stands beside "product", which is then the name of it
     found = {name: plain for name, plain in found.items() if f"{plain}id" not in found.values()}
     return [name for name, plain in found.items() if plain == usual[0]] or list(found)
@@ -166,8 +217,8 @@ def candidates_of(role: str, names: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the rows of a log are from, for errors: a file, or of several their folder or pattern (None: a frame in
-    memory), and each of several files with its number of rows."""
+    """Where the rows of a log are from, for errors: a file, or of several their folder or pattern
+    (None: a frame in memory), and each of several files with its number of rows."""
 
     path: Path | None = None
     parts: tuple[tuple[Path, int], ...] = ()
@@ -188,8 +239,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Table:
-    """A log before encoding. ``as_text``: ids came as texts, and become integers where all are such; ``ends``:
-    where train, valid and test were given apart, the rows of each and those before it."""
+    """A log before encoding. ``as_text``: ids came as texts, and become integers where all are
+    such; ``ends``: where train, valid and test were given apart, the rows of each and those before
+    it."""
 
     frame: pl.DataFrame
     columns: Columns
@@ -200,7 +252,9 @@ class Table:
 
 @dataclass(frozen=True)
 class LogFile:
-    """A log in files, and how they are read; ``path`` is a file, a folder of files, or ``"logs/2026-*.csv.gz"``."""
+    """A log in files, and how they are read; ``path`` is a file, a folder of files, or
+    ``"logs/2026-*.csv.gz"``.
+    """
 
     path: str
     reading: Reading = field(default_factory=Reading)
@@ -213,9 +267,13 @@ class LogFile:
             return _in_folder(path, self.reading.format)
         if path.is_file():
             return [path]
-        found = sorted(each for name in glob.glob(self.path, recursive=True) if (each := Path(name)).is_file())
+        found = sorted(
+            each for name in glob.glob(self.path, recursive=True) if (each := Path(name)).is_file()
+        )
         if not found:
-            raise FileNotFoundError(f"{self.path!r} is not there; give a file, a folder of files or a pattern")
+            raise FileNotFoundError(
+                f"{self.path!r} is not there; give a file, a folder of files or a pattern"
+            )
         return found
 
     @property
@@ -227,7 +285,9 @@ class LogFile:
         """The log, with all columns known."""
         train, paths = self._read_rows(), [getattr(self.reading, name) for name in PARTS]
         likewise = self.found(train.columns).reading.model_copy(update=dict.fromkeys(PARTS))
-        return given_apart([train, *(path and LogFile(path, likewise)._read_rows() for path in paths)])
+        return given_apart(
+            [train, *(path and LogFile(path, likewise)._read_rows() for path in paths)]
+        )
 
     def _read_rows(self) -> Table:
         form, files = self.format, self.files
@@ -239,33 +299,55 @@ class LogFile:
         """The files by their absolute path, with the columns that were found."""
         names = columns.model_dump()
         roles = {role: names[role] or NO_COLUMN for role in ROLES if role != "weight"}
-        return LogFile(str(Path(self.path).absolute()), self.reading.model_copy(update=roles).from_folder(Path()))
+        return LogFile(
+            str(Path(self.path).absolute()),
+            self.reading.model_copy(update=roles).from_folder(Path()),
+        )
 
     def completed(self) -> Reading:
-        """The reading with the columns that are guessed, and ``"none"`` for those that the log does not have."""
+        """The reading with the columns that are guessed, and ``"none"`` for those that the log does
+        not have.
+        """
         return self.found(self._columns(self.format, self.files[0])).reading
 
     def fingerprint(self) -> dict[str, Any]:
-        """The files' path and the hash of their content (of several, or with given parts: of the list of theirs)."""
+        """The files' path and the hash of their content (of several, or with given parts: of the
+        list of theirs).
+        """
         parts = [path for name in PARTS if (path := getattr(self.reading, name)) is not None]
-        files = [*self.files, *itertools.chain(*(LogFile(path, self.reading).files for path in parts))]
+        files = [
+            *self.files,
+            *itertools.chain(*(LogFile(path, self.reading).files for path in parts)),
+        ]
         hashes = [sha256(file) for file in files]
-        whole = hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+        whole = (
+            hashes[0]
+            if len(hashes) == 1
+            else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+        )
         return {"path": str(Path(self.path).absolute()), "sha256": whole}
 
     def fingerprints_of_features(self) -> dict[str, dict[str, Any]]:
         """The fingerprint of each file of features, by its name in the settings."""
-        return {name: LogFile(str(path)).fingerprint() for name, path in self.feature_files().items()}
+        return {
+            name: LogFile(str(path)).fingerprint() for name, path in self.feature_files().items()
+        }
 
     def feature_files(self) -> dict[str, Path]:
         """The files of features: those that are given, and those beside a file of RecBole's."""
         found: dict[str, Path] = {}
         with suppress(FileNotFoundError):  # the log itself lies elsewhere
             found |= _side_files(self.files[0]) if self.path and self.format == "recbole" else {}
-        return found | {name: Path(path) for name in FEATURES if (path := getattr(self.reading, name)) is not None}
+        return found | {
+            name: Path(path)
+            for name in FEATURES
+            if (path := getattr(self.reading, name)) is not None
+        }
 
     def features(self, columns: Columns) -> dict[str, pl.DataFrame]:
-        """The features in :meth:`feature_files`, keyed by the log's columns of ids; texts of lists are split."""
+        """The features in :meth:`feature_files`, keyed by the log's columns of ids; texts of lists
+        are split.
+        """
         found, lists = {}, dict(self.reading.lists)
         for name, path in self.feature_files().items():
             role = name.removesuffix("_features")
@@ -277,7 +359,9 @@ class LogFile:
                     lists[column] = BAR
         there = {column for frame in found.values() for column in frame.columns}
         if found and (unknown := {*self.reading.lists} - there):
-            raise DataError(f"lists: the features have no column {listed(unknown)}; they have {listed(there)}")
+            raise DataError(
+                f"lists: the features have no column {listed(unknown)}; they have {listed(there)}"
+            )
         return {name: with_lists(frame, lists) for name, frame in found.items()}
 
     def _columns(self, form: FileFormat, first: Path) -> Columns:
@@ -291,7 +375,9 @@ class LogFile:
 
 
 def with_lists(frame: pl.DataFrame, lists: Mapping[str, str]) -> pl.DataFrame:
-    """Features with columns of texts as lists: ``lists`` is column -> separator, ``""`` where a text is one value."""
+    """Features with columns of texts as lists: ``lists`` is column -> separator, ``""`` where a
+    text is one value.
+    """
     made = []
     for column, separator in lists.items():
         if column in frame.columns:
@@ -308,7 +394,9 @@ def with_lists(frame: pl.DataFrame, lists: Mapping[str, str]) -> pl.DataFrame:
 def is_data_path(name: str) -> bool:
     """Whether a name is the path of a log rather than the name of a data card."""
     is_path = bool({"/", os.sep, *_PATTERN} & set(name)) or os.path.exists(name)
-    return bool(name) and not name.endswith(".toml") and (is_path or _suffix(Path(name)) in SUFFIXES)
+    return (
+        bool(name) and not name.endswith(".toml") and (is_path or _suffix(Path(name)) in SUFFIXES)
+    )
 
 
 def _suffix(path: Path) -> str:
@@ -327,9 +415,15 @@ def format_of(path: Path) -> FileFormat:
 
 
 def _in_folder(folder: Path, form: FileFormat | None) -> list[Path]:
-    """The files of a folder and of those within it; names that begin with ``.`` or ``_`` are no part of a log."""
+    """The files of a folder and of those within it; names that begin with ``.`` or ``_`` are no
+    part of a log.
+    """
     every = sorted(path for path in folder.rglob("*") if path.is_file())
-    every = [path for path in every if not any(part[0] in "._" for part in path.relative_to(folder).parts)]
+    every = [
+        path
+        for path in every
+        if not any(part[0] in "._" for part in path.relative_to(folder).parts)
+    ]
     if form == "sequences":
         return every
     kinds = {path: SUFFIXES[_suffix(path)] for path in every if _suffix(path) in SUFFIXES}
@@ -337,7 +431,9 @@ def _in_folder(folder: Path, form: FileFormat | None) -> list[Path]:
     is_recbole = form == "recbole" or (form is None and bool(logs))
     found = logs if is_recbole else [path for path, kind in kinds.items() if form in (None, kind)]
     if not found:
-        raise FileNotFoundError(f"folder {str(folder)!r} holds no file of a log ({', '.join(SUFFIXES)})")
+        raise FileNotFoundError(
+            f"folder {str(folder)!r} holds no file of a log ({', '.join(SUFFIXES)})"
+        )
     if len({kinds[path] for path in found}) > 1 or (found == logs and len(logs) > 1):
         names = listed(path.name for path in found)
         raise ValueError(f"{str(folder)!r} holds several logs: {names}; name one, or format=")
@@ -345,12 +441,16 @@ def _in_folder(folder: Path, form: FileFormat | None) -> list[Path]:
 
 
 def _side_files(inter: Path) -> dict[str, Path]:
-    """RecBole's files ``user`` and ``item`` beside an ``.inter`` file, plain or packed; of ``ml.train`` ``ml.item``."""
+    """RecBole's files ``user`` and ``item`` beside an ``.inter`` file, plain or packed; of
+    ``ml.train`` ``ml.item``.
+    """
     name = inter.name.partition(".inter")[0]
     stems = (name, name.removesuffix(".train").removesuffix(".valid").removesuffix(".test"))
     found = {}
     for side in ("user", "item"):
-        places = [inter.with_name(f"{stem}.{side}{end}") for stem in stems for end in ("", *_PACKED)]
+        places = [
+            inter.with_name(f"{stem}.{side}{end}") for stem in stems for end in ("", *_PACKED)
+        ]
         if there := [path for path in places if path.is_file()]:
             found[f"{side}_features"] = there[0]
     return found
@@ -369,21 +469,29 @@ def _explained(path: Path) -> Iterator[None]:
             yield
     except CorruptFileError as error:
         if "utf-8" in str(error).lower() or "utf8" in str(error).lower():
-            raise CorruptFileError(f"{error.__cause__}; give its encoding=, as 'latin-1'", path=path) from None
+            raise CorruptFileError(
+                f"{error.__cause__}; give its encoding=, as 'latin-1'", path=path
+            ) from None
         raise
 
 
 def _plain(path: Path, encoding: str) -> Path | io.BytesIO:
-    """What polars reads: the file itself, or its text in memory where it is in another encoding than UTF-8."""
+    """What polars reads: the file itself, or its text in memory where it is in another encoding
+    than UTF-8.
+    """
     if encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
         return path
-    content = gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else path.read_bytes()
+    content = (
+        gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else path.read_bytes()
+    )
     return io.BytesIO(content.decode(encoding).removeprefix("\ufeff").encode())
 
 
 def _lines(path: Path, encoding: str) -> pl.LazyFrame:
     """The column ``line``: the lines of a text file, without a byte order mark."""
-    return pl.scan_lines(_plain(path, encoding), glob=False).with_columns(pl.col("line").str.strip_prefix("\ufeff"))
+    return pl.scan_lines(_plain(path, encoding), glob=False).with_columns(
+        pl.col("line").str.strip_prefix("\ufeff")
+    )
 
 
 def _separator(path: Path, form: FileFormat, given: Reading) -> str:
@@ -404,7 +512,9 @@ def _scan(path: Path, form: FileFormat, given: Reading, is_sample: bool = False)
         return pl.scan_parquet(path, glob=False)
     if form == "jsonl":
         lines = _lines(path, given.encoding)
-        if "".join(lines.head(1).collect(engine="streaming")["line"]).lstrip().startswith("["):  # one array of rows
+        if (
+            "".join(lines.head(1).collect(engine="streaming")["line"]).lstrip().startswith("[")
+        ):  # one array of rows
             text = io.BytesIO("\n".join(lines.collect()["line"]).encode())
             return pl.read_json(text, infer_schema_length=None).lazy()
         plain = _plain(path, given.encoding)  # polars takes a path for a pattern
@@ -412,7 +522,9 @@ def _scan(path: Path, form: FileFormat, given: Reading, is_sample: bool = False)
         return pl.scan_ndjson(plain, infer_schema_length=SAMPLE if is_sample else None)
     separator, source = _separator(path, form, given), _plain(path, given.encoding)
     if is_wide := len(separator) > 1:  # polars separates by one character
-        fields = _lines(path, given.encoding).select(pl.col("line").str.replace_all(separator, _UNIT, literal=True))
+        fields = _lines(path, given.encoding).select(
+            pl.col("line").str.replace_all(separator, _UNIT, literal=True)
+        )
         source = io.BytesIO("\n".join(fields.collect()["line"]).encode())
     lazy = pl.scan_csv(
         source,
@@ -429,7 +541,9 @@ def _scan(path: Path, form: FileFormat, given: Reading, is_sample: bool = False)
     return lazy.rename(dict(zip(there, names, strict=True)))
 
 
-def read_rows(path: Path, form: FileFormat, given: Reading, columns: Columns | None = None) -> pl.DataFrame:
+def read_rows(
+    path: Path, form: FileFormat, given: Reading, columns: Columns | None = None
+) -> pl.DataFrame:
     """The named columns of one file, or all: of a text file as texts."""
     with _explained(path):
         if form == "sequences":
@@ -444,14 +558,24 @@ def read_rows(path: Path, form: FileFormat, given: Reading, columns: Columns | N
 
 
 def _read_sequences(path: Path, given: Reading, columns: Columns) -> pl.DataFrame:
-    """A file of one user a line, ``user item item ...`` between white space, as pairs; blank lines are skipped."""
-    fields = _lines(path, given.encoding).select(pl.col("line").str.extract_all(r"\S+")).collect().with_row_index("row")
+    """A file of one user a line, ``user item item ...`` between white space, as pairs; blank lines
+    are skipped.
+    """
+    fields = (
+        _lines(path, given.encoding)
+        .select(pl.col("line").str.extract_all(r"\S+"))
+        .collect()
+        .with_row_index("row")
+    )
     fields = fields.filter(pl.col("line").list.len() > 0)
     short = fields.filter(pl.col("line").list.len() == 1)
     if len(short) and given.missing_ids == "error":
         message = f"the line {short['line'][0][0][:60]!r} has no item (column {columns.item!r})"
         raise DataError(message, path=path, row=int(short["row"][0]))
-    user, item = pl.col("line").list.first().alias(columns.user), pl.col("line").list.slice(1).alias(columns.item)
+    user, item = (
+        pl.col("line").list.first().alias(columns.user),
+        pl.col("line").list.slice(1).alias(columns.item),
+    )
     return fields.filter(pl.col("line").list.len() > 1).select(user, item).explode(columns.item)
 
 
@@ -466,26 +590,39 @@ def _read_features(path: Path, key: str, role: str, given: Reading) -> pl.DataFr
             floats = [name.removesuffix(":float") for name in header if name.endswith(":float")]
             texts = pl.col(name for name in floats if name != key).str.strip_chars()
             frame = frame.with_columns(texts.replace(FOR_MISSING, None).cast(pl.Float64))
-            sequences = [name.removesuffix(":token_seq") for name in header if name.endswith(":token_seq")]
-            of_lists = [name for name in sequences if name not in given.lists and are_lists(frame[name], " ")]
+            sequences = [
+                name.removesuffix(":token_seq") for name in header if name.endswith(":token_seq")
+            ]
+            of_lists = [
+                name
+                for name in sequences
+                if name not in given.lists and are_lists(frame[name], " ")
+            ]
             frame = frame.with_columns(pl.col(name).str.split(" ") for name in of_lists)
     own = [key] if key in frame.columns else candidates_of(role, frame.columns)
     if len(own) != 1:
-        raise DataError(f"{role} features need the column {key!r}; there are {listed(frame.columns)}", path=path)
+        raise DataError(
+            f"{role} features need the column {key!r}; there are {listed(frame.columns)}", path=path
+        )
     if form in ("csv", "tsv"):
         frame = frame.with_columns(_typed(frame[name]) for name in frame.columns if name != own[0])
     return frame.rename({own[0]: key})
 
 
 def _typed(texts: pl.Series) -> pl.Series:
-    """A column of texts as numbers where nothing of the texts is lost: ``007`` is a code, no number."""
+    """A column of texts as numbers where nothing of the texts is lost: ``007`` is a code, no
+    number.
+    """
     there = texts.drop_nulls()
     if not len(there):
         return texts
     if (integers := integers_of(texts)) is not None:
         return integers
     floats = texts.cast(pl.Float64, strict=False)
-    if floats.null_count() == texts.null_count() and not there.str.contains(r"^(\+|-?0\d)|^-?\d{16,}$").any():
+    if (
+        floats.null_count() == texts.null_count()
+        and not there.str.contains(r"^(\+|-?0\d)|^-?\d{16,}$").any()
+    ):
         return floats
     return texts == "true" if there.is_in(["true", "false"]).all() else texts
 
@@ -494,7 +631,11 @@ def _typed(texts: pl.Series) -> pl.Series:
 
 
 def _together(
-    frames: Sequence[pl.DataFrame], columns: Columns, files: Sequence[Path | None], path: Path | None, as_text: bool
+    frames: Sequence[pl.DataFrame],
+    columns: Columns,
+    files: Sequence[Path | None],
+    path: Path | None,
+    as_text: bool,
 ) -> Table:
     """The rows of several files or frames, one after another."""
     if len(frames) == 1:
@@ -503,24 +644,38 @@ def _together(
     for name in (columns.user, columns.item, columns.timestamp):
         kinds = {family(frame.schema[name]) for frame in frames if name is not None}
         if len(kinds) > 1 and kinds != {"integers", "floats"}:
-            raise DataError(f"column {name!r} holds {' and '.join(sorted(kinds))}; write one type", path=path)
+            raise DataError(
+                f"column {name!r} holds {' and '.join(sorted(kinds))}; write one type", path=path
+            )
     with reading(path or Path("frame")):
         whole = pl.concat(frames, how="vertical_relaxed")
-    source = Source(path, tuple((file, len(each)) for file, each in zip(files, frames, strict=True) if file))
+    source = Source(
+        path, tuple((file, len(each)) for file, each in zip(files, frames, strict=True) if file)
+    )
     return Table(whole, columns, source, as_text)
 
 
 def given_apart(parts: Sequence[Table | None]) -> Table:
-    """The rows of train, valid and test as one log that knows where each ends; None has no rows. Or of train alone."""
+    """The rows of train, valid and test as one log that knows where each ends; None has no rows. Or
+    of train alone.
+    """
     there = [part for part in parts if part is not None]
     if len(there) == 1:
         return there[0]
     if empty := [part for part in there if not len(part.frame)]:
-        raise empty[0].source.error("a part (train, valid or test) holds no interaction; leave it out")
+        raise empty[0].source.error(
+            "a part (train, valid or test) holds no interaction; leave it out"
+        )
     first = there[0]
     paths = [part.source.path for part in there]
-    whole = _together([part.frame for part in there], first.columns, paths, first.source.path, first.as_text)
-    files = itertools.chain(*(part.source.parts or ((part.source.path, len(part.frame)),) for part in there))
-    source = Source(first.source.path, tuple((path, count) for path, count in files if path is not None))
+    whole = _together(
+        [part.frame for part in there], first.columns, paths, first.source.path, first.as_text
+    )
+    files = itertools.chain(
+        *(part.source.parts or ((part.source.path, len(part.frame)),) for part in there)
+    )
+    source = Source(
+        first.source.path, tuple((path, count) for path, count in files if path is not None)
+    )
     ends = tuple(itertools.accumulate(0 if part is None else len(part.frame) for part in parts))
     return Table(whole.frame, first.columns, source, first.as_text, ends)

@@ -1,4 +1,6 @@
-"""Rows as text and as files: csv, tsv, JSON, JSON lines and Parquet, of which one frame is in memory at a time."""
+"""Rows as text and as files: csv, tsv, JSON, JSON lines and Parquet, of which one frame is in
+memory at a time.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ Form = Literal["csv", "tsv", "json", "jsonl", "parquet"]
 
 
 def cell(value: Any) -> Any:
-    """What a cell of a csv or tsv holds: bytes as UTF-8, the entries of a list after one another, a mapping as JSON."""
+    """What a cell of a csv or tsv holds: bytes as UTF-8, the entries of a list after one another, a
+    mapping as JSON.
+    """
     if isinstance(value, list | tuple):
         return ",".join(map(_plain, value))
     if isinstance(value, dict):
@@ -36,8 +40,12 @@ def csv_line(cells: Iterable[Any], separator: str = ",") -> str:
 
 
 def json_of(value: Any, indent: int | None = None) -> str:
-    """JSON, with null for NaN and infinities, which it does not have; what it has no form for becomes a text."""
-    return json.dumps(_finite(value), indent=indent, default=_plain, ensure_ascii=False, allow_nan=False)
+    """JSON, with null for NaN and infinities, which it does not have; what it has no form for
+    becomes a text.
+    """
+    return json.dumps(
+        _finite(value), indent=indent, default=_plain, ensure_ascii=False, allow_nan=False
+    )
 
 
 def _plain(value: Any) -> str:
@@ -52,10 +60,14 @@ def _finite(value: Any) -> Any:
     return [_finite(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
-def replace_parts(parts: Iterable[pl.DataFrame], path: Path, form: Form, rows: int = 1 << 17) -> int:
-    """Write frames of the same columns one under the other into one file, atomically -> how many rows there are.
+def replace_parts(
+    parts: Iterable[pl.DataFrame], path: Path, form: Form, rows: int = 1 << 17
+) -> int:
+    """Write frames of the same columns one under the other into one file, atomically -> how many
+    rows there are.
 
-    ``parts`` (at least one) are read once, as they are written; an error that reading one raises leaves no file.
+    ``parts`` (at least one) are read once, as they are written; an error that reading one raises
+    leaves no file.
     """
     whole = iter(parts)
     first = next(whole)
@@ -83,8 +95,12 @@ def replace_parts(parts: Iterable[pl.DataFrame], path: Path, form: Form, rows: i
 def _write_texts(parts: Iterator[pl.DataFrame], file: BinaryIO, form: Form) -> None:
     if form in ("csv", "tsv"):
         for number, part in enumerate(parts):
-            cells = _as_texts(part, lambda dtype: dtype.is_nested() or dtype in (pl.Binary, pl.Duration))
-            cells.write_csv(file, include_header=number == 0, separator="," if form == "csv" else "\t")
+            cells = _as_texts(
+                part, lambda dtype: dtype.is_nested() or dtype in (pl.Binary, pl.Duration)
+            )
+            cells.write_csv(
+                file, include_header=number == 0, separator="," if form == "csv" else "\t"
+            )
         return
     before = b"[\n"
     for part in parts:
@@ -100,7 +116,11 @@ def _write_texts(parts: Iterator[pl.DataFrame], file: BinaryIO, form: Form) -> N
 def _as_texts(frame: pl.DataFrame, wanted: Any) -> pl.DataFrame:
     """The frame with the columns of the wanted types as texts (:func:`cell`)."""
     return frame.with_columns(
-        pl.Series(name, [None if value is None else str(cell(value)) for value in frame[name].to_list()], pl.String)
+        pl.Series(
+            name,
+            [None if value is None else str(cell(value)) for value in frame[name].to_list()],
+            pl.String,
+        )
         for name, dtype in frame.schema.items()
         if wanted(dtype)
     )

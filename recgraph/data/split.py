@@ -1,12 +1,14 @@
-"""The split of interactions, whole (``Split``) or without its test part (``SealedSplit``); the seal.
+"""The split of interactions, whole (``Split``) or without its test part (``SealedSplit``); the
+seal.
 
-A split is a value with a hash. On disk ``open.parquet`` holds the rows of train and valid, ``test/test.parquet`` those
-of test, ``split.json`` the strategy and the hash; ids and features lie beside them. Who may see the test part:
+A split is a value with a hash. On disk ``open.parquet`` holds the rows of train and valid,
+``test/test.parquet`` those of test, ``split.json`` the strategy and the hash; ids and features lie
+beside them. Who may see the test part:
 
-- Training, early stopping and tuning get a :class:`SealedSplit`, without test rows; ``unseal(reason)`` opens it, once
-  all choices are made, and the reason is logged and remembered.
-- Inside :func:`without_test_data` (a fit, a trial of a study) every split and node task of the thread refuses its test
-  part, whichever handle the code holds.
+- Training, early stopping and tuning get a :class:`SealedSplit`, without test rows;
+  ``unseal(reason)`` opens it, once all choices are made, and the reason is logged and remembered.
+- Inside :func:`without_test_data` (a fit, a trial of a study) every split and node task of the
+  thread refuses its test part, whichever handle the code holds.
 
 The seal guards against mistakes, not against a program that searches the disk or the memory.
 """
@@ -32,7 +34,16 @@ from torch import Tensor
 from recgraph.config import checked
 from recgraph.data.log import HEAD_OF_SPLIT, Log
 from recgraph.data.part import Cases, Part, order
-from recgraph.data.strategies import FITTED_ON, GIVEN, GROUPS, STRATEGIES, Label, Strategy, sizes_of, strategy_of
+from recgraph.data.strategies import (
+    FITTED_ON,
+    GIVEN,
+    GROUPS,
+    STRATEGIES,
+    Label,
+    Strategy,
+    sizes_of,
+    strategy_of,
+)
 from recgraph.data.strategies import FitPart as FitPart
 from recgraph.files import (
     CorruptFileError,
@@ -48,7 +59,14 @@ from recgraph.pages import block
 
 _OPEN, _TEST = "open.parquet", "test/test.parquet"
 #: name of a column -> the type in which its values are hashed
-_TYPES = {"offsets": "<i8", "items": "<i4", "labels": "u1", "times": "<i8", "weights": "<f8", "ratings": "<f8"}
+_TYPES = {
+    "offsets": "<i8",
+    "items": "<i4",
+    "labels": "u1",
+    "times": "<i8",
+    "weights": "<f8",
+    "ratings": "<f8",
+}
 #: what the innermost block without test data is doing, or None outside of one
 _doing: ContextVar[str | None] = ContextVar("recgraph_without_test_data", default=None)
 _log = logging.getLogger(__name__)
@@ -60,7 +78,9 @@ class SealedTestError(RuntimeError):
 
 @contextmanager
 def without_test_data(doing: str) -> Iterator[None]:
-    """Within the block every split of this thread refuses its test part; errors say what it is ``doing``."""
+    """Within the block every split of this thread refuses its test part; errors say what it is
+    ``doing``.
+    """
     token = _doing.set(doing)
     try:
         yield
@@ -72,11 +92,14 @@ def check_open() -> None:
     """Raise a SealedTestError inside a block without test data."""
     doing = _doing.get()
     if doing is not None:
-        raise SealedTestError(f"the test part is sealed while {doing}; evaluate on it once, after all choices are made")
+        raise SealedTestError(
+            f"the test part is sealed while {doing}; evaluate on it once, after all choices are made"
+        )
 
 
 class Interactions(Log):
-    """A log of interactions: :meth:`from_frame` or :func:`recgraph.load_data` it, filter it, split it.
+    """A log of interactions: :meth:`from_frame` or :func:`recgraph.load_data` it, filter it, split
+    it.
 
     See :class:`recgraph.data.log.Log` for the attributes and filters.
     """
@@ -86,24 +109,31 @@ class Interactions(Log):
         """Split into train, valid and test.
 
         Args:
-            strategy: ``"leave-one-out"``, ``"time"``, ``"ratio"``, ``"users"``, or ``"all"``, which holds nothing out.
+            strategy: ``"leave-one-out"``, ``"time"``, ``"ratio"``, ``"users"``, or ``"all"``, which
+                holds nothing out.
             seed: of the strategies that draw; the others ignore it.
-            **params: of the strategy, see :mod:`recgraph.data.strategies`; an unknown one is an error.
+            **params: of the strategy, see :mod:`recgraph.data.strategies`; an unknown one is an
+                error.
         """
         return Split.of(self, strategy, seed=seed, **params)
 
 
 @checked
-def load_data(path: Any, *, user_features: Any = None, item_features: Any = None, **given: Any) -> Interactions:
-    """The interactions in files of one's own, as ``recgraph train --data`` reads them, or in a frame.
+def load_data(
+    path: Any, *, user_features: Any = None, item_features: Any = None, **given: Any
+) -> Interactions:
+    """The interactions in files of one's own, as ``recgraph train --data`` reads them, or in a
+    frame.
 
-    What is not given is found out, and what was guessed is logged. Ids of text files become integers where each is
-    written as one (``1000.0`` is ``1000``), else texts. A DataError says what is wrong, with file and row.
+    What is not given is found out, and what was guessed is logged. Ids of text files become
+    integers where each is written as one (``1000.0`` is ``1000``), else texts. A DataError says
+    what is wrong, with file and row.
 
     Args:
-        path: a file, a folder of files, or a pattern such as ``"logs/2026-*.csv"``: CSV, TSV, JSON (lines or one
-            array), Parquet, RecBole's files (``.user`` and ``.item`` beside the ``.inter`` file become features), lines
-            of ``user item item ...`` (``format="sequences"``); text also packed by gzip or Zstandard. Or a frame.
+        path: a file, a folder of files, or a pattern such as ``"logs/2026-*.csv"``: CSV, TSV, JSON
+            (lines or one array), Parquet, RecBole's files (``.user`` and ``.item`` beside the
+            ``.inter`` file become features), lines of ``user item item ...``
+            (``format="sequences"``); text also packed by gzip or Zstandard. Or a frame.
         user_features, item_features: side information: files or frames.
         given: of :class:`recgraph.data.read.Reading`: the columns, how the files are written.
     """
@@ -111,15 +141,25 @@ def load_data(path: Any, *, user_features: Any = None, item_features: Any = None
 
 
 def folds(
-    data: Interactions, n_folds: int, strategy: str = "leave-one-out", *, seed: int = 0, **params: Any
+    data: Interactions,
+    n_folds: int,
+    strategy: str = "leave-one-out",
+    *,
+    seed: int = 0,
+    **params: Any,
 ) -> list[Split]:
-    """Split a log several times, each time with another test part; no interaction is in two of them.
+    """Split a log several times, each time with another test part; no interaction is in two of
+    them.
 
-    Split ``i`` is ``data.split(strategy, n_folds=n_folds, fold=i, ...)``. By ``"time"``: windows up to the end of the
-    log, the newest first; ``"leave-one-out"``: each user's last interaction, then the one before it and so on, both
-    without what is later; ``"ratio"`` and ``"users"``: all interactions, or all users, in parts at random.
+    Split ``i`` is ``data.split(strategy, n_folds=n_folds, fold=i, ...)``. By ``"time"``: windows up
+    to the end of the log, the newest first; ``"leave-one-out"``: each user's last interaction, then
+    the one before it and so on, both without what is later; ``"ratio"`` and ``"users"``: all
+    interactions, or all users, in parts at random.
     """
-    return [data.split(strategy, seed=seed, n_folds=n_folds, fold=fold, **params) for fold in range(n_folds)]
+    return [
+        data.split(strategy, seed=seed, n_folds=n_folds, fold=fold, **params)
+        for fold in range(n_folds)
+    ]
 
 
 class _Labelled:
@@ -128,7 +168,12 @@ class _Labelled:
     hash: str
 
     def __init__(
-        self, interactions: Interactions, labels: Tensor, strategy: Strategy, name: str, seed: int | None
+        self,
+        interactions: Interactions,
+        labels: Tensor,
+        strategy: Strategy,
+        name: str,
+        seed: int | None,
     ) -> None:
         self.interactions, self.labels = interactions, labels
         self.strategy, self.name, self.seed = strategy, name, seed
@@ -157,20 +202,36 @@ class _Labelled:
         if self.strategy.new_users == "drop":
             wanted &= past.items.lengths > 0
         users = torch.nonzero(wanted).flatten()
-        column = {"rating": targets.ratings, "weight": targets.weights, None: None}[self.strategy.grades]
+        column = {"rating": targets.ratings, "weight": targets.weights, None: None}[
+            self.strategy.grades
+        ]
         grades = None if column is None else targets.items.with_values(column).take(users).values
         times = None if past.times is None else past.items.with_values(past.times).take(users)
         at = None if targets.times is None else targets.times[targets.items.offsets[users]]
-        return Cases(users, past.items.take(users), targets.items.take(users), targets.n_items, grades, times, at)
+        return Cases(
+            users,
+            past.items.take(users),
+            targets.items.take(users),
+            targets.n_items,
+            grades,
+            times,
+            at,
+        )
 
     @cached_property
     def _sizes(self) -> dict[str, int]:
         sizes = sizes_of(self.labels)
-        return sizes if isinstance(self, Split) else {name: n for name, n in sizes.items() if name != "test"}
+        return (
+            sizes
+            if isinstance(self, Split)
+            else {name: n for name, n in sizes.items() if name != "test"}
+        )
 
     @property
     def _known_hash(self) -> str:
-        """The beginning of the hash; empty where it was not computed yet, which takes a pass over the log."""
+        """The beginning of the hash; empty where it was not computed yet, which takes a pass over
+        the log.
+        """
         return f"{vars(self).get('hash', '')}"[:12]
 
     def __repr__(self) -> str:
@@ -180,7 +241,12 @@ class _Labelled:
 
     def _repr_html_(self) -> str:
         sizes = {"users": self.n_users, "items": self.n_items, **self._sizes}
-        facts = {**sizes, "settings": self.params or None, "seed": self.seed, "hash": self._known_hash or None}
+        facts = {
+            **sizes,
+            "settings": self.params or None,
+            "seed": self.seed,
+            "hash": self._known_hash or None,
+        }
         note = "" if isinstance(self, Split) else "The test part is sealed."
         return block(f"{type(self).__name__} {self.name}", facts, note=note)
 
@@ -189,7 +255,9 @@ class _Labelled:
         return order(self.interactions.log).with_columns(pl.Series("label", self.labels.numpy()))
 
     def _save(self, opened: pl.DataFrame, test: pl.DataFrame | None, folder: Path) -> None:
-        """Write all but the log, and ``split.json``; an earlier split, or log, in the folder is replaced."""
+        """Write all but the log, and ``split.json``; an earlier split, or log, in the folder is
+        replaced.
+        """
         with replacing_folder(folder) as new:
             write_frame(opened, new / _OPEN)
             if test is not None:
@@ -202,20 +270,28 @@ class _Labelled:
 class Split(_Labelled):
     """Interactions in three parts.
 
-    The history of a valid case is what its user did in train, that of a test case what its user did in train and valid.
-    Users without history are not evaluated unless the strategy says so (``new_users="keep"``). Items that occur in no
-    train row stay in the catalogue and in the truth.
+    The history of a valid case is what its user did in train, that of a test case what its user did
+    in train and valid. Users without history are not evaluated unless the strategy says so
+    (``new_users="keep"``). Items that occur in no train row stay in the catalogue and in the truth.
 
     Attributes:
         interactions: the log (of a sealed split: without the test part).
-        labels: [T] uint8, the :class:`~recgraph.data.strategies.Label` of each row of ``interactions.ordered``.
+        labels: [T] uint8, the :class:`~recgraph.data.strategies.Label` of each row of
+            ``interactions.ordered``.
         strategy, name, params: the strategy with its settings, its name, and the settings.
         seed: of its draws; None where it draws nothing.
         facts: what protocols say of the parts beside the hash, as JSON.
     """
 
     @classmethod
-    def of(cls, interactions: Interactions, strategy: str = "leave-one-out", *, seed: int = 0, **params: Any) -> Split:
+    def of(
+        cls,
+        interactions: Interactions,
+        strategy: str = "leave-one-out",
+        *,
+        seed: int = 0,
+        **params: Any,
+    ) -> Split:
         """Split a log; see :meth:`Interactions.split`."""
         made, labels = strategy_of(strategy, params).applied(interactions, seed)
         return cls(interactions, labels, made, strategy, int(seed) if made.draws else None)
@@ -234,14 +310,16 @@ class Split(_Labelled):
         split: Mapping[str, Any] | None = None,
         **reading: Any,
     ) -> Split:
-        """The parts as others have made them, as the strategy ``"given"`` (:class:`recgraph.data.strategies.Given`).
+        """The parts as others have made them, as the strategy ``"given"``
+        (:class:`recgraph.data.strategies.Given`).
 
         What is odd of them is logged and kept in ``params["found"]``.
 
         Args:
-            train, valid, test: each as files (path, folder, pattern), as a frame, or as a scipy sparse matrix or its
-                ``.npz`` file, whose rows are users, columns items, and entries interactions. Without ``valid`` a tenth
-                of each user's train interactions is drawn by ``seed``; without ``test`` nothing can be tested.
+            train, valid, test: each as files (path, folder, pattern), as a frame, or as a scipy
+                sparse matrix or its ``.npz`` file, whose rows are users, columns items, and entries
+                interactions. Without ``valid`` a tenth of each user's train interactions is drawn
+                by ``seed``; without ``test`` nothing can be tested.
             user_features, item_features: side information: files or frames, one row an id.
             split: settings of the strategy, e.g. ``{"valid": 0.2}``.
             reading: how they are read, as of :func:`recgraph.load_data`.
@@ -263,8 +341,9 @@ class Split(_Labelled):
         return self._cases(Label.TEST, Label.TRAIN, *GROUPS["valid"], Label.TEST_HISTORY)
 
     def fit_part(self, which: FitPart) -> Part:
-        """What a model is fitted on: ``"train"``; ``"train+valid"`` for the last fit before the test; ``"all"`` for the
-        fit that serves, of which no part can be evaluated, and which a block without test data refuses."""
+        """What a model is fitted on: ``"train"``; ``"train+valid"`` for the last fit before the
+        test; ``"all"`` for the fit that serves, of which no part can be evaluated, and which a
+        block without test data refuses."""
         if which == "all":
             check_open()
         return self.train if which == "train" else self._part(*FITTED_ON[which])
@@ -278,7 +357,12 @@ class Split(_Labelled):
         state.update(self.items.digest())
         log = self.interactions.ordered
         own = {"offsets": log.items.offsets, "items": log.items.values, "labels": self.labels}
-        for name, values in {**own, "times": log.times, "weights": log.weights, "ratings": log.ratings}.items():
+        for name, values in {
+            **own,
+            "times": log.times,
+            "weights": log.weights,
+            "ratings": log.ratings,
+        }.items():
             if values is not None:
                 state.update(f"{name}:{values.numel()}:".encode())
                 state.update(np.ascontiguousarray(values.numpy(), dtype=_TYPES[name]).data)
@@ -288,7 +372,10 @@ class Split(_Labelled):
         """A handle for training, stopping and tuning, without the test rows."""
         test = torch.tensor(GROUPS["test"], dtype=torch.uint8)
         keep_mask = torch.isin(self.labels, test, invert=True).numpy()
-        log, labels = self.interactions.masked(keep_mask), torch.from_numpy(self.labels.numpy()[keep_mask])
+        log, labels = (
+            self.interactions.masked(keep_mask),
+            torch.from_numpy(self.labels.numpy()[keep_mask]),
+        )
         own = (log, labels, self.strategy, self.name, self.seed)
         return SealedSplit(*own, digest=self.hash, reveal=lambda: self)
 
@@ -305,12 +392,15 @@ class Split(_Labelled):
     @staticmethod
     @checked
     def load(folder: str | Path, reason: str) -> Split:
-        """Read a saved split with its test part; the reason is logged. See :meth:`SealedSplit.load`."""
+        """Read a saved split with its test part; the reason is logged. See
+        :meth:`SealedSplit.load`.
+        """
         return SealedSplit.load(folder).unseal(reason)
 
 
 class SealedSplit(_Labelled):
-    """A split whose test part cannot be read by mistake; :mod:`recgraph.data.split` says who may see it.
+    """A split whose test part cannot be read by mistake; :mod:`recgraph.data.split` says who may
+    see it.
 
     Attributes:
         hash: that of the whole split.
@@ -325,12 +415,16 @@ class SealedSplit(_Labelled):
     @property
     def test(self) -> Cases:
         """Refused: always a SealedTestError."""
-        raise SealedTestError("the test part is sealed; unseal(reason) opens it, once all choices are made")
+        raise SealedTestError(
+            "the test part is sealed; unseal(reason) opens it, once all choices are made"
+        )
 
     def fit_part(self, which: FitPart) -> Part:
         """``"train"`` alone: a fit on more is the last one, made for the test or for serving."""
         if which != "train":
-            raise SealedTestError(f"fitting on {which} leaves nothing to stop or tune on; unseal(reason) first")
+            raise SealedTestError(
+                f"fitting on {which} leaves nothing to stop or tune on; unseal(reason) first"
+            )
         return self.train
 
     def sealed(self) -> SealedSplit:
@@ -346,7 +440,9 @@ class SealedSplit(_Labelled):
             raise ValueError(f"reason = {reason!r} must say why the test part is opened")
         check_open()
         if self._reveal is None:
-            raise SealedTestError("this copy of the split holds no test part; unseal the split that it was made from")
+            raise SealedTestError(
+                "this copy of the split holds no test part; unseal the split that it was made from"
+            )
         split = self._reveal()
         self.unsealed_reasons.append(reason)
         _log.warning("test part of split %s (%s) unsealed: %s", self.hash[:12], self.name, reason)
@@ -358,12 +454,16 @@ class SealedSplit(_Labelled):
         return SealedSplit(*own, digest=self.hash, reveal=None)
 
     def save(self, folder: str | Path) -> None:
-        """:meth:`Split.save` without test rows, an older split's, too: a copy loaded from there has none to unseal."""
+        """:meth:`Split.save` without test rows, an older split's, too: a copy loaded from there has
+        none to unseal.
+        """
         self._save(self._rows(), None, Path(folder))
 
     @staticmethod
     def load(folder: str | Path) -> SealedSplit:
-        """Read a saved split; ``unseal`` alone opens its test file. A CorruptFileError where a file is damaged."""
+        """Read a saved split; ``unseal`` alone opens its test file. A CorruptFileError where a file
+        is damaged.
+        """
         folder = Path(folder)
         check_manifest(folder, but=(_TEST,))
         head = read_object(folder / HEAD_OF_SPLIT)
@@ -378,11 +478,15 @@ class SealedSplit(_Labelled):
             frame, labels = _log_and_labels(pl.concat([rows, read_frame(path)]))
             split = Split(replace(log, log=frame), labels, *own)
             if split.hash != head["hash"]:
-                raise CorruptFileError("the rows do not give the hash of the split; it was changed", path=path)
+                raise CorruptFileError(
+                    "the rows do not give the hash of the split; it was changed", path=path
+                )
             return split
 
         has_test = _TEST in read_manifest(folder)
-        return SealedSplit(log, labels, *own, digest=head["hash"], reveal=reveal if has_test else None)
+        return SealedSplit(
+            log, labels, *own, digest=head["hash"], reveal=reveal if has_test else None
+        )
 
 
 def _log_and_labels(rows: pl.DataFrame) -> tuple[pl.DataFrame, Tensor]:

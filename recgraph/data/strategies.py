@@ -1,4 +1,6 @@
-"""Split strategies. Each gives every interaction of an ordered log a label: train, valid or test."""
+"""Split strategies. Each gives every interaction of an ordered log a label: train, valid or
+test.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +38,9 @@ _log = logging.getLogger(__name__)
 
 
 class Label(IntEnum):
-    """The part that an interaction belongs to. Beside targets of valid and test these hold the known history of users
-    held out, and what is left: neither a target nor known to the user's case."""
+    """The part that an interaction belongs to. Beside targets of valid and test these hold the
+    known history of users held out, and what is left: neither a target nor known to the user's
+    case."""
 
     TRAIN = 0
     VALID = 1
@@ -48,7 +51,8 @@ class Label(IntEnum):
     TEST_LEFT = 6
 
 
-#: part of a split -> the labels of its rows: of targets, of what happened before them, and of what is left out
+#: part of a split -> the labels of its rows: of targets, of what happened before them, and of what
+#: is left out
 GROUPS: Mapping[str, tuple[Label, ...]] = {
     "train": (Label.TRAIN,),
     "valid": (Label.VALID, Label.VALID_HISTORY, Label.VALID_LEFT),
@@ -68,7 +72,10 @@ def sizes_of(labels: Tensor) -> dict[str, int]:
     """The interactions in each part, and how many are left out, where some are."""
     counts = torch.bincount(labels, minlength=len(Label)).tolist()
     left = sum(counts[label] for label in _LEFT)
-    sizes = {name: sum(counts[label] for label in own if label not in _LEFT) for name, own in GROUPS.items()}
+    sizes = {
+        name: sum(counts[label] for label in own if label not in _LEFT)
+        for name, own in GROUPS.items()
+    }
     return {**sizes, "left out": left} if left else sizes
 
 
@@ -77,7 +84,8 @@ class Strategy(Config):
 
     #: whether users without history are evaluated: not at all, or with an empty history
     new_users: Literal["drop", "keep"] = "drop"
-    #: the column whose values are the relevance grades of the truth, or None (all relevant items count the same)
+    #: the column whose values are the relevance grades of the truth, or None (all relevant items
+    #: count the same)
     grades: Literal["rating", "weight"] | None = None
 
     @property
@@ -98,12 +106,18 @@ class Strategy(Config):
     def applied(self, log: Log, seed: int) -> tuple[Self, Tensor]:
         """The strategy as it is kept with the split of this log, and the labels."""
         if self.grades is not None and self.grades not in log.log.columns:
-            raise ValueError(f"grades = {self.grades!r}: the log has no {self.grades}; name its column when reading")
+            raise ValueError(
+                f"grades = {self.grades!r}: the log has no {self.grades}; name its column when reading"
+            )
         labels = self.labels(log, seed)
         sizes = sizes_of(labels)
         if empty := [name for name in self.needed if not sizes[name]]:
-            settings = ", ".join(f"{name} = {value!r}" for name, value in self.model_dump(exclude_none=True).items())
-            raise ValueError(f"the split leaves the {empty[0]} part empty ({settings}); are they in the log's units?")
+            settings = ", ".join(
+                f"{name} = {value!r}" for name, value in self.model_dump(exclude_none=True).items()
+            )
+            raise ValueError(
+                f"the split leaves the {empty[0]} part empty ({settings}); are they in the log's units?"
+            )
         return self, labels
 
     @abstractmethod
@@ -112,8 +126,9 @@ class Strategy(Config):
 
 
 class Folded(Strategy):
-    """Base of the strategies with ``n_folds`` folds of cross-validation (None: the split is a single one): test parts
-    that do not overlap, of which the split has the one of number ``fold``, from 0."""
+    """Base of the strategies with ``n_folds`` folds of cross-validation (None: the split is a
+    single one): test parts that do not overlap, of which the split has the one of number ``fold``,
+    from 0."""
 
     n_folds: int | None = Field(None, ge=2, exclude_if=_IS_NONE)
     fold: int | None = Field(None, ge=0, exclude_if=_IS_NONE)
@@ -121,7 +136,9 @@ class Folded(Strategy):
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
         if (self.n_folds is None) != (self.fold is None) or (self.fold or 0) >= (self.n_folds or 1):
-            raise ValueError(f"n_folds = {self.n_folds} and fold = {self.fold}: give fold = 0 to n_folds - 1, or none")
+            raise ValueError(
+                f"n_folds = {self.n_folds} and fold = {self.fold}: give fold = 0 to n_folds - 1, or none"
+            )
         return self
 
     @property
@@ -142,18 +159,24 @@ class Shares(Folded):
     @model_validator(mode="after")
     def _leave_something(self) -> Self:
         if self.valid + self.test >= 1:
-            raise ValueError(f"valid + test = {self.valid + self.test:g} must leave something to train on")
+            raise ValueError(
+                f"valid + test = {self.valid + self.test:g} must leave something to train on"
+            )
         return self
 
 
 class SharedOut(Shares):
-    """Base of those whose folds, of the test share 1 / ``n_folds`` unless it is given, test everything once."""
+    """Base of those whose folds, of the test share 1 / ``n_folds`` unless it is given, test
+    everything once.
+    """
 
     @model_validator(mode="before")
     @classmethod
     def _test_everything(cls, values: Any) -> Any:
         n_folds = values.get("n_folds")
-        return {"test": 1 / n_folds, **values} if isinstance(n_folds, int) and n_folds > 0 else values
+        return (
+            {"test": 1 / n_folds, **values} if isinstance(n_folds, int) and n_folds > 0 else values
+        )
 
 
 class LeaveOneOut(Folded):
@@ -162,8 +185,9 @@ class LeaveOneOut(Folded):
     A fold ``i`` is the split of the log without the last ``i`` interactions of each user.
 
     Args:
-        short_users: users with fewer than 3 interactions train, and are not evaluated (``"train"``), or are an error
-            (``"error"``). None is ``"train"``, and says how many; a log without any is split as with ``"error"``.
+        short_users: users with fewer than 3 interactions train, and are not evaluated
+            (``"train"``), or are an error (``"error"``). None is ``"train"``, and says how many; a
+            log without any is split as with ``"error"``.
     """
 
     short_users: Literal["error", "train"] | None = None
@@ -201,9 +225,10 @@ class LeaveOneOut(Folded):
 class Ratio(SharedOut):
     """A share of each user's interactions.
 
-    A user of ``n`` interactions gives ``floor(valid n)`` to valid and ``floor(test n)`` to test. A share above 0 that
-    comes to less than one interaction gets one, as long as two or more are left to train (as in RecBole; test first).
-    With ``n_folds``, ``test`` is 1 / ``n_folds`` by default: each interaction is tested in one fold.
+    A user of ``n`` interactions gives ``floor(valid n)`` to valid and ``floor(test n)`` to test. A
+    share above 0 that comes to less than one interaction gets one, as long as two or more are left
+    to train (as in RecBole; test first). With ``n_folds``, ``test`` is 1 / ``n_folds`` by default:
+    each interaction is tested in one fold.
 
     Args:
         valid, test: the shares; the rest is train.
@@ -223,19 +248,26 @@ class Ratio(SharedOut):
         starts = torch.zeros_like(lengths)
 
         def lacking(counts: Tensor, share: float) -> Tensor:
-            return ((counts == 0) & (share > 0) & (lengths - n_valid - n_test >= 2)).to(counts.dtype)
+            return ((counts == 0) & (share > 0) & (lengths - n_valid - n_test >= 2)).to(
+                counts.dtype
+            )
 
         if self.n_folds is None:
             n_test += lacking(n_test, self.test)
         else:
-            # each user begins with a fold of its own: users of few interactions are spread over all folds
-            firsts = numpy_generator(seed, "split", "folds").integers(self.n_folds, size=len(lengths))
+            # each user begins with a fold of its own: users of few interactions are spread over all
+            # folds
+            firsts = numpy_generator(seed, "split", "folds").integers(
+                self.n_folds, size=len(lengths)
+            )
             turns = (torch.from_numpy(firsts) + (self.fold or 0)) % self.n_folds
             starts, ends = (_share_of(lengths * edges, self.test) for edges in (turns, turns + 1))
             n_test = (ends - starts) * (lengths > 1)
         n_valid += lacking(n_valid, self.valid)
         n_valid = n_valid.minimum(lengths - n_test - 1)
-        ranks = items.positions if self.order == "time" else _random_ranks(log.ordered, seed, "ratio")
+        ranks = (
+            items.positions if self.order == "time" else _random_ranks(log.ordered, seed, "ratio")
+        )
         places = (lengths[rows] - 1 - ranks - starts[rows]) % lengths[rows]
         labels = _all_train(log)
         labels[places < (n_test + n_valid)[rows]] = int(Label.VALID)
@@ -244,13 +276,16 @@ class Ratio(SharedOut):
 
 
 class HeldOutUsers(SharedOut):
-    """Users that training never sees: some of their interactions are their history (fold-in), the others the truth.
+    """Users that training never sees: some of their interactions are their history (fold-in), the
+    others the truth.
 
-    Users of a single interaction are never held out. With ``n_folds``, ``test`` is 1 / ``n_folds`` by default.
+    Users of a single interaction are never held out. With ``n_folds``, ``test`` is 1 / ``n_folds``
+    by default.
 
     Args:
         valid, test: shares of the users who have at least two interactions.
-        fold_in: the share of a held-out user's interactions that is known, at least 1 and at most all but one.
+        fold_in: the share of a held-out user's interactions that is known, at least 1 and at most
+            all but one.
         order: ``"time"``: the oldest are known; ``"random"`` (seeded).
     """
 
@@ -264,14 +299,20 @@ class HeldOutUsers(SharedOut):
     def labels(self, log: Log, seed: int) -> Tensor:
         items = log.ordered.items
         able = torch.nonzero(items.lengths >= 2).flatten()
-        mixed = able[torch.from_numpy(numpy_generator(seed, "split", "users").permutation(able.numel()))]
+        mixed = able[
+            torch.from_numpy(numpy_generator(seed, "split", "users").permutation(able.numel()))
+        ]
         n_valid, n_test = (_whole(share * able.numel()) for share in (self.valid, self.test))
         if self.fold is not None:
             start = _whole(self.fold * self.test * able.numel())
             n_test = _whole((self.fold + 1) * self.test * able.numel()) - start
-            mixed = mixed.roll(n_valid - start)  # valid users are those before the test users, in a ring
+            mixed = mixed.roll(
+                n_valid - start
+            )  # valid users are those before the test users, in a ring
         known = _share_of(items.lengths, self.fold_in).clamp(min=1).minimum(items.lengths - 1)
-        ranks = items.positions if self.order == "time" else _random_ranks(log.ordered, seed, "ratio")
+        ranks = (
+            items.positions if self.order == "time" else _random_ranks(log.ordered, seed, "ratio")
+        )
         truth_mask = ranks >= known[items.rows]
         labels = _all_train(log)
         groups = (
@@ -288,7 +329,9 @@ class HeldOutUsers(SharedOut):
 
 
 class Everything(Strategy):
-    """All interactions are train: nothing is held out, so that the model serves and is not evaluated."""
+    """All interactions are train: nothing is held out, so that the model serves and is not
+    evaluated.
+    """
 
     def labels(self, log: Log, seed: int) -> Tensor:
         return _all_train(log)
@@ -297,20 +340,25 @@ class Everything(Strategy):
 class TimeCut(Shares):
     """One cut of time for all users: train before valid before test.
 
-    The test parts of folds are windows that follow one another up to the end of the log, fold 0 the newest. Each has
-    the share ``test`` of all interactions, or with ``test_from`` the length of the time from there to the end; its
-    valid part lies before it, and what comes after it is in no part.
+    The test parts of folds are windows that follow one another up to the end of the log, fold 0 the
+    newest. Each has the share ``test`` of all interactions, or with ``test_from`` the length of the
+    time from there to the end; its valid part lies before it, and what comes after it is in no
+    part.
 
     Args:
-        valid, test: shares of all interactions. The cuts are the times at these quantiles; interactions at the very
-            instant of a cut belong to the later part, so that a share may come out larger.
-        valid_from, test_from: instants instead of shares, both: numbers in the unit in which the log's times came in,
-            or dates and ISO 8601 texts where the log has dates (or seconds with fractions).
-        targets: what is held out of a user who did something after the cut: ``"all"`` of it as one set; or one
-            interaction, the ``"last"``, the ``"first"`` or one at ``"random"`` (seeded): what came before it is
-            history, and what came after it is nobody's target. As in Time-to-Split (RecSys 2025).
-        unknown_items: ``"drop"`` leaves interactions of items that no earlier part has out of valid and test, before
-            targets are chosen; ``"keep"``: they are misses of models without item features.
+        valid, test: shares of all interactions. The cuts are the times at these quantiles;
+            interactions at the very instant of a cut belong to the later part, so that a share may
+            come out larger.
+        valid_from, test_from: instants instead of shares, both: numbers in the unit in which the
+            log's times came in, or dates and ISO 8601 texts where the log has dates (or seconds
+            with fractions).
+        targets: what is held out of a user who did something after the cut: ``"all"`` of it as one
+            set; or one interaction, the ``"last"``, the ``"first"`` or one at ``"random"``
+            (seeded): what came before it is history, and what came after it is nobody's target. As
+            in Time-to-Split (RecSys 2025).
+        unknown_items: ``"drop"`` leaves interactions of items that no earlier part has out of valid
+            and test, before targets are chosen; ``"keep"``: they are misses of models without item
+            features.
     """
 
     valid_from: Moment | None = None
@@ -335,29 +383,50 @@ class TimeCut(Shares):
     @property
     def facts(self) -> dict[str, Any]:
         is_plain = self.targets == "all" and self.unknown_items == "keep"
-        return super().facts | ({} if is_plain else {"targets": self.targets, "unknown_items": self.unknown_items})
+        return super().facts | (
+            {} if is_plain else {"targets": self.targets, "unknown_items": self.unknown_items}
+        )
 
     def labels(self, log: Log, seed: int) -> Tensor:
         times = log.ordered.times
         if times is None:
-            raise ValueError("a split by time needs timestamps: name their column when reading (timestamp=..., --time)")
+            raise ValueError(
+                "a split by time needs timestamps: name their column when reading (timestamp=..., --time)"
+            )
         labels = _all_train(log)
-        for start, label in zip(self._cuts(times, log), (Label.VALID, Label.TEST, Label.TEST_LEFT), strict=False):
+        for start, label in zip(
+            self._cuts(times, log), (Label.VALID, Label.TEST, Label.TEST_LEFT), strict=False
+        ):
             labels[times >= start] = int(label)
         if self.unknown_items == "drop":
             labels = _without_unknown(log.ordered, labels)
-        return labels if self.targets == "all" else _with_targets(log.ordered, labels, self.targets, seed)
+        return (
+            labels
+            if self.targets == "all"
+            else _with_targets(log.ordered, labels, self.targets, seed)
+        )
 
     def _cuts(self, times: Tensor, log: Log) -> tuple[int, ...]:
         """Where valid and test begin, and of a fold what comes after its test."""
         fold, unit, end = self.fold or 0, log.time_unit, int(times.max()) + 1
         if self.valid_from is not None and self.test_from is not None:
-            cuts = instant("valid_from", self.valid_from, unit), instant("test_from", self.test_from, unit)
-            return cuts if self.n_folds is None else tuple(cut - fold * (end - cuts[1]) for cut in (*cuts, end))
+            cuts = (
+                instant("valid_from", self.valid_from, unit),
+                instant("test_from", self.test_from, unit),
+            )
+            return (
+                cuts
+                if self.n_folds is None
+                else tuple(cut - fold * (end - cuts[1]) for cut in (*cuts, end))
+            )
         ordered, count = times.sort().values, times.numel()
         n_test = _whole(self.test * count)
         last = count - n_test * fold
-        places = (last - n_test - _whole(self.valid * count), last - n_test, *((last,) if fold else ()))
+        places = (
+            last - n_test - _whole(self.valid * count),
+            last - n_test,
+            *((last,) if fold else ()),
+        )
         # one past the last time is a cut that leaves nothing
         return tuple(end if place >= count else int(ordered[max(place, 0)]) for place in places)
 
@@ -365,14 +434,17 @@ class TimeCut(Shares):
 class Given(Strategy):
     """The parts as they are given, in files or frames of their own.
 
-    An interaction of valid or test whose item no earlier part has is left out of the truth and counted.
+    An interaction of valid or test whose item no earlier part has is left out of the truth and
+    counted.
 
     Args:
-        valid, order: where no validation part is given, the share of each user's train interactions that becomes one
-            (None: a tenth), drawn as by :class:`Ratio`, at ``"random"`` (seeded), or by ``"time"``: the latest.
-        unknown_items: ``"keep"`` leaves items that training does not know in the truth, where each is a miss.
-        found: filled in: the interactions of each part, those of valid and test whose pair of user and item an earlier
-            part has, too, and whose user or item no earlier part has.
+        valid, order: where no validation part is given, the share of each user's train interactions
+            that becomes one (None: a tenth), drawn as by :class:`Ratio`, at ``"random"`` (seeded),
+            or by ``"time"``: the latest.
+        unknown_items: ``"keep"`` leaves items that training does not know in the truth, where each
+            is a miss.
+        found: filled in: the interactions of each part, those of valid and test whose pair of user
+            and item an earlier part has, too, and whose user or item no earlier part has.
     """
 
     valid: Annotated[float | None, Field(ge=0, lt=1)] = None
@@ -391,7 +463,9 @@ class Given(Strategy):
 
     def applied(self, log: Log, seed: int) -> tuple[Self, Tensor]:
         if not log.has_parts:
-            raise ValueError("split 'given' needs parts: rg.Split.from_parts(train=..., valid=..., test=...) (--train)")
+            raise ValueError(
+                "split 'given' needs parts: rg.Split.from_parts(train=..., valid=..., test=...) (--train)"
+            )
         has_valid = bool((log.log[PART] == int(Label.VALID)).any())
         share = None if has_valid else _DRAWN if self.valid is None else self.valid
         made, labels = super(Given, self.model_copy(update={"valid": share})).applied(log, seed)
@@ -399,7 +473,9 @@ class Given(Strategy):
         found = _found(log.ordered, labels, known)
         if odd := [f"{name} = {count:,}" for name, count in found.items() if "_" in name and count]:
             _log.warning("given split: %s", ", ".join(odd))
-        return made.model_copy(update={"found": found}), known if self.unknown_items == "drop" else labels
+        return made.model_copy(
+            update={"found": found}
+        ), known if self.unknown_items == "drop" else labels
 
     def labels(self, log: Log, seed: int) -> Tensor:
         """The parts, with the validation part that is drawn from train, if one is."""
@@ -411,14 +487,18 @@ class Given(Strategy):
         lengths = train.items.lengths
         counts = _share_of(lengths, self.valid)
         counts += ((counts == 0) & (lengths >= 2)).to(counts.dtype)
-        ranks = train.items.positions if self.order == "time" else _random_ranks(train, seed, "given")
+        ranks = (
+            train.items.positions if self.order == "time" else _random_ranks(train, seed, "given")
+        )
         drawn = lengths[train.items.rows] - ranks <= counts[train.items.rows]
         labels[torch.nonzero(is_train).flatten()[drawn]] = int(Label.VALID)
         return labels
 
 
 def _found(log: OrderedLog, labels: Tensor, known: Tensor) -> dict[str, int]:
-    """What is odd of given parts; ``known``: the labels without targets that nothing before knows."""
+    """What is odd of given parts; ``known``: the labels without targets that nothing before
+    knows.
+    """
     users = log.items.rows
     pairs = users * log.n_items + log.items.values
     before = labels == int(Label.TRAIN)
@@ -451,8 +531,8 @@ def _without_unknown(log: OrderedLog, labels: Tensor) -> Tensor:
 
 
 def _with_targets(log: OrderedLog, labels: Tensor, targets: Targets, seed: int) -> Tensor:
-    """The labels with one target of each user in valid and in test: what the user did in the part before it is history,
-    and what came after it is left out."""
+    """The labels with one target of each user in valid and in test: what the user did in the part
+    before it is history, and what came after it is left out."""
     made, rows = labels.clone(), log.items.rows
     for name in ("valid", "test"):
         target, history, left = GROUPS[name]
@@ -460,7 +540,9 @@ def _with_targets(log: OrderedLog, labels: Tensor, targets: Targets, seed: int) 
         counts = torch.bincount(rows[own], minlength=log.n_users)
         firsts = torch.cumsum(counts, 0) - counts
         if targets == "random":
-            draws = torch.from_numpy(numpy_generator(seed, "split", "targets", name).random(log.n_users))
+            draws = torch.from_numpy(
+                numpy_generator(seed, "split", "targets", name).random(log.n_users)
+            )
             chosen = torch.minimum((draws * counts).to(torch.int64), (counts - 1).clamp(min=0))
         else:
             chosen = (counts - 1).clamp(min=0) if targets == "last" else torch.zeros_like(counts)
@@ -471,7 +553,9 @@ def _with_targets(log: OrderedLog, labels: Tensor, targets: Targets, seed: int) 
 
 
 def _occur(values: Tensor, among: Tensor, n: int) -> Tensor:
-    """[T] bool: whether a value is one of those where ``among`` [T] is True; ``n`` is above all values."""
+    """[T] bool: whether a value is one of those where ``among`` [T] is True; ``n`` is above all
+    values.
+    """
     there = torch.zeros(n, dtype=torch.bool)
     there[values[among]] = True
     return there[values]
@@ -512,5 +596,7 @@ def strategy_of(name: str, params: Mapping[str, Any]) -> Strategy:
     """A strategy by its name."""
     if name not in STRATEGIES:
         there = ", ".join(STRATEGIES)
-        raise ValueError(f"strategy = {name!r} does not exist{did_you_mean(name, STRATEGIES)}; there are {there}")
+        raise ValueError(
+            f"strategy = {name!r} does not exist{did_you_mean(name, STRATEGIES)}; there are {there}"
+        )
     return STRATEGIES[name].of(params)

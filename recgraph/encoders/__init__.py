@@ -1,4 +1,6 @@
-"""Encoders of sequences and graphs; a name of a member, as ``encoders.GRU``, is its settings as a value."""
+"""Encoders of sequences and graphs; a name of a member, as ``encoders.GRU``, is its settings as a
+value.
+"""
 
 from __future__ import annotations
 

@@ -18,30 +18,41 @@ from recgraph.sparse.rows import lookup
 
 # settings that encoders share, as parameters of their constructors
 Layers = Annotated[int, Field(ge=1, description="layers"), Search(1, 4)]
-Heads = Annotated[int, Field(ge=1, description="attention heads; divides hidden_dim"), Search(choices=(1, 2, 4))]
+Heads = Annotated[
+    int, Field(ge=1, description="attention heads; divides hidden_dim"), Search(choices=(1, 2, 4))
+]
 Width = Annotated[int, Field(ge=1, description="width of the feed-forward part")]
 AttentionDropout = Annotated[float, Field(ge=0, lt=1, description="of the attention probabilities")]
 TimeBias = Annotated[
-    bool, Field(description="whether scores have a learned bias of the time from an item to what a place predicts")
+    bool,
+    Field(
+        description="whether scores have a learned bias of the time from an item to what a place predicts"
+    ),
 ]
 
 
 def dropout_generator(
     module: nn.Module, probability: float, generator: torch.Generator | None
 ) -> torch.Generator | None:
-    """The generator of a module's dropout: None where it is not in training mode, where dropout above 0 needs one."""
+    """The generator of a module's dropout: None where it is not in training mode, where dropout
+    above 0 needs one.
+    """
     if not module.training:
         return None
     if generator is None and probability > 0:
-        raise ValueError("generator is required in training mode with dropout > 0; pass batch.generators['dropout']")
+        raise ValueError(
+            "generator is required in training mode with dropout > 0; pass batch.generators['dropout']"
+        )
     return generator
 
 
 def tokens_of_places(tokens: Ragged, vectors: Tensor, masked: Tensor) -> tuple[Ragged, Tensor]:
-    """The input of an encoder where each place has a vector of its own: places as tokens, and their table.
+    """The input of an encoder where each place has a vector of its own: places as tokens, and their
+    table.
 
     Args:
-        tokens: B rows of tokens, or of tokens with their times, on the host; a masked item stays token 0.
+        tokens: B rows of tokens, or of tokens with their times, on the host; a masked item stays
+            token 0.
         vectors: [T, D], of the places.
         masked: [1, D], of token 0.
     """
@@ -64,7 +75,8 @@ class SequenceEncoder(nn.Module):
 
     #: whether :meth:`padded` reads rows of any length up to max_len; else of max_len alone
     pads_to_any_length: ClassVar[bool] = True
-    #: whether a history is read by a masked item that stands behind it: token 0 is then a token as any other
+    #: whether a history is read by a masked item that stands behind it: token 0 is then a token as
+    #: any other
     ends_masked: ClassVar[bool] = False
     #: whether it reads when each item was, beside its embedding
     reads_times: bool = False
@@ -86,15 +98,19 @@ class SequenceEncoder(nn.Module):
         """The states of sequences.
 
         Args:
-            sequences: B rows of 1 to ``max_len`` tokens, oldest first; token 0 is a masked item. Of an encoder that
-                reads times also of triples with two times (:func:`recgraph.data.batches.with_gaps`).
+            sequences: B rows of 1 to ``max_len`` tokens, oldest first; token 0 is a masked item. Of
+                an encoder that reads times also of triples with two times
+                (:func:`recgraph.data.batches.with_gaps`).
             table: [n_tokens, D], the embedding of each token.
-            generator: draws dropout; required in training mode where any dropout, also that of attention, is above 0.
+            generator: draws dropout; required in training mode where any dropout, also that of
+                attention, is above 0.
             last_only: return the state after each whole row alone.
-            places: B rows of M places among ``sequences.values``: return their states alone, whatever ``last_only``.
+            places: B rows of M places among ``sequences.values``: return their states alone,
+                whatever ``last_only``.
 
         Returns:
-            [B, D]; [T, D] aligned with ``sequences.values`` where ``last_only`` is False; or [M, D].
+            [B, D]; [T, D] aligned with ``sequences.values`` where ``last_only`` is False; or [M,
+            D].
         """
         if not sequences.n_rows:
             return table.new_zeros(0, self.hidden_dim)
@@ -107,7 +123,9 @@ class SequenceEncoder(nn.Module):
         """Rows as it reads them: with a masked item behind each where it ``ends_masked``."""
         return sequences.lengthened() if self.ends_masked else sequences
 
-    def _encode(self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool) -> Tensor:
+    def _encode(
+        self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool
+    ) -> Tensor:
         raise NotImplementedError
 
     def _encode_some(
@@ -122,19 +140,25 @@ class SequenceEncoder(nn.Module):
             inputs: [B, L, D], as of :meth:`padded`, rows of one length.
 
         Returns:
-            [B, H, L, L] of each layer, H heads: how much each place (a row) attends to each; rows sum to 1.
+            [B, H, L, L] of each layer, H heads: how much each place (a row) attends to each; rows
+            sum to 1.
         """
-        raise ValueError(f"attribution attention: {type(self).__name__} has no attention; use leave_one_out")
+        raise ValueError(
+            f"attribution attention: {type(self).__name__} has no attention; use leave_one_out"
+        )
 
     def padded(self, inputs: Tensor, lengths: Tensor) -> Tensor:
-        """The state after each whole row as :meth:`forward` gives it in evaluation mode, for export.
+        """The state after each whole row as :meth:`forward` gives it in evaluation mode, for
+        export.
 
-        All shapes follow from those of the arguments, none from their values, so that ``torch.export`` and ONNX can
-        hold the computation. It computes what lies behind the ends of rows, too.
+        All shapes follow from those of the arguments, none from their values, so that
+        ``torch.export`` and ONNX can hold the computation. It computes what lies behind the ends of
+        rows, too.
 
         Args:
-            inputs: [B, L, D], L up to ``max_len``: the embeddings of rows of tokens, oldest first, padded on the right
-                with anything finite. No token but the only one of a row is a masked item.
+            inputs: [B, L, D], L up to ``max_len``: the embeddings of rows of tokens, oldest first,
+                padded on the right with anything finite. No token but the only one of a row is a
+                masked item.
             lengths: [B] int64, at least 1.
 
         Returns:
@@ -160,31 +184,40 @@ class EncoderLayer(nn.Module):
         """[N, D] -> [B, D], the last place of each row alone: all other queries are never read."""
         raise NotImplementedError
 
-    def some(self, x: Tensor, layout: Layout, asked: Asked, generator: torch.Generator | None) -> Tensor:
+    def some(
+        self, x: Tensor, layout: Layout, asked: Asked, generator: torch.Generator | None
+    ) -> Tensor:
         """[N, D] -> [M, D], of some places; a layer that can computes no others."""
         return self(x, layout, generator).index_select(0, asked.tokens)  # type: ignore[no-any-return]
 
     def padded(self, x: Tensor, keep_mask: Tensor) -> Tensor:
-        """[B, L, D] -> [B, L, D] of right-padded rows, without dropout; ``keep_mask`` [B, L]: False behind an end."""
+        """[B, L, D] -> [B, L, D] of right-padded rows, without dropout; ``keep_mask`` [B, L]: False
+        behind an end.
+        """
         raise NotImplementedError
 
     def attention(self, x: Tensor) -> Tensor:
         """[B, L, D] -> [B, n_heads, L, L], the probabilities of right-padded rows."""
-        raise ValueError(f"attribution attention: the weights of {type(self).__name__} are no probabilities")
+        raise ValueError(
+            f"attribution attention: the weights of {type(self).__name__} are no probabilities"
+        )
 
 
 class LayeredEncoder(SequenceEncoder):
     """Base of encoders of layers: item plus learned position embedding, dropout, layers.
 
-    Nothing is computed for padding, nor, where ``drops_masked``, for masked items that no key can reach; where only the
-    last state is read, or some are (:meth:`EncoderLayer.some`), the last layer computes these places alone. A masked
-    item's place passes no gradient to the embedding of token 0, unless the encoder ``sees_all``. A subclass makes
-    ``position_embedding`` and ``layers``.
+    Nothing is computed for padding, nor, where ``drops_masked``, for masked items that no key can
+    reach; where only the last state is read, or some are (:meth:`EncoderLayer.some`), the last
+    layer computes these places alone. A masked item's place passes no gradient to the embedding of
+    token 0, unless the encoder ``sees_all``. A subclass makes ``position_embedding`` and
+    ``layers``.
     """
 
-    #: whether masked items, which no key can reach, may be left out before the last place alone is computed
+    #: whether masked items, which no key can reach, may be left out before the last place alone is
+    #: computed
     drops_masked: ClassVar[bool] = True
-    #: whether every place sees all of its row, masked items too, whose vector is then learned; else the items up to it
+    #: whether every place sees all of its row, masked items too, whose vector is then learned; else
+    #: the items up to it
     sees_all: ClassVar[bool] = False
     position_embedding: nn.Embedding
     layers: nn.ModuleList
@@ -241,7 +274,12 @@ class LayeredEncoder(SequenceEncoder):
         self._compiled = compiled(type(self)._states, backend)
 
     def _states(
-        self, layout: Layout, table: Tensor, generator: torch.Generator | None, last_only: bool, asked: Asked | None
+        self,
+        layout: Layout,
+        table: Tensor,
+        generator: torch.Generator | None,
+        last_only: bool,
+        asked: Asked | None,
     ) -> Tensor:
         vectors = lookup(table, layout.tokens, padding_idx=None if self.sees_all else 0)
         if self.embedding_scale != 1:
@@ -253,7 +291,11 @@ class LayeredEncoder(SequenceEncoder):
             x = layer(x, layout, generator)
         if last_only:
             states = self.leave(final.last(x, layout, generator))
-            return states if layout.row_order is None else states.index_select(0, torch.argsort(layout.row_order))
+            return (
+                states
+                if layout.row_order is None
+                else states.index_select(0, torch.argsort(layout.row_order))
+            )
         if asked is not None:
             return asked.restore(self.leave(final.some(x, layout, asked, generator)))
         return layout.restore_tokens(self.leave(final(x, layout, generator)))

@@ -1,4 +1,6 @@
-"""Encoders of graphs: convolutions, LightGCN's propagation, attention over views, and graphs of items."""
+"""Encoders of graphs: convolutions, LightGCN's propagation, attention over views, and graphs of
+items.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +36,11 @@ _PENDING = 1 << 23
 class GCN(nn.Module):
     """``H <- PReLU(A drop(H W))`` in every layer but the last, ``A drop(H W)`` there.
 
-    Source: Kipf and Welling, ICLR 2017, in the form of MEOW (SDM 2023): one dropout a layer, after the product with
-    the weights; no bias; ``W`` uniform in ``+-1/sqrt(columns)``; a PReLU of one parameter; at the end a normalisation
-    without parameters over the whole N x D matrix jointly (``norm="joint"``), which keeps the nodes' relative lengths.
-    The operator is used as it is: normalise it first.
+    Source: Kipf and Welling, ICLR 2017, in the form of MEOW (SDM 2023): one dropout a layer, after
+    the product with the weights; no bias; ``W`` uniform in ``+-1/sqrt(columns)``; a PReLU of one
+    parameter; at the end a normalisation without parameters over the whole N x D matrix jointly
+    (``norm="joint"``), which keeps the nodes' relative lengths. The operator is used as it is:
+    normalise it first.
 
     Args:
         in_dim: width of the input.
@@ -62,18 +65,22 @@ class GCN(nn.Module):
         super().__init__()
         self.dropout, self.norm, self.backend = dropout, norm, backend
         widths = [in_dim, *[hidden_dim] * (n_layers - 1), out_dim]
-        self.weights = nn.ParameterList(nn.Parameter(torch.empty(a, b)) for a, b in pairwise(widths))
+        self.weights = nn.ParameterList(
+            nn.Parameter(torch.empty(a, b)) for a, b in pairwise(widths)
+        )
         self.activations = nn.ModuleList(nn.PReLU() for _ in range(n_layers - 1))
         for weight in self.weights:
             bound = 1 / math.sqrt(weight.shape[1])
             nn.init.uniform_(weight, -bound, bound)
 
-    def forward(self, adj: Operators, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def forward(
+        self, adj: Operators, x: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Encode.
 
         Args:
-            adj: [N, N], normalised; of several, the mean is used (and never made). One a layer (:class:`Layered`)
-                where the rows that are asked for see only a part of the graph.
+            adj: [N, N], normalised; of several, the mean is used (and never made). One a layer
+                (:class:`Layered`) where the rows that are asked for see only a part of the graph.
             x: [N, F]; with one operator a layer, as many rows as the first one has columns.
             generator: draws dropout; required in training mode where dropout is above 0.
 
@@ -83,7 +90,9 @@ class GCN(nn.Module):
         adjacencies = _listed(adj)
         generator = dropout_generator(self, self.dropout, generator)
         for layer, weight in enumerate(self.weights):
-            operators = [one.layers[layer] if isinstance(one, Layered) else one for one in adjacencies]
+            operators = [
+                one.layers[layer] if isinstance(one, Layered) else one for one in adjacencies
+            ]
             x = self._propagate(operators, dropout(x @ weight, self.dropout, generator))
             if layer < len(self.activations):
                 x = self.activations[layer](x)
@@ -99,9 +108,13 @@ class GCN(nn.Module):
 
 
 class Propagation(nn.Module):
-    """``A x``, of several operators their mean: LightGCN's convolution (SIGIR 2020), to be called as a GCN is."""
+    """``A x``, of several operators their mean: LightGCN's convolution (SIGIR 2020), to be called
+    as a GCN is.
+    """
 
-    def forward(self, adj: Operators, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def forward(
+        self, adj: Operators, x: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
         """[N, D] of x [N, D] and operators [N, N]; the generator is not read."""
         products = [spmm(cast("Operator", one), x) for one in _listed(adj)]
         return products[0] if len(products) == 1 else torch.stack(products).mean(0)
@@ -116,14 +129,16 @@ Perturbation = Callable[[Tensor], object]
 
 
 class LightGCN(SizedByState):
-    """Vectors of users and items, each layer the normalised sum of the neighbours' vectors; the mean over layers.
+    """Vectors of users and items, each layer the normalised sum of the neighbours' vectors; the
+    mean over layers.
 
-    ``E_k = D^-1/2 A D^-1/2 E_(k-1)`` with A the adjacency, binary or of weights, of users (nodes 0 ... n_users - 1) and
-    items (``n_users + item_idx``), and the mean of ``E_0 ... E_K``. There are no weights to learn here. Source: He et
-    al., LightGCN (SIGIR 2020), equations 3, 6 and 8.
+    ``E_k = D^-1/2 A D^-1/2 E_(k-1)`` with A the adjacency, binary or of weights, of users (nodes 0
+    ... n_users - 1) and items (``n_users + item_idx``), and the mean of ``E_0 ... E_K``. There are
+    no weights to learn here. Source: He et al., LightGCN (SIGIR 2020), equations 3, 6 and 8.
 
-    The graph is part of the state, so that a saved model ranks without its training data; before :meth:`connect` it
-    has no edge. Until then, and for a node without edges, the mean is ``E_0 / (K + 1)``.
+    The graph is part of the state, so that a saved model ranks without its training data; before
+    :meth:`connect` it has no edge. Until then, and for a node without edges, the mean is ``E_0 / (K
+    + 1)``.
 
     Args:
         n_users, n_items: the numbers of nodes.
@@ -146,7 +161,11 @@ class LightGCN(SizedByState):
     def connect(self, edges: Csr) -> None:
         """Set the edges [n_users, n_items], one a place, their weights above 0."""
         edges = edges.to(self.offsets.device, torch.float32)
-        self.offsets, self.items, self.weights = edges.indptr, edges.indices.to(torch.int32), edges.weights
+        self.offsets, self.items, self.weights = (
+            edges.indptr,
+            edges.indices.to(torch.int32),
+            edges.weights,
+        )
         self.changed()
 
     @property
@@ -160,22 +179,30 @@ class LightGCN(SizedByState):
         return self.once(("adjacency", dtype), lambda: self.subgraph(self.edges, dtype))
 
     def subgraph(self, edges: Csr, dtype: torch.dtype = torch.float32) -> Csr:
-        """The symmetric adjacency of all nodes with other edges [n_users, n_items], normalised by the degrees, sums of
-        weights, that these leave."""
+        """The symmetric adjacency of all nodes with other edges [n_users, n_items], normalised by
+        the degrees, sums of weights, that these leave."""
         of_users, of_items = (power(each.row_sums().to(dtype), -0.5) for each in (edges, edges.t()))
         scaled = edges.scale(of_users, of_items)
         flipped, n_nodes = scaled.t(), self.n_users + self.n_items
         indptr = torch.cat([scaled.indptr, flipped.indptr[1:] + scaled.nnz])
         indices = torch.cat([scaled.indices + self.n_users, flipped.indices])
-        return Csr(indptr, indices, torch.cat([scaled.values(), flipped.values()]).to(dtype), (n_nodes, n_nodes))
+        return Csr(
+            indptr,
+            indices,
+            torch.cat([scaled.values(), flipped.values()]).to(dtype),
+            (n_nodes, n_nodes),
+        )
 
-    def layers(self, x: Tensor, adjacencies: Sequence[Csr] = (), perturb: Perturbation | None = None) -> list[Tensor]:
+    def layers(
+        self, x: Tensor, adjacencies: Sequence[Csr] = (), perturb: Perturbation | None = None
+    ) -> list[Tensor]:
         """The vectors after each layer.
 
         Args:
             x: [n_users + n_items, D], ``E_0``.
             adjacencies: of each layer, symmetric; default: the whole graph's in all.
-            perturb: changes each layer's output in its place, before the next layer reads it; gradients do not see it.
+            perturb: changes each layer's output in its place, before the next layer reads it;
+                gradients do not see it.
 
         Returns:
             ``[E_0, ..., E_K]``.
@@ -205,8 +232,8 @@ def mean(layers: Sequence[Tensor]) -> Tensor:
 
 
 def symmetric_product(adjacency: Csr, x: Tensor) -> Tensor:
-    """``A x`` for a symmetric A, which is its own transpose in backward, so that none is made; no gradient to its
-    weights."""
+    """``A x`` for a symmetric A, which is its own transpose in backward, so that none is made; no
+    gradient to its weights."""
     product: Tensor = _SymmetricProduct.apply(adjacency, x)  # type: ignore[no-untyped-call]
     return product
 
@@ -225,8 +252,8 @@ class _SymmetricProduct(torch.autograd.Function):
 class SemanticAttention(nn.Module):
     """``sum_p beta_p Z_p`` with ``beta = softmax_p(a . mean over nodes of tanh(W z_p + b))``.
 
-    Source: Wang et al., "Heterogeneous Graph Attention Network" (HAN), WWW 2019, equations 7 to 9; HeCo and MEOW
-    use it.
+    Source: Wang et al., "Heterogeneous Graph Attention Network" (HAN), WWW 2019, equations 7 to 9;
+    HeCo and MEOW use it.
 
     Args:
         dim: D, width of the embeddings.
@@ -262,9 +289,11 @@ class SemanticAttention(nn.Module):
 
 
 class ViewWeights(nn.Module):
-    """``sum_p beta_p Z_p`` with ``beta`` the softmax of one learned number a view, equal at the start.
+    """``sum_p beta_p Z_p`` with ``beta`` the softmax of one learned number a view, equal at the
+    start.
 
-    Unlike :class:`SemanticAttention` it does not look at the nodes: it costs nothing beside the sum.
+    Unlike :class:`SemanticAttention` it does not look at the nodes: it costs nothing beside the
+    sum.
 
     Args:
         n_views: P.
@@ -298,11 +327,11 @@ Window = Annotated[int, Field(ge=1, le=100, description="places between two item
 
 
 class ItemGraph(nn.Module):
-    """Base of the registry's kind ``item_graph``: ``graph(x, generator)`` makes vectors of items, [n_items, D], of the
-    vectors x, [n_items, D], of those that each is related to.
+    """Base of the registry's kind ``item_graph``: ``graph(x, generator)`` makes vectors of items,
+    [n_items, D], of the vectors x, [n_items, D], of those that each is related to.
 
-    Its settings are the parameters of ``__init__``; it is given ``n_items`` and ``hidden_dim`` besides, and ``graph``,
-    a typed graph, where :attr:`reads_graph`.
+    Its settings are the parameters of ``__init__``; it is given ``n_items`` and ``hidden_dim``
+    besides, and ``graph``, a typed graph, where :attr:`reads_graph`.
     """
 
     #: whether it is made of a typed graph beside the log
@@ -312,16 +341,19 @@ class ItemGraph(nn.Module):
         """Called before training with the items of each user, oldest first."""
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """[n_items, D]; the generator draws dropout and is required in training mode where there is some."""
+        """[n_items, D]; the generator draws dropout and is required in training mode where there is
+        some.
+        """
         raise NotImplementedError
 
 
 class LinkedItems(SizedByState, ItemGraph):
-    """Base of those whose relation is learned from the log: a normalised matrix, which is part of the state, so that a
-    saved model ranks without its training data. Before :meth:`connect` no item has a neighbour.
+    """Base of those whose relation is learned from the log: a normalised matrix, which is part of
+    the state, so that a saved model ranks without its training data. Before :meth:`connect` no item
+    has a neighbour.
 
-    With A the operator that :meth:`hop` applies, ``g = mean(x, A x, ..., A^K x)``, LightGCN's propagation (He et al.,
-    SIGIR 2020, equations 3 and 8) among items.
+    With A the operator that :meth:`hop` applies, ``g = mean(x, A x, ..., A^K x)``, LightGCN's
+    propagation (He et al., SIGIR 2020, equations 3 and 8) among items.
 
     Args:
         n_items: items.
@@ -343,7 +375,11 @@ class LinkedItems(SizedByState, ItemGraph):
     def connect(self, rows: Ragged) -> None:
         found = normalise(self.links(rows.to(self.indptr.device)), "symmetric", self.weights.dtype)
         assert found.weights is not None
-        self.indptr, self.indices, self.weights = found.indptr, found.indices.to(torch.int32), found.weights
+        self.indptr, self.indices, self.weights = (
+            found.indptr,
+            found.indices.to(torch.int32),
+            found.weights,
+        )
         self.changed()
 
     def links(self, rows: Ragged) -> Csr:
@@ -374,8 +410,9 @@ class LinkedItems(SizedByState, ItemGraph):
 class Interactions(LinkedItems):
     """Items that the same users chose: LightGCN over the log.
 
-    ``A = R^T R`` with R the matrix of users by items of distinct interactions, ``D_u^-1/2 R D_i^-1/2``: two layers of
-    LightGCN are one of these. Departure from LightGCN: users have no vectors of their own; a user is the sum of items.
+    ``A = R^T R`` with R the matrix of users by items of distinct interactions, ``D_u^-1/2 R
+    D_i^-1/2``: two layers of LightGCN are one of these. Departure from LightGCN: users have no
+    vectors of their own; a user is the sum of items.
     """
 
     def links(self, rows: Ragged) -> Csr:
@@ -389,9 +426,10 @@ class Interactions(LinkedItems):
 class Transitions(LinkedItems):
     """Items that follow one another within a user's history.
 
-    A has ``w_ij``, the sum of ``1 / d`` over the places where i and j stand d <= ``window`` apart in a history, in
-    either order, normalised symmetrically. With ``window`` above 1 it is the item graph of GCE-GNN (Wang et al., SIGIR
-    2020, section 4.1) with these weights in the place of its attention and of its cut to the most frequent neighbours.
+    A has ``w_ij``, the sum of ``1 / d`` over the places where i and j stand d <= ``window`` apart
+    in a history, in either order, normalised symmetrically. With ``window`` above 1 it is the item
+    graph of GCE-GNN (Wang et al., SIGIR 2020, section 4.1) with these weights in the place of its
+    attention and of its cut to the most frequent neighbours.
     """
 
     def __init__(self, n_items: int, n_layers: Steps = 2, window: Window = 1) -> None:
@@ -403,11 +441,14 @@ class Transitions(LinkedItems):
         return transitions(rows, self.n_items, self.window).with_diagonal(None)
 
 
-def transitions(rows: Ragged, n_items: int, window: int, backward: float = 1.0, weights: Tensor | None = None) -> Csr:
+def transitions(
+    rows: Ragged, n_items: int, window: int, backward: float = 1.0, weights: Tensor | None = None
+) -> Csr:
     """[n_items, n_items] float64: what follows what in rows of items.
 
-    ``C_ij`` is the sum of ``1 / d`` over the places where j stands ``d <= window`` places behind i in a row, and of
-    ``backward / d`` over those where it stands d places before i, times ``sqrt(v w)`` of items of ``weights`` v and w.
+    ``C_ij`` is the sum of ``1 / d`` over the places where j stands ``d <= window`` places behind i
+    in a row, and of ``backward / d`` over those where it stands d places before i, times ``sqrt(v
+    w)`` of items of ``weights`` v and w.
     """
     roots = (rows.values.new_ones(len(rows.values)) if weights is None else weights).double().sqrt()
     pending = [(rows.values[:0], rows.values[:0], rows.values[:0].double())]

@@ -21,8 +21,8 @@ from recgraph.sparse.rows import lookup
 class GRU(SequenceEncoder):
     """Gated recurrent units over the sequence, then a linear layer (RecBole's form).
 
-    Source: Tan et al., Improved Recurrent Neural Networks for Session-based Recommendations (2016). A masked item is
-    a step with the embedding of token 0. Nothing is computed for padding.
+    Source: Tan et al., Improved Recurrent Neural Networks for Session-based Recommendations (2016).
+    A masked item is a step with the embedding of token 0. Nothing is computed for padding.
 
     Args:
         hidden_dim, max_len, dropout: as of every encoder; dropout is of the embeddings.
@@ -47,7 +47,9 @@ class GRU(SequenceEncoder):
             if name.startswith("weight"):
                 nn.init.xavier_uniform_(weight)
 
-    def _encode(self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool) -> Tensor:
+    def _encode(
+        self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool
+    ) -> Tensor:
         x = dropout(lookup(table, sequences.values), self.dropout, generator)
         # torch's packed layout: time by time, the longest row first
         host = sequences.on_host
@@ -69,8 +71,12 @@ class GRU(SequenceEncoder):
             x, state = torch.stack(states, 1), states[-1]
         return self.dense(state)  # type: ignore[no-any-return]
 
-    def _steps(self, x: Tensor, lengths: Tensor, of_input: Tensor, of_state: Tensor) -> list[Tensor]:
-        """The state [B, H] after each step of rows [B, L, D]; behind the end of a row its last one."""
+    def _steps(
+        self, x: Tensor, lengths: Tensor, of_input: Tensor, of_state: Tensor
+    ) -> list[Tensor]:
+        """The state [B, H] after each step of rows [B, L, D]; behind the end of a row its last
+        one.
+        """
         inputs = F.linear(x, of_input)
         state = inputs.new_zeros(x.shape[0], self.gru.hidden_size)
         states = []

@@ -22,16 +22,17 @@ class HistoryAggregator(nn.Module):
     """Base of the registry's kind ``aggregator``: ``aggregator(own, rows, items, generator)`` gives
     ``W sum_i a_ui q_i``, [U, D], over the items i of each user's history; 0 of an empty one.
 
-    A subclass says in :meth:`attention` what each item counts. Repeats in a history count as often as they occur.
-    Source: Mao et al., SimpleX (CIKM 2021), section 4.1. Departures: the published code pads histories, and the padding
-    takes a share of the attention; here the weights of a history sum to 1, unless ``n_places`` says otherwise. Its
-    matrices start wider (``init="xavier"``).
+    A subclass says in :meth:`attention` what each item counts. Repeats in a history count as often
+    as they occur. Source: Mao et al., SimpleX (CIKM 2021), section 4.1. Departures: the published
+    code pads histories, and the padding takes a share of the attention; here the weights of a
+    history sum to 1, unless ``n_places`` says otherwise. Its matrices start wider
+    (``init="xavier"``).
 
     Args:
         hidden_dim: D.
         dropout: of the weights a, in training.
-        init: how matrices start: "uniform", entries up to ``1 / sqrt(D)``, as torch's; or "xavier", N(0, 1 / D), with
-            biases of 0, as in the published code.
+        init: how matrices start: "uniform", entries up to ``1 / sqrt(D)``, as torch's; or "xavier",
+            N(0, 1 / D), with biases of 0, as in the published code.
     """
 
     def __init__(self, hidden_dim: int, dropout: Rate = 0.0, init: Init = "uniform") -> None:
@@ -49,10 +50,14 @@ class HistoryAggregator(nn.Module):
         return layer
 
     def attention(self, own: Tensor, rows: Ragged, items: Tensor) -> Tensor:
-        """[T]: what the events of the histories count, those of each history summing to 1; arguments as of a call."""
+        """[T]: what the events of the histories count, those of each history summing to 1;
+        arguments as of a call.
+        """
         raise NotImplementedError
 
-    def forward(self, own: Tensor, rows: Ragged, items: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def forward(
+        self, own: Tensor, rows: Ragged, items: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
         """[U, D].
 
         Args:
@@ -64,7 +69,12 @@ class HistoryAggregator(nn.Module):
         generator = dropout_generator(self, self.dropout, generator)
         weights = dropout(self.attention(own, rows, items), self.dropout, generator)
         pooled = F.embedding_bag(
-            rows.values, items, rows.offsets, mode="sum", include_last_offset=True, per_sample_weights=weights
+            rows.values,
+            items,
+            rows.offsets,
+            mode="sum",
+            include_last_offset=True,
+            per_sample_weights=weights,
         )
         mapped: Tensor = self.out(pooled)
         return mapped
@@ -82,27 +92,35 @@ class _Attention(HistoryAggregator):
 
     Args:
         hidden_dim, dropout, init: see :class:`HistoryAggregator`.
-        n_places: of a history: those that its items leave empty have the score 0 and take their share of the softmax,
-            as in the published code, whose number of places is the length of the longest history. None: no place is
-            empty.
+        n_places: of a history: those that its items leave empty have the score 0 and take their
+            share of the softmax, as in the published code, whose number of places is the length of
+            the longest history. None: no place is empty.
     """
 
     def __init__(
-        self, hidden_dim: int, dropout: Rate = 0.0, init: Init = "uniform", n_places: int | None = None
+        self,
+        hidden_dim: int,
+        dropout: Rate = 0.0,
+        init: Init = "uniform",
+        n_places: int | None = None,
     ) -> None:
         super().__init__(hidden_dim, dropout, init)
         self.n_places = n_places
         self.key = self._linear(hidden_dim, bias=True)
 
     def _read(self, rows: Ragged, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys, and the row of them of each event: those of all items where there are more events than items."""
+        """Keys, and the row of them of each event: those of all items where there are more events
+        than items.
+        """
         if rows.values.numel() > len(items):
             return torch.tanh(self.key(items)), rows.values
         keys = torch.tanh(self.key(F.embedding(rows.values, items)))
         return keys, torch.arange(len(keys), device=keys.device)
 
     def _softmax(self, scores: Tensor, rows: Ragged, items: Tensor) -> Tensor:
-        """Of the scores of events, within each history, in the type of the items: half precision stops adding up."""
+        """Of the scores of events, within each history, in the type of the items: half precision
+        stops adding up.
+        """
         n_empty = None if self.n_places is None else (self.n_places - rows.lengths).clamp(min=0)
         return row_softmax(scores.to(items.dtype), rows.offsets, rows.rows, n_empty)
 
@@ -119,7 +137,11 @@ class SelfAttention(_Attention):
     """``a_ui = softmax_i(h . tanh(K q_i + b))``: a learned vector h asks, the same of all users."""
 
     def __init__(
-        self, hidden_dim: int, dropout: Rate = 0.0, init: Init = "uniform", n_places: int | None = None
+        self,
+        hidden_dim: int,
+        dropout: Rate = 0.0,
+        init: Init = "uniform",
+        n_places: int | None = None,
     ) -> None:
         super().__init__(hidden_dim, dropout, init, n_places)
         self.query = nn.Parameter(torch.empty(hidden_dim, 1))

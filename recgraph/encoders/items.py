@@ -1,4 +1,6 @@
-"""The item tower, the vector of an item as the sum of its own and those of its features; what is kept of tensors."""
+"""The item tower, the vector of an item as the sum of its own and those of its features; what is
+kept of tensors.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +25,11 @@ class Kept(Generic[T]):
         self._shared: list[T] | None = None
         self._kept: tuple[list[Any], Sequence[Tensor], T] | None = None
 
-    def get(self, training: bool, state: Callable[[], Sequence[Tensor]], make: Callable[[], T]) -> T:
-        """The value: within :meth:`sharing` that of the first call, in evaluation mode without gradients that which was
-        made of the same tensors, else a new one.
+    def get(
+        self, training: bool, state: Callable[[], Sequence[Tensor]], make: Callable[[], T]
+    ) -> T:
+        """The value: within :meth:`sharing` that of the first call, in evaluation mode without
+        gradients that which was made of the same tensors, else a new one.
 
         Args:
             training: whether its module is in training mode.
@@ -42,7 +46,9 @@ class Kept(Generic[T]):
         if training or torch.is_grad_enabled():
             return make()
         tensors = state()
-        if any(tensor.is_inference() for tensor in tensors):  # which do not say whether they changed
+        if any(
+            tensor.is_inference() for tensor in tensors
+        ):  # which do not say whether they changed
             return make()
         seen = [(id(tensor), tensor._version, tensor.device, tensor.dtype) for tensor in tensors]
         kept = self._kept  # read once: another thread may replace it
@@ -58,7 +64,9 @@ class Kept(Generic[T]):
 
     @contextmanager
     def sharing(self) -> Iterator[None]:
-        """The block in which it is made once: one step on one batch. A block within it makes one of its own."""
+        """The block in which it is made once: one step on one batch. A block within it makes one of
+        its own.
+        """
         before, self._shared = self._shared, []
         try:
             yield
@@ -67,10 +75,12 @@ class Kept(Generic[T]):
 
 
 class SizedByState(nn.Module):
-    """Base of modules with buffers as long as what they were connected or fitted to: a state alone says how long.
+    """Base of modules with buffers as long as what they were connected or fitted to: a state alone
+    says how long.
 
-    What is made of the buffers (:meth:`once`) is kept until one of them changes. Neither the state of the best epoch,
-    which ends a training, nor a move to where the module is already makes a graph anew.
+    What is made of the buffers (:meth:`once`) is kept until one of them changes. Neither the state
+    of the best epoch, which ends a training, nor a move to where the module is already makes a
+    graph anew.
     """
 
     #: the names of these buffers, which have one dimension, or are None
@@ -102,7 +112,9 @@ class SizedByState(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         buffers = self._buffers.items()
-        if self._made and not all(_equal(state_dict.get(f"{prefix}{name}"), own) for name, own in buffers):
+        if self._made and not all(
+            _equal(state_dict.get(f"{prefix}{name}"), own) for name, own in buffers
+        ):
             self.changed()
         for name in self.sized_by_state:
             saved = state_dict.get(f"{prefix}{name}")
@@ -114,22 +126,28 @@ class SizedByState(nn.Module):
 
 
 def _equal(saved: Tensor | None, own: Tensor | None) -> bool:
-    return saved is own if saved is None or own is None else torch.equal(saved.to(own.device, own.dtype), own)
+    return (
+        saved is own
+        if saved is None or own is None
+        else torch.equal(saved.to(own.device, own.dtype), own)
+    )
 
 
 class ItemTower(nn.Module):
     """``v_i = e_i + sum_f mean_{a in f(i)} E_a + W x_i``.
 
-    ``e_i`` is the item's own vector, ``E_a`` the vector of a value of a category (or of its absence), ``x_i`` the
-    numbers and vectors of the item. One table for the inputs of the encoder and for the scores.
+    ``e_i`` is the item's own vector, ``E_a`` the vector of a value of a category (or of its
+    absence), ``x_i`` the numbers and vectors of the item. One table for the inputs of the encoder
+    and for the scores.
 
-    An item that does not occur in training has no ``e_i`` that could have been learned. It gets the mean of those that
-    were: what they have in common (without it cold items would score above or below all others). During training a
-    share ``id_dropout`` of the items, drawn anew for each table, is embedded so, too, for features to learn to stand
-    alone (as in Volkovs et al., DropoutNet, NeurIPS 2017).
+    An item that does not occur in training has no ``e_i`` that could have been learned. It gets the
+    mean of those that were: what they have in common (without it cold items would score above or
+    below all others). During training a share ``id_dropout`` of the items, drawn anew for each
+    table, is embedded so, too, for features to learn to stand alone (as in Volkovs et al.,
+    DropoutNet, NeurIPS 2017).
 
-    Vectors of values begin like those of items, N(0, 0.02); those of absences begin with 0 and stay there where every
-    training item has the feature.
+    Vectors of values begin like those of items, N(0, 0.02); those of absences begin with 0 and stay
+    there where every training item has the feature.
 
     Args:
         hidden_dim: width D.
@@ -145,7 +163,12 @@ class ItemTower(nn.Module):
     places: Tensor
 
     def __init__(
-        self, hidden_dim: int, entries: Csr, dense: Tensor, missing: Sequence[int], id_dropout: float = 0.0
+        self,
+        hidden_dim: int,
+        entries: Csr,
+        dense: Tensor,
+        missing: Sequence[int],
+        id_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         n_items = entries.shape[0]
@@ -160,7 +183,8 @@ class ItemTower(nn.Module):
         self.entries = entries
         self.register_buffer("dense", dense, persistent=False)
         self.register_buffer("known_items", torch.ones(n_items, dtype=torch.bool))
-        # tokens of the items that a loss may score, and the place of each token among them; empty: all
+        # tokens of the items that a loss may score, and the place of each token among them; empty:
+        # all
         self.register_buffer("candidates", torch.empty(0, dtype=torch.int64), persistent=False)
         self.register_buffer("places", torch.empty(0, dtype=torch.int64), persistent=False)
 
@@ -197,8 +221,10 @@ class ItemTower(nn.Module):
         """The table of tokens.
 
         Args:
-            own: [1 + n_items, D], the vector of the masked item, then those of the items; or [1, D]: items have none.
-            generator: draws the items whose own vector is left out; needed in training mode with ``id_dropout``.
+            own: [1 + n_items, D], the vector of the masked item, then those of the items; or [1,
+                D]: items have none.
+            generator: draws the items whose own vector is left out; needed in training mode with
+                ``id_dropout``.
 
         Returns:
             [1 + n_items, D].
@@ -217,9 +243,11 @@ class ItemTower(nn.Module):
         return torch.cat([own[:1], items])
 
     def of_candidates(self, table: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows of the table that a loss may score, those of items in training, and the targets among them.
+        """The rows of the table that a loss may score, those of items in training, and the targets
+        among them.
 
-        An item without interactions is never a target: as a negative its features would learn to lower its score.
+        An item without interactions is never a target: as a negative its features would learn to
+        lower its score.
         """
         if not len(self.candidates):
             return table, targets

@@ -1,6 +1,8 @@
-"""Layers whose attention is no softmax: HSTU's pointwise aggregation, and FuXi-alpha's separate channels.
+"""Layers whose attention is no softmax: HSTU's pointwise aggregation, and FuXi-alpha's separate
+channels.
 
-Their weights are differentiable any number of times: what is computed here are products and elementwise functions.
+Their weights are differentiable any number of times: what is computed here are products and
+elementwise functions.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ _EPS = 1e-6
 
 
 class PointwiseLayer(EncoderLayer):
-    """``[K, V, Q, U] = silu(norm(x) W)``; what the keys give to the queries, gated by U, is added to x.
+    """``[K, V, Q, U] = silu(norm(x) W)``; what the keys give to the queries, gated by U, is added
+    to x.
 
     Args:
         hidden_dim: D, the width of K, V and Q.
@@ -30,11 +33,18 @@ class PointwiseLayer(EncoderLayer):
         n_heads: divides D.
         dropout: of what is added.
         n_channels: C, how many vectors of width D attention makes of V; U is C D wide.
-        time_bias: whether there is a bias of the time from a key to the event that a query's place predicts.
+        time_bias: whether there is a bias of the time from a key to the event that a query's place
+            predicts.
     """
 
     def __init__(
-        self, hidden_dim: int, max_len: int, n_heads: int, dropout: float, n_channels: int, time_bias: bool
+        self,
+        hidden_dim: int,
+        max_len: int,
+        n_heads: int,
+        dropout: float,
+        n_channels: int,
+        time_bias: bool,
     ) -> None:
         super().__init__()
         self.n_heads, self.dropout, self.max_len = n_heads, dropout, max_len
@@ -43,18 +53,24 @@ class PointwiseLayer(EncoderLayer):
         #: [max_len], of each distance between a query and a key before it
         self.position_bias = nn.Parameter(nn.init.normal_(torch.empty(max_len), 0.0, 0.02))
         #: [N_SPANS], of each bucket of :func:`recgraph.encoders.attention.spans`
-        self.time_bias = nn.Parameter(nn.init.normal_(torch.empty(N_SPANS), 0.0, 0.02)) if time_bias else None
+        self.time_bias = (
+            nn.Parameter(nn.init.normal_(torch.empty(N_SPANS), 0.0, 0.02)) if time_bias else None
+        )
 
     def forward(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
         kv, q, u = self._parts(self._normed(x))
         if isinstance(layout, Padded):
             shape = (layout.n_rows, layout.length, -1)
             seen = layout.causal_mask, None, layout.causal_spans
-            return self._finish(x, u, self._weighed(kv.view(shape), q.view(shape), *seen).flatten(0, 1), generator)
+            return self._finish(
+                x, u, self._weighed(kv.view(shape), q.view(shape), *seen).flatten(0, 1), generator
+            )
         parts = []
         sizes = [bucket.n_tokens for bucket in layout.buckets]
         # a split, as the gradient of each slice would be a tensor of all tokens
-        for bucket, keys, queries in zip(layout.buckets, torch.split(kv, sizes), torch.split(q, sizes), strict=True):
+        for bucket, keys, queries in zip(
+            layout.buckets, torch.split(kv, sizes), torch.split(q, sizes), strict=True
+        ):
             seen = bucket.causal_mask, None, bucket.causal_spans
             parts.append(bucket.unpad(self._weighed(bucket.pad(keys), bucket.pad(queries), *seen)))
         return self._finish(x, u, torch.cat(parts), generator)
@@ -92,21 +108,32 @@ class PointwiseLayer(EncoderLayer):
         return kv, q, u
 
     def _weighed(
-        self, kv: Tensor, q: Tensor, mask: Tensor | None, lengths: Tensor | None, spans: Tensor | None
+        self,
+        kv: Tensor,
+        q: Tensor,
+        mask: Tensor | None,
+        lengths: Tensor | None,
+        spans: Tensor | None,
     ) -> Tensor:
-        """What n rows of L keys give to their Q queries, all places or with ``lengths`` [n] the last one, [n, Q, C D].
+        """What n rows of L keys give to their Q queries, all places or with ``lengths`` [n] the
+        last one, [n, Q, C D].
 
         Args:
             kv, q: [n, L, 2 D] and [n, Q, D].
             mask: True where a query sees a key, [L, L] or [n, 1, Q, L]; None: everywhere.
-            spans: [n, Q, L] int64, the bucket of the time from a key to what a query predicts; None: no time is known.
+            spans: [n, Q, L] int64, the bucket of the time from a key to what a query predicts;
+                None: no time is known.
         """
         n_rows, length, _ = kv.shape
         places = torch.arange(length, device=kv.device)
         queries = places if lengths is None else lengths[:, None] - 1
         # no query sees a key behind it: which distance stands there does not matter
         distances = (queries[..., None] - places).clamp(min=0)
-        bias = self.position_bias.index_select(0, distances.flatten()).view(distances.shape).to(kv.dtype)
+        bias = (
+            self.position_bias.index_select(0, distances.flatten())
+            .view(distances.shape)
+            .to(kv.dtype)
+        )
         keys, values = kv.view(n_rows, length, 2 * self.n_heads, -1).transpose(1, 2).chunk(2, 1)
         heads = q.reshape(n_rows, q.shape[1], self.n_heads, -1).transpose(1, 2)
         shown = None if mask is None else mask.to(kv.dtype)
@@ -119,8 +146,12 @@ class PointwiseLayer(EncoderLayer):
         channels = self._channels(heads, keys, values, biases, shown)
         return torch.cat(channels, -1).transpose(1, 2).flatten(2)
 
-    def _scores(self, queries: Tensor, keys: Tensor, biases: list[Tensor], shown: Tensor | None) -> Tensor:
-        """``silu(Q K^T + biases)`` [n, H, L or 1, L], 0 where a key is not shown: silu is 0 at 0."""
+    def _scores(
+        self, queries: Tensor, keys: Tensor, biases: list[Tensor], shown: Tensor | None
+    ) -> Tensor:
+        """``silu(Q K^T + biases)`` [n, H, L or 1, L], 0 where a key is not shown: silu is 0 at
+        0.
+        """
         scores = queries @ keys.transpose(2, 3)
         for bias in biases:
             scores = scores + bias
@@ -130,17 +161,25 @@ class PointwiseLayer(EncoderLayer):
         raise NotImplementedError
 
     def _channels(
-        self, queries: Tensor, keys: Tensor, values: Tensor, biases: list[Tensor], shown: Tensor | None
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        biases: list[Tensor],
+        shown: Tensor | None,
     ) -> list[Tensor]:
         """C of [n, H, Q, D / H], of queries [n, H, Q, D / H], keys and values [n, H, L, D / H].
 
         Args:
-            biases: of distances, [L, L] or [n, 1, 1, L]; and where they are read of times, [n, 1, Q, L].
+            biases: of distances, [L, L] or [n, 1, 1, L]; and where they are read of times, [n, 1,
+                Q, L].
             shown: 1 where a query sees a key, else 0; see :meth:`_weighed`.
         """
         raise NotImplementedError
 
-    def _finish(self, x: Tensor, u: Tensor, attended: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _finish(
+        self, x: Tensor, u: Tensor, attended: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
         """x with what the layer adds, of u and attended [..., C D]."""
         raise NotImplementedError
 
@@ -148,7 +187,9 @@ class PointwiseLayer(EncoderLayer):
 class HSTULayer(PointwiseLayer):
     """``x + W2 (LN(A V) * U) + b``, ``A = silu(Q K^T + biases) / max_len`` up to each place."""
 
-    def __init__(self, hidden_dim: int, max_len: int, n_heads: int, dropout: float, time_bias: bool) -> None:
+    def __init__(
+        self, hidden_dim: int, max_len: int, n_heads: int, dropout: float, time_bias: bool
+    ) -> None:
         super().__init__(hidden_dim, max_len, n_heads, dropout, 1, time_bias)
         self.out = nn.Linear(hidden_dim, hidden_dim)
         nn.init.xavier_uniform_(self.out.weight)
@@ -157,11 +198,18 @@ class HSTULayer(PointwiseLayer):
         return F.layer_norm(x, x.shape[-1:], eps=_EPS)
 
     def _channels(
-        self, queries: Tensor, keys: Tensor, values: Tensor, biases: list[Tensor], shown: Tensor | None
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        biases: list[Tensor],
+        shown: Tensor | None,
     ) -> list[Tensor]:
         return [self._scores(queries, keys, biases, shown) @ values]
 
-    def _finish(self, x: Tensor, u: Tensor, attended: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _finish(
+        self, x: Tensor, u: Tensor, attended: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
         # LN of y / n with eps is LN of y with n^2 eps: A is never divided
         normed = F.layer_norm(attended, attended.shape[-1:], eps=_EPS * self.max_len**2)
         added: Tensor = self.out(dropout(u * normed, self.dropout, generator))
@@ -169,12 +217,19 @@ class HSTULayer(PointwiseLayer):
 
 
 class FuXiLayer(PointwiseLayer):
-    """Channels of positions, ``P V`` with P the bias of distances, of times alike where they are read, and of items,
-    ``silu(Q K^T) V / max_len``; ``o = x + W0 (RMS(channels) * U) + b``, then ``o + W2 (silu(W1 RMS(o)) * W3 RMS(o))``.
+    """Channels of positions, ``P V`` with P the bias of distances, of times alike where they are
+    read, and of items, ``silu(Q K^T) V / max_len``; ``o = x + W0 (RMS(channels) * U) + b``, then
+    ``o + W2 (silu(W1 RMS(o)) * W3 RMS(o))``.
     """
 
     def __init__(
-        self, hidden_dim: int, max_len: int, n_heads: int, dropout: float, inner_dim: int, time_bias: bool
+        self,
+        hidden_dim: int,
+        max_len: int,
+        n_heads: int,
+        dropout: float,
+        inner_dim: int,
+        time_bias: bool,
     ) -> None:
         n_channels = 2 + time_bias
         super().__init__(hidden_dim, max_len, n_heads, dropout, n_channels, time_bias)
@@ -189,12 +244,19 @@ class FuXiLayer(PointwiseLayer):
         return F.rms_norm(x, x.shape[-1:], eps=_EPS)
 
     def _channels(
-        self, queries: Tensor, keys: Tensor, values: Tensor, biases: list[Tensor], shown: Tensor | None
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        biases: list[Tensor],
+        shown: Tensor | None,
     ) -> list[Tensor]:
         given = [(bias if shown is None else bias * shown) @ values for bias in biases]
         return [*given, self._scores(queries, keys, [], shown) @ values / self.max_len]
 
-    def _finish(self, x: Tensor, u: Tensor, attended: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _finish(
+        self, x: Tensor, u: Tensor, attended: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
         x = x + self.out(dropout(u * self._normed(attended), self.dropout, generator))
         opened, given = self.up(dropout(self._normed(x), self.dropout, generator)).chunk(2, -1)
         added: Tensor = self.down(F.silu(opened) * given)
@@ -202,26 +264,33 @@ class FuXiLayer(PointwiseLayer):
 
 
 class PointwiseEncoder(LayeredEncoder):
-    """Base of the encoders of pointwise layers: ``sqrt(D) item + position``, dropout, layers, LayerNorm.
+    """Base of the encoders of pointwise layers: ``sqrt(D) item + position``, dropout, layers,
+    LayerNorm.
 
-    Masked items are no keys, but keep their places, so that distances are those of the sequence; a place that would see
-    no key sees itself.
+    Masked items are no keys, but keep their places, so that distances are those of the sequence; a
+    place that would see no key sees itself.
     """
 
     drops_masked = False
 
-    def __init__(self, hidden_dim: int, max_len: int, dropout: float, n_heads: int, time_bias: bool) -> None:
+    def __init__(
+        self, hidden_dim: int, max_len: int, dropout: float, n_heads: int, time_bias: bool
+    ) -> None:
         super().__init__(hidden_dim, max_len, dropout, n_heads)
         self.time_bias = self.reads_times = time_bias
         self.embedding_scale = math.sqrt(hidden_dim)
         self.position_embedding = nn.Embedding(max_len, hidden_dim)
         spread = hidden_dim**-0.5
-        nn.init.trunc_normal_(self.position_embedding.weight, std=spread, a=-2 * spread, b=2 * spread)
+        nn.init.trunc_normal_(
+            self.position_embedding.weight, std=spread, a=-2 * spread, b=2 * spread
+        )
         self.norm = nn.LayerNorm(hidden_dim)
 
     def padded(self, inputs: Tensor, lengths: Tensor) -> Tensor:
         if self.time_bias:
-            raise ValueError("time_bias = True reads times, which a padded form has not; use time_bias=False")
+            raise ValueError(
+                "time_bias = True reads times, which a padded form has not; use time_bias=False"
+            )
         return super().padded(inputs, lengths)
 
     def leave(self, x: Tensor) -> Tensor:
@@ -233,7 +302,8 @@ class PointwiseEncoder(LayeredEncoder):
 
 
 class HSTU(PointwiseEncoder):
-    """Encoder of :class:`~recgraph.models.sequence.sasrec.HSTU` (Zhai et al., ICML 2024); see there.
+    """Encoder of :class:`~recgraph.models.sequence.sasrec.HSTU` (Zhai et al., ICML 2024); see
+    there.
 
     Args:
         hidden_dim, max_len, dropout: as of every encoder.
@@ -257,7 +327,8 @@ class HSTU(PointwiseEncoder):
 
 
 class FuXi(PointwiseEncoder):
-    """Encoder of :class:`~recgraph.models.sequence.sasrec.FuXiAlpha` (Ye et al., WWW 2025); see there.
+    """Encoder of :class:`~recgraph.models.sequence.sasrec.FuXiAlpha` (Ye et al., WWW 2025); see
+    there.
 
     Args:
         hidden_dim, max_len, dropout: as of every encoder.

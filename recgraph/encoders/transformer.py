@@ -15,7 +15,14 @@ from torch import Tensor, nn
 
 from recgraph.config import Search
 from recgraph.encoders.attention import Asked, Layout, attend
-from recgraph.encoders.base import AttentionDropout, EncoderLayer, Heads, LayeredEncoder, Layers, Width
+from recgraph.encoders.base import (
+    AttentionDropout,
+    EncoderLayer,
+    Heads,
+    LayeredEncoder,
+    Layers,
+    Width,
+)
 from recgraph.rng import dropout
 from recgraph.sparse.device import is_accelerated
 
@@ -34,7 +41,14 @@ class Layer(EncoderLayer):
     #: sets the initial weights of each module of the layers
     initialise = staticmethod(initialise)
 
-    def __init__(self, hidden_dim: int, inner_dim: int, n_heads: int, dropout: float, attention_dropout: float) -> None:
+    def __init__(
+        self,
+        hidden_dim: int,
+        inner_dim: int,
+        n_heads: int,
+        dropout: float,
+        attention_dropout: float,
+    ) -> None:
         super().__init__()
         self.n_heads, self.dropout, self.attention_dropout = n_heads, dropout, attention_dropout
         self.qkv = nn.Linear(hidden_dim, 3 * hidden_dim)
@@ -45,14 +59,23 @@ class Layer(EncoderLayer):
         self.norm = nn.LayerNorm(hidden_dim, eps=1e-12)
 
     def forward(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
-        return self._finish(x, attend(self.qkv(x), layout, self.n_heads, self.attention_dropout, generator), generator)
+        return self._finish(
+            x,
+            attend(self.qkv(x), layout, self.n_heads, self.attention_dropout, generator),
+            generator,
+        )
 
     def last(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
         of_last = x.index_select(0, layout.last)
         return self._finish(of_last, self._attend_last(x, of_last, layout, generator), generator)
 
     def _attend_last(
-        self, x: Tensor, of_last: Tensor, layout: Layout, generator: torch.Generator | None, asked: Asked | None = None
+        self,
+        x: Tensor,
+        of_last: Tensor,
+        layout: Layout,
+        generator: torch.Generator | None,
+        asked: Asked | None = None,
     ) -> Tensor:
         width, weight, bias = x.shape[1], self.qkv.weight, self.qkv.bias
         queries = F.linear(of_last, weight[:width], bias[:width])
@@ -72,7 +95,11 @@ class Layer(EncoderLayer):
     def _weighed(self, x: Tensor, keep_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The probabilities, and the values [B, n_heads, L, D / n_heads] that they weigh."""
         n_rows, length, width = x.shape
-        heads = self.qkv(x).view(n_rows, length, 3, self.n_heads, width // self.n_heads).permute(2, 0, 3, 1, 4)
+        heads = (
+            self.qkv(x)
+            .view(n_rows, length, 3, self.n_heads, width // self.n_heads)
+            .permute(2, 0, 3, 1, 4)
+        )
         queries, keys, values = heads.unbind(0)
         scores = queries @ keys.transpose(2, 3) / math.sqrt(width // self.n_heads)
         places = torch.arange(length, device=x.device)
@@ -80,7 +107,9 @@ class Layer(EncoderLayer):
         return torch.softmax(scores, -1), values
 
     def _hidden(self, places: Tensor, keep_mask: Tensor | None) -> Tensor:
-        """Which keys a query of a padded row does not see, of a shape that extends to [B, n_heads, L, L]."""
+        """Which keys a query of a padded row does not see, of a shape that extends to [B, n_heads,
+        L, L].
+        """
         # rows end before their padding: no causal query sees a key of it
         return places > places[:, None]
 
@@ -94,11 +123,12 @@ class Layer(EncoderLayer):
 
 
 class Transformer(LayeredEncoder):
-    """Causal transformer of Kang and McAuley, Self-Attentive Sequential Recommendation (ICDM 2018), in RecBole's form.
+    """Causal transformer of Kang and McAuley, Self-Attentive Sequential Recommendation (ICDM 2018),
+    in RecBole's form.
 
-    Item plus learned position embedding, LayerNorm, dropout; post-norm layers with exact GELU. Departures: query, key
-    and value are one product, and what :class:`LayeredEncoder` leaves out is not computed. The numbers are those of the
-    padded computation.
+    Item plus learned position embedding, LayerNorm, dropout; post-norm layers with exact GELU.
+    Departures: query, key and value are one product, and what :class:`LayeredEncoder` leaves out is
+    not computed. The numbers are those of the padded computation.
 
     Args:
         hidden_dim, max_len, dropout: as of every encoder.
@@ -110,7 +140,8 @@ class Transformer(LayeredEncoder):
     layer_class: ClassVar[type[Layer]] = Layer
     #: whether embeddings pass a LayerNorm
     norms_embeddings: ClassVar[bool] = True
-    #: whether positions get their initial values before the layers are made: the order of the draws of a seed
+    #: whether positions get their initial values before the layers are made: the order of the draws
+    #: of a seed
     positions_first: ClassVar[bool] = False
 
     def __init__(
@@ -128,10 +159,14 @@ class Transformer(LayeredEncoder):
         self.position_embedding = nn.Embedding(max_len, hidden_dim)
         if self.positions_first:
             initialise(self.position_embedding)
-        self.norm: nn.Module = nn.LayerNorm(hidden_dim, eps=1e-12) if self.norms_embeddings else nn.Identity()
+        self.norm: nn.Module = (
+            nn.LayerNorm(hidden_dim, eps=1e-12) if self.norms_embeddings else nn.Identity()
+        )
         self.layers = nn.ModuleList()
         for _ in range(n_layers):
-            self.layers.append(self.layer_class(hidden_dim, inner_dim, n_heads, dropout, attention_dropout))
+            self.layers.append(
+                self.layer_class(hidden_dim, inner_dim, n_heads, dropout, attention_dropout)
+            )
         if not self.positions_first:
             initialise(self.position_embedding)
         self.layers.apply(self.layer_class.initialise)
@@ -142,10 +177,12 @@ class Transformer(LayeredEncoder):
 
 
 def low_pass(max_len: int, c: int, causal: bool, like: Tensor) -> Tensor:
-    """[max_len, max_len]: what keeps the ``c // 2 + 1`` lowest frequencies of a sequence of max_len places.
+    """[max_len, max_len]: what keeps the ``c // 2 + 1`` lowest frequencies of a sequence of max_len
+    places.
 
-    ``M @ x = irfft(rfft(x) with all higher frequencies 0)``: entry (t, s) depends on ``t - s`` modulo max_len alone, so
-    that places which hold zeros may be left out, wherever the sequence is padded.
+    ``M @ x = irfft(rfft(x) with all higher frequencies 0)``: entry (t, s) depends on ``t - s``
+    modulo max_len alone, so that places which hold zeros may be left out, wherever the sequence is
+    padded.
 
     Args:
         c: as published; from max_len on nothing is removed.
@@ -160,12 +197,20 @@ def low_pass(max_len: int, c: int, causal: bool, like: Tensor) -> Tensor:
 
 
 class FilteredLayer(Layer):
-    """``alpha F(x) + (1 - alpha) A(x)``, then feed-forward: A the attention, F the filter, each with dropout, residual
-    and LayerNorm. The filter gives ``low + beta (x - low)``, beta = sqrt_beta ** 2 learned for each column."""
+    """``alpha F(x) + (1 - alpha) A(x)``, then feed-forward: A the attention, F the filter, each
+    with dropout, residual and LayerNorm. The filter gives ``low + beta (x - low)``, beta =
+    sqrt_beta ** 2 learned for each column."""
 
     filter_matrix: Tensor
 
-    def __init__(self, hidden_dim: int, inner_dim: int, n_heads: int, dropout: float, attention_dropout: float) -> None:
+    def __init__(
+        self,
+        hidden_dim: int,
+        inner_dim: int,
+        n_heads: int,
+        dropout: float,
+        attention_dropout: float,
+    ) -> None:
         super().__init__(hidden_dim, inner_dim, n_heads, dropout, attention_dropout)
         self.filter_norm = nn.LayerNorm(hidden_dim, eps=1e-12)
         self.sqrt_beta = nn.Parameter(torch.randn(hidden_dim))
@@ -195,7 +240,8 @@ class FilteredLayer(Layer):
         kept = self._kept_matrix
         if kept is None or kept.dtype != x.dtype or kept.device != x.device:
             kept = low_pass(self.max_len, self.c, self.causal, x.detach())
-            # an inference tensor could not be used in training; a compiled graph cannot ask for the mode
+            # an inference tensor could not be used in training; a compiled graph cannot ask for the
+            # mode
             if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
                 self._kept_matrix = kept
         return kept
@@ -206,7 +252,9 @@ class FilteredLayer(Layer):
         matrix = self.filter_matrix.index_select(0, places).index_select(1, places)
         return self._mix(x, matrix @ (x * keep_mask[:, :, None]), self._attend_padded(x), None)
 
-    def _mix(self, x: Tensor, low: Tensor, attended: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _mix(
+        self, x: Tensor, low: Tensor, attended: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
         rescaled = low + self.sqrt_beta**2 * (x - low)
         filtered = self.filter_norm(x + dropout(rescaled, self.dropout, generator))
         attended = self.attention_norm(x + dropout(self.out(attended), self.dropout, generator))
@@ -215,16 +263,19 @@ class FilteredLayer(Layer):
 
 
 class BSA(Transformer):
-    """Transformer of :class:`~recgraph.models.sequence.sasrec.BSARec` (Shin et al., AAAI 2024); see there.
+    """Transformer of :class:`~recgraph.models.sequence.sasrec.BSARec` (Shin et al., AAAI 2024); see
+    there.
 
-    As :class:`Transformer`, but masked items inside a sequence take part in the filter, as their place's embedding.
+    As :class:`Transformer`, but masked items inside a sequence take part in the filter, as their
+    place's embedding.
 
     Args:
-        hidden_dim, max_len, dropout, n_layers, n_heads, inner_dim, attention_dropout: as of the transformer.
+        hidden_dim, max_len, dropout, n_layers, n_heads, inner_dim, attention_dropout: as of the
+            transformer.
         alpha: share of the filter beside the attention.
         c: the filter's cut-off: the ``c // 2 + 1`` lowest of max_len's frequencies are low.
-        causal: the filter of a place reads no later one. Otherwise it reads the whole sequence, and of the states
-            only the last may be used to predict what follows.
+        causal: the filter of a place reads no later one. Otherwise it reads the whole sequence, and
+            of the states only the last may be used to predict what follows.
     """
 
     layer_class = FilteredLayer
@@ -248,20 +299,33 @@ class BSA(Transformer):
         ] = 0.7,
         c: Annotated[
             int,
-            Field(ge=0, description="cut-off: the c // 2 + 1 lowest of max_len's frequencies count as low"),
+            Field(
+                ge=0,
+                description="cut-off: the c // 2 + 1 lowest of max_len's frequencies count as low",
+            ),
             Search(choices=(1, 3, 5, 7, 9)),
         ] = 5,
     ) -> None:
-        super().__init__(hidden_dim, max_len, dropout, n_layers, n_heads, inner_dim, attention_dropout)
+        super().__init__(
+            hidden_dim, max_len, dropout, n_layers, n_heads, inner_dim, attention_dropout
+        )
         for layer in cast("list[FilteredLayer]", list(self.layers)):
             layer.set_filter(max_len, alpha, c, causal)
 
 
 class GatedLayer(Layer):
-    """``x <- x + sigmoid(G1 x) attention(LN x)``, then ``x <- x + sigmoid(G2 x) FFN(LN x)``: what a part adds is gated
-    by the state that it is added to. The feed-forward part is SwiGLU, ``W3 (silu(W1 x) * W2 x)``, without biases."""
+    """``x <- x + sigmoid(G1 x) attention(LN x)``, then ``x <- x + sigmoid(G2 x) FFN(LN x)``: what a
+    part adds is gated by the state that it is added to. The feed-forward part is SwiGLU, ``W3
+    (silu(W1 x) * W2 x)``, without biases."""
 
-    def __init__(self, hidden_dim: int, inner_dim: int, n_heads: int, dropout: float, attention_dropout: float) -> None:
+    def __init__(
+        self,
+        hidden_dim: int,
+        inner_dim: int,
+        n_heads: int,
+        dropout: float,
+        attention_dropout: float,
+    ) -> None:
         super().__init__(hidden_dim, inner_dim, n_heads, dropout, attention_dropout)
         self.attention_norm = nn.LayerNorm(hidden_dim)
         self.norm = nn.LayerNorm(hidden_dim)
@@ -280,7 +344,9 @@ class GatedLayer(Layer):
 
     def forward(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
         qkv = self.qkv(self.attention_norm(x))
-        return self._finish(x, attend(qkv, layout, self.n_heads, self.attention_dropout, generator), generator)
+        return self._finish(
+            x, attend(qkv, layout, self.n_heads, self.attention_dropout, generator), generator
+        )
 
     def last(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
         normed = self.attention_norm(x)
@@ -294,7 +360,9 @@ class GatedLayer(Layer):
         return super().attention(self.attention_norm(x))
 
     def _finish(self, x: Tensor, attended: Tensor, generator: torch.Generator | None) -> Tensor:
-        x = x + torch.sigmoid(self.attention_gate(x)) * dropout(self.out(attended), self.dropout, generator)
+        x = x + torch.sigmoid(self.attention_gate(x)) * dropout(
+            self.out(attended), self.dropout, generator
+        )
         opened, given = self.up(self.norm(x)).chunk(2, -1)
         inner = dropout(F.silu(opened) * given, self.dropout, generator)
         return x + torch.sigmoid(self.gate(x)) * dropout(self.down(inner), self.dropout, generator)
@@ -303,12 +371,13 @@ class GatedLayer(Layer):
 class GatedTransformer(Transformer):
     """Transformer of :class:`~recgraph.models.sequence.sasrec.ESASRec`; see there.
 
-    As :class:`Transformer`, but of pre-norm layers with gates, and without a LayerNorm of the embeddings. Matrices
-    begin by Xavier (normal), query, key and value as one, and W1 and W2 as one (in RecTools each of these two by
-    itself, which begins them up to 1.4 times as wide).
+    As :class:`Transformer`, but of pre-norm layers with gates, and without a LayerNorm of the
+    embeddings. Matrices begin by Xavier (normal), query, key and value as one, and W1 and W2 as one
+    (in RecTools each of these two by itself, which begins them up to 1.4 times as wide).
 
     Args:
-        hidden_dim, max_len, dropout, n_layers, n_heads, inner_dim, attention_dropout: as of the transformer.
+        hidden_dim, max_len, dropout, n_layers, n_heads, inner_dim, attention_dropout: as of the
+            transformer.
         drops_embeddings: whether dropout is of embeddings, too, not of layers alone.
         position_std: of the first vectors of positions; None: Xavier's, as of the matrices.
     """
@@ -326,15 +395,21 @@ class GatedTransformer(Transformer):
         n_heads: Heads = 2,
         inner_dim: Width = 256,
         attention_dropout: AttentionDropout = 0.5,
-        drops_embeddings: Annotated[bool, Field(description="whether embeddings have dropout, too")] = True,
+        drops_embeddings: Annotated[
+            bool, Field(description="whether embeddings have dropout, too")
+        ] = True,
         position_std: Annotated[
             float | None,
             Field(gt=0, description="deviation of the first vectors of positions; none: Xavier's"),
         ] = None,
     ) -> None:
-        super().__init__(hidden_dim, max_len, dropout, n_layers, n_heads, inner_dim, attention_dropout)
+        super().__init__(
+            hidden_dim, max_len, dropout, n_layers, n_heads, inner_dim, attention_dropout
+        )
         with torch.no_grad():  # they were drawn first, with .02
-            self.position_embedding.weight *= (position_std or math.sqrt(2 / (max_len + hidden_dim))) / 0.02
+            self.position_embedding.weight *= (
+                position_std or math.sqrt(2 / (max_len + hidden_dim))
+            ) / 0.02
         if not drops_embeddings:
             self.embedding_dropout = 0.0
 
@@ -342,9 +417,13 @@ class GatedTransformer(Transformer):
 class BidirectionalLayer(Layer):
     """A :class:`Layer` whose places see all of their row."""
 
-    def some(self, x: Tensor, layout: Layout, asked: Asked, generator: torch.Generator | None) -> Tensor:
+    def some(
+        self, x: Tensor, layout: Layout, asked: Asked, generator: torch.Generator | None
+    ) -> Tensor:
         of_asked = x.index_select(0, asked.tokens)
-        return self._finish(of_asked, self._attend_last(x, of_asked, layout, generator, asked), generator)
+        return self._finish(
+            of_asked, self._attend_last(x, of_asked, layout, generator, asked), generator
+        )
 
     def _hidden(self, places: Tensor, keep_mask: Tensor | None) -> Tensor:
         return places < 0 if keep_mask is None else ~keep_mask[:, None, None]
@@ -353,12 +432,13 @@ class BidirectionalLayer(Layer):
 class BidirectionalTransformer(Transformer):
     """Transformer of :class:`~recgraph.models.sequence.sasrec.BERT4Rec`; see there.
 
-    As :class:`Transformer`, but each place attends to all places of its row. A masked item, token 0, is a token with a
-    learned vector as the others; a history is read by one that stands behind it. The states are ``LN(gelu(W x + b))``
-    of the last layer's output.
+    As :class:`Transformer`, but each place attends to all places of its row. A masked item, token
+    0, is a token with a learned vector as the others; a history is read by one that stands behind
+    it. The states are ``LN(gelu(W x + b))`` of the last layer's output.
 
     Args:
-        hidden_dim, max_len, dropout, n_layers, n_heads, inner_dim, attention_dropout: as of the transformer.
+        hidden_dim, max_len, dropout, n_layers, n_heads, inner_dim, attention_dropout: as of the
+            transformer.
     """
 
     layer_class = BidirectionalLayer
@@ -376,7 +456,9 @@ class BidirectionalTransformer(Transformer):
         inner_dim: Width = 256,
         attention_dropout: AttentionDropout = 0.5,
     ) -> None:
-        super().__init__(hidden_dim, max_len, dropout, n_layers, n_heads, inner_dim, attention_dropout)
+        super().__init__(
+            hidden_dim, max_len, dropout, n_layers, n_heads, inner_dim, attention_dropout
+        )
         self.head = nn.Linear(hidden_dim, hidden_dim)
         self.head_norm = nn.LayerNorm(hidden_dim, eps=1e-12)
         initialise(self.head)

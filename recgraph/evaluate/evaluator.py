@@ -1,5 +1,6 @@
-"""``evaluate``: metrics of a model under one or several protocols, from one pass over its scores. Of several processes
-each ranks for its share of the users, and all have the numbers of every user."""
+"""``evaluate``: metrics of a model under one or several protocols, from one pass over its scores.
+Of several processes each ranks for its share of the users, and all have the numbers of every user.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +35,15 @@ from recgraph.evaluate.metrics import (
 )
 from recgraph.evaluate.protocol import Protocol, Seen, Ties, is_leaked
 from recgraph.evaluate.ranking import GROUP, Ranker, Targets, catalogue_for, item_vectors_of, rank
-from recgraph.evaluate.rerank import CoOccurrence, Cosine, Reranker, Reranking, bind, pick, reranker_of
+from recgraph.evaluate.rerank import (
+    CoOccurrence,
+    Cosine,
+    Reranker,
+    Reranking,
+    bind,
+    pick,
+    reranker_of,
+)
 from recgraph.evaluate.results import Result, Results
 from recgraph.evaluate.topk import Catalogue, Lists
 from recgraph.parallel import Engine, Piece
@@ -43,7 +52,16 @@ from recgraph.rng import numpy_generator
 from recgraph.sparse.ragged import Ragged
 
 #: in what protocols of one pass may differ
-_MAY_DIFFER = {"seen", "cutoffs", "ties", "candidates", "n_candidates", "candidate_seed", "candidate_hash", "rerank"}
+_MAY_DIFFER = {
+    "seen",
+    "cutoffs",
+    "ties",
+    "candidates",
+    "n_candidates",
+    "candidate_seed",
+    "candidate_hash",
+    "rerank",
+}
 #: users whose metrics are computed together, at most, and places of their lists
 _ROWS, _PLACES = 1 << 14, 1 << 20
 #: shares of the users for each worker of an engine
@@ -76,63 +94,92 @@ def evaluate(
     """Rank all items for every case and compute the metrics.
 
     Args:
-        model: anything with ``score(query)``, or with ``has_vectors`` and ``encode_users`` and ``encode_items``.
+        model: anything with ``score(query)``, or with ``has_vectors`` and ``encode_users`` and
+            ``encode_items``.
         cases: whom to rank for; the items of their histories are the seen ones.
-        protocols: how to count, a result for each; by default one for each entry of ``seen``, made of the settings
-            below that a protocol has. They share one pass, and so the split and ``tie_seed``; they may differ in
-            ``seen``, ``candidates``, ``ties``, ``cutoffs`` and ``rerank``.
+        protocols: how to count, a result for each; by default one for each entry of ``seen``, made
+            of the settings below that a protocol has. They share one pass, and so the split and
+            ``tie_seed``; they may differ in ``seen``, ``candidates``, ``ties``, ``cutoffs`` and
+            ``rerank``.
         seen: the conventions for seen items: ``"keep"`` them as candidates, ``"exclude"`` them.
-        cutoffs: list lengths; by default 5, 10 and 20, or those that ``metrics`` name where each of them does.
-        metrics: names, e.g. ``"ndcg"`` at every cut-off or ``"ndcg@10"`` at one, or metrics with options of their own;
-            by default :data:`~recgraph.evaluate.metrics.DEFAULT_METRICS`.
-        ties: one order of equal scores, by a permutation of the items drawn with ``tie_seed``, or ``"expectation"``,
-            over all orders.
+        cutoffs: list lengths; by default 5, 10 and 20, or those that ``metrics`` name where each of
+            them does.
+        metrics: names, e.g. ``"ndcg"`` at every cut-off or ``"ndcg@10"`` at one, or metrics with
+            options of their own; by default :data:`~recgraph.evaluate.metrics.DEFAULT_METRICS`.
+        ties: one order of equal scores, by a permutation of the items drawn with ``tie_seed``, or
+            ``"expectation"``, over all orders.
         candidate_lists: a row for each case, for protocols with ``candidates="lists"``.
         fit_part: what the model was fitted on, for metrics of popularity and novelty.
         features: [n_items, F], for the diversity of lists.
         split, part, fitted_on, history: recorded in the protocol.
-        allow_fitted: also rank a valid or test part that ``fitted_on`` names, to measure how well a model fits.
-        engine: ranks for shares of the users (:mod:`recgraph.parallel`), with a model on the host; None: this process.
-            Results are the same, bit for bit, for the same number of threads.
-        rerank: a re-ranker that picks the lists (:class:`~recgraph.evaluate.rerank.Reranker`), its name or a mapping
-            with its settings. Co-occurrence is that of ``fit_part``, ``item_columns`` are the item features.
+        allow_fitted: also rank a valid or test part that ``fitted_on`` names, to measure how well a
+            model fits.
+        engine: ranks for shares of the users (:mod:`recgraph.parallel`), with a model on the host;
+            None: this process. Results are the same, bit for bit, for the same number of threads.
+        rerank: a re-ranker that picks the lists (:class:`~recgraph.evaluate.rerank.Reranker`), its
+            name or a mapping with its settings. Co-occurrence is that of ``fit_part``,
+            ``item_columns`` are the item features.
 
     Returns:
         A result for each protocol, with the values of each user in the order of ``cases``.
 
     Raises:
-        ValueError: no cases, items outside the catalogue, a metric that needs what is not given, NaN scores, protocols
-            that cannot share a pass, or a part that the model was fitted on.
+        ValueError: no cases, items outside the catalogue, a metric that needs what is not given,
+            NaN scores, protocols that cannot share a pass, or a part that the model was fitted on.
     """
     wanted = MetricList.of(metrics)
     if protocols is None:
-        given: dict[str, Any] = {"ties": ties, "part": part, "fitted_on": fitted_on, "history": history}
-        given |= {"tie_seed": tie_seed, "rerank": rerank or "", "cutoffs": wanted.cutoffs(cutoffs, Protocol().cutoffs)}
+        given: dict[str, Any] = {
+            "ties": ties,
+            "part": part,
+            "fitted_on": fitted_on,
+            "history": history,
+        }
+        given |= {
+            "tie_seed": tie_seed,
+            "rerank": rerank or "",
+            "cutoffs": wanted.cutoffs(cutoffs, Protocol().cutoffs),
+        }
         if split is not None:
-            given |= {"split": split.name, "split_hash": split.hash, "split_facts": getattr(split, "facts", "")}
+            given |= {
+                "split": split.name,
+                "split_hash": split.hash,
+                "split_facts": getattr(split, "facts", ""),
+            }
         protocols = [Protocol.of(given, seen=which) for which in dict.fromkeys(seen)]
     else:
-        protocols = [each.model_copy(update={"cutoffs": wanted.cutoffs(each.cutoffs, ())}) for each in protocols]
+        protocols = [
+            each.model_copy(update={"cutoffs": wanted.cutoffs(each.cutoffs, ())})
+            for each in protocols
+        ]
     if cases.at is not None:
         protocols = [each.model_copy(update={"at": "first event"}) for each in protocols]
     if len(cases) == 0:
         part, split = protocols[0].part, protocols[0].split
-        raise ValueError(f"cases is empty: truth of part {part!r} of split {split!r} has no user; give another part")
+        raise ValueError(
+            f"cases is empty: truth of part {part!r} of split {split!r} has no user; give another part"
+        )
     check_items("cases.history", cases.history.values, cases.n_items)
     for protocol in protocols:
         if differing := set(protocols[0].differences(protocol)) - _MAY_DIFFER:
-            raise ValueError(f"protocols differ in {', '.join(sorted(differing))}; evaluate each in a call of its own")
+            raise ValueError(
+                f"protocols differ in {', '.join(sorted(differing))}; evaluate each in a call of its own"
+            )
         if not allow_fitted and is_leaked(protocol.part, protocol.fitted_on):
             raise ValueError(
                 f"part = {protocol.part!r} is in fitted_on = {protocol.fitted_on!r}: the model knows what it is to "
                 "find; rank another part, or allow_fitted=True to measure how well it fits"
             )
     missing = dict.fromkeys(("counts", "n_users", "known"), "fit_part") if fit_part is None else {}
-    check_needs(wanted.metrics, missing if features is not None else {**missing, "features": "features"})
+    check_needs(
+        wanted.metrics, missing if features is not None else {**missing, "features": "features"}
+    )
     if features is not None:
         features = features.detach().cpu()  # embeddings of a model, where it is
         if len(features) != cases.n_items or not bool(features.isfinite().all()):
-            raise ValueError(f"features {list(features.shape)} must be [{cases.n_items}, F], all finite")
+            raise ValueError(
+                f"features {list(features.shape)} must be [{cases.n_items}, F], all finite"
+            )
     co_occurrence = None if fit_part is None else CoOccurrence(fit_part.items, cases.n_items)
 
     @cache
@@ -147,7 +194,14 @@ def evaluate(
         reranking = None
         if named.rerank:
             own, vectors = reranker_of(named.rerank), by_vectors if model.has_vectors else None
-            reranking = bind(own, "rerank", model, by_vectors=vectors, in_common=co_occurrence, columns=item_columns)
+            reranking = bind(
+                own,
+                "rerank",
+                model,
+                by_vectors=vectors,
+                in_common=co_occurrence,
+                columns=item_columns,
+            )
         measurements.append(Measurement(named, wanted.metrics, candidates, reranking))
     users = cases.users.cpu().numpy().astype(np.int64)
     results = []
@@ -160,22 +214,34 @@ def evaluate(
 
 
 def sample_candidates(cases: Cases, n: int, seed: int) -> Ragged:
-    """The relevant items of each user, and ``n`` items drawn by the seed and the user alone, uniformly and without
-    replacement, from those that are neither relevant nor in the history. Metrics over them are far above those over all
-    items, and may order models differently (Krichene and Rendle, KDD 2020)."""
+    """The relevant items of each user, and ``n`` items drawn by the seed and the user alone,
+    uniformly and without replacement, from those that are neither relevant nor in the history.
+    Metrics over them are far above those over all items, and may order models differently (Krichene
+    and Rendle, KDD 2020)."""
     rows = []
     of_users = cases.users.tolist(), cases.truth.to_lists(), cases.history.to_lists()
     for user, truth, history in zip(*of_users, strict=True):
         relevant, taken = np.unique(truth), np.unique([*truth, *history])
         n_free = cases.n_items - len(taken)
-        drawn = numpy_generator(seed, "candidates", user).choice(n_free, min(n, n_free), replace=False)
+        drawn = numpy_generator(seed, "candidates", user).choice(
+            n_free, min(n, n_free), replace=False
+        )
         # the items that are not taken are numbered: before each stand so many that are
-        rows.append([*relevant, *(drawn + np.searchsorted(taken - np.arange(len(taken)), drawn, side="right"))])
+        rows.append(
+            [
+                *relevant,
+                *(drawn + np.searchsorted(taken - np.arange(len(taken)), drawn, side="right")),
+            ]
+        )
     return Ragged.from_lists(rows)
 
 
-def candidates_for(protocol: Protocol, cases: Cases, lists: Ragged | None) -> tuple[Protocol, Ragged | None]:
-    """The protocol with what identifies its candidates, and those of each user (None: all items)."""
+def candidates_for(
+    protocol: Protocol, cases: Cases, lists: Ragged | None
+) -> tuple[Protocol, Ragged | None]:
+    """The protocol with what identifies its candidates, and those of each user (None: all
+    items).
+    """
     if protocol.candidates == "all":
         return protocol, None
     if protocol.candidates == "sampled":
@@ -187,14 +253,18 @@ def candidates_for(protocol: Protocol, cases: Cases, lists: Ragged | None) -> tu
     else:
         keys = torch.empty(0) if lists is None else lists.rows * cases.n_items + lists.values
         if lists is None or lists.n_rows != len(cases) or len(torch.unique(keys)) < len(keys):
-            raise ValueError(f"candidate_lists must have a row for each of the {len(cases)} cases, and no item twice")
+            raise ValueError(
+                f"candidate_lists must have a row for each of the {len(cases)} cases, and no item twice"
+            )
         check_items("candidate_lists", lists.values, cases.n_items)
         content = hashlib.sha256()
         for part in (cases.users, lists.offsets, keys.sort().values % cases.n_items):
             content.update(part.numpy(force=True).astype("<i8").tobytes())
         digest = content.hexdigest()[:16]
         if protocol.candidate_hash not in ("", digest):
-            raise ValueError(f"candidate_lists have the hash {digest}; the protocol's are {protocol.candidate_hash}")
+            raise ValueError(
+                f"candidate_lists have the hash {digest}; the protocol's are {protocol.candidate_hash}"
+            )
         protocol = protocol.model_copy(update={"candidate_hash": digest})
     if protocol.seen == "exclude":
         known = cases.history.rows * cases.n_items + cases.history.values
@@ -215,11 +285,15 @@ class Measurement:
 
     def __post_init__(self) -> None:
         if self.reranking is not None and self.needs_ranks:
-            raise ValueError("rerank: ties = 'expectation' and metrics such as auc read the whole ranking")
+            raise ValueError(
+                "rerank: ties = 'expectation' and metrics such as auc read the whole ranking"
+            )
 
     @property
     def scored(self) -> str:
-        """The name of the ranking by score, which measurements without candidates of their own share."""
+        """The name of the ranking by score, which measurements without candidates of their own
+        share.
+        """
         return self.protocol.seen if self.candidates is None else self.protocol.hash
 
     def needs(self, *names: str) -> bool:
@@ -230,7 +304,11 @@ class Measurement:
     def needs_ranks(self) -> bool:
         """Whether it needs the ranks of the relevant items among all candidates."""
         is_expectation = self.protocol.ties == "expectation"
-        return is_expectation or self.needs("relevant_ranks") or any(not metric.cut for metric in self.metrics)
+        return (
+            is_expectation
+            or self.needs("relevant_ranks")
+            or any(not metric.cut for metric in self.metrics)
+        )
 
 
 @dataclass(frozen=True)
@@ -244,7 +322,9 @@ class _Pass:
 
 @dataclass(frozen=True)
 class _Batch:
-    """What a measurement reads of some users' lists: tables [B, K] by the names of :class:`RankedHits`, and ranks."""
+    """What a measurement reads of some users' lists: tables [B, K] by the names of
+    :class:`RankedHits`, and ranks.
+    """
 
     index: Tensor
     tables: dict[str, Tensor]
@@ -259,37 +339,56 @@ def _rank_once(
     features: Tensor | None,
     engine: Engine | None,
 ) -> list[RankedHits]:
-    """The ranked lists of every measurement, from one pass over the scores; of several processes all must call it."""
+    """The ranked lists of every measurement, from one pass over the scores; of several processes
+    all must call it.
+    """
     # what lies beyond the last item is a miss
-    pools = (each.reranking.reranker.config.pool for each in measurements if each.reranking is not None)
-    n_ranked = min(max(*(max(each.protocol.cutoffs) for each in measurements), 0, *pools), cases.n_items)
-    catalogue = catalogue_for(model, cases.n_items, n_ranked, tie_seed=measurements[0].protocol.tie_seed)
+    pools = (
+        each.reranking.reranker.config.pool for each in measurements if each.reranking is not None
+    )
+    n_ranked = min(
+        max(*(max(each.protocol.cutoffs) for each in measurements), 0, *pools), cases.n_items
+    )
+    catalogue = catalogue_for(
+        model, cases.n_items, n_ranked, tie_seed=measurements[0].protocol.tie_seed
+    )
     one_pass = _Pass(model, catalogue, cases, tuple(measurements), Truth.of(cases))
     ranks = Ranks.here()
     if ranks.count > 1:
         shares = of_all(lambda: _rank_share(one_pass, ranks))
     elif engine is not None:
         n = min(_SHARES * engine.size, -(-len(cases) // GROUP))
-        pieces = (Piece(f"ranking share {index + 1} of {n} of the users", Ranks(index, n)) for index in range(n))
+        pieces = (
+            Piece(f"ranking share {index + 1} of {n} of the users", Ranks(index, n))
+            for index in range(n)
+        )
         shares = list(parallel.map(_rank_share, pieces, one_pass, engine))
     else:
         shares = [_rank_share(one_pass, ranks)]
     facts: dict[str, Any] = {"n_items": cases.n_items, "features": features}
     if fit_part is not None:
-        facts |= {"counts": fit_part.item_counts(), "n_users": int((fit_part.items.lengths > 0).sum())}
+        facts |= {
+            "counts": fit_part.item_counts(),
+            "n_users": int((fit_part.items.lengths > 0).sum()),
+        }
     found = []
     for measurement, *of_shares in zip(measurements, *shares, strict=True):
         batches = [batch for share in of_shares for batch in share]
         row_of = torch.cat([batch.index for batch in batches]).argsort()
         tables: dict[str, Any] = {
-            name: torch.cat([batch.tables[name] for batch in batches])[row_of] for name in batches[0].tables
+            name: torch.cat([batch.tables[name] for batch in batches])[row_of]
+            for name in batches[0].tables
         }
         depth, truth = tables["hits"].shape[1], one_pass.truth
-        ranked = RankedHits(n_relevant=truth.n_relevant, ideal_gains=truth.ideal_gains(depth), **facts, **tables)
+        ranked = RankedHits(
+            n_relevant=truth.n_relevant, ideal_gains=truth.ideal_gains(depth), **facts, **tables
+        )
         if measurement.needs("known") and fit_part is not None:
             ranked = replace(ranked, known=known_items(cases, ranked.listed(), fit_part))
         if measurement.needs_ranks:
-            places = RelevantRanks.cat([batch.ranks for batch in batches if batch.ranks is not None]).take(row_of)
+            places = RelevantRanks.cat(
+                [batch.ranks for batch in batches if batch.ranks is not None]
+            ).take(row_of)
             ranked = replace(ranked, relevant_ranks=places)
             if measurement.protocol.ties == "expectation":
                 hits, gains, ties = expected_hits(places, depth, truth.grades)
@@ -302,20 +401,30 @@ def _rank_share(one_pass: _Pass, ranks: Ranks) -> list[list[_Batch]]:
     """Rank for a share of the users: what each measurement reads of the lists."""
     cases, truth, measurements = one_pass.cases, one_pass.truth, one_pass.measurements
     of_catalogue = [each for each in measurements if each.candidates is None]
-    candidates = {each.scored: each.candidates for each in measurements if each.candidates is not None}
+    candidates = {
+        each.scored: each.candidates for each in measurements if each.candidates is not None
+    }
     in_catalogue = any(each.needs_ranks for each in of_catalogue)
-    targets = Targets(truth.relevant, candidates, in_catalogue) if candidates or in_catalogue else None
+    targets = (
+        Targets(truth.relevant, candidates, in_catalogue) if candidates or in_catalogue else None
+    )
     conventions = tuple(dict.fromkeys(each.scored for each in of_catalogue))
     query = Query(cases.users, cases.history)
     if getattr(one_pass.model, "reads_times", False):
         query = replace(query, times=cases.times, at=cases.at)
     kept: list[list[_Batch]] = [[] for _ in measurements]
-    for batch in rank(one_pass.model, one_pass.catalogue, query, cases.history, conventions, targets, ranks):
+    for batch in rank(
+        one_pass.model, one_pass.catalogue, query, cases.history, conventions, targets, ranks
+    ):
         for own, measurement in zip(kept, measurements, strict=True):
             lists = batch.lists[measurement.scored]
             depth = min(max(measurement.protocol.cutoffs), cases.n_items)
-            if measurement.reranking is not None:  # lists of at most so many, picked from longer ones
-                places, _ = pick(lists.items, lists.scores.double(), depth, reranking=measurement.reranking)
+            if (
+                measurement.reranking is not None
+            ):  # lists of at most so many, picked from longer ones
+                places, _ = pick(
+                    lists.items, lists.scores.double(), depth, reranking=measurement.reranking
+                )
                 is_none, at = places < 0, places.clamp(min=0)
                 scores = lists.scores.gather(1, at).masked_fill(is_none, float("-inf"))
                 lists = Lists(lists.items.gather(1, at).masked_fill(is_none, -1), scores)
@@ -334,7 +443,11 @@ def known_items(cases: Cases, items: Tensor, fit_part: Part) -> Tensor:
     """[U, K] whether the user has the item in the part."""
     inside = (cases.users >= 0) & (cases.users < fit_part.items.n_rows)
     keys = torch.unique(fit_part.items.rows * cases.n_items + fit_part.items.values)
-    return torch.isin(cases.users[:, None] * cases.n_items + items, keys) & inside[:, None] & (items >= 0)
+    return (
+        torch.isin(cases.users[:, None] * cases.n_items + items, keys)
+        & inside[:, None]
+        & (items >= 0)
+    )
 
 
 def metric_values(
@@ -348,7 +461,9 @@ def metric_values(
         for k in wanted.columns(metric, cutoffs):
             name = metric.label if k is None else f"{metric.label}@{k}"
             if metric.per_user:
-                values = torch.cat([metric(ranked.rows(at, at + step), k) for at in range(0, len(ranked), step)])
+                values = torch.cat(
+                    [metric(ranked.rows(at, at + step), k) for at in range(0, len(ranked), step)]
+                )
                 per_user[name] = values.numpy()
             else:
                 values = metric(ranked, k)
@@ -360,7 +475,9 @@ def _n_unreachable(cases: Cases, measurement: Measurement) -> int:
     """Users with a relevant item that is no candidate."""
     relevant = cases.truth.rows * cases.n_items + cases.truth.values
     if measurement.candidates is not None:
-        gone = ~torch.isin(relevant, measurement.candidates.rows * cases.n_items + measurement.candidates.values)
+        gone = ~torch.isin(
+            relevant, measurement.candidates.rows * cases.n_items + measurement.candidates.values
+        )
     elif measurement.protocol.seen == "exclude":
         gone = torch.isin(relevant, cases.history.rows * cases.n_items + cases.history.values)
     else:
@@ -369,21 +486,33 @@ def _n_unreachable(cases: Cases, measurement: Measurement) -> int:
 
 
 def check_selects(metric: str) -> None:
-    """Refuse a metric that cannot select the best epoch: of a model that has learnt nothing lower ones are the best."""
+    """Refuse a metric that cannot select the best epoch: of a model that has learnt nothing lower
+    ones are the best.
+    """
     of = metric_class(split_metric(metric)[0])
     if not of.higher_is_better or "features" in of().needs:
         why = "needs features of items" if of.higher_is_better else "is better when it is lower"
-        raise ValueError(f"metric = {metric!r} cannot select the best epoch: it {why}; take e.g. 'ndcg@10'")
+        raise ValueError(
+            f"metric = {metric!r} cannot select the best epoch: it {why}; take e.g. 'ndcg@10'"
+        )
 
 
 def validation(
-    model: Ranker, cases: Cases, selects: str, *, seen: Seen, fit_part: Part, cutoffs: Sequence[int] = (5, 10, 20)
+    model: Ranker,
+    cases: Cases,
+    selects: str,
+    *,
+    seen: Seen,
+    fit_part: Part,
+    cutoffs: Sequence[int] = (5, 10, 20),
 ) -> dict[str, float]:
-    """The metrics of a training after an epoch: the default ones, and the one that selects the best epoch, as it is
-    named, e.g. ``"coverage@20"``."""
+    """The metrics of a training after an epoch: the default ones, and the one that selects the best
+    epoch, as it is named, e.g. ``"coverage@20"``."""
     check_selects(selects)
     name, k = split_metric(selects)
     every = sorted({*cutoffs, *([] if k is None else [k])})
     metrics = tuple(dict.fromkeys((*DEFAULT_METRICS, name)))
-    (result,) = evaluate(model, cases, seen=(seen,), cutoffs=every, metrics=metrics, fit_part=fit_part)
+    (result,) = evaluate(
+        model, cases, seen=(seen,), cutoffs=every, metrics=metrics, fit_part=fit_part
+    )
     return {**result.metrics, selects: value_of(result.metrics, selects)}

@@ -20,12 +20,16 @@ from recgraph.sparse.ragged import Ragged
 def check_items(name: str, items: Tensor, n_items: int) -> None:
     """Refuse indices of items that the catalogue does not have; names the argument."""
     if bool(((items < 0) | (items >= n_items)).any()):
-        raise ValueError(f"{name} holds an item outside 0 to {n_items - 1}; leave out padding and unknown items")
+        raise ValueError(
+            f"{name} holds an item outside 0 to {n_items - 1}; leave out padding and unknown items"
+        )
 
 
 @dataclass(frozen=True)
 class RelevantRanks:
-    """The ranks of the relevant items among all candidates, as counts of what is listed before them."""
+    """The ranks of the relevant items among all candidates, as counts of what is listed before
+    them.
+    """
 
     #: a row for each user, an entry for each relevant item: the candidates with a greater score
     above: Ragged
@@ -41,12 +45,17 @@ class RelevantRanks:
     def take(self, index: Tensor) -> RelevantRanks:
         """The users at rows ``index`` [B]."""
         equal, before, reachable = (
-            self.above.with_values(each).take(index).values for each in (self.equal, self.before, self.reachable)
+            self.above.with_values(each).take(index).values
+            for each in (self.equal, self.before, self.reachable)
         )
-        return RelevantRanks(self.above.take(index), equal, before, reachable, self.n_candidates[index])
+        return RelevantRanks(
+            self.above.take(index), equal, before, reachable, self.n_candidates[index]
+        )
 
     def to(self, device: torch.device) -> RelevantRanks:
-        counts = (part.to(device) for part in (self.equal, self.before, self.reachable, self.n_candidates))
+        counts = (
+            part.to(device) for part in (self.equal, self.before, self.reachable, self.n_candidates)
+        )
         return RelevantRanks(self.above.to(device), *counts)
 
     @classmethod
@@ -58,8 +67,9 @@ class RelevantRanks:
 
 @dataclass(frozen=True)
 class Ties:
-    """The tied group that each rank of a list belongs to, [U, K] int64 each: ranks of the group before this one,
-    candidates in the group (also beyond the list; at least 1), and relevant ones among them."""
+    """The tied group that each rank of a list belongs to, [U, K] int64 each: ranks of the group
+    before this one, candidates in the group (also beyond the list; at least 1), and relevant ones
+    among them."""
 
     offset: Tensor
     size: Tensor
@@ -71,14 +81,16 @@ class RankedHits:
     """Ranked lists as metrics see them. What is None is not known; a metric names what it needs.
 
     Attributes:
-        hits: [U, K], whether the item at each rank is relevant: bool, or float64, the probability over all orders of
-            equal scores, where ``ties`` are given. A rank past the end of a short list is a miss.
+        hits: [U, K], whether the item at each rank is relevant: bool, or float64, the probability
+            over all orders of equal scores, where ``ties`` are given. A rank past the end of a
+            short list is a miss.
         n_relevant: [U] int64; relevant items that cannot be recommended count.
-        gains, ideal_gains: [U, K] float64, the grade of the item at each rank, 0 for a miss; and the user's grades in
-            descending order, padded with 0. None where grades are binary.
+        gains, ideal_gains: [U, K] float64, the grade of the item at each rank, 0 for a miss; and
+            the user's grades in descending order, padded with 0. None where grades are binary.
         items: [U, K] int64, -1 past the end.
         scores: [U, K], aligned, where they are known.
-        known: [U, K] bool, whether the user has an interaction with the item in the data the model was fitted on.
+        known: [U, K] bool, whether the user has an interaction with the item in the data the model
+            was fitted on.
         relevant_ranks: of the relevant items among all candidates.
         ties: the tied groups.
         n_items: the size of the catalogue.
@@ -116,8 +128,13 @@ class RankedHits:
         return replace(part, n_relevant=self.n_relevant[start:end], relevant_ranks=ranks)
 
     def _map(self, cut: Callable[[Tensor], Tensor]) -> RankedHits:
-        tables = {name: getattr(self, name) for name in ("hits", "gains", "ideal_gains", "items", "scores", "known")}
-        made: dict[str, Any] = {name: None if table is None else cut(table) for name, table in tables.items()}
+        tables = {
+            name: getattr(self, name)
+            for name in ("hits", "gains", "ideal_gains", "items", "scores", "known")
+        }
+        made: dict[str, Any] = {
+            name: None if table is None else cut(table) for name, table in tables.items()
+        }
         ties = self.ties and Ties(cut(self.ties.offset), cut(self.ties.size), cut(self.ties.n_hits))
         return replace(self, **made, ties=ties)
 
@@ -145,14 +162,18 @@ class Truth:
     @classmethod
     def of(cls, cases: Cases) -> Truth:
         check_items("cases.truth", cases.truth.values, cases.n_items)
-        keys, inverse = torch.unique(cases.truth.rows * cases.n_items + cases.truth.values, return_inverse=True)
+        keys, inverse = torch.unique(
+            cases.truth.rows * cases.n_items + cases.truth.values, return_inverse=True
+        )
         n_relevant = torch.bincount(keys // cases.n_items, minlength=len(cases))
         if cases.grades is None:
             return cls(keys, None, n_relevant, cases.n_items)
         given = cases.grades.double()
         if not bool(((given > 0) & given.isfinite()).all()):
             raise ValueError("cases.grades (grades) must be positive and finite")
-        grades = torch.zeros(keys.numel(), dtype=torch.float64).scatter_reduce_(0, inverse, given, "amax")
+        grades = torch.zeros(keys.numel(), dtype=torch.float64).scatter_reduce_(
+            0, inverse, given, "amax"
+        )
         return cls(keys, grades, n_relevant, cases.n_items)
 
     @property
@@ -160,7 +181,9 @@ class Truth:
         return Ragged.from_lengths(self.keys % self.n_items, self.n_relevant)
 
     def find(self, rows: Tensor, items: Tensor) -> tuple[Tensor, Tensor | None]:
-        """[B, K] bool, whether items [B, K] are relevant to the users at ``rows`` [B]; and their gains, or None."""
+        """[B, K] bool, whether items [B, K] are relevant to the users at ``rows`` [B]; and their
+        gains, or None.
+        """
         wanted = torch.where(items < 0, -1, rows[:, None] * self.n_items + items)
         positions = torch.searchsorted(self.keys, wanted).clamp(max=self.keys.numel() - 1)
         hits = self.keys[positions] == wanted
@@ -176,11 +199,15 @@ class Truth:
         return sorted_grades.first(self.n_relevant.clamp(max=depth)).to_padded(width=depth)
 
 
-def expected_hits(ranks: RelevantRanks, depth: int, grades: Tensor | None = None) -> tuple[Tensor, Tensor | None, Ties]:
-    """Lists [U, depth] in which each rank holds the probability of a hit, and the gain where there are ``grades`` [T].
+def expected_hits(
+    ranks: RelevantRanks, depth: int, grades: Tensor | None = None
+) -> tuple[Tensor, Tensor | None, Ties]:
+    """Lists [U, depth] in which each rank holds the probability of a hit, and the gain where there
+    are ``grades`` [T].
 
-    A group of n candidates with the same score, m of them relevant, takes n consecutive ranks; over all their orders
-    each of these is a hit with probability m / n. A rank without a relevant item in its group is a group of its own.
+    A group of n candidates with the same score, m of them relevant, takes n consecutive ranks; over
+    all their orders each of these is a hit with probability m / n. A rank without a relevant item
+    in its group is a group of its own.
     """
     shape, device = (ranks.above.n_rows, depth), ranks.above.device
     hits = torch.zeros(shape, dtype=torch.float64, device=device)
@@ -197,7 +224,9 @@ def expected_hits(ranks: RelevantRanks, depth: int, grades: Tensor | None = None
     at = (keys // depth)[rows], above[rows] + offset
     hits[at] = (n_hits.double() / size)[rows]
     if grades is not None and gains is not None:
-        total = torch.zeros(keys.numel(), dtype=torch.float64, device=device).index_add_(0, group, grades[listed])
+        total = torch.zeros(keys.numel(), dtype=torch.float64, device=device).index_add_(
+            0, group, grades[listed]
+        )
         gains[at] = (total / size)[rows]
     ties.offset[at], ties.size[at], ties.n_hits[at] = offset, size[rows], n_hits[rows]
     return hits, gains, ties
@@ -205,7 +234,9 @@ def expected_hits(ranks: RelevantRanks, depth: int, grades: Tensor | None = None
 
 @dataclass(frozen=True)
 class Metric(ABC):
-    """Base of all metrics. A subclass fills :meth:`compute`; one with options is a frozen dataclass, too."""
+    """Base of all metrics. A subclass fills :meth:`compute`; one with options is a frozen
+    dataclass, too.
+    """
 
     #: as it is written before ``@``; by default the class's name, e.g. ``hit_rate`` of ``HitRate``
     name: ClassVar[str]
@@ -213,18 +244,22 @@ class Metric(ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     #: whether it counts relevant items; a user without any then has no value
     needs_truth: ClassVar[bool] = True
-    #: whether more of it is better, for those who select or tune by it and for tables that mark the best
+    #: whether more of it is better, for those who select or tune by it and for tables that mark the
+    #: best
     higher_is_better: ClassVar[bool] = True
     #: False where it is one value for all users
     per_user: ClassVar[bool] = True
-    #: whether it has a cut-off; without one it reads the whole ranking, and is written without ``@``
+    #: whether it has a cut-off; without one it reads the whole ranking, and is written without
+    #: ``@``
     cut: ClassVar[bool] = True
     #: whether it is right where hits are probabilities over the orders of equal scores
     expects: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         if "name" not in cls.__dict__:
-            cls.name = re.sub("(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__).lower()
+            cls.name = re.sub(
+                "(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__
+            ).lower()
 
     @property
     def label(self) -> str:
@@ -234,20 +269,26 @@ class Metric(ABC):
         return self.name + (f"({', '.join(options)})" if options else "")
 
     def __call__(self, ranked: RankedHits, k: int | None = None) -> Tensor:
-        """[U] float64: the value of each user at cut-off ``k`` (None: the whole list), NaN where there is none."""
+        """[U] float64: the value of each user at cut-off ``k`` (None: the whole list), NaN where
+        there is none.
+        """
         check_needs((self,), {need: need for need in self.needs if getattr(ranked, need) is None})
         if ranked.ties is not None and not self.expects:
-            raise ValueError(f"metric {self.label!r} has no expectation over ties; use the seeded permutation")
+            raise ValueError(
+                f"metric {self.label!r} has no expectation over ties; use the seeded permutation"
+            )
         k = ranked.hits.shape[1] if k is None else k
         values = torch.as_tensor(self.compute(ranked.first(k), k), dtype=torch.float64)
         if self.per_user and values.shape != ranked.n_relevant.shape:
-            raise ValueError(f"metric {self.label!r}: compute gave {list(values.shape)} for {len(ranked)} users")
+            raise ValueError(
+                f"metric {self.label!r}: compute gave {list(values.shape)} for {len(ranked)} users"
+            )
         return values.masked_fill(ranked.n_relevant == 0, torch.nan) if self.needs_truth else values
 
     @abstractmethod
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        """[U] float64 from lists that are cut to their first ``k`` ranks (fewer where the catalogue ends before); any
-        value where a user has no relevant item and the metric needs one."""
+        """[U] float64 from lists that are cut to their first ``k`` ranks (fewer where the catalogue
+        ends before); any value where a user has no relevant item and the metric needs one."""
 
     def mean(self, values: Tensor) -> float:
         """The value over all users: the mean of those that have one; NaN if none has."""
@@ -257,7 +298,9 @@ class Metric(ABC):
 
 
 class RelevanceMetric(Metric):
-    """A metric of where the relevant items stand, which is right where hits are probabilities, too."""
+    """A metric of where the relevant items stand, which is right where hits are probabilities,
+    too.
+    """
 
     expects = True
 
@@ -277,7 +320,9 @@ def check_needs(metrics: Iterable[Metric], missing: Mapping[str, str]) -> None:
     """Refuse metrics that need what is missing: what it is -> what to give."""
     for metric in metrics:
         for need in sorted(metric.needs & missing.keys()):
-            raise ValueError(f"metric {metric.label!r} needs {need}, which is not known here; give {missing[need]}")
+            raise ValueError(
+                f"metric {metric.label!r} needs {need}, which is not known here; give {missing[need]}"
+            )
 
 
 def ranks(like: Tensor) -> Tensor:
@@ -286,8 +331,9 @@ def ranks(like: Tensor) -> Tensor:
 
 
 def first_hit(ties: Ties) -> Tensor:
-    """[U, K] float64: the probability that the first hit is at each rank, over all orders of equal scores. In a group
-    of n, m of them relevant, whose first o are misses, the next is a hit with m / (n - o) (McSherry, Najork 2008)."""
+    """[U, K] float64: the probability that the first hit is at each rank, over all orders of equal
+    scores. In a group of n, m of them relevant, whose first o are misses, the next is a hit with m
+    / (n - o) (McSherry, Najork 2008)."""
     hits, left = ties.n_hits.double(), ties.size - ties.offset
     chance = (hits / left.clamp(min=1)).clamp(max=1)
     missed = (1 - chance).cumprod(1)
@@ -295,7 +341,9 @@ def first_hit(ties: Ties) -> Tensor:
 
 
 class ListedMean(Metric):
-    """The mean over the first k of a value of each; an empty list has no value. A subclass fills :meth:`values`."""
+    """The mean over the first k of a value of each; an empty list has no value. A subclass fills
+    :meth:`values`.
+    """
 
     needs_truth = False
 
@@ -309,7 +357,9 @@ class ListedMean(Metric):
 
 
 class ItemMean(ListedMean):
-    """A :class:`ListedMean` of what depends on the item alone. A subclass fills :meth:`of_items`."""
+    """A :class:`ListedMean` of what depends on the item alone. A subclass fills
+    :meth:`of_items`.
+    """
 
     needs = frozenset({"items", "counts"})
 
@@ -342,7 +392,9 @@ class Precision(RelevanceMetric):
 
 
 class Recall(RelevanceMetric):
-    """hits in the first k / relevant items. With more than k relevant items the best possible value is below 1."""
+    """hits in the first k / relevant items. With more than k relevant items the best possible value
+    is below 1.
+    """
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         return ranked.hits.sum(1).double() / ranked.n_relevant
@@ -350,8 +402,8 @@ class Recall(RelevanceMetric):
 
 @dataclass(frozen=True)
 class F1(RelevanceMetric):
-    """(1 + b^2) P R / (b^2 P + R) of precision and recall at k, which is (1 + b^2) hits / (b^2 relevant + k); b is
-    ``beta``, the weight of recall."""
+    """(1 + b^2) P R / (b^2 P + R) of precision and recall at k, which is (1 + b^2) hits / (b^2
+    relevant + k); b is ``beta``, the weight of recall."""
 
     beta: float = 1.0
 
@@ -384,9 +436,12 @@ def _of_users(values: Tensor, relevant: RelevantRanks) -> Tensor:
 
 @dataclass(frozen=True)
 class DCG(RelevanceMetric):
-    """The sum over the ranks j <= k of gain_j / log2(j + 1): above 1 where there are several hits or grades."""
+    """The sum over the ranks j <= k of gain_j / log2(j + 1): above 1 where there are several hits
+    or grades.
+    """
 
-    #: of a grade: the grade, or 2^grade - 1 (Burges et al., ICML 2005); without grades it is 1 for a relevant item
+    #: of a grade: the grade, or 2^grade - 1 (Burges et al., ICML 2005); without grades it is 1 for
+    #: a relevant item
     gain: Literal["linear", "exponential"] = "linear"
 
     def gains(self, grades: Tensor) -> Tensor:
@@ -394,7 +449,9 @@ class DCG(RelevanceMetric):
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         if self.gain == "exponential" and ranked.gains is not None and ranked.ties is not None:
-            raise ValueError("gain = 'exponential' has no expectation over tied orders; use gain = 'linear'")
+            raise ValueError(
+                "gain = 'exponential' has no expectation over tied orders; use gain = 'linear'"
+            )
         gained = ranked.hits.double() if ranked.gains is None else self.gains(ranked.gains)
         return (gained * _discounts(ranked)).sum(1)
 
@@ -404,7 +461,9 @@ def _discounts(ranked: RankedHits) -> Tensor:
 
 
 class NDCG(DCG):
-    """:class:`DCG` over the DCG of the best possible list: of its first min(relevant items, k) ranks all are hits."""
+    """:class:`DCG` over the DCG of the best possible list: of its first min(relevant items, k)
+    ranks all are hits.
+    """
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         weights = _discounts(ranked)
@@ -414,12 +473,16 @@ class NDCG(DCG):
 
 
 def _best(weights: Tensor, n_hits: Tensor) -> Tensor:
-    """[U] float64: the sum of the weights [K] of the first ``n_hits`` [U] ranks, at least of one."""
+    """[U] float64: the sum of the weights [K] of the first ``n_hits`` [U] ranks, at least of
+    one.
+    """
     return weights.cumsum(0)[(n_hits.clamp(max=len(weights)) - 1).clamp(min=0)]
 
 
 class MAP(RelevanceMetric):
-    """The sum over the ranks j <= k of hits of (hits in the first j) / j, over min(relevant items, k)."""
+    """The sum over the ranks j <= k of hits of (hits in the first j) / j, over min(relevant items,
+    k).
+    """
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         hits, ties = ranked.hits.double(), ranked.ties
@@ -427,7 +490,8 @@ class MAP(RelevanceMetric):
             upto = hits * hits.cumsum(1)
         else:
             offset, size, n_hits = (part.double() for part in (ties.offset, ties.size, ties.n_hits))
-            # hits in groups above are independent of this one; two ranks of a group are both hits with m(m-1)/n(n-1)
+            # hits in groups above are independent of this one; two ranks of a group are both hits
+            # with m(m-1)/n(n-1)
             above = hits.cumsum(1) - hits * (offset + 1)
             both = n_hits * (n_hits - 1) / (size * (size - 1)).clamp(min=1)
             upto = hits * (1 + above) + offset * both
@@ -445,10 +509,11 @@ class MRR(RelevanceMetric):
 
 @dataclass(frozen=True)
 class RBP(RelevanceMetric):
-    """The sum over the ranks j <= k of hits of p^(j-1), over the same sum for the best possible list.
+    """The sum over the ranks j <= k of hits of p^(j-1), over the same sum for the best possible
+    list.
 
-    Source: Moffat and Zobel, TOIS 2008. Departure: they multiply the sum by 1 - p instead, so that with few relevant
-    items the best possible value is far below 1.
+    Source: Moffat and Zobel, TOIS 2008. Departure: they multiply the sum by 1 - p instead, so that
+    with few relevant items the best possible value is far below 1.
     """
 
     #: p, the probability that a user goes on to the next item
@@ -460,8 +525,9 @@ class RBP(RelevanceMetric):
 
 
 class AUC(RelevanceMetric):
-    """The share of pairs of a relevant and another candidate in which the relevant one stands higher; ties count half.
-    A relevant item that is no candidate loses every pair; a user without other candidates has no value."""
+    """The share of pairs of a relevant and another candidate in which the relevant one stands
+    higher; ties count half. A relevant item that is no candidate loses every pair; a user without
+    other candidates has no value."""
 
     cut = False
     needs = frozenset({"relevant_ranks"})
@@ -471,8 +537,12 @@ class AUC(RelevanceMetric):
         assert relevant is not None
         ok = relevant.reachable.double()
         found = _of_users(ok, relevant)
-        # of the candidates above and beside the r relevant ones, themselves included, r^2 / 2 are relevant
-        lost = _of_users((relevant.above.values + relevant.equal * 0.5) * ok, relevant) - found.square() / 2
+        # of the candidates above and beside the r relevant ones, themselves included, r^2 / 2 are
+        # relevant
+        lost = (
+            _of_users((relevant.above.values + relevant.equal * 0.5) * ok, relevant)
+            - found.square() / 2
+        )
         return (found - lost / (relevant.n_candidates - found)) / ranked.n_relevant
 
 
@@ -493,7 +563,9 @@ class CatalogueCoverage(Aggregate):
 
 
 class Entropy(Aggregate):
-    """The entropy of the items among the first k of all lists, over its greatest value, log(items in the catalogue)."""
+    """The entropy of the items among the first k of all lists, over its greatest value, log(items
+    in the catalogue).
+    """
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         shares = times_listed(ranked) / times_listed(ranked).sum().double()
@@ -501,8 +573,8 @@ class Entropy(Aggregate):
 
 
 class Gini(Aggregate):
-    """The Gini index of how often each item of the catalogue is among the first k: 0 for all alike, near 1 for few.
-    With x ascending it is the sum of (2i - N - 1) x_i / (N sum x)."""
+    """The Gini index of how often each item of the catalogue is among the first k: 0 for all alike,
+    near 1 for few. With x ascending it is the sum of (2i - N - 1) x_i / (N sum x)."""
 
     higher_is_better = False
 
@@ -513,20 +585,23 @@ class Gini(Aggregate):
 
 
 class Personalization(Aggregate):
-    """1 - (items that two users' first k share) / (the length of a list), the mean over all pairs of users; NaN for one
-    user. An item that c users are shown is shared by c(c-1)/2 pairs, so no pair is looked at."""
+    """1 - (items that two users' first k share) / (the length of a list), the mean over all pairs
+    of users; NaN for one user. An item that c users are shown is shared by c(c-1)/2 pairs, so no
+    pair is looked at."""
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         counts, n_users = times_listed(ranked), len(ranked)
         if n_users < 2:
             return torch.tensor(nan, dtype=torch.float64)
-        return 1 - (counts.double() * (counts - 1)).sum() / (n_users * (n_users - 1) * min(k, len(counts)))
+        return 1 - (counts.double() * (counts - 1)).sum() / (
+            n_users * (n_users - 1) * min(k, len(counts))
+        )
 
 
 @dataclass(frozen=True)
 class TailShare(ItemMean):
-    """The share of the first k that belongs to the least popular items: the first max(int(ratio m), 1) of the m items
-    with an interaction, by interactions and then by index."""
+    """The share of the first k that belongs to the least popular items: the first max(int(ratio m),
+    1) of the m items with an interaction, by interactions and then by index."""
 
     ratio: float = 0.2
 
@@ -538,7 +613,9 @@ class TailShare(ItemMean):
 
 
 class IntraListDiversity(Metric):
-    """The mean distance 1 - cosine over the pairs of the first k, between item features; 0 for one item."""
+    """The mean distance 1 - cosine over the pairs of the first k, between item features; 0 for one
+    item.
+    """
 
     needs_truth = False
     needs = frozenset({"items", "features"})
@@ -550,13 +627,21 @@ class IntraListDiversity(Metric):
         others = 1 - torch.eye(items.shape[1], dtype=torch.float64, device=features.device)
         parts = []
         # a few users at a time: a block holds the features of all their items
-        for start in range(0, len(items), block := max((1 << 22) // (width * max(features.shape[1], width)), 1)):
+        for start in range(
+            0, len(items), block := max((1 << 22) // (width * max(features.shape[1], width)), 1)
+        ):
             rows = items[start : start + block]
             mask = rows >= 0
-            unit = torch.nn.functional.normalize(features[rows.clamp(min=0)] * mask[:, :, None], dim=2)
+            unit = torch.nn.functional.normalize(
+                features[rows.clamp(min=0)] * mask[:, :, None], dim=2
+            )
             distances = (1 - unit @ unit.mT) * others * (mask[:, :, None] & mask[:, None, :])
             n = mask.sum(1)
-            parts.append((distances.sum((1, 2)) / (n * (n - 1)).double().clamp(min=1)).masked_fill(n == 0, nan))
+            parts.append(
+                (distances.sum((1, 2)) / (n * (n - 1)).double().clamp(min=1)).masked_fill(
+                    n == 0, nan
+                )
+            )
         return torch.cat(parts)
 
 
@@ -571,8 +656,8 @@ class NewItems(ListedMean):
 
 
 class Novelty(ItemMean):
-    """The mean over the first k of log2(users / the item's interactions): its self-information in bits. An item without
-    interactions counts like one with a single one."""
+    """The mean over the first k of log2(users / the item's interactions): its self-information in
+    bits. An item without interactions counts like one with a single one."""
 
     needs = frozenset({"items", "counts", "n_users"})
 
@@ -584,9 +669,10 @@ class Novelty(ItemMean):
 
 
 class Serendipity(ListedMean):
-    """The mean over the first k of max(p - q, 0) for hits and 0 for others. p = (N + 1 - rank) / N of the N items in
-    the catalogue; q the same of the item's rank by popularity, equally popular items sharing a rank and the next one
-    following without a gap; 0 for an item without interactions."""
+    """The mean over the first k of max(p - q, 0) for hits and 0 for others. p = (N + 1 - rank) / N
+    of the N items in the catalogue; q the same of the item's rank by popularity, equally popular
+    items sharing a rank and the next one following without a gap; 0 for an item without
+    interactions."""
 
     needs = frozenset({"items", "counts"})
 
@@ -609,7 +695,11 @@ class Unexpectedness(ItemMean):
 
 #: what is computed where the caller names no metrics
 DEFAULT_METRICS = ("recall", "hit_rate", "ndcg", "mrr", "map", "precision")
-_SHORT = {"coverage": "catalogue_coverage", "popularity": "average_popularity", "diversity": "intra_list_diversity"}
+_SHORT = {
+    "coverage": "catalogue_coverage",
+    "popularity": "average_popularity",
+    "diversity": "intra_list_diversity",
+}
 
 
 def metric_class(name: str) -> type[Metric]:
@@ -620,7 +710,9 @@ def metric_class(name: str) -> type[Metric]:
 
 @dataclass(frozen=True)
 class MetricList:
-    """Metrics that a caller names, with a cut-off (``"ndcg@10"``) or at all cut-offs, or gives as they are."""
+    """Metrics that a caller names, with a cut-off (``"ndcg@10"``) or at all cut-offs, or gives as
+    they are.
+    """
 
     metrics: tuple[Metric, ...]
     #: label -> the cut-offs that it is named with; None among them: all, or it has none
@@ -638,11 +730,13 @@ class MetricList:
         return cls(tuple(metrics.values()), lengths)
 
     def cutoffs(self, given: Sequence[int] | None, default: Sequence[int]) -> tuple[int, ...]:
-        """The cut-offs of a protocol: those given (by default the default ones, where a metric is named without one),
-        and those that metrics name."""
+        """The cut-offs of a protocol: those given (by default the default ones, where a metric is
+        named without one), and those that metrics name."""
         named = {k for lengths in self.lengths.values() for k in lengths if k is not None}
         if given is None:
-            is_plain = any(metric.cut and None in self.lengths[metric.label] for metric in self.metrics)
+            is_plain = any(
+                metric.cut and None in self.lengths[metric.label] for metric in self.metrics
+            )
             given = default if is_plain or not named else ()
         return tuple(sorted({*given, *named}))
 
@@ -655,7 +749,9 @@ class MetricList:
 
 
 def split_metric(text: str) -> tuple[str, int | None]:
-    """``"coverage@20"`` -> ``("catalogue_coverage", 20)``; ``"auc"`` -> ``("auc", None)``, as it has no cut-off."""
+    """``"coverage@20"`` -> ``("catalogue_coverage", 20)``; ``"auc"`` -> ``("auc", None)``, as it
+    has no cut-off.
+    """
     name, sign, k = text.partition("@")
     if sign and k.isdigit() and int(k) >= 1:
         return metric_class(name).name, int(k)
@@ -671,13 +767,17 @@ def full_name(text: str) -> str:
 
 
 def value_of(metrics: Mapping[str, float], text: str) -> float:
-    """The value of ``"coverage@20"`` among the values of a result; a metric without cut-off has none in its name."""
+    """The value of ``"coverage@20"`` among the values of a result; a metric without cut-off has
+    none in its name.
+    """
     name, _ = split_metric(text)
     return metrics[name if name in metrics else full_name(text)]
 
 
 def metric_of(column: str) -> type[Metric] | None:
-    """The metric of a column, e.g. ``"gini@5"``, ``"auc"`` or ``"f1(beta=2.0)@10"``; None where it is of none."""
+    """The metric of a column, e.g. ``"gini@5"``, ``"auc"`` or ``"f1(beta=2.0)@10"``; None where it
+    is of none.
+    """
     name = re.split("[@(]", column, maxsplit=1)[0]
     return metric_class(name) if registry.key(name) in registry.names("metric") else None
 

@@ -1,4 +1,6 @@
-"""The node task: what node embeddings tell of classes, by a linear probe, a logistic regression and clustering."""
+"""The node task: what node embeddings tell of classes, by a linear probe, a logistic regression and
+clustering.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,16 @@ from recgraph.graph.node_task import NodeSplit, NodeTask
 from recgraph.rng import derive
 
 SCORES = ("macro_f1", "micro_f1", "auc")
-#: inverse strengths of regularisation (scikit-learn's ``C``) among which the logistic regression is chosen
+#: inverse strengths of regularisation (scikit-learn's ``C``) among which the logistic regression is
+#: chosen
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
 
 
 @dataclass(frozen=True)
 class ProbeScores:
-    """Test scores of R probes, [R] float64; ``auc`` is the mean area of each class against the rest."""
+    """Test scores of R probes, [R] float64; ``auc`` is the mean area of each class against the
+    rest.
+    """
 
     macro_f1: Tensor
     micro_f1: Tensor
@@ -44,17 +49,21 @@ class ProbeConfig(Config):
 
     learning_rate: Annotated[float, Field(gt=0, description="of Adam")] = 0.01
     weight_decay: Annotated[float, Field(ge=0, description="L2 penalty of Adam")] = 0.0
-    repeats: Annotated[int, Field(ge=1, description="classifiers, which differ in their first weights")] = 50
+    repeats: Annotated[
+        int, Field(ge=1, description="classifiers, which differ in their first weights")
+    ] = 50
     steps: Annotated[int, Field(ge=1, description="full-batch steps of each")] = 200
 
 
 def linear_probe(
     embedding: Tensor, labels: Tensor, split: NodeSplit, config: ProbeConfig, *, seed: int = 0
 ) -> ProbeScores:
-    """The published protocol: linear classifiers trained by Adam, all of them at once as one tensor.
+    """The published protocol: linear classifiers trained by Adam, all of them at once as one
+    tensor.
 
-    The weights begin Xavier-uniform, the bias at 0. Macro-F1 on the test nodes is taken at the step with the first best
-    validation Macro-F1, Micro-F1 and the area at the step with the first best validation Micro-F1.
+    The weights begin Xavier-uniform, the bias at 0. Macro-F1 on the test nodes is taken at the step
+    with the first best validation Macro-F1, Micro-F1 and the area at the step with the first best
+    validation Micro-F1.
 
     Source: HeCo (KDD 2021), evaluation as published, which trains one classifier after the other.
 
@@ -65,13 +74,21 @@ def linear_probe(
     """
     x, labels, n_classes = _checked(embedding, labels, split)
     labels = labels.to(x.device)
-    train_labels, valid_labels, test_labels = (labels[part] for part in (split.train, split.valid, split.test))
-    draw, bound = torch.Generator(x.device).manual_seed(derive(seed, "probe")), math.sqrt(6 / (x.shape[1] + n_classes))
+    train_labels, valid_labels, test_labels = (
+        labels[part] for part in (split.train, split.valid, split.test)
+    )
+    draw, bound = (
+        torch.Generator(x.device).manual_seed(derive(seed, "probe")),
+        math.sqrt(6 / (x.shape[1] + n_classes)),
+    )
     weight = torch.empty(n_classes, config.repeats, x.shape[1], device=x.device)
     weight.uniform_(-bound, bound, generator=draw).requires_grad_()
     bias = torch.zeros(n_classes, config.repeats, 1, device=x.device).requires_grad_()
-    optimiser = torch.optim.Adam([weight, bias], lr=config.learning_rate, weight_decay=config.weight_decay)
-    # of each classifier its first best validation score and its weights then, by Macro-F1 and by Micro-F1
+    optimiser = torch.optim.Adam(
+        [weight, bias], lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    # of each classifier its first best validation score and its weights then, by Macro-F1 and by
+    # Micro-F1
     worst = torch.full((config.repeats,), -torch.inf, dtype=torch.float64, device=x.device)
     best = [(worst.clone(), weight.detach().clone(), bias.detach().clone()) for _ in range(2)]
     for _ in range(config.steps):
@@ -96,15 +113,17 @@ def linear_probe(
 
 
 def _logits(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
-    """[C, R, n] of embeddings [n, D]; classes come first, so that sums over them are elementwise over the rest."""
+    """[C, R, n] of embeddings [n, D]; classes come first, so that sums over them are elementwise
+    over the rest.
+    """
     return (weight.view(-1, x.shape[1]) @ x.t()).view(*weight.shape[:2], -1) + bias
 
 
 def logistic_probe(
     embedding: Tensor, labels: Tensor, split: NodeSplit, *, strengths: tuple[float, ...] = STRENGTHS
 ) -> ProbeScores:
-    """scikit-learn's logistic regression on standardised embeddings, its ``C`` chosen on the validation nodes: for
-    Macro-F1 by Macro-F1, for the others by Micro-F1."""
+    """scikit-learn's logistic regression on standardised embeddings, its ``C`` chosen on the
+    validation nodes: for Macro-F1 by Macro-F1, for the others by Micro-F1."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -120,7 +139,9 @@ def logistic_probe(
         on_test = torch.zeros(n_classes, 1, len(test), dtype=torch.float64)
         on_test[model.classes_, 0] = torch.as_tensor(model.predict_proba(host[test]).T)
         scores = f1_scores(on_test.max(0).indices, labels[test], n_classes)
-        rows.append((f1_scores(on_valid, labels[valid], n_classes), scores, _areas(on_test, labels[test])))
+        rows.append(
+            (f1_scores(on_valid, labels[valid], n_classes), scores, _areas(on_test, labels[test]))
+        )
     by_macro = max(rows, key=lambda row: float(row[0][0]))
     by_micro = max(rows, key=lambda row: float(row[0][1]))
     return ProbeScores(by_macro[1][0], by_micro[1][1], by_micro[2])
@@ -129,8 +150,9 @@ def logistic_probe(
 def cluster_scores(
     embedding: Tensor, labels: Tensor, *, repeats: int = 10, n_init: int = 10, seed: int = 0
 ) -> dict[str, float]:
-    """The published protocol of clustering: k-means on all nodes of a known class, with as many clusters as classes;
-    ``nmi`` and ``ari``, means over the repeats. The ARI depends strongly on ``n_init``."""
+    """The published protocol of clustering: k-means on all nodes of a known class, with as many
+    clusters as classes; ``nmi`` and ``ari``, means over the repeats. The ARI depends strongly on
+    ``n_init``."""
     from sklearn.cluster import KMeans
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
@@ -148,8 +170,9 @@ def cluster_scores(
 
 
 def f1_scores(predicted: Tensor, labels: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
-    """[R] and [R] float64: Macro-F1 and Micro-F1 (the accuracy) of each row of predictions, [R, n], of labels [n]. A
-    class that is neither in the labels nor predicted does not enter the mean, as in scikit-learn."""
+    """[R] and [R] float64: Macro-F1 and Micro-F1 (the accuracy) of each row of predictions, [R, n],
+    of labels [n]. A class that is neither in the labels nor predicted does not enter the mean, as
+    in scikit-learn."""
     total = torch.zeros(len(predicted), dtype=torch.float64, device=predicted.device)
     counted = torch.zeros_like(total)
     for c in range(n_classes):
@@ -162,8 +185,9 @@ def f1_scores(predicted: Tensor, labels: Tensor, n_classes: int) -> tuple[Tensor
 
 
 def _areas(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """[R] float64 of probabilities [C, R, n]: the mean over classes of the area under the ROC curve of a class against
-    the rest; ties count half. A class of none of the nodes does not enter the mean."""
+    """[R] float64 of probabilities [C, R, n]: the mean over classes of the area under the ROC curve
+    of a class against the rest; ties count half. A class of none of the nodes does not enter the
+    mean."""
     areas = []
     for c, scores in enumerate(probabilities.contiguous()):
         positive = labels == c
@@ -179,10 +203,14 @@ def _areas(probabilities: Tensor, labels: Tensor) -> Tensor:
 
 
 def _checked(embedding: Tensor, labels: Tensor, split: NodeSplit) -> tuple[Tensor, Tensor, int]:
-    """The embedding in float32, the classes numbered from 0 without gaps, and how many there are."""
+    """The embedding in float32, the classes numbered from 0 without gaps, and how many there
+    are.
+    """
     for part in ("train", "valid"):
         if shared := int(torch.isin(split.test, getattr(split, part)).sum()):
-            raise ValueError(f"split: {shared:,} test nodes are {part} nodes, too; leave them out of one")
+            raise ValueError(
+                f"split: {shared:,} test nodes are {part} nodes, too; leave them out of one"
+            )
     x = embedding.detach().to(torch.float32)
     if not bool(x.isfinite().all()):
         raise ValueError("embedding holds NaN or infinite values")
@@ -199,14 +227,20 @@ class NodeProtocol(Config):
     task_hash: Annotated[str, Field(description="of the labels and the splits")]
     probe: Annotated[ProbeConfig, Field(description="settings of the linear probe")]
     seed: Annotated[int, Field(ge=0, description="of the probe's first weights and of k-means")] = 0
-    strengths: Annotated[tuple[float, ...], Field(min_length=1, description="C of the logistic regression")] = STRENGTHS
+    strengths: Annotated[
+        tuple[float, ...], Field(min_length=1, description="C of the logistic regression")
+    ] = STRENGTHS
     clusterings: Annotated[int, Field(ge=1, description="k-means whose scores are averaged")] = 10
-    cluster_starts: Annotated[int, Field(ge=1, description="starts of each k-means; the best is taken")] = 10
+    cluster_starts: Annotated[
+        int, Field(ge=1, description="starts of each k-means; the best is taken")
+    ] = 10
 
     @property
     def hash(self) -> str:
         """16 hexadecimal digits; equal for equal protocols, on every machine."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(
+            json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()
+        ).hexdigest()[:16]
 
 
 @dataclass(frozen=True, repr=False)
@@ -226,7 +260,9 @@ class NodeResults(Printed):
         return self.protocol.hash
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each probe and number of labels, and one for the clustering; means over probes."""
+        """A row for each probe and number of labels, and one for the clustering; means over
+        probes.
+        """
         empty = dict.fromkeys((*SCORES, *self.clusters))
         found = [
             {"probe": name, "labels": labels, **empty, **scores.mean()}
@@ -236,10 +272,17 @@ class NodeResults(Printed):
         return [*found, {"probe": "k-means", "labels": "none", **empty, **self.clusters}]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON: means, and deviations over the probes (not over trainings)."""
-        found: dict[str, Any] = {"protocol": self.protocol.model_dump(mode="json"), "protocol_hash": self.hash}
+        """Plain values, ready for JSON: means, and deviations over the probes (not over
+        trainings).
+        """
+        found: dict[str, Any] = {
+            "protocol": self.protocol.model_dump(mode="json"),
+            "protocol_hash": self.hash,
+        }
         for name, table in (("linear", self.linear), ("logistic", self.logistic)):
-            found[name] = {labels: {"mean": each.mean(), "std": each.std()} for labels, each in table.items()}
+            found[name] = {
+                labels: {"mean": each.mean(), "std": each.std()} for labels, each in table.items()
+            }
         return {**found, "clusters": dict(self.clusters)}
 
     def facts(self) -> dict[str, str]:
@@ -253,13 +296,20 @@ def evaluate_nodes(
 
     Args:
         embedding: [N, D], frozen, in the order of the task's labels.
-        seed: of the probe and of k-means, not of a training: use the same for all trainings that are compared.
+        seed: of the probe and of k-means, not of a training: use the same for all trainings that
+            are compared.
     """
     protocol = NodeProtocol(task_hash=task.hash, probe=probe or ProbeConfig(), seed=seed)
     of_task, n_init = (embedding, task.labels), protocol.cluster_starts
     return NodeResults(
         protocol,
-        {name: linear_probe(*of_task, split, protocol.probe, seed=seed) for name, split in task.splits.items()},
-        {name: logistic_probe(*of_task, split, strengths=protocol.strengths) for name, split in task.splits.items()},
+        {
+            name: linear_probe(*of_task, split, protocol.probe, seed=seed)
+            for name, split in task.splits.items()
+        },
+        {
+            name: logistic_probe(*of_task, split, strengths=protocol.strengths)
+            for name, split in task.splits.items()
+        },
         cluster_scores(*of_task, repeats=protocol.clusterings, n_init=n_init, seed=seed),
     )

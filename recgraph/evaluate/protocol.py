@@ -17,7 +17,9 @@ Cutoff = Annotated[int, Field(ge=1)]
 
 
 def is_leaked(part: str, fitted_on: str) -> bool:
-    """Whether a part that is held out by its name, ``"valid"`` or ``"test"``, is in what a model was fitted on."""
+    """Whether a part that is held out by its name, ``"valid"`` or ``"test"``, is in what a model
+    was fitted on.
+    """
     return part in ("valid", "test") and (fitted_on == "all" or part in fitted_on.split("+"))
 
 
@@ -25,35 +27,66 @@ class Protocol(Config):
     """Everything that must be equal for two numbers to be comparable."""
 
     split: Annotated[str, Field(description="name of the split; empty where it is not known")] = ""
-    split_hash: Annotated[str, Field(description="of the data's content and the split's parameters")] = ""
+    split_hash: Annotated[
+        str, Field(description="of the data's content and the split's parameters")
+    ] = ""
     split_facts: Annotated[
-        str, Field(description="what was found of parts that were given, or which fold it is, as JSON; else empty")
+        str,
+        Field(
+            description="what was found of parts that were given, or which fold it is, as JSON; else empty"
+        ),
     ] = ""
     part: Annotated[str, Field(description="which part holds the truth")] = ""
-    fitted_on: Annotated[str, Field(description="what the model was fitted on: train, train+valid or all")] = ""
-    history: Annotated[str, Field(description="what the model may read of a user at test time")] = ""
-    seen: Annotated[Seen, Field(description="whether items of the history stay candidates")] = "keep"
+    fitted_on: Annotated[
+        str, Field(description="what the model was fitted on: train, train+valid or all")
+    ] = ""
+    history: Annotated[str, Field(description="what the model may read of a user at test time")] = (
+        ""
+    )
+    seen: Annotated[Seen, Field(description="whether items of the history stay candidates")] = (
+        "keep"
+    )
     candidates: Annotated[
         Literal["all", "lists", "sampled"],
-        Field(description="which items are ranked: all, a list for each user, or the relevant ones among sampled ones"),
+        Field(
+            description="which items are ranked: all, a list for each user, or the relevant ones among sampled ones"
+        ),
     ] = "all"
-    n_candidates: Annotated[int | None, Field(ge=1, description="items sampled for each user")] = None
-    candidate_seed: Annotated[int | None, Field(ge=0, description="of the sampled items; 0 where they are sampled")] = (
+    n_candidates: Annotated[int | None, Field(ge=1, description="items sampled for each user")] = (
         None
     )
-    candidate_hash: Annotated[str, Field(description="of the lists of candidates; filled in by evaluate")] = ""
+    candidate_seed: Annotated[
+        int | None, Field(ge=0, description="of the sampled items; 0 where they are sampled")
+    ] = None
+    candidate_hash: Annotated[
+        str, Field(description="of the lists of candidates; filled in by evaluate")
+    ] = ""
     ties: Annotated[
-        Ties, Field(description="the order of equal scores: one of them, or the exact expectation over all")
+        Ties,
+        Field(
+            description="the order of equal scores: one of them, or the exact expectation over all"
+        ),
     ] = "seeded permutation"
     tie_seed: Annotated[int, Field(ge=0, description="of the permutation of the items")] = 0
-    convention: Annotated[Literal["recgraph"], Field(description="whose definitions of the metrics")] = "recgraph"
-    cutoffs: Annotated[tuple[Cutoff, ...], Field(min_length=1, description="list lengths")] = (5, 10, 20)
+    convention: Annotated[
+        Literal["recgraph"], Field(description="whose definitions of the metrics")
+    ] = "recgraph"
+    cutoffs: Annotated[tuple[Cutoff, ...], Field(min_length=1, description="list lengths")] = (
+        5,
+        10,
+        20,
+    )
     at: Annotated[
         Literal["", "first event"],
-        Field(description="the time of a request, of the first event asked for, which models of times are told"),
+        Field(
+            description="the time of a request, of the first event asked for, which models of times are told"
+        ),
     ] = ""
     rerank: Annotated[
-        str, Field(description="what picks lists from rankings, its settings as JSON; empty: the best scores")
+        str,
+        Field(
+            description="what picks lists from rankings, its settings as JSON; empty: the best scores"
+        ),
     ] = ""
 
     @field_validator("rerank", mode="before")
@@ -67,15 +100,27 @@ class Protocol(Config):
         return tuple(sorted(set(cutoffs)))
 
     def to_dict(self) -> dict[str, Any]:
-        """As records have it: a re-ranker, facts of the parts and the time are named where there are any."""
+        """As records have it: a re-ranker, facts of the parts and the time are named where there
+        are any.
+        """
         values = self.model_dump(mode="json")
-        return {name: value for name, value in values.items() if value or name not in ("rerank", "split_facts", "at")}
+        return {
+            name: value
+            for name, value in values.items()
+            if value or name not in ("rerank", "split_facts", "at")
+        }
 
     @property
     def hash(self) -> str:
-        """16 hexadecimal digits; equal for equal protocols, on every machine. ``at`` is no part of it."""
+        """16 hexadecimal digits; equal for equal protocols, on every machine. ``at`` is no part of
+        it.
+        """
         of_candidates = ("n_candidates", "candidate_seed", "candidate_hash")
-        values = {name: value for name, value in self.to_dict().items() if value or name not in of_candidates}
+        values = {
+            name: value
+            for name, value in self.to_dict().items()
+            if value or name not in of_candidates
+        }
         values.pop("at", None)
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 

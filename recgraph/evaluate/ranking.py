@@ -1,7 +1,8 @@
 """Rank with a model: encode users in groups of similar history length, then rank them tile by tile.
 
-On the host several threads rank a group each, so that no bit differs from one thread's: a product of a group is too
-small to be worth sharing between cores, and Python's own work is not shared at all; two groups at a time share both.
+On the host several threads rank a group each, so that no bit differs from one thread's: a product
+of a group is too small to be worth sharing between cores, and Python's own work is not shared at
+all; two groups at a time share both.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from recgraph.evaluate.topk import TILE_ROWS, Catalogue, Lists, rank_candidates,
 from recgraph.ranks import Ranks
 from recgraph.sparse.ragged import Ragged
 
-#: users given to a model at a time. Fixed, because a model's rounding may depend on who shares its batch.
+#: users given to a model at a time. Fixed, because a model's rounding may depend on who shares its
+#: batch.
 GROUP = 256
 #: groups that wait or are done for each thread, beside the one that it ranks
 _AHEAD = 2
@@ -32,9 +34,10 @@ _AHEAD = 2
 
 @runtime_checkable
 class Ranker(Protocol):
-    """What evaluation needs of a model (:class:`recgraph.models.base.Model` is one): ``score(query)``, [B, n_items],
-    higher is better; or, where it has vectors, ``encode_users(query)`` [B, D] and ``encode_items()`` [n_items, D],
-    whose inner products are the scores."""
+    """What evaluation needs of a model (:class:`recgraph.models.base.Model` is one):
+    ``score(query)``, [B, n_items], higher is better; or, where it has vectors,
+    ``encode_users(query)`` [B, D] and ``encode_items()`` [n_items, D], whose inner products are the
+    scores."""
 
     @property
     def has_vectors(self) -> bool: ...
@@ -52,8 +55,8 @@ class Scorer(ABC):
 
 @dataclass(frozen=True)
 class RankedBatch:
-    """Lists of the users at rows ``index`` [B] of a query, and ranks of their relevant items where they are wanted, on
-    the host: by convention, or by the name of the users' own candidates."""
+    """Lists of the users at rows ``index`` [B] of a query, and ranks of their relevant items where
+    they are wanted, on the host: by convention, or by the name of the users' own candidates."""
 
     index: Tensor
     lists: dict[str, Lists]
@@ -95,7 +98,9 @@ def _in_evaluation_mode(model: object) -> Iterator[None]:
 
 @contextlib.contextmanager
 def evaluating(model: object) -> Iterator[None]:
-    """Within the block the model is in evaluation mode and no gradient is recorded; after it, as before."""
+    """Within the block the model is in evaluation mode and no gradient is recorded; after it, as
+    before.
+    """
     with _in_evaluation_mode(model), torch.no_grad():
         yield
 
@@ -112,7 +117,9 @@ def catalogue_for(
     """A catalogue of the items as the model sees them now."""
     vectors = item_vectors_of(model)
     device = device_of(model) if vectors is None else None
-    return Catalogue(n_items, k, tie_seed=tie_seed, item_vectors=vectors, candidates=candidates, device=device)
+    return Catalogue(
+        n_items, k, tie_seed=tie_seed, item_vectors=vectors, candidates=candidates, device=device
+    )
 
 
 def rank(
@@ -124,11 +131,13 @@ def rank(
     targets: Targets | None = None,
     ranks: Ranks | None = None,
 ) -> Iterator[RankedBatch]:
-    """Rank for all users of a query, shortest histories first, in the groups of 256 in which the model is called.
+    """Rank for all users of a query, shortest histories first, in the groups of 256 in which the
+    model is called.
 
-    ``seen`` are the items that ``"exclude"`` leaves out. Of ``n`` processes (``ranks``) each ranks every ``n``-th
-    group, so that no score's rounding depends on their number. A model with ``ranks_in_threads`` is called by as many
-    threads as torch computes with, each with a group of its own; lists and scores are those of one thread.
+    ``seen`` are the items that ``"exclude"`` leaves out. Of ``n`` processes (``ranks``) each ranks
+    every ``n``-th group, so that no score's rounding depends on their number. A model with
+    ``ranks_in_threads`` is called by as many threads as torch computes with, each with a group of
+    its own; lists and scores are those of one thread.
     """
     groups = query.history.lengths.argsort(stable=True).split(GROUP)  # type: ignore[no-untyped-call]
     if ranks is not None:  # not a stretch of them: the last ones have the longest histories
@@ -141,20 +150,29 @@ def rank(
         own_seen = None if seen is None else seen.take(index).to(device)
         with evaluating(model):
             # a matrix of scores may lie elsewhere than where it is ranked
-            queries = (model.encode_users(part) if model.has_vectors else model.score(part)).to(device)
-            lists = catalogue.rank(queries, own_seen, conventions, part.users) if conventions else {}
+            queries = (model.encode_users(part) if model.has_vectors else model.score(part)).to(
+                device
+            )
+            lists = (
+                catalogue.rank(queries, own_seen, conventions, part.users) if conventions else {}
+            )
             relevant_ranks: dict[str, RelevantRanks] = {}
             if targets is not None:
                 relevant = targets.relevant.take(index).to(device)
                 if targets.in_catalogue and conventions:
-                    relevant_ranks = rank_relevant(catalogue, queries, relevant, own_seen, conventions)
+                    relevant_ranks = rank_relevant(
+                        catalogue, queries, relevant, own_seen, conventions
+                    )
                 for name, rows in targets.candidates.items():
                     own = rows.take(index).to(device)
                     ranked = rank_candidates(catalogue, queries, own, relevant, part.users)
                     lists[name], relevant_ranks[name] = ranked
         return RankedBatch(
             index,
-            {name: Lists(found.items.to(host), found.scores.to(host)) for name, found in lists.items()},
+            {
+                name: Lists(found.items.to(host), found.scores.to(host))
+                for name, found in lists.items()
+            },
             {name: found.to(host) for name, found in relevant_ranks.items()},
         )
 
@@ -162,14 +180,19 @@ def rank(
     if n_threads < 2 or len(groups) < 2 or not getattr(model, "ranks_in_threads", False):
         yield from map(rank_group, groups)
         return
-    pool = ThreadPoolExecutor(n_threads, "recgraph-rank", initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(
+        n_threads, "recgraph-rank", initializer=torch.set_num_threads, initargs=(1,)
+    )
     # threads see one mode of the model, as one that left it first would change it for the others
     with _in_evaluation_mode(model):
         try:
-            # the first is ranked before any other: what a model makes at its first call and keeps is made once
+            # the first is ranked before any other: what a model makes at its first call and keeps
+            # is made once
             yield pool.submit(rank_group, groups[0]).result()
             rest = iter(groups[1:])
-            waiting = deque(pool.submit(rank_group, group) for group in islice(rest, (1 + _AHEAD) * n_threads))
+            waiting = deque(
+                pool.submit(rank_group, group) for group in islice(rest, (1 + _AHEAD) * n_threads)
+            )
             while waiting:
                 batch = waiting.popleft().result()
                 waiting.extend(pool.submit(rank_group, group) for group in islice(rest, 1))

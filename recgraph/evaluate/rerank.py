@@ -1,7 +1,8 @@
-"""Re-rankers: lists are picked from the best items of a ranking, its pool, one item after the other, under limits too.
+"""Re-rankers: lists are picked from the best items of a ranking, its pool, one item after the
+other, under limits too.
 
-The similarities of one kind are a matrix without negative eigenvalues, 1 of an item with itself, so that a determinant
-of them is a volume.
+The similarities of one kind are a matrix without negative eigenvalues, 1 of an item with itself, so
+that a determinant of them is a volume.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ from recgraph.sparse.ragged import Ragged
 SimilarBy = Literal["vectors", "co_occurrence"]
 #: other items [R] -> their similarities [R, P] with the candidates of each row
 Compare = Callable[[Tensor], Tensor]
-#: unit vectors are rounded to multiples of 2^-24 (which float32 holds): products of two then add up without rounding in
-#: float64, so that equal vectors are equally similar, in every order of the sum, in blocks and on every machine
+#: unit vectors are rounded to multiples of 2^-24 (which float32 holds): products of two then add up
+#: without rounding in float64, so that equal vectors are equally similar, in every order of the
+#: sum, in blocks and on every machine
 _GRID = float(1 << 24)
 #: vectors that are rounded at a time, and candidates of lists that are picked at the same time
 _ROWS, _CANDIDATES = 4096, 1 << 16
@@ -42,13 +44,13 @@ class Similarity(ABC):
 
     @abstractmethod
     def of(self, items: Tensor) -> Compare:
-        """Prepare candidates, [R, P] int64 item indices, to be compared with others: what is given for an item and
-        itself is not read."""
+        """Prepare candidates, [R, P] int64 item indices, to be compared with others: what is given
+        for an item and itself is not read."""
 
 
 class Cosine(Similarity):
-    """The cosine of item vectors [n_items, D]; 0 where a vector is all zeros. ``unit`` [n_items, D] float32 are the
-    directions, rounded to multiples of 2^-24."""
+    """The cosine of item vectors [n_items, D]; 0 where a vector is all zeros. ``unit`` [n_items, D]
+    float32 are the directions, rounded to multiples of 2^-24."""
 
     def __init__(self, vectors: Tensor) -> None:
         vectors = vectors.detach()
@@ -56,7 +58,9 @@ class Cosine(Similarity):
         for start in range(0, len(vectors), _ROWS):
             part = vectors[start : start + _ROWS]
             if (bad := (~part.isfinite().all(1)).nonzero()).numel():
-                raise ValueError(f"vectors: that of item index {start + int(bad[0])} is not finite; check the model")
+                raise ValueError(
+                    f"vectors: that of item index {start + int(bad[0])} is not finite; check the model"
+                )
             unit = torch.nn.functional.normalize(part.double())
             self.unit[start : start + _ROWS] = unit.mul_(_GRID).round_().div_(_GRID)
 
@@ -66,8 +70,8 @@ class Cosine(Similarity):
 
 
 class Jaccard(Similarity):
-    """The common values of two items over all their values; 0 where neither has one. ``columns`` are codes [n_items, m]
-    of each item feature, -1 behind the last value of an item."""
+    """The common values of two items over all their values; 0 where neither has one. ``columns``
+    are codes [n_items, m] of each item feature, -1 behind the last value of an item."""
 
     def __init__(self, columns: Sequence[Tensor]) -> None:
         self._columns = tuple(columns)
@@ -89,8 +93,8 @@ class Jaccard(Similarity):
 
 
 class CoOccurrence(Similarity):
-    """The cosine of the sets of users who have two items, ``|U_i and U_j| / sqrt(|U_i| |U_j|)``; 0 where one has none.
-    ``rows`` are the items of each user, repeats allowed."""
+    """The cosine of the sets of users who have two items, ``|U_i and U_j| / sqrt(|U_i| |U_j|)``; 0
+    where one has none. ``rows`` are the items of each user, repeats allowed."""
 
     def __init__(self, rows: Ragged, n_items: int) -> None:
         self._rows, self.n_items = rows, n_items
@@ -124,7 +128,9 @@ class CoOccurrence(Similarity):
         found = torch.empty(len(items), self.n_items, dtype=torch.float64)
         for first, block in co_occurrence(users, items):
             rows = slice(first, first + len(block))
-            torch.div(block, (counts[items[rows], None] * counts).sqrt_().clamp_(min=1), out=found[rows])
+            torch.div(
+                block, (counts[items[rows], None] * counts).sqrt_().clamp_(min=1), out=found[rows]
+            )
         return found
 
 
@@ -137,23 +143,36 @@ class RerankerConfig(Config):
     """Settings that every re-ranker has."""
 
     strength: Annotated[
-        float, Field(ge=0, le=1, description="0: the ranking, 1: differences alone"), Search(0.01, 0.9, log=True)
+        float,
+        Field(ge=0, le=1, description="0: the ranking, 1: differences alone"),
+        Search(0.01, 0.9, log=True),
     ] = 0.3
     pool: Annotated[
-        int, Field(ge=1, description="the best items among which is picked; the list goes on by rank below them")
+        int,
+        Field(
+            ge=1,
+            description="the best items among which is picked; the list goes on by rank below them",
+        ),
     ] = 100
     similarity: Annotated[
-        SimilarBy, Field(description="of items: cosine of the model's vectors, or of the sets of users who have them")
+        SimilarBy,
+        Field(
+            description="of items: cosine of the model's vectors, or of the sets of users who have them"
+        ),
     ] = "vectors"
     columns: Annotated[
-        tuple[str, ...], Field(description="item features whose common values are the similarity instead")
+        tuple[str, ...],
+        Field(description="item features whose common values are the similarity instead"),
     ] = ()
     separator: Annotated[
-        str | None, Field(min_length=1, description="between the values of a text column; lists need none")
+        str | None,
+        Field(min_length=1, description="between the values of a text column; lists need none"),
     ] = None
     relevance: Annotated[
         Literal["min_max", "probability"],
-        Field(description="of scores: their place between the pool's least and greatest, or the softmax over the pool"),
+        Field(
+            description="of scores: their place between the pool's least and greatest, or the softmax over the pool"
+        ),
     ] = "min_max"
 
 
@@ -164,8 +183,8 @@ Gains = Generator[Tensor, tuple[Tensor, Tensor], None]
 class Reranker(ABC):
     """Base of all re-rankers. A subclass sets ``Config`` and fills :meth:`gains`.
 
-    A list of k items is the beginning of one of more. With ``strength = 0`` gains fall with the rank. Settings are
-    given as a value of ``Config``, or by name.
+    A list of k items is the beginning of one of more. With ``strength = 0`` gains fall with the
+    rank. Settings are given as a value of ``Config``, or by name.
     """
 
     Config: ClassVar[type[RerankerConfig]] = RerankerConfig
@@ -177,31 +196,43 @@ class Reranker(ABC):
     def gains(self, relevance: Tensor, k: int) -> Gains:
         """Begin R lists of at most ``k`` items; relevance [R, P] is in [0, 1] and falls with rank.
 
-        Yields before each of at most ``k`` picks the gains [R, P] of the candidates, float64 and finite: the next item
-        is the one with the greatest gain of those that may be picked, of equal ones the better ranked. It is then sent
-        the places [R] that were picked, and the similarities [R, P] of the candidates with them.
+        Yields before each of at most ``k`` picks the gains [R, P] of the candidates, float64 and
+        finite: the next item is the one with the greatest gain of those that may be picked, of
+        equal ones the better ranked. It is then sent the places [R] that were picked, and the
+        similarities [R, P] of the candidates with them.
         """
 
     def relevance(self, scores: Tensor, pool_mask: Tensor) -> Tensor:
-        """Scores [R, P], best first, brought to the scale of similarities, in [0, 1]; 0 outside the pool."""
+        """Scores [R, P], best first, brought to the scale of similarities, in [0, 1]; 0 outside the
+        pool.
+        """
         finite_mask = pool_mask & scores.isfinite()
         has_mask = finite_mask.any(1, keepdim=True)
-        most = torch.where(has_mask, scores.masked_fill(~finite_mask, -torch.inf).amax(1, keepdim=True), 0.0)
-        least = torch.where(has_mask, scores.masked_fill(~finite_mask, torch.inf).amin(1, keepdim=True), 0.0)
+        most = torch.where(
+            has_mask, scores.masked_fill(~finite_mask, -torch.inf).amax(1, keepdim=True), 0.0
+        )
+        least = torch.where(
+            has_mask, scores.masked_fill(~finite_mask, torch.inf).amin(1, keepdim=True), 0.0
+        )
         known = torch.where(pool_mask, scores, -torch.inf).clamp(max=most)
         if self.config.relevance == "probability":
             share = (known - most).exp()
             share = share / share.sum(1, keepdim=True).clamp(min=1.0)
         else:
             span = most - least
-            share = torch.where(span > 0, (known - least) / torch.where(span > 0, span, 1.0), 1.0).clamp(0, 1)
+            share = torch.where(
+                span > 0, (known - least) / torch.where(span > 0, span, 1.0), 1.0
+            ).clamp(0, 1)
         # rounding must not raise an item above one that is ranked before it
         return torch.where(pool_mask, share, 0.0).cummin(1).values
 
     @property
     def specification(self) -> dict[str, Any]:
         """The name and every setting."""
-        return {"name": registry.name_of("reranker", type(self)), **self.config.model_dump(mode="json")}
+        return {
+            "name": registry.name_of("reranker", type(self)),
+            **self.config.model_dump(mode="json"),
+        }
 
     def __str__(self) -> str:
         """The specification as text, the same for equal re-rankers: what a protocol holds."""
@@ -223,8 +254,9 @@ class MMR(Reranker):
 
     ``(1 - strength) relevance_i - strength max_j similarity_ij``, j the items picked before.
 
-    Source: Carbonell and Goldstein, SIGIR 1998, whose lambda is ``1 - strength``. Departures: relevance is the score
-    brought to [0, 1] over the pool, so that one strength suits any model; the first item has no penalty.
+    Source: Carbonell and Goldstein, SIGIR 1998, whose lambda is ``1 - strength``. Departures:
+    relevance is the score brought to [0, 1] over the pool, so that one strength suits any model;
+    the first item has no penalty.
     """
 
     def gains(self, relevance: Tensor, k: int) -> Gains:
@@ -240,19 +272,22 @@ class DPP(Reranker):
 
     ``(1 - strength) relevance_i + strength log det(S_{Y + i}) - strength log det(S_Y)``,
 
-    S the similarities, Y the items picked before: the volume that the vectors of a list span. An incremental Cholesky
-    factor gives every gain of a pool of M items in O(M k) a step, O(M k^2) for a list.
+    S the similarities, Y the items picked before: the volume that the vectors of a list span. An
+    incremental Cholesky factor gives every gain of a pool of M items in O(M k) a step, O(M k^2) for
+    a list.
 
-    Source: Chen, Zhang and Zhou, Fast Greedy MAP Inference for Determinantal Point Process to Improve Recommendation
-    Diversity, NeurIPS 2018, algorithm 1 and section 4.2 (theta is ``1 - strength``; the kernel ``q_i S_ij q_j`` with
-    ``q = exp(alpha relevance)``, ``alpha = theta / (2 (1 - theta))``, has the same maxima). Departures: relevance is
-    brought to [0, 1] over the pool; an item whose volume is below 1e-6 counts as 1e-6 and adds no direction, where the
-    published algorithm ends the list.
+    Source: Chen, Zhang and Zhou, Fast Greedy MAP Inference for Determinantal Point Process to
+    Improve Recommendation Diversity, NeurIPS 2018, algorithm 1 and section 4.2 (theta is ``1 -
+    strength``; the kernel ``q_i S_ij q_j`` with ``q = exp(alpha relevance)``, ``alpha = theta / (2
+    (1 - theta))``, has the same maxima). Departures: relevance is brought to [0, 1] over the pool;
+    an item whose volume is below 1e-6 counts as 1e-6 and adds no direction, where the published
+    algorithm ends the list.
     """
 
     def gains(self, relevance: Tensor, k: int) -> Gains:
         own = (1 - self.config.strength) * relevance
-        # rows of the Cholesky factor of each candidate beside the items picked, and what is left of its diagonal
+        # rows of the Cholesky factor of each candidate beside the items picked, and what is left of
+        # its diagonal
         factors, volume = relevance.new_zeros(*relevance.shape, k), torch.ones_like(relevance)
         for step in range(k):
             place, rest = yield own + self.config.strength * volume.clamp(min=_LEAST_VOLUME).log()
@@ -261,7 +296,9 @@ class DPP(Reranker):
                 # added in one order, whatever the shape: equal candidates stay equal
                 rest = rest - (factors[:, :, :step] * picked[:, None]).cumsum(2)[:, :, -1]
             left = volume.gather(1, place[:, None])
-            factor = torch.where(left > _LEAST_VOLUME, rest / left.clamp(min=_LEAST_VOLUME).sqrt(), 0.0)
+            factor = torch.where(
+                left > _LEAST_VOLUME, rest / left.clamp(min=_LEAST_VOLUME).sqrt(), 0.0
+            )
             factors[:, :, step] = factor
             volume = (volume - factor.square()).clamp(min=0)
 
@@ -284,44 +321,62 @@ def bind(
     columns: ItemColumns | None,
     separator: str | None = None,
 ) -> Reranking:
-    """Find the similarity that the settings of a re-ranker name; ``setting`` and ``model`` are for errors.
+    """Find the similarity that the settings of a re-ranker name; ``setting`` and ``model`` are for
+    errors.
 
     What is None is not known here. ``separator`` serves where the re-ranker has none.
     """
     config = reranker.config
     if config.columns:
         if columns is None:
-            raise ValueError(f"{setting}: columns = {list(config.columns)}: the item features are not known here")
+            raise ValueError(
+                f"{setting}: columns = {list(config.columns)}: the item features are not known here"
+            )
         own = config.separator or separator
-        return Reranking(reranker, Jaccard([columns.codes(each, f"{setting}.columns", own) for each in config.columns]))
+        return Reranking(
+            reranker,
+            Jaccard([columns.codes(each, f"{setting}.columns", own) for each in config.columns]),
+        )
     if config.similarity == "co_occurrence":
         if in_common is None:
-            raise ValueError(f"{setting}: similarity = 'co_occurrence' needs the log that the model was fitted on")
+            raise ValueError(
+                f"{setting}: similarity = 'co_occurrence' needs the log that the model was fitted on"
+            )
         return Reranking(reranker, in_common)
     if by_vectors is None:
         name = type(model).__name__
-        raise ValueError(f"{setting}: {name} has no item vectors; give columns, or similarity = 'co_occurrence'")
+        raise ValueError(
+            f"{setting}: {name} has no item vectors; give columns, or similarity = 'co_occurrence'"
+        )
     return Reranking(reranker, by_vectors())
 
 
 @dataclass(frozen=True)
 class Limit:
-    """At most ``most`` items of a list share a value; ``codes`` [n_items, m] are those of each item, -1 behind."""
+    """At most ``most`` items of a list share a value; ``codes`` [n_items, m] are those of each
+    item, -1 behind.
+    """
 
     codes: Tensor
     most: int
 
 
 def pick(
-    items: Tensor, scores: Tensor, k: int, limits: Sequence[Limit] = (), reranking: Reranking | None = None
+    items: Tensor,
+    scores: Tensor,
+    k: int,
+    limits: Sequence[Limit] = (),
+    reranking: Reranking | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Choose at most ``k`` items from rankings [R, P] int64, best first, -1 behind the last; one after the other.
+    """Choose at most ``k`` items from rankings [R, P] int64, best first, -1 behind the last; one
+    after the other.
 
-    An item that breaks a limit is passed over. Among the first ``pool`` items ``reranking`` chooses, below them (and
-    where it is None) the rank.
+    An item that breaks a limit is passed over. Among the first ``pool`` items ``reranking``
+    chooses, below them (and where it is None) the rank.
 
     Returns:
-        places [R, k] int64 in the rankings, in the order of the choice, -1 behind the last; and [R] bool, the rows that
+        places [R, k] int64 in the rankings, in the order of the choice, -1 behind the last; and [R]
+        bool, the rows that
         were searched to their end without ``k`` items: a longer ranking may hold more.
     """
     if len(bad := (scores.isnan() & (items >= 0)).nonzero()):
@@ -335,7 +390,9 @@ def pick(
     return found, (found[:, -1] < 0) & (items[:, -1] >= 0)
 
 
-def _pick(items: Tensor, scores: Tensor, k: int, limits: Sequence[Limit], reranking: Reranking | None) -> Tensor:
+def _pick(
+    items: Tensor, scores: Tensor, k: int, limits: Sequence[Limit], reranking: Reranking | None
+) -> Tensor:
     n_rows, width = items.shape
     free_mask, known = items >= 0, items.clamp(min=0)
     held = [limit.codes[known] for limit in limits]

@@ -1,4 +1,6 @@
-"""Results: metrics over all users and of each user, with the protocol that made them; their files; groups of users."""
+"""Results: metrics over all users and of each user, with the protocol that made them; their files;
+groups of users.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,11 @@ class Result:
     @property
     def metrics(self) -> dict[str, float]:
         """Metric -> value over all users, by default the mean."""
-        means = {name: float(values.mean()) for name, values in self.per_user.items() if name not in self.overall}
+        means = {
+            name: float(values.mean())
+            for name, values in self.per_user.items()
+            if name not in self.overall
+        }
         return {**self.overall, **means}
 
     @property
@@ -75,7 +81,9 @@ class Result:
         }
 
     def users_frame(self) -> pl.DataFrame:
-        """One row a user: ``user_idx`` (``user_id`` where ids are known), then a column a metric."""
+        """One row a user: ``user_idx`` (``user_id`` where ids are known), then a column a
+        metric.
+        """
         who = {"user_idx": self.users} if self.user_ids is None else {"user_id": self.user_ids}
         return pl.DataFrame({**who, **self.per_user})
 
@@ -102,19 +110,24 @@ class Printed(ABC):
         rows = self.rows()
         texts = [list(rows[0]), *([text(value) for value in row.values()] for row in rows)]
         widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-        lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in texts]
+        lines = [
+            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
+            for row in texts
+        ]
         return "\n".join([*lines, *self.notes()])
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name} {fact}' for name, fact in self.facts().items())})\n{self}"
 
     def _repr_html_(self) -> str:
-        return block(type(self).__name__, self.facts(), [table(self.rows())], "; ".join(self.notes()))
+        return block(
+            type(self).__name__, self.facts(), [table(self.rows())], "; ".join(self.notes())
+        )
 
 
 class Results(Printed):
-    """What one call of ``evaluate`` computed, a result for each protocol: ``results["exclude"]`` finds one by its
-    seen-item convention or its protocol's hash, ``results[0]`` by position."""
+    """What one call of ``evaluate`` computed, a result for each protocol: ``results["exclude"]``
+    finds one by its seen-item convention or its protocol's hash, ``results[0]`` by position."""
 
     def __init__(self, results: list[Result]) -> None:
         self._results = list(results)
@@ -140,7 +153,9 @@ class Results(Printed):
         for result in self:
             title = {"keep": "seen kept", "exclude": "seen excluded"}[result.protocol.seen]
             reranker = result.protocol.rerank
-            plain.append(f"{title}, {reranker_of(reranker).specification['name']}" if reranker else title)
+            plain.append(
+                f"{title}, {reranker_of(reranker).specification['name']}" if reranker else title
+            )
         if len(set(plain)) == len(plain):
             return plain
         return [f"{title} {result.hash[:6]}" for title, result in zip(plain, self, strict=True)]
@@ -173,14 +188,16 @@ class Results(Printed):
 
 @checked
 def compare(a: Result, b: Result) -> dict[str, float]:
-    """The difference ``b - a`` of each metric that both results have; raises as :func:`comparable`."""
+    """The difference ``b - a`` of each metric that both results have; raises as
+    :func:`comparable`.
+    """
     ours, others = a.metrics, b.metrics
     return {name: others[name] - ours[name] for name in comparable(a, b)}
 
 
 def comparable(a: Result, b: Result) -> list[str]:
-    """The metrics that both results have. Raises ProtocolMismatch where protocols differ in more than the cut-offs: a
-    metric at a cut-off of both is the same number."""
+    """The metrics that both results have. Raises ProtocolMismatch where protocols differ in more
+    than the cut-offs: a metric at a cut-off of both is the same number."""
     shared = [name for name in a.metrics if name in b.metrics]
     if a.hash == b.hash:
         return shared
@@ -191,15 +208,16 @@ def comparable(a: Result, b: Result) -> list[str]:
     if differing:
         lines = [f"  {name}: {own!r} and {other!r}" for name, (own, other) in differing.items()]
         raise ProtocolMismatch(
-            f"results of protocols {a.hash} and {b.hash} cannot be compared; they differ in\n" + "\n".join(lines)
+            f"results of protocols {a.hash} and {b.hash} cannot be compared; they differ in\n"
+            + "\n".join(lines)
         )
     return shared
 
 
 @checked
 def save_users(result: Result, path: str | Path) -> None:
-    """Write a result for :func:`load_users`, and any reader of Parquet: a row a user, a column a metric; protocol and
-    overall values in the file's metadata."""
+    """Write a result for :func:`load_users`, and any reader of Parquet: a row a user, a column a
+    metric; protocol and overall values in the file's metadata."""
     about = {**result.to_dict(), "overall": result.metrics}
     with replacing(Path(path)) as new:
         result.users_frame().write_parquet(new, metadata={"recgraph": json.dumps(about)})
@@ -213,7 +231,9 @@ def load_users(path: str | Path) -> Result:
         raise ValueError(f"{path} holds no protocol; give a file that save_users wrote")
     protocol = Protocol.of(about["protocol"])
     if protocol.hash != about["protocol_hash"]:
-        raise ValueError(f"{path} names protocol {about['protocol_hash']}, but its protocol has hash {protocol.hash}")
+        raise ValueError(
+            f"{path} names protocol {about['protocol_hash']}, but its protocol has hash {protocol.hash}"
+        )
     who, *values = pl.read_parquet(path)
     per_user = {column.name: column.to_numpy() for column in values}
     about_all = about["overall"], about["n_unreachable_users"]
@@ -223,8 +243,8 @@ def load_users(path: str | Path) -> Result:
 
 
 def by_group(result: Result, labels: Sequence[str] | pl.Series) -> pl.DataFrame:
-    """A row for each group of labels [U], in order of first appearance: ``group``, ``n_users``, and a column a metric
-    with values of users: the mean of those that have one (null if none has)."""
+    """A row for each group of labels [U], in order of first appearance: ``group``, ``n_users``, and
+    a column a metric with values of users: the mean of those that have one (null if none has)."""
     of_user = pl.Series("group", labels)
     groups = of_user.unique(maintain_order=True)
     masks = [of_user.eq_missing(group).to_numpy() for group in groups]
@@ -233,24 +253,28 @@ def by_group(result: Result, labels: Sequence[str] | pl.Series) -> pl.DataFrame:
     # polars' means of groups differ in the last digit by the number of threads
     for name, values in result.per_user.items():
         there = [values[mask & ~np.isnan(values)] for mask in masks]
-        means[name] = pl.Series([float(own.mean()) if len(own) else None for own in there], dtype=pl.Float64)
+        means[name] = pl.Series(
+            [float(own.mean()) if len(own) else None for own in there], dtype=pl.Float64
+        )
     return pl.DataFrame({"group": groups, "n_users": n_users, **means})
 
 
 def history_groups(cases: Cases, edges: Sequence[int] = (1, 5, 20)) -> list[str]:
-    """[U] labels by the number of interactions that are known of a user, e.g. ``"0"``, ``"1-4"``, ``"20+"``; each edge
-    opens a group."""
+    """[U] labels by the number of interactions that are known of a user, e.g. ``"0"``, ``"1-4"``,
+    ``"20+"``; each edge opens a group."""
     starts = [0, *edges]
     names = [str(low) if high == low + 1 else f"{low}-{high - 1}" for low, high in pairwise(starts)]
     names.append(f"{starts[-1]}+")
-    group = np.searchsorted(np.asarray(edges), cases.history.lengths.numpy(force=True), side="right")
+    group = np.searchsorted(
+        np.asarray(edges), cases.history.lengths.numpy(force=True), side="right"
+    )
     return [names[at] for at in group]
 
 
 def popularity_groups(cases: Cases, counts: Tensor, head: float = 0.2) -> list[str]:
-    """[U] labels: ``"head"``, ``"tail"`` or ``"cold"`` where all relevant items of a user are so, else ``"mixed"``. An
-    item without interactions, by ``counts`` [n_items], is cold; the share ``head`` of the others (at least one), the
-    most popular ones and then by index, is the head."""
+    """[U] labels: ``"head"``, ``"tail"`` or ``"cold"`` where all relevant items of a user are so,
+    else ``"mixed"``. An item without interactions, by ``counts`` [n_items], is cold; the share
+    ``head`` of the others (at least one), the most popular ones and then by index, is the head."""
     kinds = np.array(["cold", "tail", "head", "mixed"])
     kind = (counts > 0).long()
     popular = counts.argsort(descending=True, stable=True)

@@ -1,4 +1,6 @@
-"""Whether a difference between models is more than chance: over users or seeds; two models, or a table of them."""
+"""Whether a difference between models is more than chance: over users or seeds; two models, or a
+table of them.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ from recgraph.rng import numpy_generator
 
 #: numbers drawn at a time
 _AT_ONCE = 1 << 23
-#: numbers whose difference is at most this share of them count as equal: rounding alone makes them differ
+#: numbers whose difference is at most this share of them count as equal: rounding alone makes them
+#: differ
 _ROUNDING = 1e-12
 FloatArray = NDArray[np.float64]
 Test = Literal["t", "randomisation"]
@@ -43,8 +46,8 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison of ``n`` pairs, ``b`` minus ``a``: the difference of the means with its interval and two-sided
-    p-values, and that over the deviation of the differences (Cohen's d for pairs)."""
+    """A comparison of ``n`` pairs, ``b`` minus ``a``: the difference of the means with its interval
+    and two-sided p-values, and that over the deviation of the differences (Cohen's d for pairs)."""
 
     n: int
     difference: float
@@ -54,7 +57,9 @@ class Comparison:
 
 
 def differences_of(a: ArrayLike, b: ArrayLike) -> FloatArray:
-    """``b - a``, 0 where rounding alone makes them differ, as the means of two and of three equal values."""
+    """``b - a``, 0 where rounding alone makes them differ, as the means of two and of three equal
+    values.
+    """
     values = np.subtract(b, a, dtype=np.float64)
     is_rounding = np.isfinite(values) & np.isclose(a, b, rtol=_ROUNDING, atol=0)
     return np.where(is_rounding, 0.0, values)
@@ -69,11 +74,13 @@ def paired_t(differences: ArrayLike) -> float:
 
 
 def randomisation(differences: ArrayLike, *, n_draws: int = 9999, seed: int = 0) -> float:
-    """Two-sided p-value of Fisher's randomisation test: how often random signs give as great a mean difference.
+    """Two-sided p-value of Fisher's randomisation test: how often random signs give as great a mean
+    difference.
 
-    All 2^n sign patterns are counted where there are no more than ``n_draws``; else as many are drawn, and the pattern
-    that was observed counts as one of them (Smucker, Allan and Carterette, CIKM 2007). For 10,000 differences and 9,999
-    draws ``scipy.stats.permutation_test`` takes 9.0 s and 520 MiB on one core, this product 0.8 s and 80 MiB.
+    All 2^n sign patterns are counted where there are no more than ``n_draws``; else as many are
+    drawn, and the pattern that was observed counts as one of them (Smucker, Allan and Carterette,
+    CIKM 2007). For 10,000 differences and 9,999 draws ``scipy.stats.permutation_test`` takes 9.0 s
+    and 520 MiB on one core, this product 0.8 s and 80 MiB.
     """
     values = np.asarray(differences, dtype=np.float64)
     # sums that differ by rounding alone are as great as the observed one
@@ -93,7 +100,9 @@ def randomisation(differences: ArrayLike, *, n_draws: int = 9999, seed: int = 0)
 
 
 def cohen_d(differences: ArrayLike) -> float:
-    """The mean over the deviation (n - 1) of the differences; infinite where all are the same and not 0."""
+    """The mean over the deviation (n - 1) of the differences; infinite where all are the same and
+    not 0.
+    """
     values = np.asarray(differences, dtype=np.float64)
     deviation = values.std(ddof=1) if values.size > 1 and np.ptp(values) > 0 else 0.0
     return _over(float(values.mean()), float(deviation))
@@ -107,7 +116,9 @@ def _over(difference: float, deviation: float) -> float:
 
 
 def holm(p_values: ArrayLike) -> FloatArray:
-    """[M] adjusted p-values of a family of M tests (Holm 1979): below alpha where the step-down test rejects."""
+    """[M] adjusted p-values of a family of M tests (Holm 1979): below alpha where the step-down
+    test rejects.
+    """
     values = np.asarray(p_values, dtype=np.float64)
     order = values.argsort(kind="stable")
     factors = np.arange(values.size, 0, -1)
@@ -118,8 +129,8 @@ def holm(p_values: ArrayLike) -> FloatArray:
 
 @dataclass(frozen=True)
 class Welch:
-    """A comparison of two samples, ``b`` minus ``a``: Welch's interval and two-sided p-value, and the difference over
-    the pooled deviation, corrected for small samples (Hedges 1981)."""
+    """A comparison of two samples, ``b`` minus ``a``: Welch's interval and two-sided p-value, and
+    the difference over the pooled deviation, corrected for small samples (Hedges 1981)."""
 
     difference: float
     interval: Interval
@@ -128,36 +139,55 @@ class Welch:
 
 
 def welch(a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95) -> Welch:
-    """Compare two samples, [N] and [M], of at least two values each, whose deviations may differ, e.g. seeds of two
-    models, which share no chance (Colas, Sigaud and Oudeyer, A Hitchhiker's Guide to Statistical Comparisons of
-    Reinforcement Learning Algorithms, 2019). Where neither sample deviates, p is 1 for equal means and else 0."""
+    """Compare two samples, [N] and [M], of at least two values each, whose deviations may differ,
+    e.g. seeds of two models, which share no chance (Colas, Sigaud and Oudeyer, A Hitchhiker's Guide
+    to Statistical Comparisons of Reinforcement Learning Algorithms, 2019). Where neither sample
+    deviates, p is 1 for equal means and else 0."""
     own, other = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     difference = float(differences_of(own.mean(), other.mean()))
     free = own.size + other.size - 2
-    pooled = np.sqrt((own.var(ddof=1) * (own.size - 1) + other.var(ddof=1) * (other.size - 1)) / free)
+    pooled = np.sqrt(
+        (own.var(ddof=1) * (own.size - 1) + other.var(ddof=1) * (other.size - 1)) / free
+    )
     is_constant = np.ptp(own) == 0 and np.ptp(other) == 0
     hedges_g = _over(difference, 0.0 if is_constant else float(pooled)) * (1 - 3 / (4 * free - 1))
     if is_constant:
-        return Welch(difference, Interval(difference, difference, confidence), float(difference == 0), hedges_g)
-    with warnings.catch_warnings():  # scipy doubts the deviation of a sample without any, which is 0
+        return Welch(
+            difference,
+            Interval(difference, difference, confidence),
+            float(difference == 0),
+            hedges_g,
+        )
+    with (
+        warnings.catch_warnings()
+    ):  # scipy doubts the deviation of a sample without any, which is 0
         warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)
         found = stats.ttest_ind(other, own, equal_var=False)
     low, high = found.confidence_interval(confidence)
-    return Welch(difference, Interval(float(low), float(high), confidence), float(found.pvalue), hedges_g)
+    return Welch(
+        difference, Interval(float(low), float(high), confidence), float(found.pvalue), hedges_g
+    )
 
 
 def compare_values(
     a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95, n_draws: int = 9999, seed: int = 0
 ) -> Comparison:
-    """Compare paired values, e.g. of the same users or folds: both tests and the percentile bootstrap interval. Pairs
-    in which either is NaN are left out. Seeds of two models are no pairs: see :func:`welch`."""
+    """Compare paired values, e.g. of the same users or folds: both tests and the percentile
+    bootstrap interval. Pairs in which either is NaN are left out. Seeds of two models are no pairs:
+    see :func:`welch`."""
     values = differences_of(a, b)
     values = values[~np.isnan(values)]
     if values.size < 2:
         raise TooFewPairs(f"there are {values.size} pairs; at least two are needed")
     rng, batch = numpy_generator(seed, "bootstrap"), max(_AT_ONCE // values.size, 1)
     low, high = stats.bootstrap(
-        (values,), np.mean, n_resamples=n_draws, batch=batch, confidence_level=confidence, method="percentile", rng=rng
+        (values,),
+        np.mean,
+        n_resamples=n_draws,
+        batch=batch,
+        confidence_level=confidence,
+        method="percentile",
+        rng=rng,
     ).confidence_interval
     by_signs = randomisation(values, n_draws=n_draws, seed=seed)
     interval = Interval(float(low), float(high), confidence)
@@ -175,10 +205,12 @@ def over_users(
     n_draws: int = 9999,
     seed: int = 0,
 ) -> Comparison:
-    """Compare two models over users: whether the difference is to be expected for other users of the same kind.
+    """Compare two models over users: whether the difference is to be expected for other users of
+    the same kind.
 
-    Each is a result, or a file that :func:`~recgraph.evaluate.results.save_users` wrote. With several of a model (its
-    seeds) each user counts with the mean over them. Raises ProtocolMismatch.
+    Each is a result, or a file that :func:`~recgraph.evaluate.results.save_users` wrote. With
+    several of a model (its seeds) each user counts with the mean over them. Raises
+    ProtocolMismatch.
     """
     means = _user_means(_results_of(a), _results_of(b), metric)
     return compare_values(*means, confidence=confidence, n_draws=n_draws, seed=seed)
@@ -189,16 +221,27 @@ def _results_of(given: Source | Sequence[Source]) -> list[Result]:
     return [one if isinstance(one, Result) else load_users(one) for one in several]
 
 
-def _user_means(a: Sequence[Result], b: Sequence[Result], metric: str) -> tuple[FloatArray, FloatArray]:
-    """[U] each: the mean over the results of each user's values, the same in whatever order they are given."""
+def _user_means(
+    a: Sequence[Result], b: Sequence[Result], metric: str
+) -> tuple[FloatArray, FloatArray]:
+    """[U] each: the mean over the results of each user's values, the same in whatever order they
+    are given.
+    """
     for result in (*a, *b):
         comparable(a[0], result)
         if metric not in result.per_user:
-            raise ValueError(f"metric {metric!r} has no values of users here; there are {', '.join(result.per_user)}")
+            raise ValueError(
+                f"metric {metric!r} has no values of users here; there are {', '.join(result.per_user)}"
+            )
         ids = [None if one.user_ids is None else one.user_ids.to_list() for one in (result, a[0])]
         if not np.array_equal(result.users, a[0].users) or ids[0] != ids[1]:
-            raise ValueError("the results are of different users; evaluate both models on the same cases")
-    own, other = (np.sort([result.per_user[metric] for result in results], axis=0).mean(0) for results in (a, b))
+            raise ValueError(
+                "the results are of different users; evaluate both models on the same cases"
+            )
+    own, other = (
+        np.sort([result.per_user[metric] for result in results], axis=0).mean(0)
+        for results in (a, b)
+    )
     return own, other
 
 
@@ -209,7 +252,8 @@ class Cell:
     value: float
     #: against the best model of the column, corrected over the table; None where nothing was tested
     p_value: float | None
-    #: ``best``: better than every other; ``tied``: not significantly different from the best, which is tied then, too
+    #: ``best``: better than every other; ``tied``: not significantly different from the best, which
+    #: is tied then, too
     mark: Literal["best", "tied", ""]
 
     def __str__(self) -> str:
@@ -228,7 +272,8 @@ class Table(Printed):
     def rows(self) -> list[dict[str, Any]]:
         """A row a model: ``model``, then a text a metric, the value with its mark."""
         return [
-            {"model": name, **{metric: str(cell) for metric, cell in row.items()}} for name, row in self.cells.items()
+            {"model": name, **{metric: str(cell) for metric, cell in row.items()}}
+            for name, row in self.cells.items()
         ]
 
     def notes(self) -> list[str]:
@@ -245,35 +290,52 @@ def table(
     n_draws: int = 9999,
     seed: int = 0,
 ) -> Table:
-    """Compare models over users, each with the best of its column: the highest mean, or the lowest of e.g. gini.
+    """Compare models over users, each with the best of its column: the highest mean, or the lowest
+    of e.g. gini.
 
     Args:
         results: model -> its result (or a file that ``save_users`` wrote), or those of its seeds.
-        metrics: the columns, e.g. ``("ndcg@10",)``; by default all that can be compared over every result.
+        metrics: the columns, e.g. ``("ndcg@10",)``; by default all that can be compared over every
+            result.
         test: ``"t"``, or ``"randomisation"`` with ``n_draws`` and ``seed``.
-        alpha: below it a difference counts, after Holm's correction over all comparisons of the table.
+        alpha: below it a difference counts, after Holm's correction over all comparisons of the
+            table.
     """
     models = {name: _results_of(own) for name, own in results.items()}
     every = [result for own in models.values() for result in own]
     if not every:
         raise ValueError("results is empty; give at least one model")
     shared = [comparable(every[0], result) for result in every]
-    columns = [name for name in shared[0] if all(name in own for own in shared)] if metrics is None else list(metrics)
+    columns = (
+        [name for name in shared[0] if all(name in own for own in shared)]
+        if metrics is None
+        else list(metrics)
+    )
     means = {
-        metric: {name: float(np.mean([result[metric] for result in own])) for name, own in models.items()}
+        metric: {
+            name: float(np.mean([result[metric] for result in own])) for name, own in models.items()
+        }
         for metric in columns
     }
     best = {metric: best_first(means[metric], metric)[0] for metric in columns}
     p_values: dict[tuple[str, str], float] = {}
     for metric in columns:
         for name, own in models.items():
-            if name == best[metric] or metric not in own[0].per_user or math.isnan(means[metric][name]):
+            if (
+                name == best[metric]
+                or metric not in own[0].per_user
+                or math.isnan(means[metric][name])
+            ):
                 continue
             values = differences_of(*_user_means(own, models[best[metric]], metric))
             values = values[~np.isnan(values)]
             p_values[name, metric] = 1.0
             if values.size > 1:
-                p = paired_t(values) if test == "t" else randomisation(values, n_draws=n_draws, seed=seed)
+                p = (
+                    paired_t(values)
+                    if test == "t"
+                    else randomisation(values, n_draws=n_draws, seed=seed)
+                )
                 p_values[name, metric] = p
     adjusted = dict(zip(p_values, holm([*p_values.values()]).tolist(), strict=True))
 
@@ -282,10 +344,16 @@ def table(
         if name != best[metric]:
             return Cell(means[metric][name], p, "tied" if p is not None and p >= alpha else "")
         others = [each for (_, of), each in adjusted.items() if of == metric]
-        return Cell(means[metric][name], None, "tied" if max(others, default=0) >= alpha else "best" if others else "")
+        return Cell(
+            means[metric][name],
+            None,
+            "tied" if max(others, default=0) >= alpha else "best" if others else "",
+        )
 
     legend = (
         f"* better than every other; = the best, or not significantly different from it ({test} test over users, "
         f"Holm's correction over the {len(p_values)} comparisons of the table, {alpha:g})"
     )
-    return Table({name: {metric: cell(name, metric) for metric in columns} for name in models}, legend)
+    return Table(
+        {name: {metric: cell(name, metric) for metric in columns} for name in models}, legend
+    )

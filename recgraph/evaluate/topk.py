@@ -1,10 +1,12 @@
-"""Streaming full ranking: the best k of all items for each user, seen items kept and excluded from one pass.
+"""Streaming full ranking: the best k of all items for each user, seen items kept and excluded from
+one pass.
 
-Columns are the items in the order of a seeded permutation, so that "the lower column first" is the whole tie rule.
-Scores are computed in tiles of fixed shape (128 users by 1,024 columns, padded at the ends), so that the rounding of a
-score depends neither on how users are batched nor on how many items are ranked at a time. ``torch.topk`` breaks ties
-arbitrarily: its values are trusted, and rows in which equality could matter are resolved exactly. The ranks of relevant
-items are counted from the same scores, so that no catalogue is ever sorted.
+Columns are the items in the order of a seeded permutation, so that "the lower column first" is the
+whole tie rule. Scores are computed in tiles of fixed shape (128 users by 1,024 columns, padded at
+the ends), so that the rounding of a score depends neither on how users are batched nor on how many
+items are ranked at a time. ``torch.topk`` breaks ties arbitrarily: its values are trusted, and rows
+in which equality could matter are resolved exactly. The ranks of relevant items are counted from
+the same scores, so that no catalogue is ever sorted.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ from recgraph.rng import numpy_generator
 from recgraph.sparse.ragged import Ragged
 
 NAN, NO_SCORE = float("nan"), float("-inf")
-#: users whose scores are held at a time, on the host and on an accelerator: not more than a model is called with, as
-#: a tile costs as much where some of its rows are empty
+#: users whose scores are held at a time, on the host and on an accelerator: not more than a model
+#: is called with, as a tile costs as much where some of its rows are empty
 TILE_ROWS = {"cpu": 128}
 ACCELERATOR_ROWS = 256
 #: columns of one matrix product
@@ -44,7 +46,9 @@ _PENDING = 8
 
 @dataclass(frozen=True)
 class Lists:
-    """Ranked lists: item indices [B, k] int64, best first, and scores [B, k]; padded with -1 and -inf."""
+    """Ranked lists: item indices [B, k] int64, best first, and scores [B, k]; padded with -1 and
+    -inf.
+    """
 
     items: Tensor
     scores: Tensor
@@ -55,7 +59,9 @@ class Lists:
 
     @classmethod
     def cat(cls, parts: list[Lists]) -> Lists:
-        return cls(torch.cat([part.items for part in parts]), torch.cat([part.scores for part in parts]))
+        return cls(
+            torch.cat([part.items for part in parts]), torch.cat([part.scores for part in parts])
+        )
 
 
 def tie_order(n_items: int, tie_seed: int) -> Tensor:
@@ -64,7 +70,9 @@ def tie_order(n_items: int, tie_seed: int) -> Tensor:
 
 
 class _Buffer(threading.local):
-    """Memory for scores, of each thread its own and freed with it; a copy or a pickle begins without any."""
+    """Memory for scores, of each thread its own and freed with it; a copy or a pickle begins
+    without any.
+    """
 
     scores: Tensor | None = None
 
@@ -73,17 +81,21 @@ class _Buffer(threading.local):
 
 
 class Catalogue:
-    """The items that are ranked, in the order of the tie rule, prepared once for many users; threads may share one.
+    """The items that are ranked, in the order of the tie rule, prepared once for many users;
+    threads may share one.
 
     Args:
         item_vectors: [n_items, D] where scores are inner products; None where a model gives scores.
         candidates: [C] int64 item indices to which the ranking is restricted; None for all.
-        block_items: columns held at a time (rounded up to whole tiles); bounds the memory, not the result.
-        wide: compute scores in float64 from float32 vectors, widened tile by tile. Only for vectors whose products
-            float64 adds up without rounding: such sums do not depend on the number of users, and tiles are not padded.
+        block_items: columns held at a time (rounded up to whole tiles); bounds the memory, not the
+            result.
+        wide: compute scores in float64 from float32 vectors, widened tile by tile. Only for vectors
+            whose products float64 adds up without rounding: such sums do not depend on the number
+            of users, and tiles are not padded.
 
     Attributes:
-        order: [C] the item of each column; ``position`` [n_items] the column of each item, -1 for none.
+        order: [C] the item of each column; ``position`` [n_items] the column of each item, -1 for
+            none.
         width: columns, padding included.
     """
 
@@ -136,8 +148,8 @@ class Catalogue:
         return max(_round_up(-(-self.order.numel() // n_chunks), BLOCK), _round_up(k + 1, BLOCK))
 
     def for_length(self, k: int) -> Catalogue | None:
-        """The same items for lists of length ``k``; None where tiles for that length have another shape, and scores,
-        perhaps, another rounding."""
+        """The same items for lists of length ``k``; None where tiles for that length have another
+        shape, and scores, perhaps, another rounding."""
         if self._chunk_for(k) != self._chunk:
             return None
         other = copy.copy(self)
@@ -145,8 +157,9 @@ class Catalogue:
         return other
 
     def in_tiles_of(self, rows: int) -> Catalogue | None:
-        """The same for fewer users at a time, which costs less where few are ranked. None where products of fewer rows
-        have other last bits; the order in which they are summed does not depend on the values, so random ones tell."""
+        """The same for fewer users at a time, which costs less where few are ranked. None where
+        products of fewer rows have other last bits; the order in which they are summed does not
+        depend on the values, so random ones tell."""
         other = copy.copy(self)
         other.rows = rows
         if self._vectors is None:
@@ -156,7 +169,8 @@ class Catalogue:
             made = torch.from_numpy(numpy_generator(0, "tiles").standard_normal(wanted))
             queries = made.to(self.device, self._vectors[0].dtype)
             whole = next(self.blocks(queries, self._step))[1].clone()
-            parts = [next(other.blocks(part, self._step))[1].clone() for part in queries.split(rows)]  # type: ignore[no-untyped-call]
+            shares = queries.split(rows)  # type: ignore[no-untyped-call]
+            parts = [next(other.blocks(share, self._step))[1].clone() for share in shares]
             self._agree[rows] = torch.equal(whole, torch.cat(parts))
         return other if self._agree[rows] else None
 
@@ -165,26 +179,37 @@ class Catalogue:
         queries = queries.detach()
         if self._wide:
             return queries.double()
-        return as_wide_floats(queries) if self._vectors is None else queries.to(self._vectors[0].dtype)
+        return (
+            as_wide_floats(queries) if self._vectors is None else queries.to(self._vectors[0].dtype)
+        )
 
     @torch.no_grad()
     def rank(
-        self, queries: Tensor, seen: Ragged | None, conventions: tuple[str, ...], users: Tensor | None = None
+        self,
+        queries: Tensor,
+        seen: Ragged | None,
+        conventions: tuple[str, ...],
+        users: Tensor | None = None,
     ) -> dict[str, Lists]:
         """Rank for a batch of users: convention (``"keep"``, ``"exclude"``) -> lists.
 
-        Queries are user vectors [B, D] where the catalogue has item vectors, else scores [B, n_items] in item order;
-        ``seen`` are B rows of item indices (repeats allowed); ``users`` [B] name one whose score is NaN.
+        Queries are user vectors [B, D] where the catalogue has item vectors, else scores [B,
+        n_items] in item order; ``seen`` are B rows of item indices (repeats allowed); ``users`` [B]
+        name one whose score is NaN.
         """
         queries = self.prepared(queries)
         parts: dict[str, list[Lists]] = {name: [] for name in conventions}
-        excluded = self.seen_columns(seen) if seen is not None and "exclude" in conventions else None
+        excluded = (
+            self.seen_columns(seen) if seen is not None and "exclude" in conventions else None
+        )
         for start in range(0, queries.shape[0], self.rows):
             tile = queries[start : start + self.rows]
             tile_seen = None if excluded is None else excluded.part(start, start + tile.shape[0])
             for name, (values, columns) in self._rank_tile(tile, tile_seen, conventions).items():
                 # where scores are NaN, which is refused below, columns may lie past the last one
-                items = torch.where(columns < 0, columns, self.order[columns.clamp(0, len(self.order) - 1)])
+                items = torch.where(
+                    columns < 0, columns, self.order[columns.clamp(0, len(self.order) - 1)]
+                )
                 parts[name].append(Lists(items, values))
         ranked = {name: Lists.cat(lists) for name, lists in parts.items()}
         for lists in ranked.values():
@@ -201,7 +226,9 @@ class Catalogue:
     def _rank_tile(
         self, queries: Tensor, seen: Ragged | None, conventions: tuple[str, ...]
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Rank for R users, at most :attr:`rows`: convention -> scores [R, k] and columns [R, k] int64."""
+        """Rank for R users, at most :attr:`rows`: convention -> scores [R, k] and columns [R, k]
+        int64.
+        """
         starts = [*range(0, self.width, self._step), self.width]
         best = RunningBest(self.k)
         if seen is None:
@@ -214,7 +241,9 @@ class Catalogue:
         edges = torch.searchsorted(columns, torch.tensor(starts, device=columns.device)).tolist()
         stretches = [order[low:high] for low, high in pairwise(edges)]
         seen_scores = queries.new_empty(len(order))
-        for (start, scores, filled), here in zip(self.blocks(queries, self._step), stretches, strict=True):
+        for (start, scores, filled), here in zip(
+            self.blocks(queries, self._step), stretches, strict=True
+        ):
             scores[:, filled:] = NO_SCORE
             excluded = seen.rows[here] * scores.shape[1] + (seen.values[here] - start)
             flat = scores.view(-1)
@@ -226,16 +255,20 @@ class Catalogue:
             found[0][seen.rows[seen_scores.isnan()], 0] = NAN
         ranked = {"exclude": found}
         if "keep" in conventions:
-            # the best of all items are among the best unseen ones and the seen ones: no second pass over the scores
+            # the best of all items are among the best unseen ones and the seen ones: no second pass
+            # over the scores
             old = seen.with_values(seen_scores).to_padded(fill=NO_SCORE), seen.to_padded(fill=-1)
-            ranked["keep"] = merge(torch.cat([found[0], old[0]], 1), torch.cat([found[1], old[1]], 1), self.k)
+            ranked["keep"] = merge(
+                torch.cat([found[0], old[0]], 1), torch.cat([found[1], old[1]], 1), self.k
+            )
         return {name: ranked[name] for name in conventions}
 
     def blocks(self, queries: Tensor, step: int | None = None) -> Iterator[tuple[int, Tensor, int]]:
-        """The scores of at most :attr:`rows` users, in blocks of ``step`` columns (default: as many as may be held).
+        """The scores of at most :attr:`rows` users, in blocks of ``step`` columns (default: as many
+        as may be held).
 
-        Yields the first column, scores [R, W] (in the thread's buffer, which the next block reuses), and how many of
-        the block's columns are items; what the rest holds means nothing.
+        Yields the first column, scores [R, W] (in the thread's buffer, which the next block
+        reuses), and how many of the block's columns are items; what the rest holds means nothing.
         """
         step = step or self._block
         n_rows = queries.shape[0]
@@ -277,7 +310,9 @@ def as_wide_floats(values: Tensor) -> Tensor:
 
 
 def refuse_nan(scores: Tensor, rows: Tensor | None, users: Tensor | None) -> None:
-    """Name a user with a NaN among scores [T]; ``rows`` [T], the user of each (None: one score a user)."""
+    """Name a user with a NaN among scores [T]; ``rows`` [T], the user of each (None: one score a
+    user).
+    """
     bad = scores.isnan().nonzero().flatten()
     if not bad.numel():
         return
@@ -287,11 +322,13 @@ def refuse_nan(scores: Tensor, rows: Tensor | None, users: Tensor | None) -> Non
 
 
 def best_columns(scores: Tensor, k: int, filled: int, excluded: Tensor) -> tuple[Tensor, Tensor]:
-    """The ``k`` best columns of each row, by score and then by lower column: values and columns [R, k] in rank order,
-    padded with -inf and -1. A NaN anywhere in a row shows as a NaN in its first value.
+    """The ``k`` best columns of each row, by score and then by lower column: values and columns [R,
+    k] in rank order, padded with -inf and -1. A NaN anywhere in a row shows as a NaN in its first
+    value.
 
-    Scores [R, W] are contiguous, W a multiple of 64 and greater than ``k``. Columns from ``filled`` on and positions
-    ``excluded`` [X] (``row * W + column``) may not be chosen and hold -inf, as an allowed one may, too.
+    Scores [R, W] are contiguous, W a multiple of 64 and greater than ``k``. Columns from ``filled``
+    on and positions ``excluded`` [X] (``row * W + column``) may not be chosen and hold -inf, as an
+    allowed one may, too.
     """
     values, columns = _topk(scores, k + 1)
     unsure = (values[:, k - 1] == NO_SCORE) | (values[:, k - 1] == values[:, k])
@@ -304,13 +341,15 @@ def best_columns(scores: Tensor, k: int, filled: int, excluded: Tensor) -> tuple
         allowed_mask = torch.ones_like(scores, dtype=torch.bool)
         allowed_mask[:, filled:] = False
         allowed_mask.view(-1)[excluded] = False
-        values[rows], columns[rows] = _resolve(scores[rows], values[rows, -1:], allowed_mask[rows], k)
+        values[rows], columns[rows] = _resolve(
+            scores[rows], values[rows, -1:], allowed_mask[rows], k
+        )
     return values, columns
 
 
 def _topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """``scores.topk(k)``, several times as fast: the best k columns lie in the k blocks of 64 columns with the highest
-    maxima, and only those are searched, by maxima again."""
+    """``scores.topk(k)``, several times as fast: the best k columns lie in the k blocks of 64
+    columns with the highest maxima, and only those are searched, by maxima again."""
     n_rows, width = scores.shape
     n_blocks = width // BLOCK
     if 2 * k >= n_blocks:
@@ -342,14 +381,15 @@ def _resolve(scores: Tensor, cut: Tensor, allowed_mask: Tensor, k: int) -> tuple
     found = Ragged.from_lengths(chosen.nonzero()[:, 1], chosen.sum(1))
     columns = found.to_padded(fill=-1, width=k)
     values = scores.gather(1, columns.clamp(min=0)).masked_fill(columns < 0, NO_SCORE)
-    # a missing column and an allowed -inf are equal; the missing ones are last already and the sort is stable
+    # a missing column and an allowed -inf are equal; the missing ones are last already and the sort
+    # is stable
     values, order = values.sort(dim=1, descending=True, stable=True)
     return values, columns.gather(1, order)
 
 
 def merge(values: Tensor, columns: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The best ``k`` of values and columns [R, M] of several lists, ordered and padded as by :func:`best_columns`; a
-    column is named once in its row, or is -1 (missing, its value -inf)."""
+    """The best ``k`` of values and columns [R, M] of several lists, ordered and padded as by
+    :func:`best_columns`; a column is named once in its row, or is -1 (missing, its value -inf)."""
     if values.shape[1] <= k:
         short = k + 1 - values.shape[1]
         values = torch.nn.functional.pad(values, (0, short), value=NO_SCORE)
@@ -363,10 +403,12 @@ def merge(values: Tensor, columns: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 class RunningBest:
-    """The ``k`` best columns of each row of a score matrix that comes block by block and is never held whole.
+    """The ``k`` best columns of each row of a score matrix that comes block by block and is never
+    held whole.
 
-    Once ``k`` columns are known, a later block can only add what is above the worst of them. Few columns are: a block
-    is read once, for the maxima of its runs of 64 columns, and only the runs that rise above are searched.
+    Once ``k`` columns are known, a later block can only add what is above the worst of them. Few
+    columns are: a block is read once, for the maxima of its runs of 64 columns, and only the runs
+    that rise above are searched.
     """
 
     def __init__(self, k: int) -> None:
@@ -379,8 +421,8 @@ class RunningBest:
         self._is_open = True
 
     def add(self, scores: Tensor, start: int, filled: int, excluded: Tensor) -> None:
-        """Read the next block, as for :func:`best_columns`, with -inf at ``excluded`` positions and in the padding; in
-        ascending order of ``start``, the first column."""
+        """Read the next block, as for :func:`best_columns`, with -inf at ``excluded`` positions and
+        in the padding; in ascending order of ``start``, the first column."""
         self._n_blocks += 1
         if not self._is_open:
             self._search(scores, start)
@@ -389,7 +431,10 @@ class RunningBest:
         if start:
             columns = torch.where(columns < 0, columns, columns + start)
         if self._found is not None:
-            values, columns = torch.cat([self._found[0], values], 1), torch.cat([self._found[1], columns], 1)
+            values, columns = (
+                torch.cat([self._found[0], values], 1),
+                torch.cat([self._found[1], columns], 1),
+            )
             values, columns = merge(values, columns, self.k)
         self._set(values, columns)
 
@@ -399,16 +444,21 @@ class RunningBest:
         return self._found
 
     def _search(self, scores: Tensor, start: int) -> None:
-        """A block of which only what is above the cut matters: an equal score in a later column loses."""
+        """A block of which only what is above the cut matters: an equal score in a later column
+        loses.
+        """
         runs = scores.view(scores.shape[0], -1, BLOCK)
         # written as "not below" so that NaN is found, too
         rows, at = (~(runs.amax(2) <= self._cut)).nonzero(as_tuple=True)
         if rows.numel():
             searched = scores.view(-1, BLOCK).index_select(0, rows * runs.shape[1] + at)
             run, inside = (~(searched <= self._cut[rows])).nonzero(as_tuple=True)
-            self._pending.append((rows[run], start + at[run] * BLOCK + inside, searched[run, inside]))
+            self._pending.append(
+                (rows[run], start + at[run] * BLOCK + inside, searched[run, inside])
+            )
         n_pending = sum(part[0].numel() for part in self._pending)
-        # the cut rises slower and slower: few columns pass while the blocks become four times as many
+        # the cut rises slower and slower: few columns pass while the blocks become four times as
+        # many
         if self._n_blocks >= 4 * self._n_settled or n_pending > _PENDING * self.k * scores.shape[0]:
             self._settle()
 
@@ -419,8 +469,12 @@ class RunningBest:
         rows, columns, values = (torch.cat(parts) for parts in zip(*self._pending, strict=True))
         self._pending = []
         order = rows.argsort(stable=True)
-        new = Ragged.from_lengths(columns[order], torch.bincount(rows, minlength=self._found[0].shape[0]))
-        values = torch.cat([self._found[0], new.with_values(values[order]).to_padded(fill=NO_SCORE)], 1)
+        new = Ragged.from_lengths(
+            columns[order], torch.bincount(rows, minlength=self._found[0].shape[0])
+        )
+        values = torch.cat(
+            [self._found[0], new.with_values(values[order]).to_padded(fill=NO_SCORE)], 1
+        )
         columns = torch.cat([self._found[1], new.to_padded(fill=-1)], 1)
         self._set(*merge(values, columns, self.k))
 
@@ -434,13 +488,19 @@ class RunningBest:
 
 @torch.no_grad()
 def rank_relevant(
-    catalogue: Catalogue, queries: Tensor, relevant: Ragged, seen: Ragged | None, conventions: tuple[str, ...]
+    catalogue: Catalogue,
+    queries: Tensor,
+    relevant: Ragged,
+    seen: Ragged | None,
+    conventions: tuple[str, ...],
 ) -> dict[str, RelevantRanks]:
-    """The ranks of the relevant items (B rows, each once) among the catalogue: convention -> ranks. ``queries`` and
-    ``seen`` are those of :meth:`Catalogue.rank`."""
+    """The ranks of the relevant items (B rows, each once) among the catalogue: convention -> ranks.
+    ``queries`` and ``seen`` are those of :meth:`Catalogue.rank`."""
     queries = catalogue.prepared(queries)
     columns = relevant.with_values(catalogue.position[relevant.values])
-    seen_columns = catalogue.seen_columns(seen) if seen is not None and "exclude" in conventions else None
+    seen_columns = (
+        catalogue.seen_columns(seen) if seen is not None and "exclude" in conventions else None
+    )
     is_seen = torch.zeros_like(columns.values, dtype=torch.bool)
     if seen_columns is not None:
         keys = seen_columns.rows * catalogue.width + seen_columns.values
@@ -450,9 +510,12 @@ def rank_relevant(
         end = min(first + catalogue.rows, relevant.n_rows)
         tile, own = queries[first:end], columns.part(first, end)
         known = None if seen_columns is None else seen_columns.part(first, end)
-        # one block is computed once, several twice: scores must be known before they can be compared
+        # one block is computed once, several twice: scores must be known before they can be
+        # compared
         held = list(catalogue.blocks(tile)) if catalogue.n_blocks == 1 else None
-        scores, *rest = _scores_of(held or catalogue.blocks(tile), [own] if known is None else [own, known], queries)
+        scores, *rest = _scores_of(
+            held or catalogue.blocks(tile), [own] if known is None else [own, known], queries
+        )
         total = torch.zeros((3, scores.numel()), dtype=torch.int64, device=catalogue.device)
         for start, block, filled in held or catalogue.blocks(tile):
             block[:, filled:] = NAN
@@ -464,24 +527,35 @@ def rank_relevant(
             table, names = known.with_values(rest[0]).to_padded(fill=NAN), known.to_padded(fill=-1)
             mine = slice(int(relevant.offsets[first]), int(relevant.offsets[end]))
             among_seen.append(_count(table, names, own, scores, is_seen[mine]))
-    reachable, n_all = columns.values >= 0, torch.full_like(relevant.lengths, catalogue.order.numel())
+    reachable, n_all = (
+        columns.values >= 0,
+        torch.full_like(relevant.lengths, catalogue.order.numel()),
+    )
     above, equal, before = in_catalogue = torch.cat(counts, 1)
     ranks = {"keep": RelevantRanks(relevant.with_values(above), equal, before, reachable, n_all)}
     if seen_columns is not None:
         above, equal, before = in_catalogue - torch.cat(among_seen, 1)
         n_left = n_all - seen_columns.lengths
-        ranks["exclude"] = RelevantRanks(relevant.with_values(above), equal, before, reachable & ~is_seen, n_left)
+        ranks["exclude"] = RelevantRanks(
+            relevant.with_values(above), equal, before, reachable & ~is_seen, n_left
+        )
     return {name: ranks[name] for name in conventions}
 
 
 @torch.no_grad()
 def rank_candidates(
-    catalogue: Catalogue, queries: Tensor, candidates: Ragged, relevant: Ragged, users: Tensor | None = None
+    catalogue: Catalogue,
+    queries: Tensor,
+    candidates: Ragged,
+    relevant: Ragged,
+    users: Tensor | None = None,
 ) -> tuple[Lists, RelevantRanks]:
-    """Rank each user's own candidates, B rows of items, each once: lists of the catalogue's length, and the ranks of
-    the relevant items."""
+    """Rank each user's own candidates, B rows of items, each once: lists of the catalogue's length,
+    and the ranks of the relevant items."""
     queries = catalogue.prepared(queries)
-    columns, own = (rows.with_values(catalogue.position[rows.values]) for rows in (candidates, relevant))
+    columns, own = (
+        rows.with_values(catalogue.position[rows.values]) for rows in (candidates, relevant)
+    )
     tiles = []
     for first in range(0, candidates.n_rows, catalogue.rows):
         end = min(first + catalogue.rows, candidates.n_rows)
@@ -490,44 +564,63 @@ def rank_candidates(
     scores, own_scores = (torch.cat(each) for each in zip(*tiles, strict=True))
     refuse_nan(scores, candidates.rows, users)
     table, block = columns.to_padded(fill=-1), candidates.with_values(scores).to_padded(fill=NAN)
-    values, found = merge(candidates.with_values(scores).to_padded(fill=NO_SCORE), table, catalogue.k)
+    values, found = merge(
+        candidates.with_values(scores).to_padded(fill=NO_SCORE), table, catalogue.k
+    )
     lists = Lists(torch.where(found < 0, found, catalogue.order[found.clamp(min=0)]), values)
     keys = columns.rows * catalogue.width + columns.values
     reachable = torch.isin(own.rows * catalogue.width + own.values, keys)
     above, equal, before = _count(block, table, own, own_scores, reachable)
-    return lists, RelevantRanks(relevant.with_values(above), equal, before, reachable, candidates.lengths)
+    return lists, RelevantRanks(
+        relevant.with_values(above), equal, before, reachable, candidates.lengths
+    )
 
 
-def _scores_of(blocks: Iterable[tuple[int, Tensor, int]], columns: Sequence[Ragged], queries: Tensor) -> list[Tensor]:
-    """[T] each: the scores of rows of columns; NaN for column -1, an item that the catalogue leaves out."""
+def _scores_of(
+    blocks: Iterable[tuple[int, Tensor, int]], columns: Sequence[Ragged], queries: Tensor
+) -> list[Tensor]:
+    """[T] each: the scores of rows of columns; NaN for column -1, an item that the catalogue leaves
+    out.
+    """
     found = [queries.new_full((each.values.numel(),), NAN) for each in columns]
     for start, block, _ in blocks:
         for each, scores in zip(columns, found, strict=True):
-            here = ((each.values >= start) & (each.values < start + block.shape[1])).nonzero().flatten()
+            here = (
+                ((each.values >= start) & (each.values < start + block.shape[1]))
+                .nonzero()
+                .flatten()
+            )
             scores[here] = block[each.rows[here], each.values[here] - start]
     return found
 
 
 def _count(block: Tensor, names: Tensor, columns: Ragged, scores: Tensor, itself: Tensor) -> Tensor:
-    """[3, T] int64: candidates above, equal, and equal but listed before, for each of T relevant items.
+    """[3, T] int64: candidates above, equal, and equal but listed before, for each of T relevant
+    items.
 
-    The block [R, W] has NaN where there is no candidate; ``names`` [W] or [R, W] are its columns. ``columns`` and
-    ``scores`` are those of the relevant items; ``itself`` [T] bool says whether the block holds the item.
+    The block [R, W] has NaN where there is no candidate; ``names`` [W] or [R, W] are its columns.
+    ``columns`` and ``scores`` are those of the relevant items; ``itself`` [T] bool says whether the
+    block holds the item.
     """
     counts = torch.zeros((3, scores.numel()), dtype=torch.int64, device=block.device)
-    # as many at a time as the block has users: that bounds what a comparison takes by the block's own size
+    # as many at a time as the block has users: that bounds what a comparison takes by the block's
+    # own size
     step = max(block.shape[0], 1)
-    # comparisons written as floats and summed by a product are several times as fast as sums of booleans, and exact up
-    # to 2^24 columns
+    # comparisons written as floats and summed by a product are several times as fast as sums of
+    # booleans, and exact up to 2^24 columns
     ones = torch.ones(block.shape[1], dtype=torch.float32, device=block.device)
     for start in range(0, scores.numel(), step):
         part = slice(start, start + step)
         rows, mine = columns.rows[part], scores[part, None]
-        others = block if len(rows) == len(block) and bool((rows[1:] > rows[:-1]).all()) else block[rows]
+        others = (
+            block if len(rows) == len(block) and bool((rows[1:] > rows[:-1]).all()) else block[rows]
+        )
         result = torch.empty(others.shape, dtype=torch.float32, device=block.device)
         for place, compare in enumerate((torch.gt, torch.eq)):
             counts[place, part] = (compare(others, mine, out=result) @ ones).long()
         tied = (counts[1, part] > itself[part].long()).nonzero().flatten()
         there = names if names.dim() == 1 else names[rows[tied]]
-        counts[2, start + tied] = ((others[tied] == mine[tied]) & (there < columns.values[part][tied, None])).sum(1)
+        counts[2, start + tied] = (
+            (others[tied] == mine[tied]) & (there < columns.values[part][tied, None])
+        ).sum(1)
     return counts

@@ -1,7 +1,8 @@
-"""Which events of a history a recommendation comes from, by several methods, and whether these are faithful.
+"""Which events of a history a recommendation comes from, by several methods, and whether these are
+faithful.
 
-The faithfulness of an attribution is judged by leaving events out. A method by another notion of absence (a baseline
-vector) is judged by a question that it did not ask.
+The faithfulness of an attribution is judged by leaving events out. A method by another notion of
+absence (a baseline vector) is judged by a question that it did not ask.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from recgraph.models.heterogeneous.base import GraphSpace, path_weights
 from recgraph.models.reading import Reading
 from recgraph.rng import derive
 
-#: what an attribution divides among the events: the model's score, or ``score - logsumexp`` over all items
+#: what an attribution divides among the events: the model's score, or ``score - logsumexp`` over
+#: all items
 Quantity = Literal["score", "log_probability"]
 #: numbers of variants that are in memory at a time: scores, or what a model makes them of
 _MOST_CELLS = 1 << 22
@@ -53,7 +55,9 @@ class Subject:
         block_rows: variants that are computed at a time.
     """
 
-    def __init__(self, model: Model, query: Query, targets: Tensor, of: Quantity = "log_probability") -> None:
+    def __init__(
+        self, model: Model, query: Query, targets: Tensor, of: Quantity = "log_probability"
+    ) -> None:
         self.model, self.of, self.n_items = model, of, model.space.n_items
         self.device = device_of(model)
         self.user = int(query.users[0])
@@ -62,7 +66,9 @@ class Subject:
             self.reading: Reading = model.reading(query.to(self.device))
         self.items = self.reading.items.to("cpu")
         self.n_events = len(self.items)
-        self.block_rows = max(min(_BLOCK_ROWS, _MOST_CELLS // max(self.n_items, self.reading.n_cells)), 1)
+        self.block_rows = max(
+            min(_BLOCK_ROWS, _MOST_CELLS // max(self.n_items, self.reading.n_cells)), 1
+        )
 
     @cached_property
     def item_vectors(self) -> Tensor | None:
@@ -83,15 +89,20 @@ class Subject:
         """[V, K]: the values of the targets by variants, [V, H] which events stay, on the host."""
         return self.by_blocks(self.value_of, keep_mask)
 
-    def by_blocks(self, of: Callable[[Tensor], Tensor], keep_mask: Tensor, instead: Tensor | None = None) -> Tensor:
-        """A function of what the model makes of variants (:class:`recgraph.models.reading.Reading`), [V, D] or
-        [V, n_items], a block of them at a time; ``instead``: [V, H] int64 items in the events' places."""
+    def by_blocks(
+        self, of: Callable[[Tensor], Tensor], keep_mask: Tensor, instead: Tensor | None = None
+    ) -> Tensor:
+        """A function of what the model makes of variants
+        (:class:`recgraph.models.reading.Reading`), [V, D] or [V, n_items], a block of them at a
+        time; ``instead``: [V, H] int64 items in the events' places."""
         found = []
         with evaluating(self.model):
             for start in range(0, len(keep_mask), self.block_rows):
                 rows = slice(start, start + self.block_rows)
                 items = None if instead is None else instead[rows].to(self.device)
-                found.append(of(self.reading.represent(keep_mask[rows].to(self.device), items)).to("cpu"))
+                found.append(
+                    of(self.reading.represent(keep_mask[rows].to(self.device), items)).to("cpu")
+                )
         return torch.cat(found)
 
     def scores_of(self, represented: Tensor) -> Tensor:
@@ -109,11 +120,12 @@ class AttributionConfig(Config):
 
 
 class Attribution:
-    """Base of attributions: each event of the history gets the part that it has in the value of a recommended item.
+    """Base of attributions: each event of the history gets the part that it has in the value of a
+    recommended item.
 
-    A subclass sets ``Config`` and defines :meth:`attribute`. It calls the model in evaluation mode, leaves its mode,
-    parameters and gradients as they were, and draws from the generator that it is given alone. Settings are given as a
-    value (``config``) or by name.
+    A subclass sets ``Config`` and defines :meth:`attribute`. It calls the model in evaluation mode,
+    leaves its mode, parameters and gradients as they were, and draws from the generator that it is
+    given alone. Settings are given as a value (``config``) or by name.
     """
 
     Config: ClassVar[type[AttributionConfig]] = AttributionConfig
@@ -122,18 +134,23 @@ class Attribution:
         self.config: Any = configure(self, self.Config, config, settings)
 
     def attribute(self, subject: Subject, generator: torch.Generator) -> Tensor:
-        """[K, H] of the subject's K targets and H events, on the host; ValueError where the method does not apply."""
+        """[K, H] of the subject's K targets and H events, on the host; ValueError where the method
+        does not apply.
+        """
         raise TypeError(f"{type(self).__name__} must define attribute(subject, generator)")
 
 
 class LeaveOneOut(Attribution):
-    """``a_i = f(S) - f(S without i)``: by how much the value falls without the event, all else as it is.
+    """``a_i = f(S) - f(S without i)``: by how much the value falls without the event, all else as
+    it is.
 
-    The model's reading (:mod:`recgraph.models.reading`) says what is computed anew without the event. Two events that
-    say the same cover for each other: each alone may be left out at no loss, and both get a value near 0.
+    The model's reading (:mod:`recgraph.models.reading`) says what is computed anew without the
+    event. Two events that say the same cover for each other: each alone may be left out at no loss,
+    and both get a value near 0.
 
-    Source: the erasure of Li, Monroe and Jurafsky, Understanding Neural Networks through Representation Erasure (2016),
-    one item at a time. All items share the variants, where captum's ``FeatureAblation`` computes them for each.
+    Source: the erasure of Li, Monroe and Jurafsky, Understanding Neural Networks through
+    Representation Erasure (2016), one item at a time. All items share the variants, where captum's
+    ``FeatureAblation`` computes them for each.
     """
 
     def attribute(self, subject: Subject, generator: torch.Generator) -> Tensor:
@@ -142,19 +159,23 @@ class LeaveOneOut(Attribution):
 
 
 class IntegratedGradientsConfig(AttributionConfig):
-    steps: Annotated[int, Field(ge=1, description="points of the path at which gradients are taken")] = 32
+    steps: Annotated[
+        int, Field(ge=1, description="points of the path at which gradients are taken")
+    ] = 32
 
 
 class IntegratedGradients(Attribution):
-    """``a_i = sum_d (x_id - b_id) mean_s df/dx_id at b + alpha_s (x - b)``: gradients along the straight path.
+    """``a_i = sum_d (x_id - b_id) mean_s df/dx_id at b + alpha_s (x - b)``: gradients along the
+    straight path.
 
-    x are the vectors by which the events enter the model, b those of padding in their places; all events move at once.
-    Over the whole path the values sum to ``f(x) - f(b)`` (completeness); the midpoints ``alpha_s = (s - 1/2) / steps``
-    leave a difference that falls with the square of the number of steps. What does not enter by the events' vectors
-    (positions, the user's own vector) is on both ends of the path and gets nothing.
+    x are the vectors by which the events enter the model, b those of padding in their places; all
+    events move at once. Over the whole path the values sum to ``f(x) - f(b)`` (completeness); the
+    midpoints ``alpha_s = (s - 1/2) / steps`` leave a difference that falls with the square of the
+    number of steps. What does not enter by the events' vectors (positions, the user's own vector)
+    is on both ends of the path and gets nothing.
 
-    Source: Sundararajan, Taly and Yan, Axiomatic Attribution for Deep Networks (ICML 2017), by captum (the extra
-    ``explain``). Departure: midpoints instead of right ends.
+    Source: Sundararajan, Taly and Yan, Axiomatic Attribution for Deep Networks (ICML 2017), by
+    captum (the extra ``explain``). Departure: midpoints instead of right ends.
     """
 
     Config = IntegratedGradientsConfig
@@ -169,26 +190,34 @@ class IntegratedGradients(Attribution):
             begin = subject.reading.baseline().detach().expand_as(ends[0])[None]
         method = OfCaptum(lambda inputs: subject.value_of(subject.reading.of_inputs(inputs)))
         rows = max(min(subject.block_rows, _MOST_CELLS // max(ends.numel(), 1)), 1)
-        path = {"n_steps": self.config.steps, "method": "riemann_middle", "internal_batch_size": rows}
+        path = {
+            "n_steps": self.config.steps,
+            "method": "riemann_middle",
+            "internal_batch_size": rows,
+        }
         _ = subject.item_vectors  # made before, so that they are constants of the derivative
         with evaluating(subject.model), torch.enable_grad():
-            found = [method.attribute(ends, begin, target=k, **path) for k in range(len(subject.targets))]
+            found = [
+                method.attribute(ends, begin, target=k, **path) for k in range(len(subject.targets))
+            ]
         return torch.cat(found).detach().sum(2).to("cpu")
 
 
 class Attention(Attribution):
     """How much the model attends to each event: not below 0, at most 1 in all.
 
-    Transformers: the attention of the last place, by rollout (Abnar and Zuidema, Quantifying Attention Flow in
-    Transformers, ACL 2020); it is the same for every recommended item
+    Transformers: the attention of the last place, by rollout (Abnar and Zuidema, Quantifying
+    Attention Flow in Transformers, ACL 2020); it is the same for every recommended item
     (:meth:`recgraph.models.reading.SequenceReading.attention`).
 
-    Models whose users' vectors are made of meta-paths attend to paths, not to items. The attention of each path is
-    divided among the items of the history by the evidence that leads through them to the recommended item, with beta_P
-    the attention within a side and each side counting half: ``a_i = sum_P beta_P / 2 * e_P(i) / sum_j e_P(j)``. Paths
-    that lead through nothing of the history keep their share, so that the sum is below 1. This combination is ours.
+    Models whose users' vectors are made of meta-paths attend to paths, not to items. The attention
+    of each path is divided among the items of the history by the evidence that leads through them
+    to the recommended item, with beta_P the attention within a side and each side counting half:
+    ``a_i = sum_P beta_P / 2 * e_P(i) / sum_j e_P(j)``. Paths that lead through nothing of the
+    history keep their share, so that the sum is below 1. This combination is ours.
 
-    Attention is how the model mixes, not what decides: Jain and Wallace, Attention is not Explanation (NAACL 2019).
+    Attention is how the model mixes, not what decides: Jain and Wallace, Attention is not
+    Explanation (NAACL 2019).
     """
 
     def attribute(self, subject: Subject, generator: torch.Generator) -> Tensor:
@@ -203,7 +232,9 @@ class Attention(Attribution):
         targets = subject.targets.to("cpu")
         total = torch.zeros(len(targets), subject.n_events, dtype=torch.float64)
         for key, weight in weights.items():
-            found = evidence_of_items(Walks(key.path, graph), subject.user, subject.items, targets, graph)
+            found = evidence_of_items(
+                Walks(key.path, graph), subject.user, subject.items, targets, graph
+            )
             total += weight / 2 * found / found.sum(1, keepdim=True).clamp(min=1e-300)
         return total
 
@@ -214,15 +245,18 @@ Method = str | Mapping[str, Any] | Attribution
 
 def make_methods(specs: Sequence[Method]) -> dict[str, Attribution]:
     """Name -> attribution, in the order given."""
-    made = [spec if isinstance(spec, Attribution) else registry.make("attribution", spec) for spec in specs]
+    made = [
+        spec if isinstance(spec, Attribution) else registry.make("attribution", spec)
+        for spec in specs
+    ]
     return {registry.name_of("attribution", type(method)): method for method in made}
 
 
 def attribute_to_history(
     subject: Subject, methods: Mapping[str, Attribution], item: Callable[[int], Item], seed: int
 ) -> tuple[Attributed, ...]:
-    """The subject's targets with their attributions; ``item`` names an item by its index, ``seed`` is of what methods
-    draw and of random orders."""
+    """The subject's targets with their attributions; ``item`` names an item by its index, ``seed``
+    is of what methods draw and of random orders."""
     values = {
         name: method.attribute(subject, _generator(seed, subject, name)).to(torch.float64)
         for name, method in methods.items()
@@ -232,8 +266,9 @@ def attribute_to_history(
     for target, index in enumerate(subject.targets.tolist()):
         of_methods = [each[target].tolist() for each in values.values()]
         # the highest first; among equal ones the last place (the newest event)
-        places = [sorted(range(len(each)), key=lambda at, of=each: (-of[at], -at)) for each in of_methods]  # type: ignore[misc]
-        orders = torch.tensor(places)
+        newest_first = torch.stack([each[target] for each in values.values()]).flip(1)
+        highest_first = newest_first.argsort(dim=1, descending=True, stable=True)
+        orders = subject.n_events - 1 - highest_first
         generator = _generator(seed, subject, "random orders", index)
         by_chance = torch.rand(_N_RANDOM, subject.n_events, generator=generator).argsort(1)
         judged = _faithfulness(subject, target, torch.cat([orders, by_chance]))
@@ -247,7 +282,9 @@ def attribute_to_history(
                 n_unread=subject.reading.n_unread,
                 methods=tuple(
                     MethodAttribution(name, tuple(one), tuple(order.tolist()), faithful)
-                    for name, one, order, faithful in zip(values, of_methods, orders, judged, strict=False)
+                    for name, one, order, faithful in zip(
+                        values, of_methods, orders, judged, strict=False
+                    )
                 ),
                 agreement=tuple((a, b, _spearman(of_a, of_b)) for (a, of_a), (b, of_b) in pairs),
                 by_chance=Faithfulness.mean(judged[len(orders) :]),
@@ -261,16 +298,24 @@ def _generator(seed: int, subject: Subject, *purpose: str | int) -> torch.Genera
 
 
 def _spearman(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Spearman's rank correlation, equal values with their mean rank; None where one is constant."""
+    """Spearman's rank correlation, equal values with their mean rank; None where one is
+    constant.
+    """
     return None if np.ptp(a) == 0 or np.ptp(b) == 0 else float(stats.spearmanr(a, b).statistic)
 
 
 def _faithfulness(subject: Subject, target: int, orders: Tensor) -> list[Faithfulness]:
-    """How faithful orders [R, H] of the events, what matters most first, are for one of the targets."""
-    numbers = torch.tensor([min(math.ceil(share * subject.n_events), subject.n_events) for share in _SHARES])
+    """How faithful orders [R, H] of the events, what matters most first, are for one of the
+    targets.
+    """
+    numbers = torch.tensor(
+        [min(math.ceil(share * subject.n_events), subject.n_events) for share in _SHARES]
+    )
     gone_mask = torch.argsort(orders, 1)[:, None] < numbers[None, :, None]
     masks = torch.stack([~gone_mask, gone_mask])
     values = subject.values(masks.flatten(0, 2))[:, target].to(torch.float64)
     without, alone = values.view(2, len(orders), len(numbers)).mean(2)
     full = float(subject.full[target])
-    return [Faithfulness(full - float(a), full - float(b)) for a, b in zip(without, alone, strict=True)]
+    return [
+        Faithfulness(full - float(a), full - float(b)) for a, b in zip(without, alone, strict=True)
+    ]

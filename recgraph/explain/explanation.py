@@ -11,7 +11,9 @@ from recgraph.pages import block, table
 
 @dataclass(frozen=True)
 class Node:
-    """A node of the graph: its own id, or its index in a graph without ids; an item's title, else the id as text."""
+    """A node of the graph: its own id, or its index in a graph without ids; an item's title, else
+    the id as text.
+    """
 
     type: str
     id: Any
@@ -20,7 +22,9 @@ class Node:
 
 @dataclass(frozen=True)
 class Item:
-    """An item: its title or name from the item features, else the id as text, and the other features but vectors."""
+    """An item: its title or name from the item features, else the id as text, and the other
+    features but vectors.
+    """
 
     id: Any
     title: str
@@ -29,7 +33,9 @@ class Item:
 
 @dataclass(frozen=True)
 class Near:
-    """A near node by the cosine of the model's vectors, and whether it is an item of the user's history."""
+    """A near node by the cosine of the model's vectors, and whether it is an item of the user's
+    history.
+    """
 
     node: Node
     similarity: float
@@ -38,8 +44,8 @@ class Near:
 
 @dataclass(frozen=True)
 class PathWeight:
-    """The semantic attention that a model gives to a meta-path, its twin included; those of a side, the node type at
-    both ends, sum to 1."""
+    """The semantic attention that a model gives to a meta-path, its twin included; those of a side,
+    the node type at both ends, sum to 1."""
 
     side: str
     path: str
@@ -48,10 +54,12 @@ class PathWeight:
 
 @dataclass(frozen=True)
 class ScorePart:
-    """The part of a score that comes from one meta-path, or, with empty ``side`` and ``path``, from own vectors.
+    """The part of a score that comes from one meta-path, or, with empty ``side`` and ``path``, from
+    own vectors.
 
-    It is the Shapley value of the meta-path in the inner product of user and item: half of the product of the user's
-    addend with the whole item, plus half of the reverse. Where the model scores by that product, the parts sum to it.
+    It is the Shapley value of the meta-path in the inner product of user and item: half of the
+    product of the user's addend with the whole item, plus half of the reverse. Where the model
+    scores by that product, the parts sum to it.
     """
 
     side: str
@@ -64,9 +72,10 @@ class Connection:
     """The paths from a user to an item through one node, or from one node to another.
 
     Attributes:
-        via: the history item where the meta-path begins, the similar user where it ends, or the other node.
-        similarity: of ``via`` to the item, user or node along the meta-path, in [0, 1]: PathSim, or ``count /
-            sqrt(paths out * paths in)`` for a path that is no round trip.
+        via: the history item where the meta-path begins, the similar user where it ends, or the
+            other node.
+        similarity: of ``via`` to the item, user or node along the meta-path, in [0, 1]: PathSim, or
+            ``count / sqrt(paths out * paths in)`` for a path that is no round trip.
         count: number of paths through ``via``; repeated edges count once.
         paths: some of these paths, those of the highest random-walk probability first.
     """
@@ -82,13 +91,16 @@ class Evidence:
     """How strongly one meta-path connects a user with an item, or a node with another.
 
     Attributes:
-        side: ``"item"``: the meta-path leads from a history item to the item. ``"user"``: it leads from the user to
-            another user, who had the item. Between nodes their type.
-        path, weight: the meta-path and its path weight; None where the model does not use the meta-path.
+        side: ``"item"``: the meta-path leads from a history item to the item. ``"user"``: it leads
+            from the user to another user, who had the item. Between nodes their type.
+        path, weight: the meta-path and its path weight; None where the model does not use the
+            meta-path.
         count: number of paths.
-        score: in [0, 1]. Side ``item``: the mean similarity of the history items to the item; side ``user``: among the
-            users that the meta-path reaches, the fraction, weighted by similarity, that had the item.
-        rank, n_ranked: of the item by this score alone, from 1, among the items outside the history that it reaches.
+        score: in [0, 1]. Side ``item``: the mean similarity of the history items to the item; side
+            ``user``: among the users that the meta-path reaches, the fraction, weighted by
+            similarity, that had the item.
+        rank, n_ranked: of the item by this score alone, from 1, among the items outside the history
+            that it reaches.
         connections: the strongest.
     """
 
@@ -104,8 +116,9 @@ class Evidence:
 
 @dataclass(frozen=True)
 class HistoryItem:
-    """An item of the user's history, and whether the model was fitted to it (items of the validation part may not have
-    been); None where the run does not know, as for models without meta-paths."""
+    """An item of the user's history, and whether the model was fitted to it (items of the
+    validation part may not have been); None where the run does not know, as for models without
+    meta-paths."""
 
     item: Item
     fitted: bool | None
@@ -117,12 +130,13 @@ class Faithfulness:
     """How the value of a recommended item follows an order of the events; in units of the value.
 
     Attributes:
-        comprehensiveness: the mean over shares r of 1, 5, 10, 20 and 50 % of ``f(S) - f(S without the first r H)``:
-            higher is better.
-        sufficiency: the mean over the same shares of ``f(S) - f(the first r H alone)``: lower is better.
+        comprehensiveness: the mean over shares r of 1, 5, 10, 20 and 50 % of ``f(S) - f(S without
+            the first r H)``: higher is better.
+        sufficiency: the mean over the same shares of ``f(S) - f(the first r H alone)``: lower is
+            better.
 
-    Source: DeYoung et al., ERASER (ACL 2020). Departures: f is the attributed quantity (there a probability); of
-    ``r H`` events the ceiling is taken, so that at least one goes.
+    Source: DeYoung et al., ERASER (ACL 2020). Departures: f is the attributed quantity (there a
+    probability); of ``r H`` events the ceiling is taken, so that at least one goes.
     """
 
     comprehensiveness: float
@@ -131,13 +145,19 @@ class Faithfulness:
     @classmethod
     def mean(cls, several: Sequence[Faithfulness]) -> Faithfulness:
         """The mean of each number."""
-        return cls(*(sum(getattr(one, name) for one in several) / len(several) for name in cls.__annotations__))
+        return cls(
+            *(
+                sum(getattr(one, name) for one in several) / len(several)
+                for name in cls.__annotations__
+            )
+        )
 
 
 @dataclass(frozen=True)
 class MethodAttribution:
-    """What one method says of one recommended item: ``values``, one for each event, oldest first; ``order``, the places
-    of events, the highest value first, the newest first among equal ones; and how faithful that is."""
+    """What one method says of one recommended item: ``values``, one for each event, oldest first;
+    ``order``, the places of events, the highest value first, the newest first among equal ones; and
+    how faithful that is."""
 
     method: str
     values: tuple[float, ...]
@@ -150,10 +170,12 @@ class Attributed:
     """A recommended item, and what of the history it comes from.
 
     Attributes:
-        of, value: what is attributed, ``"log_probability"`` or ``"score"``, and its value with the whole history.
+        of, value: what is attributed, ``"log_probability"`` or ``"score"``, and its value with the
+            whole history.
         events: what the model reads of the history, oldest first.
         n_unread: events of the history that it does not read.
-        agreement: pairs of methods, with Spearman's rank correlation of their values; None where one is constant.
+        agreement: pairs of methods, with Spearman's rank correlation of their values; None where
+            one is constant.
         by_chance: the faithfulness of random orders, the mean over several.
     """
 
@@ -167,7 +189,9 @@ class Attributed:
     by_chance: Faithfulness
 
     def rows(self, most: int) -> list[dict[str, Any]]:
-        """A row for each of the events that one of the methods puts among its first ``most``: its values."""
+        """A row for each of the events that one of the methods puts among its first ``most``: its
+        values.
+        """
         shown = dict.fromkeys(place for one in self.methods for place in one.order[:most])
         return [
             {"place": place + 1, "item": self.events[place].title}
@@ -176,21 +200,33 @@ class Attributed:
         ]
 
     def _repr_html_(self) -> str:
-        facts = {"of": self.of, "value": self.value, "events": len(self.events), "not read": self.n_unread or None}
+        facts = {
+            "of": self.of,
+            "value": self.value,
+            "events": len(self.events),
+            "not read": self.n_unread or None,
+        }
         tables = [table(self.rows(10), "attribution of the events")]
-        tables += [table(agreement_rows([self]), "agreement"), table(faithfulness_rows([self]), "faithfulness")]
+        tables += [
+            table(agreement_rows([self]), "agreement"),
+            table(faithfulness_rows([self]), "faithfulness"),
+        ]
         return block(f"Why {self.item.title}", facts, tables)
 
 
 def agreement_rows(several: Sequence[Attributed]) -> list[dict[str, Any]]:
-    """A row for each pair of methods: means over the recommended items for which the correlation is known.
+    """A row for each pair of methods: means over the recommended items for which the correlation is
+    known.
 
-    That two explanations correlate does not prove either (Neely et al., A Song of (Dis)agreement, 2022).
+    That two explanations correlate does not prove either (Neely et al., A Song of (Dis)agreement,
+    2022).
     """
     found = []
     for number, (first, second, _) in enumerate(several[0].agreement if several else ()):
         known = [each for one in several if (each := one.agreement[number][2]) is not None]
-        found.append({"method": first, "and": second, "Spearman": sum(known) / len(known) if known else None})
+        found.append(
+            {"method": first, "and": second, "Spearman": sum(known) / len(known) if known else None}
+        )
     return found
 
 
@@ -199,7 +235,8 @@ def faithfulness_rows(several: Sequence[Attributed]) -> list[dict[str, Any]]:
     if not several:
         return []
     orders = {
-        one.method: [each.methods[n].faithfulness for each in several] for n, one in enumerate(several[0].methods)
+        one.method: [each.methods[n].faithfulness for each in several]
+        for n, one in enumerate(several[0].methods)
     }
     orders["random order"] = [each.by_chance for each in several]
     return [{"method": name} | asdict(Faithfulness.mean(each)) for name, each in orders.items()]
@@ -211,8 +248,8 @@ class Recommendation:
 
     Attributes:
         parts: the parts of the score; empty where the model has no meta-paths.
-        evidence: by meta-path, the one that adds most to the score first (where none adds, the one that ranks the item
-            highest).
+        evidence: by meta-path, the one that adds most to the score first (where none adds, the one
+            that ranks the item highest).
         nearest, nearest_seen: the items and the history items nearest to it, best first.
         attributed: what of the history it comes from, where methods were given.
     """
@@ -233,7 +270,8 @@ class Explanation:
 
     Attributes:
         dataset: name of the data set; None where the run was made from the user's own frames.
-        related: node type -> titles of the user's direct neighbours in the graph, at most ten; items are left out.
+        related: node type -> titles of the user's direct neighbours in the graph, at most ten;
+            items are left out.
         path_weights: of the model's meta-paths; empty where it has none.
     """
 
@@ -248,7 +286,9 @@ class Explanation:
     @property
     def attributed(self) -> tuple[Attributed, ...]:
         """The attributions of the recommendations; empty where no method was given."""
-        return tuple(each.attributed for each in self.recommendations if each.attributed is not None)
+        return tuple(
+            each.attributed for each in self.recommendations if each.attributed is not None
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """As nested dictionaries and tuples."""
@@ -266,7 +306,9 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class NodeExplanation:
-    """The nearest nodes of a node of a typed graph, nearest first; other attributes as in :class:`Explanation`."""
+    """The nearest nodes of a node of a typed graph, nearest first; other attributes as in
+    :class:`Explanation`.
+    """
 
     model: str
     dataset: str | None

@@ -1,4 +1,6 @@
-"""Nodes of a graph and items of a recommender with ids and titles, the nearest of them, and why nodes are near."""
+"""Nodes of a graph and items of a recommender with ids and titles, the nearest of them, and why
+nodes are near.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ class Items:
         self._title = next((name for name in _TITLES if name in schema), "")
         # no vectors: hundreds of numbers, which say nothing to a reader
         self._columns = [name for name, dtype in schema.items() if not _is_vector(dtype)]
-        self._items: dict[int, Item] = {}  # by index: an item is named once for each that it is near
+        self._items: dict[
+            int, Item
+        ] = {}  # by index: an item is named once for each that it is near
 
     def item(self, index: int) -> Item:
         """An item by its index."""
@@ -63,7 +67,9 @@ def _is_vector(dtype: pl.DataType) -> bool:
 
 
 def _field(value: Any) -> Any:
-    """A value as it is shown: a list as a tuple; NaN, with which pandas marks what is missing, as None."""
+    """A value as it is shown: a list as a tuple; NaN, with which pandas marks what is missing, as
+    None.
+    """
     if isinstance(value, list):
         return tuple(value)
     return None if isinstance(value, float) and math.isnan(value) else value
@@ -71,10 +77,12 @@ def _field(value: Any) -> Any:
 
 @checked
 def explain_node(run: Any, node: Any, k: int = 10, *, n_paths: int = 3) -> NodeExplanation:
-    """The nodes nearest to a node by their embeddings, and the paths between them along each meta-path.
+    """The nodes nearest to a node by their embeddings, and the paths between them along each
+    meta-path.
 
     Args:
-        run: a :class:`recgraph.train.run.NodeRun`, an embedder, or the folder of a run or of a bundle.
+        run: a :class:`recgraph.train.run.NodeRun`, an embedder, or the folder of a run or of a
+            bundle.
         node: the id of a node of the embedded type; its index where the graph has no ids.
         k: number of nearest nodes.
         n_paths: the most paths shown between two nodes along one meta-path.
@@ -93,7 +101,9 @@ def explain_node(run: Any, node: Any, k: int = 10, *, n_paths: int = 3) -> NodeE
     ]
     neighbours = []
     for rank, (other, cosine) in enumerate(found, 1):
-        strongest = sorted((each[other] for each in by_path if other in each), key=lambda one: -one.score)
+        strongest = sorted(
+            (each[other] for each in by_path if other in each), key=lambda one: -one.score
+        )
         neighbours.append(Neighbour(rank, Near(name(target, other), cosine), tuple(strongest)))
     return NodeExplanation(
         model=type(model).__name__,
@@ -101,7 +111,9 @@ def explain_node(run: Any, node: Any, k: int = 10, *, n_paths: int = 3) -> NodeE
         node=name(target, index),
         related=related_nodes(graph, target, index),
         neighbours=tuple(neighbours),
-        path_weights=tuple(PathWeight(key.node_type, key.path, weight) for key, weight in weights.items()),
+        path_weights=tuple(
+            PathWeight(key.node_type, key.path, weight) for key, weight in weights.items()
+        ),
     )
 
 
@@ -109,7 +121,9 @@ def recommender_of(run: Any) -> Recommender:
     """The recommender of a run, of itself, or of the folder of a run or bundle."""
     loaded = load(run) if isinstance(run, str | Path) else getattr(run, "recommender", run)
     if not isinstance(loaded, Recommender):
-        raise ValueError(f"run is a {type(loaded).__name__}, which has no users; see explain_node (--node ID)")
+        raise ValueError(
+            f"run is a {type(loaded).__name__}, which has no users; see explain_node (--node ID)"
+        )
     return loaded
 
 
@@ -117,13 +131,18 @@ def embedder_of(run: Any) -> Embedder:
     """The embedder of a run, of itself, or of the folder of a run or bundle."""
     loaded = load(run) if isinstance(run, str | Path) else getattr(run, "embedder", run)
     if not isinstance(loaded, Embedder):
-        raise ValueError(f"run is a {type(loaded).__name__}, which embeds no nodes; see explain (--user ID)")
+        raise ValueError(
+            f"run is a {type(loaded).__name__}, which embeds no nodes; see explain (--user ID)"
+        )
     return loaded
 
 
-def nearest(vectors: Tensor, rows: Tensor, k: int, among: Tensor | None = None) -> list[list[tuple[int, float]]]:
-    """The k nearest others of some rows by cosine, best first, of those ``among`` (ascending) -> pairs of index and
-    cosine; ties go by index. A vector of zeros (an item that was never trained) has no neighbours and is none."""
+def nearest(
+    vectors: Tensor, rows: Tensor, k: int, among: Tensor | None = None
+) -> list[list[tuple[int, float]]]:
+    """The k nearest others of some rows by cosine, best first, of those ``among`` (ascending) ->
+    pairs of index and cosine; ties go by index. A vector of zeros (an item that was never trained)
+    has no neighbours and is none."""
     units = unit_length(vectors.to(torch.float64))
     candidates = torch.arange(len(vectors)) if among is None else among
     candidates = candidates[units[candidates].any(1)]
@@ -152,7 +171,9 @@ def node_of(graph: HeteroGraph, node_type: str, index: int) -> Node:
 def related_nodes(
     graph: HeteroGraph, node_type: str, index: int, exclude: Sequence[str] = ()
 ) -> dict[str, tuple[str, ...]]:
-    """The direct neighbours of a node: node type -> titles, at most ten, those of the lowest degree first."""
+    """The direct neighbours of a node: node type -> titles, at most ten, those of the lowest degree
+    first.
+    """
     found: dict[str, tuple[str, ...]] = {}
     for source, relation, end in graph.edge_types:
         adj = graph.adjacency((source, relation, end))
@@ -160,7 +181,9 @@ def related_nodes(
             if own != node_type or other in exclude or (own == other and matrix is not adj):
                 continue
             neighbours = torch.unique(matrix.take_rows(torch.tensor([index])).indices)
-            rarest = neighbours[torch.argsort(matrix.t().degrees[neighbours], stable=True)][:_MOST_RELATED]
+            rarest = neighbours[torch.argsort(matrix.t().degrees[neighbours], stable=True)][
+                :_MOST_RELATED
+            ]
             titles = tuple(node_of(graph, other, node).title for node in rarest.tolist())
             if titles:
                 found[other] = (*found.get(other, ()), *titles)[:_MOST_RELATED]
@@ -171,5 +194,7 @@ def index_of(ids: IdMap, wanted: Any, argument: str) -> int:
     """The index of an id; an unknown one is refused."""
     index = int(ids.index([wanted], argument)[0])
     if index < 0:
-        raise ValueError(f"{argument} = {wanted!r} is not known; ids are like {ids.ids([0]).to_list()[0]!r}")
+        raise ValueError(
+            f"{argument} = {wanted!r} is not known; ids are like {ids.ids([0]).to_list()[0]!r}"
+        )
     return index

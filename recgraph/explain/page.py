@@ -31,7 +31,9 @@ _MOST_EVENTS = 5
 
 
 def _walk(path: Sequence[Node]) -> str:
-    """A path as text. A user's title follows the word "user", as the ids of users often are numbers."""
+    """A path as text. A user's title follows the word "user", as the ids of users often are
+    numbers.
+    """
     return " > ".join(_text(node) for node in path)
 
 
@@ -40,35 +42,66 @@ def _text(node: Node) -> str:
 
 
 def recommendation_rows(explanation: Explanation) -> list[Row]:
-    """One row for each recommendation: the id, the title where items have titles, features, the score."""
+    """One row for each recommendation: the id, the title where items have titles, features, the
+    score.
+    """
     items = [each.item for each in explanation.recommendations]
     titled = any(item.title != f"{item.id}" for item in items)
     rows = []
     for each in explanation.recommendations:
         title = {"title": each.item.title} if titled else {}
         fields = {name: value for name, value in each.item.fields.items() if name not in _OWN}
-        rows.append({"rank": each.rank, "item": each.item.id} | title | fields | {"score": each.score})
+        rows.append(
+            {"rank": each.rank, "item": each.item.id} | title | fields | {"score": each.score}
+        )
     return rows
 
 
 def path_weight_rows(weights: Sequence[PathWeight]) -> list[Row]:
     """One row for each meta-path."""
-    return [{"node type": each.side, "meta-path": each.path, "path weight": each.weight} for each in weights]
+    return [
+        {"node type": each.side, "meta-path": each.path, "path weight": each.weight}
+        for each in weights
+    ]
 
 
 def evidence_rows(explanation: Explanation | NodeExplanation) -> Iterator[Row]:
-    """One row for each recommendation or near node and meta-path; an empty one where no meta-path leads there."""
-    names = ("view of", "meta-path", "paths", "similarity", "place", "of", "through", "for instance")
+    """One row for each recommendation or near node and meta-path; an empty one where no meta-path
+    leads there.
+    """
+    names = (
+        "view of",
+        "meta-path",
+        "paths",
+        "similarity",
+        "place",
+        "of",
+        "through",
+        "for instance",
+    )
     if isinstance(explanation, Explanation):
         for each in explanation.recommendations:
-            head = {"rank": each.rank, "item": each.item.id, "title": each.item.title, "score": each.score}
+            head = {
+                "rank": each.rank,
+                "item": each.item.id,
+                "title": each.item.title,
+                "score": each.score,
+            }
             parts = _parts(each)
             for found in each.evidence or (None,):
-                adds = {"adds": None if found is None else parts.get((found.side, found.path))} if parts else {}
+                adds = (
+                    {"adds": None if found is None else parts.get((found.side, found.path))}
+                    if parts
+                    else {}
+                )
                 yield head | adds | dict(zip(names, _evidence_cells(found), strict=True))
         return
     for near in explanation.neighbours:
-        head = {"rank": near.rank, explanation.node.type: near.near.node.id, "cosine": near.near.similarity}
+        head = {
+            "rank": near.rank,
+            explanation.node.type: near.near.node.id,
+            "cosine": near.near.similarity,
+        }
         for found in near.evidence or (None,):
             yield head | dict(zip(names, _evidence_cells(found), strict=True))
 
@@ -78,7 +111,16 @@ def _evidence_cells(found: Evidence | None) -> tuple[Any, ...]:
         return (None,) * 8
     through = "; ".join(_text(each.via) for each in found.connections)
     instance = next((_walk(path) for each in found.connections for path in each.paths), "")
-    return found.side, found.path, found.count, found.score, found.rank, found.n_ranked, through, instance
+    return (
+        found.side,
+        found.path,
+        found.count,
+        found.score,
+        found.rank,
+        found.n_ranked,
+        through,
+        instance,
+    )
 
 
 def _parts(recommendation: Recommendation) -> dict[tuple[str, str], float]:
@@ -100,7 +142,10 @@ def why_lines(explanation: Explanation) -> Iterator[str]:
         if each.attributed is not None:
             titles = [node.title for node in each.attributed.events]
             for one in each.attributed.methods:
-                first = (f"{titles[place]} {one.values[place]:+.3f}" for place in one.order[:_MOST_EVENTS])
+                first = (
+                    f"{titles[place]} {one.values[place]:+.3f}"
+                    for place in one.order[:_MOST_EVENTS]
+                )
                 yield f"   {one.method}: {'; '.join(first)}"
 
 
@@ -135,7 +180,10 @@ def page(explanation: Explanation | NodeExplanation) -> str:
     """The page as HTML."""
     templates = environment("explain")
     templates.filters |= {"number": number, "value_text": _value_text}
-    values: dict[str, Any] = {"it": explanation, "at": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC")}
+    values: dict[str, Any] = {
+        "it": explanation,
+        "at": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
     if isinstance(explanation, NodeExplanation):
         return templates.get_template("node.html.j2").render(values)
     return templates.get_template("user.html.j2").render(
@@ -147,7 +195,9 @@ def page(explanation: Explanation | NodeExplanation) -> str:
 
 
 def _mean_parts(explanation: Explanation) -> dict[tuple[str, str], float]:
-    """(side, path) of each meta-path -> what it adds to a score, the mean over the recommendations."""
+    """(side, path) of each meta-path -> what it adds to a score, the mean over the
+    recommendations.
+    """
     means: dict[tuple[str, str], float] = defaultdict(float)
     for each in explanation.recommendations:
         for key, value in _parts(each).items():

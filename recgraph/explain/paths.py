@@ -1,4 +1,6 @@
-"""Paths along meta-paths: those from a few nodes, their number, the similarity of their ends, and what they show."""
+"""Paths along meta-paths: those from a few nodes, their number, the similarity of their ends, and
+what they show.
+"""
 
 from __future__ import annotations
 
@@ -24,18 +26,22 @@ _TOLERANCE = 1e-12
 class Walks:
     """The paths of one meta-path. Only the rows of given starts are computed, a block at a time.
 
-    A path is a sequence of nodes: edge weights are not read, and repeated edges count once. The similarity of two ends
-    a, b with c(a, b) paths is PathSim, ``2 c(a, b) / (c(a, a) + c(b, b))``, where the path is a round trip (Sun et al.,
-    VLDB 2011), and else ``c(a, b) / sqrt(c(a, all) c(all, b))``: a path such as user-friend-user has no c(a, a).
+    A path is a sequence of nodes: edge weights are not read, and repeated edges count once. The
+    similarity of two ends a, b with c(a, b) paths is PathSim, ``2 c(a, b) / (c(a, a) + c(b, b))``,
+    where the path is a round trip (Sun et al., VLDB 2011), and else ``c(a, b) / sqrt(c(a, all)
+    c(all, b))``: a path such as user-friend-user has no c(a, a).
 
-    PathError or UnknownTypeError: the graph does not have the path, or its ends are of different types.
+    PathError or UnknownTypeError: the graph does not have the path, or its ends are of different
+    types.
     """
 
     def __init__(self, path: str, graph: HeteroGraph) -> None:
         self.route = MetaPath(path).route(graph)
         self.path, self.types = path, types_of(self.route)
         if self.types[0] != self.types[-1]:
-            raise PathError(f"path = {path!r} leads from {self.types[0]!r} to {self.types[-1]!r}, not back to its type")
+            raise PathError(
+                f"path = {path!r} leads from {self.types[0]!r} to {self.types[-1]!r}, not back to its type"
+            )
         self.round_trip = is_palindrome(self.route)
         self.steps = tuple(step.matrix(graph).pattern() for step in self.route)
         self._own = torch.full((self.steps[0].shape[0],), torch.nan, dtype=torch.float64)
@@ -44,14 +50,21 @@ class Walks:
         """The ends that starts [S] int64 reach, a block of starts at a time, one entry [E] a pair.
 
         Yields:
-            the place of the start, the end, never the start itself, the similarity of the two, the number of paths.
+            the place of the start, the end, never the start itself, the similarity of the two, the
+            number of paths.
         """
         for block, rows in _row_blocks(self.steps, starts):
             places = rows.rows + block.start
             keep_mask = rows.indices != starts[places]
-            places, ends, counts = places[keep_mask], rows.indices[keep_mask], rows.values(torch.float64)[keep_mask]
+            places, ends, counts = (
+                places[keep_mask],
+                rows.indices[keep_mask],
+                rows.values(torch.float64)[keep_mask],
+            )
             if self.round_trip:
-                similarities = 2 * counts / (self._self_counts(starts[places]) + self._self_counts(ends))
+                similarities = (
+                    2 * counts / (self._self_counts(starts[places]) + self._self_counts(ends))
+                )
             else:
                 similarities = counts / (self._out[starts[places]] * self._in[ends]).sqrt()
             yield places, ends, similarities, counts
@@ -61,7 +74,9 @@ class Walks:
         missing = torch.unique(nodes)
         missing = missing[self._own[missing].isnan()]
         for block, rows in _row_blocks(self.steps[: len(self.steps) // 2], missing):
-            self._own[missing[block]] = rows.with_weights(rows.values(torch.float64).square()).row_sums()
+            self._own[missing[block]] = rows.with_weights(
+                rows.values(torch.float64).square()
+            ).row_sums()
         return self._own[nodes]
 
     @cached_property
@@ -73,11 +88,12 @@ class Walks:
         return path_counts([step.t() for step in reversed(self.steps)])
 
     def best_paths(self, starts: Tensor, end: int, k: int) -> list[list[tuple[int, ...]]]:
-        """For each start the k paths to an end that a random walk takes with the highest probability.
+        """For each start the k paths to an end that a random walk takes with the highest
+        probability.
 
-        The walk chooses uniformly among the edges of a step, so it prefers specific nodes: a genre of 20 films says
-        more than one of 700. The search is exact: it keeps the k best paths to each node on the way. Ties go by node
-        index. Paths have both ends.
+        The walk chooses uniformly among the edges of a step, so it prefers specific nodes: a genre
+        of 20 films says more than one of 700. The search is exact: it keeps the k best paths to
+        each node on the way. Ties go by node index. Paths have both ends.
         """
         # the nodes of each layer that lead to the end
         leading = [torch.tensor([end])]
@@ -100,7 +116,9 @@ class Walks:
 
     def named(self, path: Sequence[int], name: Namer) -> tuple[Node, ...]:
         """The nodes of a path."""
-        return tuple(name(node_type, index) for node_type, index in zip(self.types, path, strict=True))
+        return tuple(
+            name(node_type, index) for node_type, index in zip(self.types, path, strict=True)
+        )
 
 
 def _row_blocks(steps: Sequence[Csr], starts: Tensor) -> Iterator[tuple[slice, Csr]]:
@@ -116,7 +134,9 @@ def _row_blocks(steps: Sequence[Csr], starts: Tensor) -> Iterator[tuple[slice, C
 
 
 def _top_of_groups(groups: Tensor, values: Tensor, k: int) -> Tensor:
-    """[K] int64: the entries that are among the k highest of their group, by group and then the highest first."""
+    """[K] int64: the entries that are among the k highest of their group, by group and then the
+    highest first.
+    """
     order = torch.argsort(values, descending=True, stable=True)
     order = order[torch.argsort(groups[order], stable=True)]
     first = torch.searchsorted(groups[order], groups[order])
@@ -134,7 +154,8 @@ def evidence_for_user(
     n_connections: int,
     n_paths: int,
 ) -> dict[int, Evidence]:
-    """The evidence of a meta-path, from item to item or from user to user, for those of the items that it reaches.
+    """The evidence of a meta-path, from item to item or from user to user, for those of the items
+    that it reaches.
 
     Args:
         interactions: [n_users, n_items], of the graph.
@@ -150,7 +171,8 @@ def evidence_for_user(
         had = interactions.take_rows(via)
         parts = iter([(had.rows, had.indices, similarities[had.rows], numbers[had.rows])])
         total = similarities.sum().clamp(min=_TOLERANCE)
-    # of all items, and [2, V, K] the similarity and the number of paths from each via to each explained item
+    # of all items, and [2, V, K] the similarity and the number of paths from each via to each
+    # explained item
     scores, counts = (torch.zeros(n_items, dtype=torch.float64) for _ in range(2))
     of_via = torch.zeros(2, len(via), len(items), dtype=torch.float64)
     column = torch.full((n_items,), -1)
@@ -159,7 +181,9 @@ def evidence_for_user(
         scores.index_add_(0, ends, similarities)
         counts.index_add_(0, ends, numbers)
         own_mask = column[ends] >= 0
-        of_via[:, rows[own_mask], column[ends[own_mask]]] = torch.stack([similarities[own_mask], numbers[own_mask]])
+        of_via[:, rows[own_mask], column[ends[own_mask]]] = torch.stack(
+            [similarities[own_mask], numbers[own_mask]]
+        )
     scores /= total
     n_ranked = int(((counts > 0) & unseen_mask).sum())
     found = {}
@@ -171,12 +195,18 @@ def evidence_for_user(
         order = order[similarities[order] > 0]
         if side == "item":
             best = walks.best_paths(via[order], item, n_paths)
-            paths = [[(name("user", user), *walks.named(path, name)) for path in each] for each in best]
+            paths = [
+                [(name("user", user), *walks.named(path, name)) for path in each] for each in best
+            ]
         else:
             best = [walks.best_paths(start, other, n_paths)[0] for other in via[order].tolist()]
-            paths = [[(*walks.named(path, name), name("item", item)) for path in each] for each in best]
+            paths = [
+                [(*walks.named(path, name), name("item", item)) for path in each] for each in best
+            ]
         connections = tuple(
-            Connection(name(side, int(via[row])), float(similarities[row]), int(numbers[row]), tuple(some))
+            Connection(
+                name(side, int(via[row])), float(similarities[row]), int(numbers[row]), tuple(some)
+            )
             for row, some in zip(order.tolist(), paths, strict=True)
         )
         score = float(scores[item])
@@ -188,7 +218,9 @@ def evidence_for_user(
 def evidence_for_node(
     walks: Walks, weight: float | None, node: int, others: Sequence[int], name: Namer, n_paths: int
 ) -> dict[int, Evidence]:
-    """The evidence of a meta-path between a node and those others of its type that it connects with the node."""
+    """The evidence of a meta-path between a node and those others of its type that it connects with
+    the node.
+    """
     start, side = torch.tensor([node]), walks.types[0]
     ((_, ends, similarities, counts),) = walks.reach(start)
     row_of = {end: row for row, end in enumerate(ends.tolist())}
@@ -198,19 +230,26 @@ def evidence_for_node(
             continue
         similarity, count = float(similarities[row]), int(counts[row])
         rank = 1 + int((similarities > similarity + _TOLERANCE).sum())
-        paths = tuple(walks.named(path, name) for path in walks.best_paths(start, other, n_paths)[0])
+        paths = tuple(
+            walks.named(path, name) for path in walks.best_paths(start, other, n_paths)[0]
+        )
         connection = Connection(name(side, other), similarity, count, paths)
-        found[other] = Evidence(side, walks.path, weight, count, similarity, rank, len(row_of), (connection,))
+        found[other] = Evidence(
+            side, walks.path, weight, count, similarity, rank, len(row_of), (connection,)
+        )
     return found
 
 
-def evidence_of_items(walks: Walks, user: int, history: Tensor, items: Tensor, graph: HeteroGraph) -> Tensor:
+def evidence_of_items(
+    walks: Walks, user: int, history: Tensor, items: Tensor, graph: HeteroGraph
+) -> Tensor:
     """How strongly a meta-path leads to items through each item of a user's history.
 
-    A path of items: the similarity of the history item to the item. A path of users that begins with an edge to an item
-    leads through that item i to other users v: ``sum_v similarity(user, v) c_i(v) / c(v)`` over those v that had the
-    item, with c(v) the paths from the user to v and c_i(v) those through i. Any other path of users leads through
-    nothing of the history: zeros. -> [K, H] float64.
+    A path of items: the similarity of the history item to the item. A path of users that begins
+    with an edge to an item leads through that item i to other users v: ``sum_v similarity(user, v)
+    c_i(v) / c(v)`` over those v that had the item, with c(v) the paths from the user to v and
+    c_i(v) those through i. Any other path of users leads through nothing of the history: zeros. ->
+    [K, H] float64.
     """
     found = torch.zeros(len(items), len(history), dtype=torch.float64)
     place = torch.full((graph.count("item"),), -1)

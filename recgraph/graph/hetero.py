@@ -55,17 +55,20 @@ _FORMAT = 2
 
 @dataclass(frozen=True, eq=False)
 class HeteroGraph:
-    """A typed graph. Values are immutable: every method returns a new one, and what it is made of is copied, but not
-    the :class:`Nodes`, :class:`Edges` and matrices that the constructor and :meth:`with_edges` take.
+    """A typed graph. Values are immutable: every method returns a new one, and what it is made of
+    is copied, but not the :class:`Nodes`, :class:`Edges` and matrices that the constructor and
+    :meth:`with_edges` take.
 
-    Edges of a type are held by source and target, ascending; equal pairs keep the order in which they came.
+    Edges of a type are held by source and target, ascending; equal pairs keep the order in which
+    they came.
 
     Attributes:
         nodes: node type -> its nodes.
         edges: (source type, relation, target type) -> its edges.
 
     Raises:
-        GraphError: a type that is missing, sizes that do not match, features, weights or times that are not finite.
+        GraphError: a type that is missing, sizes that do not match, features, weights or times that
+            are not finite.
     """
 
     nodes: Mapping[str, Nodes]
@@ -84,11 +87,13 @@ class HeteroGraph:
         times: Mapping[EdgeType, Any] | None = None,
         ids: Mapping[str, IdMap] | None = None,
     ) -> HeteroGraph:
-        """From pairs of indices; one out of range is a GraphError that names edge type, row and value.
+        """From pairs of indices; one out of range is a GraphError that names edge type, row and
+        value.
 
         Args:
             counts: node type -> number of nodes.
-            edges: (source, relation, target) -> ``(sources, targets)``, or an [E, 2] array as files of pairs have it.
+            edges: (source, relation, target) -> ``(sources, targets)``, or an [E, 2] array as files
+                of pairs have it.
             features: node type -> [N, F] array, tensor, scipy matrix or Csr.
             weights, times: edge type -> [E].
             ids: node type -> its ids.
@@ -102,24 +107,37 @@ class HeteroGraph:
         made = {}
         for edge_type, pairs in edges.items():
             both = pairs if isinstance(pairs, tuple) else numbers(pairs)
-            ends = both.reshape(-1, both.shape[-1] or 2).T if isinstance(both, Tensor) else list(map(numbers, both))
+            ends = (
+                both.reshape(-1, both.shape[-1] or 2).T
+                if isinstance(both, Tensor)
+                else list(map(numbers, both))
+            )
             if len(ends) != 2 or any(end.numel() and end.is_floating_point() for end in ends):
                 raise GraphError(f"edges {edge_type}: give (sources, targets) or [E, 2], integers")
             source, target = (end.to(torch.int64) for end in ends)
-            w, t = (None if of.get(edge_type) is None else numbers(of[edge_type]) for of in (weights, times))
+            w, t = (
+                None if of.get(edge_type) is None else numbers(of[edge_type])
+                for of in (weights, times)
+            )
             made[edge_type] = make_edges(edge_type, source, target, nodes, w, t)
         return cls(nodes, made).with_features(features)
 
     @classmethod
-    def from_scipy(cls, matrices: Mapping[EdgeType, Any], features: Mapping[str, Any] | None = None) -> HeteroGraph:
+    def from_scipy(
+        cls, matrices: Mapping[EdgeType, Any], features: Mapping[str, Any] | None = None
+    ) -> HeteroGraph:
         """From scipy sparse matrices of sources and targets; values other than 1 become weights."""
         counts: dict[str, int] = {}
         edges: dict[EdgeType, Edges] = {}
         for edge_type, matrix in matrices.items():
             adj = Csr.from_scipy(matrix)
             counts = dict(zip(edge_type[::2], adj.shape, strict=True)) | counts
-            edges[edge_type] = Edges(adj.with_weights(None) if bool((adj.values() == 1).all()) else adj)
-        return cls({name: Nodes(n) for name, n in counts.items()}, edges).with_features(features or {})
+            edges[edge_type] = Edges(
+                adj.with_weights(None) if bool((adj.values() == 1).all()) else adj
+            )
+        return cls({name: Nodes(n) for name, n in counts.items()}, edges).with_features(
+            features or {}
+        )
 
     @classmethod
     def from_frames(
@@ -142,8 +160,14 @@ class HeteroGraph:
         user_relations: Sequence[str] | Mapping[str, str] | None = None,
         separator: str | None = None,
     ) -> HeteroGraph:
-        """From a log with side information; see :func:`recgraph.graph.exchange.from_interactions`."""
-        return cls(*exchange.from_interactions(interactions, part, item_relations, user_relations, separator))
+        """From a log with side information; see
+        :func:`recgraph.graph.exchange.from_interactions`.
+        """
+        return cls(
+            *exchange.from_interactions(
+                interactions, part, item_relations, user_relations, separator
+            )
+        )
 
     @property
     def node_types(self) -> list[str]:
@@ -171,7 +195,9 @@ class HeteroGraph:
             if own.ids is not None:
                 state.update(own.ids.digest())
             x = own.features
-            parts: tuple[Tensor | None, ...] = (x.indptr, x.indices, x.weights) if isinstance(x, Csr) else (x,)
+            parts: tuple[Tensor | None, ...] = (
+                (x.indptr, x.indices, x.weights) if isinstance(x, Csr) else (x,)
+            )
             state.update(b"".join(map(tensor_bytes, parts)))
             # the width counts where the last column is empty, so that the entries do not tell it
             if isinstance(x, Csr) and x.shape[1] != (int(x.indices.max()) + 1 if x.nnz else 0):
@@ -184,15 +210,24 @@ class HeteroGraph:
 
     def __repr__(self) -> str:
         nodes = ", ".join(f"{nodes.count:,} {name}" for name, nodes in self.nodes.items())
-        edges = ", ".join(f"{edges.adj.nnz:,} {'-'.join(name)}" for name, edges in self.edges.items())
+        edges = ", ".join(
+            f"{edges.adj.nnz:,} {'-'.join(name)}" for name, edges in self.edges.items()
+        )
         return f"HeteroGraph({nodes}; {edges})"
 
     def _repr_html_(self) -> str:
         of_nodes = [
-            {"nodes": name, "count": own.count, "features": None if own.features is None else own.features.shape[1]}
+            {
+                "nodes": name,
+                "count": own.count,
+                "features": None if own.features is None else own.features.shape[1],
+            }
             for name, own in self.nodes.items()
         ]
-        of_edges = [{"edges": " - ".join(name), "count": edges.adj.nnz} for name, edges in self.edges.items()]
+        of_edges = [
+            {"edges": " - ".join(name), "count": edges.adj.nnz}
+            for name, edges in self.edges.items()
+        ]
         return block("HeteroGraph", {}, [table(of_nodes), table(of_edges)])
 
     def count(self, node_type: str) -> int:
@@ -224,12 +259,14 @@ class HeteroGraph:
 
     def with_edges(self, edges: Mapping[EdgeType, Edges | Csr]) -> HeteroGraph:
         """With edges of more types, or other edges of types that are there."""
-        new = {name: part if isinstance(part, Edges) else Edges(part) for name, part in edges.items()}
+        new = {
+            name: part if isinstance(part, Edges) else Edges(part) for name, part in edges.items()
+        }
         return HeteroGraph(self.nodes, {**self.edges, **new})
 
     def permuted(self, orders: Mapping[str, Tensor]) -> HeteroGraph:
-        """The same graph with the nodes of some types in other orders, [N] integers that name each node once: node j of
-        the new graph is node ``orders[type][j]`` of this one."""
+        """The same graph with the nodes of some types in other orders, [N] integers that name each
+        node once: node j of the new graph is node ``orders[type][j]`` of this one."""
         nodes, places = dict(self.nodes), {}
         for name, order in orders.items():
             n = self.count(name)
@@ -246,31 +283,41 @@ class HeteroGraph:
             rows, columns = held.adj.rows, held.adj.indices
             rows = places[source][rows] if source in places else rows
             columns = places[end][columns] if end in places else columns
-            edges[edge_type] = make_edges(edge_type, rows, columns, nodes, held.adj.weights, held.times)
+            edges[edge_type] = make_edges(
+                edge_type, rows, columns, nodes, held.adj.weights, held.times
+            )
         return HeteroGraph(nodes, edges)
 
     def to(self, device: torch.device | str) -> HeteroGraph:
         """On a device."""
         place = Placing(device)
-        nodes = {name: replace(own, features=place(own.features)) for name, own in self.nodes.items()}
-        return HeteroGraph(nodes, {of: Edges(place(held.adj), place(held.times)) for of, held in self.edges.items()})
+        nodes = {
+            name: replace(own, features=place(own.features)) for name, own in self.nodes.items()
+        }
+        return HeteroGraph(
+            nodes,
+            {of: Edges(place(held.adj), place(held.times)) for of, held in self.edges.items()},
+        )
 
     def to_pyg(self, task: NodeTask | None = None, *, homogeneous: bool = False) -> Any:
-        """A ``torch_geometric.data.HeteroData`` (or ``Data``); see :mod:`recgraph.graph.exchange`."""
+        """A ``torch_geometric.data.HeteroData`` (or ``Data``); see
+        :mod:`recgraph.graph.exchange`.
+        """
         return exchange.to_pyg(self.nodes, self.edges, task, homogeneous)
 
     @classmethod
     def from_pyg(cls, data: Any, node_type: str = "node", relation: str = "to") -> HeteroGraph:
-        """From a ``torch_geometric.data.HeteroData``, or a ``Data`` with names for its one type of nodes and of edges.
-        A LeftOutWarning names what is no part of a graph, as labels and masks."""
+        """From a ``torch_geometric.data.HeteroData``, or a ``Data`` with names for its one type of
+        nodes and of edges. A LeftOutWarning names what is no part of a graph, as labels and masks.
+        """
         return cls(*exchange.parts_of(exchange.stores_of_pyg(data, node_type, relation)))
 
     @classmethod
     def from_pyg_with_task(
         cls, data: Any, target: str | None = None, node_type: str = "node", relation: str = "to"
     ) -> tuple[HeteroGraph, NodeTask]:
-        """The graph, and the task of the labels and masks of a type of nodes; without ``target`` of the one that has
-        labels."""
+        """The graph, and the task of the labels and masks of a type of nodes; without ``target`` of
+        the one that has labels."""
         stores = exchange.stores_of_pyg(data, node_type, relation)
         return cls(*exchange.parts_of(stores, labels=True)), exchange.task_of(stores, target)
 
@@ -292,13 +339,18 @@ class HeteroGraph:
         return cls(*exchange.parts_of(stores, labels=True)), exchange.task_of(stores, target)
 
     def save(self, folder: str | Path) -> None:
-        """Write all together; an earlier graph there is replaced. Files are numbered: names of types may hold what the
-        name of a file cannot."""
+        """Write all together; an earlier graph there is replaced. Files are numbered: names of
+        types may hold what the name of a file cannot."""
         tensors: dict[str, Tensor] = {}
         with replacing_folder(Path(folder)) as new:
             for number, held in enumerate(self.edges.values()):
                 adj = held.adj
-                columns = {"source": adj.rows, "target": adj.indices, "weight": adj.weights, "time": held.times}
+                columns = {
+                    "source": adj.rows,
+                    "target": adj.indices,
+                    "weight": adj.weights,
+                    "time": held.times,
+                }
                 _write_columns(columns, new / f"edges_{number}.parquet")
             of_nodes = []
             for number, (name, own) in enumerate(self.nodes.items()):
@@ -306,26 +358,43 @@ class HeteroGraph:
                     own.ids.write(new / f"ids_{number}.parquet")
                 x = own.features
                 width = None if x is None else int(x.shape[1])
-                of_nodes.append({"type": name, "count": own.count, "has_ids": own.ids is not None, "width": width})
+                of_nodes.append(
+                    {
+                        "type": name,
+                        "count": own.count,
+                        "has_ids": own.ids is not None,
+                        "width": width,
+                    }
+                )
                 if isinstance(x, Csr):
                     columns = {"column": x.indices.to(torch.int32), "weight": x.weights}
                     _write_columns(columns, new / f"features_{number}.parquet")
                     tensors[f"{number}.indptr"] = x.indptr
                 elif x is not None:
                     tensors[f"{number}.dense"] = x
-            on_host = {name: to_host(x.detach()).contiguous().clone() for name, x in tensors.items()}
+            on_host = {
+                name: to_host(x.detach()).contiguous().clone() for name, x in tensors.items()
+            }
             write_tensors(on_host, new / "features.safetensors")
-            head = {"format": _FORMAT, "nodes": of_nodes, "edges": [list(edge_type) for edge_type in self.edges]}
+            head = {
+                "format": _FORMAT,
+                "nodes": of_nodes,
+                "edges": [list(edge_type) for edge_type in self.edges],
+            }
             write_json(head, new / _HEAD)
 
     @classmethod
     def load(cls, folder: str | Path) -> HeteroGraph:
-        """Read what :meth:`save` wrote; a CorruptFileError where a file is damaged, or of another version."""
+        """Read what :meth:`save` wrote; a CorruptFileError where a file is damaged, or of another
+        version.
+        """
         folder = Path(folder)
         check_manifest(folder)
         head = read_object(folder / _HEAD)
         if head.get("format") != _FORMAT:
-            raise CorruptFileError(f"format {head.get('format')!r} is not {_FORMAT}", path=folder / _HEAD)
+            raise CorruptFileError(
+                f"format {head.get('format')!r} is not {_FORMAT}", path=folder / _HEAD
+            )
         tensors = read_tensors(folder / "features.safetensors")
         nodes, edges = {}, {}
         for number, of in enumerate(head["nodes"]):
@@ -333,18 +402,25 @@ class HeteroGraph:
             if f"{number}.indptr" in tensors:
                 entries = _read_columns(folder / f"features_{number}.parquet")
                 indices, shape = entries["column"].to(torch.int64), (of["count"], of["width"])
-                features = Csr(tensors[f"{number}.indptr"], indices, entries.get("weight"), shape).checked()
+                features = Csr(
+                    tensors[f"{number}.indptr"], indices, entries.get("weight"), shape
+                ).checked()
             ids = IdMap.read(folder / f"ids_{number}.parquet") if of["has_ids"] else None
             nodes[of["type"]] = Nodes(of["count"], ids, features)
         for number, (source, relation, target) in enumerate(head["edges"]):
-            held, edge_type = _read_columns(folder / f"edges_{number}.parquet"), (source, relation, target)
+            held, edge_type = (
+                _read_columns(folder / f"edges_{number}.parquet"),
+                (source, relation, target),
+            )
             ends, more = (held["source"], held["target"]), (held.get("weight"), held.get("time"))
             edges[edge_type] = make_edges(edge_type, *ends, nodes, *more)
         return cls(nodes, edges)
 
 
 def _write_columns(columns: Mapping[str, Tensor | None], path: Path) -> None:
-    write_frame(pl.DataFrame({name: array_of(x) for name, x in columns.items() if x is not None}), path)
+    write_frame(
+        pl.DataFrame({name: array_of(x) for name, x in columns.items() if x is not None}), path
+    )
 
 
 def _read_columns(path: Path) -> dict[str, Tensor]:
@@ -361,7 +437,9 @@ def as_graph(given: Any) -> Any:
 
 
 def as_task(given: Any) -> Any:
-    """The labels and masks of a graph of PyTorch Geometric or of DGL as a task; all else as it is."""
+    """The labels and masks of a graph of PyTorch Geometric or of DGL as a task; all else as it
+    is.
+    """
     library = type(given).__module__.partition(".")[0]
     if library == "torch_geometric":
         return HeteroGraph.from_pyg_with_task(given)[1]

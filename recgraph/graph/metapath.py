@@ -1,4 +1,6 @@
-"""Meta-paths: from a line of schema to adjacencies, similar nodes and contexts; their cost; which a graph offers."""
+"""Meta-paths: from a line of schema to adjacencies, similar nodes and contexts; their cost; which a
+graph offers.
+"""
 
 from __future__ import annotations
 
@@ -25,16 +27,20 @@ from recgraph.sparse.select import split_hubs, top_k
 from recgraph.sparse.spmm import Operator
 
 #: MiB that a path or context may take, a setting of paths and of models of paths
-MaxMemoryMiB = Annotated[float, Field(gt=0, description="a path or context that needs more is refused")]
+MaxMemoryMiB = Annotated[
+    float, Field(gt=0, description="a path or context that needs more is refused")
+]
 #: how nodes that are equally similar to another one are told apart
 Ties = Literal["index", "cosine", "random"]
 
 _MIB = 2**20
 _INDEX_BYTES = 8
-# Rows whose entries are counted exactly for an estimate, and the most entries that they may have in all.
+# Rows whose entries are counted exactly for an estimate, and the most entries that they may have in
+# all.
 _SAMPLE = 128
 _MAX_SAMPLED = 1 << 23
-# A half of a path with more entries than this is not made to find out which nodes it relates; all paths count then.
+# A half of a path with more entries than this is not made to find out which nodes it relates; all
+# paths count then.
 _MAX_HALF = 1 << 25
 # Proposed paths that an error names.
 _MOST_OFFERED = 5
@@ -80,21 +86,26 @@ class Step:
         return adj.t() if self.backwards else adj
 
     def followed(self, graph: HeteroGraph, weights: bool) -> Csr:
-        """:meth:`matrix` as a path follows it: with weights no edge of weight 0 is one, without them all are alike.
+        """:meth:`matrix` as a path follows it: with weights no edge of weight 0 is one, without
+        them all are alike.
 
         Weights of half precision are widened: their products and sums soon exceed what it holds.
         """
         adj = self.matrix(graph)
         if not weights or adj.weights is None:
             return adj.with_weights(None)
-        if (wide := work_type(adj.weights)) != adj.weights.dtype:  # else it keeps what it has computed
+        if (
+            wide := work_type(adj.weights)
+        ) != adj.weights.dtype:  # else it keeps what it has computed
             adj = adj.with_weights(adj.weights.to(wide))
         is_edge = adj.values() != 0
         return adj if bool(is_edge.all()) else adj.select(is_edge)
 
     def __str__(self) -> str:
         source, relation, target = self.edge_type
-        return f"{target}<{relation}<{source}" if self.backwards else f"{source}>{relation}>{target}"
+        return (
+            f"{target}<{relation}<{source}" if self.backwards else f"{source}>{relation}>{target}"
+        )
 
 
 Route = tuple[Step, ...]
@@ -104,35 +115,55 @@ def parse(path: str, graph: HeteroGraph) -> Route:
     """The route that a meta-path means in a graph.
 
     Args:
-        path: ``"paper-author-paper"``, where each pair of types is joined by one edge type, forwards if there is one
-            in that direction and else backwards; or ``"user>rates>item<rates<user"``, which names relations and
-            directions.
+        path: ``"paper-author-paper"``, where each pair of types is joined by one edge type,
+            forwards if there is one in that direction and else backwards; or
+            ``"user>rates>item<rates<user"``, which names relations and directions.
     """
     arrows = re.findall("[<>]", path)
     names = [part.strip() for part in re.split("[<>]" if arrows else "-", path)]
     if len(names) < 2 or (arrows and (len(names) % 2 == 0 or arrows[::2] != arrows[1::2])):
-        raise PathError(f"path = {path!r} must be as 'paper-author-paper' or 'user>rates>item<rates<user'")
+        raise PathError(
+            f"path = {path!r} must be as 'paper-author-paper' or 'user>rates>item<rates<user'"
+        )
     if arrows:
         triples = zip(names[::2], names[1::2], names[2::2], arrows[::2], strict=False)
-        steps = [Step((a, name, b)) if arrow == ">" else Step((b, name, a), True) for a, name, b, arrow in triples]
+        steps = [
+            Step((a, name, b)) if arrow == ">" else Step((b, name, a), True)
+            for a, name, b, arrow in triples
+        ]
         for step in steps:
             graph.adjacency(step.edge_type)
         return tuple(steps)
     if unknown := next((name for name in names if name not in graph.nodes), None):
         start = names[0] if names[0] in graph.nodes else next(iter(graph.nodes))
-        offered = ", ".join(proposal.path for proposal in propose(graph, start)[:_MOST_OFFERED]) or "none"
-        edge = next((f"; write an edge type as '{a}>{name}>{b}'" for a, name, b in graph.edges if name == unknown), "")
+        offered = (
+            ", ".join(proposal.path for proposal in propose(graph, start)[:_MOST_OFFERED]) or "none"
+        )
+        edge = next(
+            (
+                f"; write an edge type as '{a}>{name}>{b}'"
+                for a, name, b in graph.edges
+                if name == unknown
+            ),
+            "",
+        )
         types = f"{did_you_mean(unknown, graph.nodes)}; there are {', '.join(graph.nodes)}{edge}"
-        raise UnknownTypeError(f"path = {path!r}: no node type {unknown!r}{types}; paths from {start!r}: {offered}")
+        raise UnknownTypeError(
+            f"path = {path!r}: no node type {unknown!r}{types}; paths from {start!r}: {offered}"
+        )
     steps = []
     for start, end in pairwise(names):
-        ways = [Step(edge_type, backwards) for backwards in (False, True) for edge_type in graph.edges]
+        ways = [
+            Step(edge_type, backwards) for backwards in (False, True) for edge_type in graph.edges
+        ]
         joining = [step for step in ways if step.ends == (start, end)]
         found = [step for step in joining if not step.backwards] or joining
         if len(found) != 1:
             choices = " or ".join(f"'{step}'" for step in found)
             fix = f"several edge types join {start!r} and {end!r}; write {choices}"
-            raise PathError(f"path = {path!r}: {fix if found else f'no edge type joins {start!r} and {end!r}'}")
+            raise PathError(
+                f"path = {path!r}: {fix if found else f'no edge type joins {start!r} and {end!r}'}"
+            )
         steps += found
     return tuple(steps)
 
@@ -144,7 +175,9 @@ def types_of(route: Route) -> list[str]:
 
 def is_palindrome(route: Route) -> bool:
     """Whether the second half walks the first one back, so that the product is ``B B^T``."""
-    return len(route) % 2 == 0 and all(a == b.reversed for a, b in zip(route, reversed(route), strict=True))
+    return len(route) % 2 == 0 and all(
+        a == b.reversed for a, b in zip(route, reversed(route), strict=True)
+    )
 
 
 def text_of(route: Route, graph: HeteroGraph) -> str:
@@ -163,7 +196,8 @@ class Cost:
     """What a meta-path costs, known before it is made.
 
     Attributes:
-        nnz: entries of the composed matrix, estimated from a sample of rows; exact where that is all rows.
+        nnz: entries of the composed matrix, estimated from a sample of rows; exact where that is
+            all rows.
         kept_nnz: entries after the top-k per row, or ``nnz``.
         nbytes, factor_nbytes: of the kept matrix and of the factorised form, transposes included.
     """
@@ -183,21 +217,26 @@ class Cost:
         )
 
 
-def estimate_cost(path: str, route: Route, steps: Sequence[Csr], counts: Counts, top_k: int | None) -> Cost:
+def estimate_cost(
+    path: str, route: Route, steps: Sequence[Csr], counts: Counts, top_k: int | None
+) -> Cost:
     """The cost of a path; nothing larger than a sample of its rows is made."""
     shape = (steps[0].shape[0], steps[-1].shape[1])
     nnz = estimate_nnz(steps)
     kept = nnz if top_k is None else min(nnz, shape[0] * top_k)
     per_entry = _INDEX_BYTES + (0 if counts == "binary" else count_dtype(*steps).itemsize)
     distinct = {step.edge_type: matrix for step, matrix in zip(route, steps, strict=True)}.values()
-    parts = [part for matrix in distinct for part in (matrix.indptr, matrix.indices, matrix.weights)]
+    parts = [
+        part for matrix in distinct for part in (matrix.indptr, matrix.indices, matrix.weights)
+    ]
     of_factors = sum(part.nbytes for part in parts if part is not None)
     return Cost(path, shape, nnz, kept, 2 * per_entry * kept, 2 * of_factors)
 
 
 def estimate_nnz(steps: Sequence[Csr]) -> int:
-    """Entries of the product of all steps: the sum of the rows' bounds (the paths of each, or the columns that can be
-    reached where these are less) by the ratio of entries to bounds that rows at regular distances show."""
+    """Entries of the product of all steps: the sum of the rows' bounds (the paths of each, or the
+    columns that can be reached where these are less) by the ratio of entries to bounds that rows at
+    regular distances show."""
     reachable = int((steps[-1].t().degrees > 0).sum())
     bounds = path_counts(steps).clamp(max=reachable)
     total = float(bounds.sum())
@@ -224,14 +263,18 @@ def path_counts(steps: Sequence[Csr]) -> Tensor:
 
 
 def ranking(block: Csr, of_rows: Tensor, of_columns: Tensor) -> Tensor:
-    """[E] float64: what a top-k compares, by the diagonals of rows and columns: PathSim,
-    ``2 A_ij / (A_ii + A_jj)``, and below it, where no path leads from either node back to itself, ``-1 / (1 + A_ij)``.
+    """[E] float64: what a top-k compares, by the diagonals of rows and columns: PathSim, ``2 A_ij /
+    (A_ii + A_jj)``, and below it, where no path leads from either node back to itself, ``-1 / (1 +
+    A_ij)``.
 
-    Source: Sun et al., PathSim: Meta Path-Based Top-K Similarity Search in Heterogeneous Information Networks (2011).
+    Source: Sun et al., PathSim: Meta Path-Based Top-K Similarity Search in Heterogeneous
+    Information Networks (2011).
     """
     both, counts = of_rows[block.rows].add_(of_columns[block.indices]), block.values(torch.float64)
     has_way_back = both > 0
-    return torch.where(has_way_back, 2 * counts / both.masked_fill_(~has_way_back, 1), -1 / (1 + counts))
+    return torch.where(
+        has_way_back, 2 * counts / both.masked_fill_(~has_way_back, 1), -1 / (1 + counts)
+    )
 
 
 def pathsim_top_k(
@@ -245,8 +288,9 @@ def pathsim_top_k(
     """Each row's k most similar columns (:func:`ranking`), with their counts; ties by
     :data:`recgraph.sparse.select.TIE_RULE`.
 
-    Costs the square of each middle node's entries, or with ``hub_cap`` at most that many pairs for each entry of the
-    first matrix: hubs are divided (:func:`recgraph.sparse.select.split_hubs`), always in the same way.
+    Costs the square of each middle node's entries, or with ``hub_cap`` at most that many pairs for
+    each entry of the first matrix: hubs are divided (:func:`recgraph.sparse.select.split_hubs`),
+    always in the same way.
 
     Args:
         parts: one or two matrices whose product, [N, N], holds the counts.
@@ -263,9 +307,13 @@ def pathsim_top_k(
         left, right = parts
         if hub_cap is not None:
             if n_hubs := int((right.degrees > hub_cap).sum()):
-                what = f"PathSim divides {n_hubs:,} nodes that lead to more than hub_cap = {hub_cap:,}"
+                what = (
+                    f"PathSim divides {n_hubs:,} nodes that lead to more than hub_cap = {hub_cap:,}"
+                )
                 warnings.warn(what, stacklevel=3)
-            left, right = split_hubs(left, right, hub_cap, torch.Generator().manual_seed(derive(0, "hubs")))
+            left, right = split_hubs(
+                left, right, hub_cap, torch.Generator().manual_seed(derive(0, "hubs"))
+            )
         back = _values_at(right.t(), left)
         diagonal = left.with_weights(left.values(torch.float64) * back).row_sums()
         diagonal = diagonal if counts == "full" else (diagonal > 0).to(torch.float64)
@@ -281,18 +329,24 @@ def pathsim_top_k(
 
 
 def _values_at(matrix: Csr, places: Csr) -> Tensor:
-    """[E] float64: the values of a matrix at the entries of another, 0 where it has none; one entry a place."""
+    """[E] float64: the values of a matrix at the entries of another, 0 where it has none; one entry
+    a place.
+    """
     values = matrix.values(torch.float64)
     return torch.cat([values, values.new_zeros(1)])[matrix.entries_at(places.rows, places.indices)]
 
 
 class _Cosine:
-    """[E] float32: cosines of the features of the two ends of entries, 0 for a node without features; made in float64,
-    so that equal ones stay equal after rounding, in whichever order a processor adds."""
+    """[E] float32: cosines of the features of the two ends of entries, 0 for a node without
+    features; made in float64, so that equal ones stay equal after rounding, in whichever order a
+    processor adds."""
 
     def __init__(self, features: Tensor | Csr) -> None:
         self.units: Tensor | Csr
-        if isinstance(features, Csr) and features.nnz <= _DENSE * features.shape[0] * features.shape[1]:
+        if (
+            isinstance(features, Csr)
+            and features.nnz <= _DENSE * features.shape[0] * features.shape[1]
+        ):
             features = features.coalesce()
             exact = features.with_weights(features.values(torch.float64))
             lengths = exact.with_weights(exact.values().square()).row_sums().sqrt()
@@ -303,7 +357,9 @@ class _Cosine:
         self.columns = self.units.t()
 
     def __call__(self, block: Csr, first_row: int, k: int) -> Tensor:
-        """Of the entries of rows ``first_row ...`` of a square matrix; 0 in rows of at most k, which are kept whole."""
+        """Of the entries of rows ``first_row ...`` of a square matrix; 0 in rows of at most k,
+        which are kept whole.
+        """
         is_long = block.degrees > k
         nodes = torch.nonzero(is_long).squeeze(1)
         entries = block.with_weights(None).take_rows(nodes)
@@ -334,11 +390,16 @@ class Context:
 class MetaPathConfig(Config):
     path: Annotated[str, Field(description="'paper-author-paper' or 'user>rates>item<rates<user'")]
     counts: Annotated[
-        Counts, Field(description="'full': the number of paths, or the sum of their products of weights; 'binary': 1")
+        Counts,
+        Field(
+            description="'full': the number of paths, or the sum of their products of weights; 'binary': 1"
+        ),
     ] = "full"
     weights: Annotated[
         bool,
-        Field(description="full counts multiply the weights of edges, of which 0 is no edge; False: each counts 1"),
+        Field(
+            description="full counts multiply the weights of edges, of which 0 is no edge; False: each counts 1"
+        ),
     ] = True
     top_k: Annotated[
         int | None,
@@ -367,19 +428,23 @@ class MetaPathConfig(Config):
             "and knows neither top_k nor binary counts"
         ),
     ] = "composed"
-    normalisation: Annotated[Normalisation, Field(description="see recgraph.sparse.operators")] = "meow"
+    normalisation: Annotated[Normalisation, Field(description="see recgraph.sparse.operators")] = (
+        "meow"
+    )
     max_memory_mib: MaxMemoryMiB = 4096
 
 
 class MetaPath:
     """A meta-path, on any graph that has its types.
 
-    ``MetaPath("paper-author-paper", top_k=110)(graph)`` is what a graph convolution multiplies with.
+    ``MetaPath("paper-author-paper", top_k=110)(graph)`` is what a graph convolution multiplies
+    with.
 
-    Source: MEOW (SDM 2023), sections 4.1 and 4.2; PathSim (VLDB 2011). Departures: ties at the top-k cut are broken as
-    ``ties`` says (the published code's sort is not stable, and keeps neighbours in the file: where a file lies in the
-    order of classes, as ACM's and AMiner's do, ties by index tell the class); contexts follow from the path, for every
-    intermediate type and hop.
+    Source: MEOW (SDM 2023), sections 4.1 and 4.2; PathSim (VLDB 2011). Departures: ties at the
+    top-k cut are broken as ``ties`` says (the published code's sort is not stable, and keeps
+    neighbours in the file: where a file lies in the order of classes, as ACM's and AMiner's do,
+    ties by index tell the class); contexts follow from the path, for every intermediate type and
+    hop.
 
     Args:
         path: see :func:`recgraph.graph.metapath.parse`; or a config as the only argument.
@@ -404,7 +469,9 @@ class MetaPath:
         return f"MetaPath({self.name!r}, counts={self.config.counts!r}, top_k={self.config.top_k})"
 
     def route(self, graph: HeteroGraph) -> Route:
-        """The edge types that the path follows; a PathError or UnknownTypeError where the graph does not have it."""
+        """The edge types that the path follows; a PathError or UnknownTypeError where the graph
+        does not have it.
+        """
         return parse(self.config.path, graph)
 
     def steps(self, graph: HeteroGraph) -> list[Csr]:
@@ -413,33 +480,47 @@ class MetaPath:
 
     def cost(self, graph: HeteroGraph) -> Cost:
         """Entries and memory, before anything is made (print it)."""
-        return estimate_cost(self.name, self.route(graph), self.steps(graph), self.config.counts, self.config.top_k)
+        return estimate_cost(
+            self.name, self.route(graph), self.steps(graph), self.config.counts, self.config.top_k
+        )
 
     def counts(self, graph: HeteroGraph) -> Csr:
-        """[N_start, N_end]: the counts of all paths, one entry a pair (no weights where counts are binary)."""
+        """[N_start, N_end]: the counts of all paths, one entry a pair (no weights where counts are
+        binary).
+        """
         parts = self._halves(graph, None)
         return parts[0] if len(parts) == 1 else compose(parts[0], parts[1], self.config.counts)
 
     def adjacency(self, graph: HeteroGraph, generator: torch.Generator | None = None) -> Csr:
-        """The counts, after the top-k by PathSim where one is asked for; not normalised. The generator, on any device,
-        draws the order of ``ties="random"``; a PathTooLargeError where it would need more than ``max_memory_mib``."""
+        """The counts, after the top-k by PathSim where one is asked for; not normalised. The
+        generator, on any device, draws the order of ``ties="random"``; a PathTooLargeError where it
+        would need more than ``max_memory_mib``."""
         k, ties = self.config.top_k, self.config.ties
         if k is None:
             return self.counts(graph)
         types = types_of(self.route(graph))
         if types[0] != types[-1]:
-            raise PathError(f"path {self.name!r}: top_k needs PathSim, which compares nodes of one type, not {types}")
+            raise PathError(
+                f"path {self.name!r}: top_k needs PathSim, which compares nodes of one type, not {types}"
+            )
         features = graph.features(types[0]) if ties == "cosine" else None
         if features is None and ties == "cosine":
-            raise PathError(f"path {self.name!r}: ties='cosine' needs features of {types[0]!r}; use ties='random'")
+            raise PathError(
+                f"path {self.name!r}: ties='cosine' needs features of {types[0]!r}; use ties='random'"
+            )
         order = None
         if ties == "random":
             assert generator is not None
-            order = torch.randperm(graph.count(types[0]), generator=generator, device=generator.device)
-        return pathsim_top_k(self._halves(graph, k), self.config.counts, k, features, order, self.config.hub_cap)
+            order = torch.randperm(
+                graph.count(types[0]), generator=generator, device=generator.device
+            )
+        return pathsim_top_k(
+            self._halves(graph, k), self.config.counts, k, features, order, self.config.hub_cap
+        )
 
     def _halves(self, graph: HeteroGraph, top_k: int | None) -> list[Csr]:
-        """One or two matrices whose product is the path, once it is known that it fits; one entry a place.
+        """One or two matrices whose product is the path, once it is known that it fits; one entry a
+        place.
 
         The second may be the first's transpose.
         """
@@ -447,7 +528,11 @@ class MetaPath:
         cost = estimate_cost(self.name, route, steps, counts, top_k)
         self._check_fits(cost.nbytes, str(cost))
         middle = max(len(steps) // 2, 1)
-        parts = [steps[:middle]] if len(steps) == 1 or is_palindrome(route) else [steps[:middle], steps[middle:]]
+        parts = (
+            [steps[:middle]]
+            if len(steps) == 1 or is_palindrome(route)
+            else [steps[:middle], steps[middle:]]
+        )
         made = []
         for first, *others in parts:
             product = first.pattern() if counts == "binary" else first.coalesce()
@@ -459,27 +544,36 @@ class MetaPath:
     def _check_fits(self, nbytes: int, what: str) -> None:
         if nbytes > self.config.max_memory_mib * _MIB:
             limit = f"max_memory_mib = {self.config.max_memory_mib:g}"
-            raise PathTooLargeError(f"{what}; {limit}: raise it, or use form='factorised' or a smaller top_k")
+            raise PathTooLargeError(
+                f"{what}; {limit}: raise it, or use form='factorised' or a smaller top_k"
+            )
 
     def factorised(self, graph: HeteroGraph) -> Chain:
         """The path as a product that is never made; not normalised."""
         return Chain(tuple(self.steps(graph)))
 
     def __call__(
-        self, graph: HeteroGraph, dtype: torch.dtype | None = None, generator: torch.Generator | None = None
+        self,
+        graph: HeteroGraph,
+        dtype: torch.dtype | None = None,
+        generator: torch.Generator | None = None,
     ) -> Operator:
-        """What :func:`recgraph.sparse.spmm.spmm` multiplies with: the adjacency in its form, normalised; the weights of
-        a composed form have a type of their own where ``dtype`` is given."""
+        """What :func:`recgraph.sparse.spmm.spmm` multiplies with: the adjacency in its form,
+        normalised; the weights of a composed form have a type of their own where ``dtype`` is
+        given."""
         form, kind = self.config.form, self.config.normalisation
         if form == "factorised":
             return normalise(self.factorised(graph), kind)
         made = self.adjacency(graph, generator)
         return normalise(compress_rows(made) if form == "compressed" else made, kind, dtype)
 
-    def contexts(self, graph: HeteroGraph, known: dict[Route, Csr] | None = None) -> tuple[Context, ...]:
+    def contexts(
+        self, graph: HeteroGraph, known: dict[Route, Csr] | None = None
+    ) -> tuple[Context, ...]:
         """What lies between the ends: a context for each step but the last.
 
-        ``paper-author-paper`` has one, ``author-paper-conference-paper-author`` three: papers, conferences, papers.
+        ``paper-author-paper`` has one, ``author-paper-conference-paper-author`` three: papers,
+        conferences, papers.
 
         Args:
             known: what has been made for other paths that begin alike; is added to.
@@ -495,7 +589,9 @@ class MetaPath:
                 else:
                     before = known[route[: hop - 1]]
                     nbytes = 2 * _INDEX_BYTES * estimate_nnz([before, last])
-                    self._check_fits(nbytes, f"{self.name}: a context of {step.end}, {nbytes / _MIB:,.0f} MiB")
+                    self._check_fits(
+                        nbytes, f"{self.name}: a context of {step.end}, {nbytes / _MIB:,.0f} MiB"
+                    )
                     known[route[:hop]] = compose(before, last, "binary")
             found.append(Context(step.end, known[route[:hop]]))
         return tuple(found)
@@ -517,7 +613,9 @@ class Proposal:
 
     @property
     def score(self) -> float:
-        """``coverage * (1 - density)``: a path that relates nobody, or everybody to everybody, tells nothing."""
+        """``coverage * (1 - density)``: a path that relates nobody, or everybody to everybody,
+        tells nothing.
+        """
         return self.coverage * (1 - min(self.density, 1.0))
 
     def __repr__(self) -> str:
@@ -525,11 +623,13 @@ class Proposal:
 
 
 def propose(graph: HeteroGraph, target: str, max_steps: int = 4) -> list[Proposal]:
-    """All symmetric meta-paths of the target type, and its edges to itself, the best by :attr:`Proposal.score` first.
+    """All symmetric meta-paths of the target type, and its edges to itself, the best by
+    :attr:`Proposal.score` first.
 
-    Symmetric paths walk some steps out and the same steps back; those whose way out comes back over the very edges that
-    it has just taken are left out (``paper-author-paper-author-paper`` is a power of ``paper-author-paper``). Of edge
-    types with the same edges, one perhaps from end to start, the first is followed.
+    Symmetric paths walk some steps out and the same steps back; those whose way out comes back over
+    the very edges that it has just taken are left out (``paper-author-paper-author-paper`` is a
+    power of ``paper-author-paper``). Of edge types with the same edges, one perhaps from end to
+    start, the first is followed.
 
     Args:
         target: the node type at both ends.
@@ -538,7 +638,9 @@ def propose(graph: HeteroGraph, target: str, max_steps: int = 4) -> list[Proposa
     graph.count(target)
     steps = _distinct_steps(graph)
     once = list(dict.fromkeys(steps.values()))
-    routes: list[Route] = [(step,) for step in once if step.start == step.end == target and not step.backwards]
+    routes: list[Route] = [
+        (step,) for step in once if step.start == step.end == target and not step.backwards
+    ]
     walks: list[Route] = [(step,) for step in once if step.start == target]
     for _ in range(max_steps // 2):
         routes += [walk + tuple(step.reversed for step in reversed(walk)) for walk in walks]
@@ -553,12 +655,20 @@ def propose(graph: HeteroGraph, target: str, max_steps: int = 4) -> list[Proposa
 
 
 def _distinct_steps(graph: HeteroGraph) -> dict[Step, Step]:
-    """Every step of a graph -> the first one with the same ends that follows the same edges, perhaps backwards."""
+    """Every step of a graph -> the first one with the same ends that follows the same edges,
+    perhaps backwards.
+    """
     found: dict[Step, Step] = {}
     kept: dict[Step, Csr] = {}
-    for step in [Step(edge_type, backwards) for backwards in (False, True) for edge_type in graph.edges]:
+    for step in [
+        Step(edge_type, backwards) for backwards in (False, True) for edge_type in graph.edges
+    ]:
         adj = step.followed(graph, weights=True)
-        same = (other for other, known in kept.items() if other.ends == step.ends and _are_same(adj, known))
+        same = (
+            other
+            for other, known in kept.items()
+            if other.ends == step.ends and _are_same(adj, known)
+        )
         found[step] = next(same, step)
         if found[step] is step:
             kept[step] = adj

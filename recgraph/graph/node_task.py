@@ -26,8 +26,8 @@ LABELS = (*MASKS.values(), "split_names", "metapaths")
 
 @dataclass(frozen=True, repr=False)
 class NodeSplit:
-    """Indices of target nodes, as published (IMDB's train parts hold some nodes twice): [n] int64, given as indices or
-    as a mask of booleans, in a tensor, an array or a list."""
+    """Indices of target nodes, as published (IMDB's train parts hold some nodes twice): [n] int64,
+    given as indices or as a mask of booleans, in a tensor, an array or a list."""
 
     train: Tensor
     valid: Tensor
@@ -36,7 +36,9 @@ class NodeSplit:
     def __post_init__(self) -> None:
         for part in MASKS:
             given = _tensor(getattr(self, part))
-            object.__setattr__(self, part, given.nonzero().flatten() if given.dtype == torch.bool else given.long())
+            object.__setattr__(
+                self, part, given.nonzero().flatten() if given.dtype == torch.bool else given.long()
+            )
 
     def __repr__(self) -> str:
         return f"NodeSplit({', '.join(f'{len(getattr(self, part)):,} {part}' for part in MASKS)})"
@@ -49,8 +51,8 @@ class NodeTask:
 
     Attributes:
         target: the node type.
-        labels: [N] int64, classes from 0, and -1 for a node whose class is not known, which is in no split; given as a
-            tensor, an array or a list.
+        labels: [N] int64, classes from 0, and -1 for a node whose class is not known, which is in
+            no split; given as a tensor, an array or a list.
         splits: name, e.g. labels a class (``"20"``; numbers become texts) -> its parts.
         paths: the published meta-paths.
     """
@@ -62,11 +64,20 @@ class NodeTask:
 
     def __post_init__(self) -> None:
         labels = _tensor(self.labels).long()
-        if labels.dim() != 1 or not labels.numel() or int(labels.max()) < 0 or int(labels.min()) < -1:
-            raise ValueError(f"labels of {self.target!r} must be classes [N] from 0, and -1 where none is known")
+        if (
+            labels.dim() != 1
+            or not labels.numel()
+            or int(labels.max()) < 0
+            or int(labels.min()) < -1
+        ):
+            raise ValueError(
+                f"labels of {self.target!r} must be classes [N] from 0, and -1 where none is known"
+            )
         object.__setattr__(self, "labels", labels)
         object.__setattr__(self, "paths", tuple(self.paths))
-        object.__setattr__(self, "splits", {str(name): split for name, split in self.splits.items()})
+        object.__setattr__(
+            self, "splits", {str(name): split for name, split in self.splits.items()}
+        )
         for name, split in self.splits.items():
             for part in MASKS:
                 index = getattr(split, part)
@@ -88,29 +99,47 @@ class NodeTask:
         order = torch.as_tensor(order)
         places = torch.argsort(order)
         splits = {
-            name: NodeSplit(*(places[getattr(split, part)] for part in MASKS)) for name, split in self.splits.items()
+            name: NodeSplit(*(places[getattr(split, part)] for part in MASKS))
+            for name, split in self.splits.items()
         }
         return NodeTask(self.target, self.labels[order], splits, self.paths)
 
     @classmethod
     def from_columns(cls, target: str, columns: Mapping[str, Any]) -> NodeTask:
-        """From the columns of nodes in PyTorch Geometric: ``y`` [N] or [N, 1]; ``train_mask``, ``val_mask`` and
-        ``test_mask``, all or none, [N], the same for all splits, or [N, S]; and what :meth:`to_columns` adds."""
-        masks = {part: _tensor(columns[mask]).bool() for part, mask in MASKS.items() if columns.get(mask) is not None}
+        """From the columns of nodes in PyTorch Geometric: ``y`` [N] or [N, 1]; ``train_mask``,
+        ``val_mask`` and ``test_mask``, all or none, [N], the same for all splits, or [N, S]; and
+        what :meth:`to_columns` adds."""
+        masks = {
+            part: _tensor(columns[mask]).bool()
+            for part, mask in MASKS.items()
+            if columns.get(mask) is not None
+        }
         if masks and len(masks) < len(MASKS):
             missing = ", ".join(mask for part, mask in MASKS.items() if part not in masks)
-            raise GraphError(f"nodes of {target!r} have no {missing}; add the mask, e.g. by PyG's RandomNodeSplit")
+            raise GraphError(
+                f"nodes of {target!r} have no {missing}; add the mask, e.g. by PyG's RandomNodeSplit"
+            )
         tables = {part: mask[:, None] if mask.dim() == 1 else mask for part, mask in masks.items()}
         width = max((table.shape[1] for table in tables.values()), default=0)
-        names = columns.get("split_names") or (["masks"] if width == 1 else [f"masks {n}" for n in range(width)])
+        names = columns.get("split_names") or (
+            ["masks"] if width == 1 else [f"masks {n}" for n in range(width)]
+        )
         splits = {
-            name: NodeSplit(**{part: table[:, min(number, table.shape[1] - 1)] for part, table in tables.items()})
+            name: NodeSplit(
+                **{
+                    part: table[:, min(number, table.shape[1] - 1)]
+                    for part, table in tables.items()
+                }
+            )
             for number, name in enumerate(names)
         }
-        return cls(target, _tensor(columns["y"]).flatten(), splits, tuple(columns.get("metapaths") or ()))
+        return cls(
+            target, _tensor(columns["y"]).flatten(), splits, tuple(columns.get("metapaths") or ())
+        )
 
     def to_columns(self, label: str = "y") -> dict[str, Any]:
-        """Labels, under a name, and masks for :meth:`from_columns`: [N] of one split, [N, S] of several.
+        """Labels, under a name, and masks for :meth:`from_columns`: [N] of one split, [N, S] of
+        several.
 
         A mask holds a node once and in the order of the nodes.
         """
@@ -152,10 +181,18 @@ class NodeTask:
 
     @classmethod
     def load(cls, folder: Path) -> NodeTask:
-        """Read what :meth:`save` wrote; a SealedTestError inside a block without test data (a trial of a study)."""
+        """Read what :meth:`save` wrote; a SealedTestError inside a block without test data (a trial
+        of a study).
+        """
         check_open()
-        tensors, meta = read_tensors(folder / "node_task.safetensors"), read_object(folder / "node_task.json")
-        splits = {name: NodeSplit(*(tensors[f"{name}.{part}"] for part in MASKS)) for name in meta["splits"]}
+        tensors, meta = (
+            read_tensors(folder / "node_task.safetensors"),
+            read_object(folder / "node_task.json"),
+        )
+        splits = {
+            name: NodeSplit(*(tensors[f"{name}.{part}"] for part in MASKS))
+            for name in meta["splits"]
+        }
         return cls(meta["target"], tensors["labels"], splits, tuple(meta["paths"]))
 
 

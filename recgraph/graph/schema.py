@@ -43,7 +43,8 @@ class Edges:
     """The edges of one type.
 
     Attributes:
-        adj: [N_source, N_target], one entry an edge, so that repeated edges stay; weights as given, or None.
+        adj: [N_source, N_target], one entry an edge, so that repeated edges stay; weights as given,
+            or None.
         times: [E], aligned with ``adj.indices``, or None.
     """
 
@@ -68,21 +69,33 @@ class LeftOutWarning(UserWarning):
 
 
 def check_type(what: str, name: object, there: Iterable[object]) -> None:
-    """Refuse a type that is not among those of the graph: an UnknownTypeError that names the nearest types."""
+    """Refuse a type that is not among those of the graph: an UnknownTypeError that names the
+    nearest types.
+    """
     names = list(there)
     if name not in names:
         meant = did_you_mean(str(name), map(str, names))
-        raise UnknownTypeError(f"there is no {what} {name!r}{meant}; there are {', '.join(map(str, names)) or 'none'}")
+        raise UnknownTypeError(
+            f"there is no {what} {name!r}{meant}; there are {', '.join(map(str, names)) or 'none'}"
+        )
 
 
 def check_parts(nodes: Mapping[str, Nodes], edges: Mapping[EdgeType, Edges]) -> None:
-    """Types, shapes and finite values of a graph: a GraphError that names the first type that is wrong."""
+    """Types, shapes and finite values of a graph: a GraphError that names the first type that is
+    wrong.
+    """
     for name, own in nodes.items():
         x = own.features
         shape = (own.count, None) if x is None else (x.shape[0], *x.shape[1:])
-        if shape[0] != own.count or len(shape) != 2 or (own.ids is not None and len(own.ids) != own.count):
+        if (
+            shape[0] != own.count
+            or len(shape) != 2
+            or (own.ids is not None and len(own.ids) != own.count)
+        ):
             n_ids = own.count if own.ids is None else len(own.ids)
-            raise GraphError(f"node type {name!r} has {own.count} nodes, {n_ids} ids and features {shape}; give [N, F]")
+            raise GraphError(
+                f"node type {name!r} has {own.count} nodes, {n_ids} ids and features {shape}; give [N, F]"
+            )
         _check_finite(f"features of {name!r}", x.values() if isinstance(x, Csr) else x)
     for edge_type, held in edges.items():
         for end in edge_type[::2]:
@@ -110,7 +123,9 @@ def make_edges(
     weights: Tensor | None = None,
     times: Tensor | None = None,
 ) -> Edges:
-    """Edges of one type from lists [E] of indices, weights and times in any order; times keep their type."""
+    """Edges of one type from lists [E] of indices, weights and times in any order; times keep their
+    type.
+    """
     for end in edge_type[::2]:
         check_type("node type", end, nodes)
     shapes = {tuple(part.shape) for part in (source, target, weights, times) if part is not None}
@@ -119,20 +134,26 @@ def make_edges(
             f"edges {edge_type}: sources, targets, weights and times have shapes {sorted(shapes)}; give [E]"
         )
     shape = (nodes[edge_type[0]].count, nodes[edge_type[2]].count)
-    for role, name, index, n in zip(("source", "target"), edge_type[::2], (source, target), shape, strict=True):
+    for role, name, index, n in zip(
+        ("source", "target"), edge_type[::2], (source, target), shape, strict=True
+    ):
         outside = (index < 0) | (index >= n)
         if bool(outside.any()):
             row = int(torch.nonzero(outside)[0])
             found = f"{role} {name!r} = {int(index[row])}"
-            raise GraphError(f"edges {edge_type}, row {row} (from 0): {found} is out of range [0, {n})")
+            raise GraphError(
+                f"edges {edge_type}, row {row} (from 0): {found} is out of range [0, {n})"
+            )
     adj = Csr.from_coo(source, target, weights, shape=shape)
     return Edges(adj, None if times is None else times[sort_entries(source, target, shape[1])])
 
 
 def as_features(values: Any) -> Tensor | Csr:
-    """A dense tensor or a Csr from arrays, tensors, scipy matrices; integers become the default floating type.
+    """A dense tensor or a Csr from arrays, tensors, scipy matrices; integers become the default
+    floating type.
 
-    They are copied: what is written into an array or a tensor later is not in the graph, whose hash is computed once.
+    They are copied: what is written into an array or a tensor later is not in the graph, whose hash
+    is computed once.
     """
     if isinstance(values, Csr):
         weights = None if values.weights is None else as_floating(values.weights.clone())

@@ -1,4 +1,6 @@
-"""Spectral coordinates of the nodes of a typed graph: stand-ins for features that it does not have."""
+"""Spectral coordinates of the nodes of a typed graph: stand-ins for features that it does not
+have.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +12,24 @@ from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import power
 from recgraph.sparse.spmm import spmm
 
-# products with the matrix: rounds of a Chebyshev filter of this degree; on ACM, AMiner, DBLP and IMDB more of them do
-# not change what a probe reads
+# products with the matrix: rounds of a Chebyshev filter of this degree; on ACM, AMiner, DBLP and
+# IMDB more of them do not change what a probe reads
 _ROUNDS, _DEGREE = 4, 12
 # products by which the largest eigenvalue is bounded
 _OF_BOUND = 15
 
 
 def joint_adjacency(graph: HeteroGraph) -> tuple[Csr, dict[str, slice]]:
-    """[N, N] of all N nodes, and the rows of each type: the sum over edge types of their regularised adjacencies.
+    """[N, N] of all N nodes, and the rows of each type: the sum over edge types of their
+    regularised adjacencies.
 
-    An edge type with pattern B [N_a, N_b], degrees d and mean degrees d' of its ends adds
-    ``(D_a + d'_a)^-1/2 B (D_b + d'_b)^-1/2`` and its transpose, so that no edge type outweighs the others by its number
-    of edges. Without the mean degrees the largest eigenvalues would belong to components of a few nodes, which an
-    author or a reference makes that one paper alone has.
+    An edge type with pattern B [N_a, N_b], degrees d and mean degrees d' of its ends adds ``(D_a +
+    d'_a)^-1/2 B (D_b + d'_b)^-1/2`` and its transpose, so that no edge type outweighs the others by
+    its number of edges. Without the mean degrees the largest eigenvalues would belong to components
+    of a few nodes, which an author or a reference makes that one paper alone has.
 
-    Source: Qin and Rohe, Regularized Spectral Clustering under the Degree-Corrected Stochastic Blockmodel (NIPS 2013).
+    Source: Qin and Rohe, Regularized Spectral Clustering under the Degree-Corrected Stochastic
+    Blockmodel (NIPS 2013).
     """
     places: dict[str, slice] = {}
     n = 0
@@ -37,7 +41,9 @@ def joint_adjacency(graph: HeteroGraph) -> tuple[Csr, dict[str, slice]]:
     for source, relation, end in graph.edge_types:
         adj = graph.adjacency((source, relation, end)).pattern()
         wide = [degrees.to(torch.float64) for degrees in (adj.degrees, adj.t().degrees)]
-        scaled = adj.scale(*[power(degrees + (degrees.mean() if len(degrees) else 0), -0.5) for degrees in wide])
+        scaled = adj.scale(
+            *[power(degrees + (degrees.mean() if len(degrees) else 0), -0.5) for degrees in wide]
+        )
         ends = scaled.rows + places[source].start, scaled.indices + places[end].start
         rows += ends
         cols += reversed(ends)
@@ -46,15 +52,17 @@ def joint_adjacency(graph: HeteroGraph) -> tuple[Csr, dict[str, slice]]:
 
 
 def coordinates(graph: HeteroGraph, dim: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Node type -> [N_type, dim] float32: where the leading eigenvectors of :func:`joint_adjacency` have its nodes.
+    """Node type -> [N_type, dim] float32: where the leading eigenvectors of :func:`joint_adjacency`
+    have its nodes.
 
-    Nodes that many short ways join lie near to one another, whatever their types. The eigenvectors span a space that
-    iteration by blocks with a Chebyshev filter finds nearly; within it the axes are drawn, so that each has a part of
-    all eigenvectors. All coordinates of a type together have a mean square of 1. It takes about 50 products of the
-    matrix with [N, dim], and the memory of 5 of these.
+    Nodes that many short ways join lie near to one another, whatever their types. The eigenvectors
+    span a space that iteration by blocks with a Chebyshev filter finds nearly; within it the axes
+    are drawn, so that each has a part of all eigenvectors. All coordinates of a type together have
+    a mean square of 1. It takes about 50 products of the matrix with [N, dim], and the memory of 5
+    of these.
 
-    Source: Zhou, Saad, Tiago and Chelikowsky, Self-consistent-field calculations using Chebyshev-filtered subspace
-    iteration (J. Comput. Phys. 2006).
+    Source: Zhou, Saad, Tiago and Chelikowsky, Self-consistent-field calculations using
+    Chebyshev-filtered subspace iteration (J. Comput. Phys. 2006).
 
     Args:
         dim: at least 1.
@@ -81,10 +89,11 @@ def coordinates(graph: HeteroGraph, dim: int, generator: torch.Generator) -> dic
 
 
 def _bound(adj: Csr) -> float:
-    """Not less than the absolute value of any eigenvalue of a symmetric matrix without negative entries.
+    """Not less than the absolute value of any eigenvalue of a symmetric matrix without negative
+    entries.
 
-    Of a positive x the largest ``(A x)_i / x_i`` is such a bound (Collatz and Wielandt); it is near the largest
-    eigenvalue after a few products.
+    Of a positive x the largest ``(A x)_i / x_i`` is such a bound (Collatz and Wielandt); it is near
+    the largest eigenvalue after a few products.
     """
     x = torch.ones(adj.shape[0], 1, dtype=torch.float64, device=adj.device)
     ratio = x.new_zeros(())
@@ -96,7 +105,9 @@ def _bound(adj: Csr) -> float:
 
 
 def _filtered(adj: Csr, x: Tensor, cut: float, bound: float) -> Tensor:
-    """``T(A) x``: T grows fast above ``cut`` and stays within -1 ... 1 from ``-bound`` to it, up to one scale."""
+    """``T(A) x``: T grows fast above ``cut`` and stays within -1 ... 1 from ``-bound`` to it, up to
+    one scale.
+    """
     half, centre = (cut + bound) / 2, (cut - bound) / 2
     before, now = x, (spmm(adj, x) - centre * x) / half
     for _ in range(_DEGREE - 1):

@@ -28,7 +28,9 @@ Settings = Annotated[dict[str, Any], AfterValidator(with_none)]
 
 
 class ProtocolSpec(DataConfig):
-    """The test of all models of a data set; it always covers both conventions, seen items kept and excluded."""
+    """The test of all models of a data set; it always covers both conventions, seen items kept and
+    excluded.
+    """
 
     cutoffs: tuple[Cutoff, ...] = Field((5, 10, 20), min_length=1, description="list lengths")
     fit_on: Literal["train", "train+valid"] = Field(
@@ -50,7 +52,9 @@ class EntrySpec(Config):
     model: str = Field(description="of the registry")
     name: str = Field(pattern=r"\S", description="shown; by default the model's")
     settings: Settings = Field({}, description="of the model and its training; they win")
-    seeds: Seeds | None = Field(None, min_length=1, description="where not those of the board: one without chance")
+    seeds: Seeds | None = Field(
+        None, min_length=1, description="where not those of the board: one without chance"
+    )
     note: str = Field("", description="shown on its card")
 
     @model_validator(mode="before")
@@ -81,9 +85,12 @@ class SheetSpec(Config):
     training: Settings = Field({}, description="settings of training that all models begin with")
     models: tuple[EntrySpec, ...] = Field(min_length=1)
     imports: tuple[str, ...] = Field(
-        (), description="written 'import': Python files, from the board's file on, or modules that register parts"
+        (),
+        description="written 'import': Python files, from the board's file on, or modules that register parts",
     )
-    file: Path = Field(Path(), description="the board's file, set when it is read: paths count from it on")
+    file: Path = Field(
+        Path(), description="the board's file, set when it is read: paths count from it on"
+    )
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -98,7 +105,9 @@ class SheetSpec(Config):
             sheet = cls.of(values)
             names = [entry.name for entry in sheet.models]
             if twice := {name for name in names if names.count(name) > 1}:
-                raise ConfigError(f"models: two are called {min(twice)!r}; give each a name of its own")
+                raise ConfigError(
+                    f"models: two are called {min(twice)!r}; give each a name of its own"
+                )
             return sheet.model_copy(update={"metrics": sheet._full_metrics()})
         except (ValueError, ImportFailed) as error:
             raise ConfigError(f"board {str(path)!r}: {error}") from None
@@ -110,19 +119,33 @@ class SheetSpec(Config):
 
     @property
     def comparisons(self) -> str:
-        """The name of the file of its comparisons, in the folder of records that sheets of one data set share."""
-        return "comparisons.json" if self.name == data_name(self.dataset) else f"comparisons-{self.name}.json"
+        """The name of the file of its comparisons, in the folder of records that sheets of one data
+        set share.
+        """
+        return (
+            "comparisons.json"
+            if self.name == data_name(self.dataset)
+            else f"comparisons-{self.name}.json"
+        )
 
     @property
     def imported(self) -> tuple[str, ...]:
-        """What it imports as a command takes it anywhere: a file by its absolute path, a module by its name."""
-        return tuple(_path(self.file, each) if each.endswith(".py") else each for each in self.imports)
+        """What it imports as a command takes it anywhere: a file by its absolute path, a module by
+        its name.
+        """
+        return tuple(
+            _path(self.file, each) if each.endswith(".py") else each for each in self.imports
+        )
 
     def located(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings with their paths from the board's file on; addresses have them as they are written."""
+        """The settings with their paths from the board's file on; addresses have them as they are
+        written.
+        """
         found = dict(settings)
         reading = found.get("reading") or {}
-        if paths := {name: _path(self.file, reading[name]) for name in PATHS if reading.get(name) is not None}:
+        if paths := {
+            name: _path(self.file, reading[name]) for name in PATHS if reading.get(name) is not None
+        }:
             found["reading"] = {**reading, **paths}
         if isinstance(run := found.get("init_items"), str):
             found["init_items"] = _path(self.file, run)
@@ -146,7 +169,9 @@ def is_of_nodes(dataset: str) -> bool:
 def _of_nodes(metric: str) -> str:
     names = {registry.key(name): name for name in (*SCORES, "nmi", "ari")}
     if registry.key(metric) not in names:
-        raise ConfigError(f"metrics: {metric!r} is not computed of nodes; there are {', '.join(names.values())}")
+        raise ConfigError(
+            f"metrics: {metric!r} is not computed of nodes; there are {', '.join(names.values())}"
+        )
     return names[registry.key(metric)]
 
 
@@ -155,17 +180,23 @@ def _path(board: Path, written: str) -> str:
 
 
 def _with_data(values: Mapping[str, Any], board: Path) -> dict[str, Any]:
-    """The values with the file of ``data`` as the data set, and with how it is read in the protocol."""
+    """The values with the file of ``data`` as the data set, and with how it is read in the
+    protocol.
+    """
     found = dict(values)
     data = with_train(found.pop("data", None))
     if data is None:
         dataset = found.setdefault("dataset", board.stem)
-        if f"{dataset}".endswith(".toml") or (dataset not in card_files() and is_data_path(f"{dataset}")):
+        if f"{dataset}".endswith(".toml") or (
+            dataset not in card_files() and is_data_path(f"{dataset}")
+        ):
             found["dataset"] = _path(board, dataset)
         return found
     table = dict(data) if isinstance(data, Mapping) else {"file": data}
     if "dataset" in found or not isinstance(file := table.pop("file", None), str):
-        raise ConfigError(f"data = {data!r}: a path, or a table {{file = ..., user = ..., ...}}, in place of dataset")
+        raise ConfigError(
+            f"data = {data!r}: a path, or a table {{file = ..., user = ..., ...}}, in place of dataset"
+        )
     if table:
         protocol = dict(found.get("protocol", {}))
         found["protocol"] = {**protocol, "reading": {**protocol.get("reading", {}), **table}}
@@ -192,14 +223,18 @@ class Board:
 
 @checked
 def load_board(name: str | Path) -> Board:
-    """Load a board by name (a folder of ``experiments/`` here or in the checkout), by its folder, or from one file."""
+    """Load a board by name (a folder of ``experiments/`` here or in the checkout), by its folder,
+    or from one file.
+    """
     places = [Path("experiments"), Path(__file__).resolve().parents[2] / "experiments"]
     for path in (Path(name), *(place / name for place in places)):
         files = [path] if path.is_file() and path.suffix == ".toml" else sorted(path.glob("*.toml"))
         if files:
             folder = files[0].parent.resolve()
             return Board(folder.name, folder, tuple(map(SheetSpec.load, files)))
-    known = sorted({file.parent.name for place in places for file in place.glob("*/*.toml")} - {"configs"})
+    known = sorted(
+        {file.parent.name for place in places for file in place.glob("*/*.toml")} - {"configs"}
+    )
     raise ValueError(
         f"board {str(name)!r} is not there; give a TOML file, a folder of them or one of {', '.join(known)}"
     )

@@ -1,4 +1,6 @@
-"""``render``: a board as a page, one self-contained HTML file, or as tables; it depends on the records alone."""
+"""``render``: a board as a page, one self-contained HTML file, or as tables; it depends on the
+records alone.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,11 @@ from recgraph.pages.charts import Chart, Figure, Line, Scale
 __all__ = ["page", "render"]
 
 #: what a screen reader says for the sign of a mark
-_SPOKEN = {"best": "significantly best", "tied": "not significantly worse than the best", "untested": "not tested"}
+_SPOKEN = {
+    "best": "significantly best",
+    "tied": "not significantly worse than the best",
+    "untested": "not tested",
+}
 #: number of protocols whose columns are visible at first; the reader can show the others
 _VISIBLE = 3
 #: number of entries whose curves have a colour of their own (``c1``, ... of the style sheet)
@@ -38,20 +44,27 @@ _COSTS = {
     "peak_memory_mb": "Memory, MiB",
 }
 #: kind of groups of users -> heading
-_GROUPS = {"history": "Interactions known of a user", "popularity": "Popularity of what is looked for"}
+_GROUPS = {
+    "history": "Interactions known of a user",
+    "popularity": "Popularity of what is looked for",
+}
 #: an axis is logarithmic where its largest value is more than this many times its smallest
 _LOG_RATIO = 8.0
 
 
 @checked
-def render(board: str | Path | Board, out: str | Path, *, results: str | Path | None = None) -> Path:
+def render(
+    board: str | Path | Board, out: str | Path, *, results: str | Path | None = None
+) -> Path:
     """Write the records of a board into one file and return its path.
 
-    No model is trained and no data is read. Entries are compared again where their records have changed.
+    No model is trained and no data is read. Entries are compared again where their records have
+    changed.
 
     Args:
         board: a name, a folder, a TOML file, or a board.
-        out: ends in ``.html`` (one file that needs no network), ``.md`` or ``.csv`` (a line for each seed of a number).
+        out: ends in ``.html`` (one file that needs no network), ``.md`` or ``.csv`` (a line for
+            each seed of a number).
         results: the folder of records; by default ``results`` beside the board's folder.
 
     Raises:
@@ -84,11 +97,20 @@ def page(sheets: Sequence[Sheet], board: Board) -> str:
     return templates.get_template("page.html.j2").render(
         board=board,
         sections=[
-            (sheet, anchor, {entry.name: f"{anchor}--card-{place}" for place, entry in enumerate(sheet.entries)})
+            (
+                sheet,
+                anchor,
+                {
+                    entry.name: f"{anchor}--card-{place}"
+                    for place, entry in enumerate(sheet.entries)
+                },
+            )
             for sheet, anchor in anchors
         ],
         newest=max(times, default="")[:10],
-        machines=list(dict.fromkeys(each for entry in entries for each in entry.provenance["machine"])),
+        machines=list(
+            dict.fromkeys(each for entry in entries for each in entry.provenance["machine"])
+        ),
         conventions=any(table.n_users is not None for sheet in sheets for table in sheet.tables),
         most_seeds=max((len(entry.jobs) for entry in entries), default=1),
         marks=MARKS,
@@ -108,7 +130,9 @@ def page(sheets: Sequence[Sheet], board: Board) -> str:
 
 
 class PageColumn(NamedTuple):
-    """A column of scores or costs, by the names of entries; a click on its heading first sorts it in ``order``."""
+    """A column of scores or costs, by the names of entries; a click on its heading first sorts it
+    in ``order``.
+    """
 
     label: str
     numbers: Mapping[str, Number]
@@ -117,7 +141,9 @@ class PageColumn(NamedTuple):
 
 
 class ColumnGroup(NamedTuple):
-    """Columns under one heading, with a note; scores are written with their deviation over seeds."""
+    """Columns under one heading, with a note; scores are written with their deviation over
+    seeds.
+    """
 
     title: str
     note: str
@@ -128,14 +154,20 @@ class ColumnGroup(NamedTuple):
 
 def is_best(column: PageColumn, entry: str) -> bool:
     """Whether no other of several entries has a better mean, as it is written."""
-    means = {name: round(number.mean, 4) for name, number in column.numbers.items() if not math.isnan(number.mean)}
+    means = {
+        name: round(number.mean, 4)
+        for name, number in column.numbers.items()
+        if not math.isnan(number.mean)
+    }
     best = max if column.order == "descending" else min
     return len({*means.values()}) > 1 and means.get(entry) == best(means.values())
 
 
 def _of_metric(metric: str, label: str, numbers: Mapping[str, Number | None]) -> PageColumn:
     order = "descending" if higher_is_better(metric) else "ascending"
-    return PageColumn(label, {name: number for name, number in numbers.items() if number}, order=order)
+    return PageColumn(
+        label, {name: number for name, number in numbers.items() if number}, order=order
+    )
 
 
 def score_groups(sheet: Sheet) -> list[ColumnGroup]:
@@ -143,10 +175,16 @@ def score_groups(sheet: Sheet) -> list[ColumnGroup]:
     names, groups = [entry.name for entry in sheet.entries], []
     for place, (title, metrics, *_, n_users, _) in enumerate(sheet.tables):
         columns = [
-            _of_metric(each, metric_name(each), {name: sheet.score(name, title, each) for name in names})
+            _of_metric(
+                each, metric_name(each), {name: sheet.score(name, title, each) for name in names}
+            )
             for each in metrics
         ]
-        groups.append(ColumnGroup(title, "" if n_users is None else f"{n_users:,} users", columns, place < _VISIBLE))
+        groups.append(
+            ColumnGroup(
+                title, "" if n_users is None else f"{n_users:,} users", columns, place < _VISIBLE
+            )
+        )
     spent = []
     for cost, label in _COSTS.items():
         numbers = {name: own for name in names if (own := sheet.cost(name, cost))}
@@ -155,7 +193,9 @@ def score_groups(sheet: Sheet) -> list[ColumnGroup]:
 
 
 def group_tables(sheet: Sheet) -> dict[str, list[ColumnGroup]]:
-    """Kind of groups of users -> the first metric by group, a group of columns for each protocol."""
+    """Kind of groups of users -> the first metric by group, a group of columns for each
+    protocol.
+    """
     metric, sizes = sheet.spec.metrics[0], dict[tuple[str, str, str], float]()
     numbers: dict[tuple[str, str], dict[str, dict[str, Number | None]]] = {}
     for (entry, title, kind, group, name), number in sheet.numbers.items():
@@ -180,8 +220,8 @@ def group_tables(sheet: Sheet) -> dict[str, list[ColumnGroup]]:
 def cost_figures(sheet: Sheet) -> list[Figure]:
     """The first protocol's first metric against training time, and against inference time.
 
-    An entry is on the Pareto front where no other dominates it. The front comes first, so that its names are placed
-    first.
+    An entry is on the Pareto front where no other dominates it. The front comes first, so that its
+    names are placed first.
     """
     return [_cost_figure(sheet, name) for name in ("training", "inference") if sheet.tables]
 
@@ -192,7 +232,8 @@ def _cost_figure(sheet: Sheet, name: str) -> Figure:
     found = {
         entry.name: (sheet.numbers[entry.name, "", "", "", f"{name}_seconds"].mean, score)
         for entry in sheet.entries
-        if (score := sheet.score(entry.name, table.title, table.metrics[0])) and math.isfinite(score.mean)
+        if (score := sheet.score(entry.name, table.title, table.metrics[0]))
+        and math.isfinite(score.mean)
     }
     places = [(x, sign * score.mean) for x, score in found.values()]
     marks, front = [], []
@@ -223,7 +264,9 @@ def _cost_figure(sheet: Sheet, name: str) -> Figure:
 
 
 def curve_figures(sheet: Sheet) -> list[Figure]:
-    """The learning curves of all entries and seeds, one figure for each metric that selected weights by epoch."""
+    """The learning curves of all entries and seeds, one figure for each metric that selected
+    weights by epoch.
+    """
     found: dict[str, list[tuple[str, int, list[tuple[int, float]]]]] = {}
     for entry in sheet.entries:
         for seed, metric, points in entry.curves:
@@ -233,7 +276,10 @@ def curve_figures(sheet: Sheet) -> list[Figure]:
         names = list(dict.fromkeys(name for name, _, _ in curves))
         kinds = {name: f"c{i + 1}" if i < _N_COLOURS else "other" for i, name in enumerate(names)}
         # the best entries are drawn last, on top
-        lines = [Line(f"curve {kinds[name]}", points, f"{name}, seed {seed}") for name, seed, points in curves[::-1]]
+        lines = [
+            Line(f"curve {kinds[name]}", points, f"{name}, seed {seed}")
+            for name, seed, points in curves[::-1]
+        ]
         key = {kind: name if kind != "other" else "others" for name, kind in kinds.items()}
         axis = "loss" if metric == "loss" else f"{metric_name(metric)} on the valid part"
         first, last = ([points[place][0] for _, _, points in curves] for place in (0, -1))

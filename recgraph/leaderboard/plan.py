@@ -35,15 +35,21 @@ Records = Mapping[str, Mapping[int, Record]]
 
 
 def digest(values: Any) -> str:
-    """A hash of JSON values, 16 hexadecimal digits; equal values have equal digests on every machine."""
+    """A hash of JSON values, 16 hexadecimal digits; equal values have equal digests on every
+    machine.
+    """
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def identity_of(sheet: SheetSpec, cls: type[Model], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the numbers of a job beside its seed: an entry's address is its digest. It is the resolved
-    configuration, the card and the protocol; the hash of the data is compared separately."""
+    """What decides the numbers of a job beside its seed: an entry's address is its digest. It is
+    the resolved configuration, the card and the protocol; the hash of the data is compared
+    separately."""
     of_nodes, protocol = is_of_nodes(sheet.dataset), sheet.protocol
-    parts: dict[str, type[Config]] = {"config": cls.Config, "data": ProbeSettings if of_nodes else DataConfig}
+    parts: dict[str, type[Config]] = {
+        "config": cls.Config,
+        "data": ProbeSettings if of_nodes else DataConfig,
+    }
     if of_nodes and issubclass(cls, TrainableModel):
         parts |= {"training": GraphTrainConfig}
     elif issubclass(cls, TrainableModel):
@@ -56,7 +62,12 @@ def identity_of(sheet: SheetSpec, cls: type[Model], settings: Mapping[str, Any])
     if of_nodes:
         hashes = [NodeProtocol(task_hash="", probe=ProbeConfig.of(protocol.probe)).hash]
     else:
-        fields = {"part": "test", "fitted_on": protocol.fit_on, "history": "train+valid", "cutoffs": protocol.cutoffs}
+        fields = {
+            "part": "test",
+            "fitted_on": protocol.fit_on,
+            "history": "train+valid",
+            "cutoffs": protocol.cutoffs,
+        }
         hashes = [Protocol.of(fields, seen=seen).hash for seen in TITLES]
     return {
         "model": cls.key(),
@@ -71,12 +82,14 @@ def identity_of(sheet: SheetSpec, cls: type[Model], settings: Mapping[str, Any])
 class Job:
     """One entry of a board with one seed, and its files in the folder of records.
 
-    ``<folder>/<model>-<address>-seed<n>.json`` is its record, ``.failed.json`` the record of a failure. Values of users
-    are in Parquet files beside the records, and unfinished trainings in ``.work``; neither belongs in git.
+    ``<folder>/<model>-<address>-seed<n>.json`` is its record, ``.failed.json`` the record of a
+    failure. Values of users are in Parquet files beside the records, and unfinished trainings in
+    ``.work``; neither belongs in git.
 
     Attributes:
         settings: those that are not defaults, as a tree, as for ``recgraph train``.
-        metrics: those beyond the default ones; a record without them is made again, under the same address.
+        metrics: those beyond the default ones; a record without them is made again, under the same
+            address.
         imports: what the board's file imports; files by their absolute paths.
     """
 
@@ -97,11 +110,15 @@ class Job:
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((*DEFAULT_METRICS, *(split_metric(metric)[0] for metric in self.metrics))))
+        return tuple(
+            dict.fromkeys((*DEFAULT_METRICS, *(split_metric(metric)[0] for metric in self.metrics)))
+        )
 
     @property
     def refit(self) -> bool:
-        """Whether the number of epochs is chosen first, and the model is then fitted anew to more."""
+        """Whether the number of epochs is chosen first, and the model is then fitted anew to
+        more.
+        """
         chooses = self.fit_on != "train" and self.settings.get("metric") != "last"
         return chooses and issubclass(registry.load("model", self.model), TrainableModel)
 
@@ -109,18 +126,35 @@ class Job:
         """The two commands that reproduce its numbers."""
         folder, model = shlex.quote(f"runs/{self.stem}"), shlex.quote(self.model)
         own = "".join(f" --import {shlex.quote(each)}" for each in self.imports)
-        part = "" if self.fit_on == "train" else f" --fit-on {self.fit_on}{' --refit' if self.refit else ''}"
+        part = (
+            ""
+            if self.fit_on == "train"
+            else f" --fit-on {self.fit_on}{' --refit' if self.refit else ''}"
+        )
         train = f"recgraph train {model} --dataset {shlex.quote(self.dataset)} --seed {self.seed}"
         sets = [f"--set {shlex.quote(setting_text(*each))}" for each in assignments(self.settings)]
-        lines = " \\\n    ".join([f"{train} --device {device}{part}{own}", *sets, f"--out {folder}"])
-        cutoffs = "" if is_of_nodes(self.dataset) else "".join(f" --cutoff {each}" for each in self.cutoffs)
-        metrics = "".join(f" --metric {shlex.quote(name)}" for name in self.metric_names) if self.metrics else ""
+        lines = " \\\n    ".join(
+            [f"{train} --device {device}{part}{own}", *sets, f"--out {folder}"]
+        )
+        cutoffs = (
+            ""
+            if is_of_nodes(self.dataset)
+            else "".join(f" --cutoff {each}" for each in self.cutoffs)
+        )
+        metrics = (
+            "".join(f" --metric {shlex.quote(name)}" for name in self.metric_names)
+            if self.metrics
+            else ""
+        )
         evaluate = f"recgraph evaluate {folder}{cutoffs}{metrics}{own} --format json"
         return f"export OMP_NUM_THREADS={threads}\n{lines}\n{evaluate}"
 
     @property
     def described(self) -> Record:
-        return {name: getattr(self, name) for name in ("model", "dataset", "seed", "identity", "settings")}
+        return {
+            name: getattr(self, name)
+            for name in ("model", "dataset", "seed", "identity", "settings")
+        }
 
     @property
     def stem(self) -> str:
@@ -143,10 +177,14 @@ class Job:
         record = self.record
         if record is None or record["data_hash"] != data_hash:
             return False
-        if any(metric not in scores for scores in record["scores"].values() for metric in self.metrics):
+        if any(
+            metric not in scores for scores in record["scores"].values() for metric in self.metrics
+        ):
             return False
         titles = [title for title in TITLES.values() if values and title in record["scores"]]
-        return all(load_values(self.folder, self.address, title, record) is not None for title in titles)
+        return all(
+            load_values(self.folder, self.address, title, record) is not None for title in titles
+        )
 
     def save(self, record: Record) -> None:
         """Write a record in one step, and remove an earlier failure and the training's files."""
@@ -155,7 +193,9 @@ class Job:
         remove_folder(self.work)
 
     def save_failure(self, record: Record, restart: bool = True) -> None:
-        """Write the record of a failure; with ``restart`` the next try starts from the beginning, else it resumes."""
+        """Write the record of a failure; with ``restart`` the next try starts from the beginning,
+        else it resumes.
+        """
         write_json(record, self.folder / f"{self.stem}.failed.json")
         if restart:
             remove_folder(self.work)
@@ -167,30 +207,41 @@ def users_file(folder: Path, stem: str, seen: str) -> Path:
 
 
 def load_values(folder: Path, address: str, title: str, record: Record) -> Result | None:
-    """The values of users of one table of a record; None where the file is missing or does not fit the record."""
+    """The values of users of one table of a record; None where the file is missing or does not fit
+    the record.
+    """
     (seen,) = (seen for seen, name in TITLES.items() if name == title)
     try:
-        result = load_users(users_file(folder, f"{record['model']}-{address}-seed{record['seed']}", seen))
+        result = load_users(
+            users_file(folder, f"{record['model']}-{address}-seed{record['seed']}", seen)
+        )
     except (PolarsError, ValueError, OSError):  # it is not there, or an incomplete copy
         return None
     protocol, scores = record["protocols"][title]["protocol_hash"], record["scores"][title]
     return result if result.hash == protocol and result.metrics == scores else None
 
 
-def plan_of(board: Board, sheet: SheetSpec, results: str | Path | None = None) -> list[tuple[EntrySpec, list[Job]]]:
+def plan_of(
+    board: Board, sheet: SheetSpec, results: str | Path | None = None
+) -> list[tuple[EntrySpec, list[Job]]]:
     """The jobs of the entries of a sheet, one a seed.
 
     Raises:
-        ConfigError: a setting is wrong, or two entries have one configuration, which is the address of their records.
+        ConfigError: a setting is wrong, or two entries have one configuration, which is the address
+            of their records.
     """
     folder, planned, names = board.folder_of(sheet, results), [], dict[str, str]()
     for entry in sheet.models:
         try:
             jobs = _jobs_of(sheet, entry, folder)
             if (other := names.setdefault(jobs[0].address, entry.name)) != entry.name:
-                raise ConfigError(f"it has the configuration of {other!r} (seeds of one entry are a list)")
+                raise ConfigError(
+                    f"it has the configuration of {other!r} (seeds of one entry are a list)"
+                )
         except ConfigError as error:
-            raise ConfigError(f"board on {sheet.dataset!r}, model {entry.name!r}: {error}") from None
+            raise ConfigError(
+                f"board on {sheet.dataset!r}, model {entry.name!r}: {error}"
+            ) from None
         planned.append((entry, jobs))
     return planned
 
@@ -201,14 +252,20 @@ def _jobs_of(sheet: SheetSpec, entry: EntrySpec, folder: Path) -> list[Job]:
     settings = merged(sheet.training if issubclass(cls, TrainableModel) else {}, entry.settings)
     own = (ProbeSettings if of_nodes else DataConfig).model_fields
     if wrong := sorted(own.keys() & {**sheet.training, **entry.settings}.keys()):
-        raise ConfigError(f"{wrong[0]} is of the test, which all models share: give it in [protocol]")
+        raise ConfigError(
+            f"{wrong[0]} is of the test, which all models share: give it in [protocol]"
+        )
     if of_nodes:
         settings |= {"probe": protocol.probe} if protocol.probe else {}
     else:
         split = protocol.data.model_dump(mode="json", exclude_defaults=True)
         settings |= {name: value for name, value in split.items() if value}
     identity = identity_of(sheet, cls, settings)
-    metrics = () if of_nodes else tuple(each for each in sheet.metrics if split_metric(each)[0] not in DEFAULT_METRICS)
+    metrics = (
+        ()
+        if of_nodes
+        else tuple(each for each in sheet.metrics if split_metric(each)[0] not in DEFAULT_METRICS)
+    )
     more = (metrics, sheet.imported, protocol.fit_on, folder)
     found = sheet.located(settings)
     return [
@@ -239,7 +296,9 @@ def load_data_hashes(sheet: SheetSpec) -> DataHashes:
 
 
 def read_json(path: Path) -> Record | None:
-    """Read a JSON file, or None where it does not exist; one that is not whole is an error that names it."""
+    """Read a JSON file, or None where it does not exist; one that is not whole is an error that
+    names it.
+    """
     try:
         return read_object(path)
     except FileNotFoundError:

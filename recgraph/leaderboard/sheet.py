@@ -24,10 +24,11 @@ from recgraph.leaderboard.compare import MARKS, Column, Comparison, Comparisons,
 from recgraph.leaderboard.plan import TITLES, Job, Record, plan_of
 from recgraph.models.base import Model
 
-#: entry, table (title of a protocol), kind of groups of users, group, metric or cost; what does not apply is empty
+#: entry, table (title of a protocol), kind of groups of users, group, metric or cost; what does not
+#: apply is empty
 Key = tuple[str, str, str, str, str]
-#: what a core at work is taken to draw, as a server's processor of 200 to 280 W has 24 to 64 of them; and memory, as
-#: codecarbon has it, 3 W for 8 GiB
+#: what a core at work is taken to draw, as a server's processor of 200 to 280 W has 24 to 64 of
+#: them; and memory, as codecarbon has it, 3 W for 8 GiB
 WATTS_PER_CORE, WATTS_PER_GIB = 10.0, 0.375
 #: an entry is nearly the best where it is within this share of the best mean
 NEAR = 0.01
@@ -50,7 +51,9 @@ class Number:
 
     @property
     def sd(self) -> float | None:
-        """The standard deviation over seeds (n - 1); None for one seed, NaN where a value is not finite."""
+        """The standard deviation over seeds (n - 1); None for one seed, NaN where a value is not
+        finite.
+        """
         if len(self.by_seed) < 2:
             return None
         # statistics itself fails on these
@@ -80,17 +83,21 @@ def _numbers(record: Record) -> Iterator[tuple[Any, ...]]:
 
 
 def costs_of(record: Record) -> dict[str, float | None]:
-    """The costs of one seed: wall-clock and CPU seconds, watt hours, MiB of memory; None where there is none.
+    """The costs of one seed: wall-clock and CPU seconds, watt hours, MiB of memory; None where
+    there is none.
 
-    Training includes building the model; inference is one pass over all test cases, or the probes of a node task. The
-    watt hours are an estimate; of a training on an accelerator, whose energy CPU time does not tell, there is none.
+    Training includes building the model; inference is one pass over all test cases, or the probes
+    of a node task. The watt hours are an estimate; of a training on an accelerator, whose energy
+    CPU time does not tell, there is none.
     """
     training, inference = record["training"], record["inference"]
     watts = WATTS_PER_CORE + WATTS_PER_GIB * record["peak_memory_mb"] / 1024
     return {
         "training_seconds": training["seconds"],
         "training_cpu_seconds": training["cpu_seconds"],
-        "training_wh": watts * training["cpu_seconds"] / 3600 if device_of(record).startswith("cpu") else None,
+        "training_wh": watts * training["cpu_seconds"] / 3600
+        if device_of(record).startswith("cpu")
+        else None,
         "inference_seconds": inference["seconds"],
         "inference_cpu_seconds": inference["cpu_seconds"],
         "peak_memory_mb": record["peak_memory_mb"],
@@ -108,10 +115,17 @@ def device_of(record: Record) -> str:
 
 
 def text_of(cls: type[Model]) -> list[str]:
-    """The first paragraph of a model's docstring, its source up to the year, and departures from it, as plain text."""
-    text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"\1", inspect.cleandoc(cls.__dict__.get("__doc__") or ""))
+    """The first paragraph of a model's docstring, its source up to the year, and departures from
+    it, as plain text.
+    """
+    text = re.sub(
+        r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"\1", inspect.cleandoc(cls.__dict__.get("__doc__") or "")
+    )
     told = [" ".join(each.replace("``", "").split()) for each in re.split(r"\n\s*\n", text)]
-    return [told[0], *re.findall(r"Source: .*?\([^)]*\d{4}[^)]*\)|Departures?: .*", "\n".join(told[1:]))]
+    return [
+        told[0],
+        *re.findall(r"Source: .*?\([^)]*\d{4}[^)]*\)|Departures?: .*", "\n".join(told[1:])),
+    ]
 
 
 @dataclass(frozen=True)
@@ -121,7 +135,8 @@ class Entry:
     Attributes:
         jobs: one a seed.
         records: seed -> the record, of the jobs that are done; ``failures``: of those that failed.
-        n_stale: number of records that were made with other data than the newest of the sheet; they are ignored.
+        n_stale: number of records that were made with other data than the newest of the sheet; they
+            are ignored.
     """
 
     spec: EntrySpec
@@ -166,32 +181,46 @@ class Entry:
         return found
 
     def command(self, job: Job) -> str:
-        """The commands that reproduce a job's numbers, on the device and with the threads of its record."""
+        """The commands that reproduce a job's numbers, on the device and with the threads of its
+        record.
+        """
         record = self.records.get(job.seed)
-        where = {} if record is None else {"threads": record["provenance"]["threads"], "device": device_of(record)}
+        where = (
+            {}
+            if record is None
+            else {"threads": record["provenance"]["threads"], "device": device_of(record)}
+        )
         return job.command(**where)
 
     @property
     def provenance(self) -> dict[str, list[str]]:
-        """What made the records: each machine, each set of versions of packages, each commit of the code, once."""
+        """What made the records: each machine, each set of versions of packages, each commit of the
+        code, once.
+        """
         found: dict[str, dict[str, None]] = {"machine": {}, "versions": {}, "code": {}}
         for made in (record["provenance"] for record in self.records.values()):
             packages = {"Python": made["python"], **made["packages"]}
             threads = f"{made['threads']} thread{'' if made['threads'] == 1 else 's'}"
-            found["machine"][", ".join(filter(None, (made["machine"], made["cuda"], threads)))] = None
-            found["versions"][", ".join(f"{name} {version}" for name, version in packages.items() if version)] = None
+            found["machine"][", ".join(filter(None, (made["machine"], made["cuda"], threads)))] = (
+                None
+            )
+            found["versions"][
+                ", ".join(f"{name} {version}" for name, version in packages.items() if version)
+            ] = None
             found["code"][made["commit"] or "unknown"] = None
         return {name: [*texts] for name, texts in found.items()}
 
 
 class ScoreTable(NamedTuple):
-    """The protocol and the columns of one table; numbers of different protocols must not be compared.
+    """The protocol and the columns of one table; numbers of different protocols must not be
+    compared.
 
     Attributes:
         title: ``seen excluded``, ``20 labels a class``, ...
         metrics: the compared metrics; the first one orders the rows.
         n_users: number of ranked users; None for a node task.
-        n_unreachable_users: number of users with a relevant item that the protocol excludes; counted as misses.
+        n_unreachable_users: number of users with a relevant item that the protocol excludes;
+            counted as misses.
     """
 
     title: str
@@ -208,9 +237,10 @@ class Sheet:
 
     Attributes:
         folder: of its records.
-        tables: one for each title; the first one's first metric orders the entries, best first, those without last.
-        comparisons: of these scores, without those that take values of users which are not at hand; ``is_compared``:
-            none is lacking.
+        tables: one for each title; the first one's first metric orders the entries, best first,
+            those without last.
+        comparisons: of these scores, without those that take values of users which are not at hand;
+            ``is_compared``: none is lacking.
     """
 
     board: str
@@ -225,7 +255,10 @@ class Sheet:
     def protocols(self) -> list[tuple[str, ScoreTable]]:
         """The different protocols: the titles of a protocol's tables, and the last of these."""
         tables = {table.protocol_hash: table for table in self.tables}
-        titles = {key: [table.title for table in self.tables if table.protocol_hash == key] for key in tables}
+        titles = {
+            key: [table.title for table in self.tables if table.protocol_hash == key]
+            for key in tables
+        }
         return [(", ".join(titles[key]), table) for key, table in tables.items()]
 
     @property
@@ -237,7 +270,9 @@ class Sheet:
     @property
     def tested(self) -> str:
         """How the entries were compared."""
-        if any(column.versus for columns in self.comparisons.values() for column in columns.values()):
+        if any(
+            column.versus for columns in self.comparisons.values() for column in columns.values()
+        ):
             return compare.TESTED
         return "Nothing was tested: it takes two entries with values of users at hand, or with two seeds each."
 
@@ -251,8 +286,15 @@ class Sheet:
 
     @property
     def lacking(self) -> list[tuple[Entry, Job, Record | None]]:
-        """The jobs without a record; with that of the failure, where they failed when they were last tried."""
-        jobs = [(entry, job) for entry in self.entries for job in entry.jobs if job.seed not in entry.records]
+        """The jobs without a record; with that of the failure, where they failed when they were
+        last tried.
+        """
+        jobs = [
+            (entry, job)
+            for entry in self.entries
+            for job in entry.jobs
+            if job.seed not in entry.records
+        ]
         return [(entry, job, entry.failures.get(job.seed)) for entry, job in jobs]
 
     @cached_property
@@ -268,7 +310,9 @@ class Sheet:
         for table in self.tables:
             for metric in table.metrics:
                 column = self.comparisons.get(table.title, {}).get(metric, Column(""))
-                addresses = {(one.name, table.title, "", "", metric): one.address for one in self.entries}
+                addresses = {
+                    (one.name, table.title, "", "", metric): one.address for one in self.entries
+                }
                 compared = {key: address for key, address in addresses.items() if key in found}
                 for at, address in compared.items() if len(compared) > 1 else ():
                     versus = column.versus.get(address, ())
@@ -277,14 +321,32 @@ class Sheet:
 
     @property
     def frame(self) -> pl.DataFrame:
-        """All numbers, a row for each seed of each, with the mark of the score and the adjusted p that decided it."""
+        """All numbers, a row for each seed of each, with the mark of the score and the adjusted p
+        that decided it.
+        """
         addresses = {one.name: one.address for one in self.entries}
         where, rows = (self.board, self.spec.name, self.spec.dataset), []
         for (entry, *key), number in self.numbers.items():
             mark = number.mark or None, number.versus[0].p_adjusted if number.versus else None
-            rows += [(*where, entry, addresses[entry], *key, *pair, *mark) for pair in number.by_seed.items()]
-        names = ("board", "sheet", "dataset", "entry", "address", "table", "group_kind", "group", "metric", "seed")
-        return pl.DataFrame(rows, [*names, "value", "mark", "p_adjusted"], orient="row", infer_schema_length=None)
+            rows += [
+                (*where, entry, addresses[entry], *key, *pair, *mark)
+                for pair in number.by_seed.items()
+            ]
+        names = (
+            "board",
+            "sheet",
+            "dataset",
+            "entry",
+            "address",
+            "table",
+            "group_kind",
+            "group",
+            "metric",
+            "seed",
+        )
+        return pl.DataFrame(
+            rows, [*names, "value", "mark", "p_adjusted"], orient="row", infer_schema_length=None
+        )
 
     def __repr__(self) -> str:
         return f"Sheet({self.board}, {self.spec.dataset}: {self.n_done} of {self.n_jobs} trainings are done)"
@@ -292,9 +354,16 @@ class Sheet:
     def _repr_html_(self) -> str:
         shown = []
         for table in self.tables:
-            scores = {entry.name: self.scores(entry.name, table.title) for entry in self.ranked(table)}
-            means = {name: {metric: own[metric].mean for metric in table.metrics} for name, own in scores.items()}
-            shown.append(pages.table([{"model": name, **own} for name, own in means.items()], table.title))
+            scores = {
+                entry.name: self.scores(entry.name, table.title) for entry in self.ranked(table)
+            }
+            means = {
+                name: {metric: own[metric].mean for metric in table.metrics}
+                for name, own in scores.items()
+            }
+            shown.append(
+                pages.table([{"model": name, **own} for name, own in means.items()], table.title)
+            )
         return pages.block(repr(self), {}, shown, self.tested)
 
     def score(self, entry: str, title: str, metric: str) -> Number | None:
@@ -302,7 +371,11 @@ class Sheet:
 
     def scores(self, entry: str, title: str) -> dict[str, Number]:
         """The scores of an entry in a table, or with an empty title its costs."""
-        return {key[4]: number for key, number in self.numbers.items() if key[:4] == (entry, title, "", "")}
+        return {
+            key[4]: number
+            for key, number in self.numbers.items()
+            if key[:4] == (entry, title, "", "")
+        }
 
     def cost(self, entry: str, name: str) -> Number | None:
         """A cost of an entry, of :func:`costs_of`."""
@@ -318,7 +391,8 @@ class Sheet:
 
     @property
     def cheapest(self) -> tuple[str, str] | None:
-        """Of the first column the best entry, and the one nearly as good that trains in the fewest CPU seconds.
+        """Of the first column the best entry, and the one nearly as good that trains in the fewest
+        CPU seconds.
 
         None where fewer than two entries have a score and a cost.
         """
@@ -326,7 +400,8 @@ class Sheet:
             (cost.mean, score.mean, entry.name)
             for table in self.tables[:1]
             for entry in self.ranked(table)
-            if (score := self.score(entry.name, table.title, table.metrics[0])) and math.isfinite(score.mean)
+            if (score := self.score(entry.name, table.title, table.metrics[0]))
+            and math.isfinite(score.mean)
             if (cost := self.cost(entry.name, "training_cpu_seconds"))
         ]
         if len(found) < 2:
@@ -354,17 +429,33 @@ def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None
     folder = board.folder_of(sheet, results)
     planned = plan_of(board, sheet, results)
     read = [{job.seed: record for job in jobs if (record := job.record)} for _, jobs in planned]
-    newest = max((record for own in read for record in own.values()), key=lambda record: str(record["at"]), default={})
+    newest = max(
+        (record for own in read for record in own.values()),
+        key=lambda record: str(record["at"]),
+        default={},
+    )
     entries = []
     for (spec, jobs), own in zip(planned, read, strict=True):
-        records = {seed: record for seed, record in own.items() if record["data_hash"] == newest["data_hash"]}
-        failures = {job.seed: record for job in jobs if job.seed not in records and (record := job.failure)}
+        records = {
+            seed: record
+            for seed, record in own.items()
+            if record["data_hash"] == newest["data_hash"]
+        }
+        failures = {
+            job.seed: record for job in jobs if job.seed not in records and (record := job.failure)
+        }
         entries.append(Entry(spec, jobs, records, failures, len(own) - len(records)))
-    tables = _score_tables(sheet, [record for entry in entries for record in entry.records.values()])
+    tables = _score_tables(
+        sheet, [record for entry in entries for record in entry.records.values()]
+    )
     metrics = {table.title: table.metrics for table in tables}
     by_address = {entry.address: entry.records for entry in entries}
-    comparisons, is_whole = compare.load_comparisons(folder / sheet.comparisons, by_address, metrics)
-    made = Sheet(board.name, sheet, folder, tables, tuple(entries), comparisons, not tables or is_whole)
+    comparisons, is_whole = compare.load_comparisons(
+        folder / sheet.comparisons, by_address, metrics
+    )
+    made = Sheet(
+        board.name, sheet, folder, tables, tuple(entries), comparisons, not tables or is_whole
+    )
     ranked = made.ranked(tables[0]) if tables else []
     return replace(made, entries=(*ranked, *(entry for entry in entries if entry not in ranked)))
 
@@ -372,7 +463,8 @@ def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None
 def update_comparisons(sheet: Sheet) -> Sheet:
     """The sheet with comparisons of its current scores, which are kept beside the records.
 
-    Where values of users, which are not in git, are not at hand, those on file stay, and what they lack is untested.
+    Where values of users, which are not in git, are not at hand, those on file stay, and what they
+    lack is untested.
     """
     records = {one.address: one.records for one in sheet.entries}
     metrics = {table.title: table.metrics for table in sheet.tables}
@@ -393,7 +485,11 @@ def _score_tables(sheet: SheetSpec, records: Sequence[Record]) -> tuple[ScoreTab
         first = own[0]["protocols"][title]
         for other in (record["protocols"][title] for record in own):
             fields = {**first["protocol"], **other["protocol"]}
-            differing = [name for name in fields if first["protocol"].get(name) != other["protocol"].get(name)]
+            differing = [
+                name
+                for name in fields
+                if first["protocol"].get(name) != other["protocol"].get(name)
+            ]
             # a metric at a cut-off of both is the same number
             if first["protocol_hash"] != other["protocol_hash"] and differing != ["cutoffs"]:
                 raise ProtocolMismatch(
@@ -403,10 +499,18 @@ def _score_tables(sheet: SheetSpec, records: Sequence[Record]) -> tuple[ScoreTab
                 )
         available = dict.fromkeys(metric for record in own for metric in record["scores"][title])
         metrics = [metric for metric in sheet.metrics if metric in available]
-        if not metrics and title not in TITLES.values():  # of nodes' clusters other ones than of classes
+        if (
+            not metrics and title not in TITLES.values()
+        ):  # of nodes' clusters other ones than of classes
             metrics = [*available]
         if metrics:
-            protocol = {name: text(value) for name, value in first["protocol"].items() if value not in (None, "")}
+            protocol = {
+                name: text(value)
+                for name, value in first["protocol"].items()
+                if value not in (None, "")
+            }
             users = first.get("n_users"), first.get("n_unreachable_users", 0)
-            tables.append(ScoreTable(title, tuple(metrics), protocol, first["protocol_hash"], *users))
+            tables.append(
+                ScoreTable(title, tuple(metrics), protocol, first["protocol_hash"], *users)
+            )
     return tuple(tables)

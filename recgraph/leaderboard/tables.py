@@ -12,12 +12,15 @@ from recgraph.pages import environment, for_terminal
 __all__ = ["cost_text", "markdown", "metric_name", "short_hash"]
 
 _ABBREVIATIONS = {"ndcg", "mrr", "map", "auc", "nmi", "ari", "rbp", "dcg", "ncrr", "f1"}
-#: what has a meaning within a line: code, emphasis, HTML, mathematics, strikes, entities, the end of a link's text
+#: what has a meaning within a line: code, emphasis, HTML, mathematics, strikes, entities, the end
+#: of a link's text
 _INLINE = re.compile(r"([\\`*<$~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|&(?=#?\w+;)|\](?=[(\[:]))")
 
 
 def markdown(sheets: Sequence[Sheet], board: str, level: int = 1) -> str:
-    """The scores and costs of a board as Markdown that ends with a line break; ``level``: of the first heading."""
+    """The scores and costs of a board as Markdown that ends with a line break; ``level``: of the
+    first heading.
+    """
     templates = environment("leaderboard").overlay(autoescape=False)
     templates.filters |= {"text": for_markdown, "cell": _cell, "cost": cost_text}
     text = templates.get_template("board.md.j2").render(
@@ -27,7 +30,9 @@ def markdown(sheets: Sequence[Sheet], board: str, level: int = 1) -> str:
 
 
 def for_markdown(text: str) -> str:
-    """The text in one line of Markdown: it shows what it says, without markup, HTML or links of its own."""
+    """The text in one line of Markdown: it shows what it says, without markup, HTML or links of its
+    own.
+    """
     return _INLINE.sub(r"\\\1", for_terminal(" ".join(text.split("\n")), lines=False).strip())
 
 

@@ -1,4 +1,6 @@
-"""Next-item losses: hidden states and their target tokens in, one scalar out; and the sampler of negatives."""
+"""Next-item losses: hidden states and their target tokens in, one scalar out; and the sampler of
+negatives.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,11 @@ class LossConfig(Config):
 
 
 class NextItemLoss(nn.Module):
-    """Base of all next-item losses. ``FullSoftmax()(hidden, targets, table, generator)`` gives the mean loss.
+    """Base of all next-item losses. ``FullSoftmax()(hidden, targets, table, generator)`` gives the
+    mean loss.
 
-    A subclass sets ``Config`` and fills :meth:`forward`; one that needs the items' popularity fills :meth:`setup`.
+    A subclass sets ``Config`` and fills :meth:`forward`; one that needs the items' popularity fills
+    :meth:`setup`.
     """
 
     Config: ClassVar[type[LossConfig]] = LossConfig
@@ -30,7 +34,9 @@ class NextItemLoss(nn.Module):
         self.config: Any = configure(self, self.Config, config, settings)
 
     def setup(self, item_counts: Tensor) -> None:
-        """Learn what the loss needs of how often each item (0-based) occurs in training [n_items]; most: nothing."""
+        """Learn what the loss needs of how often each item (0-based) occurs in training [n_items];
+        most: nothing.
+        """
 
     def forward(
         self,
@@ -40,13 +46,15 @@ class NextItemLoss(nn.Module):
         generator: torch.Generator | None = None,
         weights: Tensor | None = None,
     ) -> Tensor:
-        """The mean over the targets of their loss, times their weights where there are any: a scalar, at least float32.
+        """The mean over the targets of their loss, times their weights where there are any: a
+        scalar, at least float32.
 
         Args:
             hidden: [T, D], the state that predicts each target.
             targets: [T] int64 tokens in ``1..n_items``.
             table: [n_items + 1, D], the embedding of each token; row 0 is the padding's.
-            generator: the stream to draw negatives from, on the device of ``hidden``; needed where the loss draws.
+            generator: the stream to draw negatives from, on the device of ``hidden``; needed where
+                the loss draws.
             weights: [T]; given where the log has weights alone.
         """
         raise NotImplementedError
@@ -57,13 +65,15 @@ class NextItemLoss(nn.Module):
         return False
 
     def as_scored(self, items: Tensor) -> Tensor:
-        """Vectors of items [..., D] as a model multiplies them into scores: of length 1 with a loss of cosines."""
+        """Vectors of items [..., D] as a model multiplies them into scores: of length 1 with a loss
+        of cosines.
+        """
         return unit_length(items) if self.cosine else items
 
 
 class Sampler(nn.Module):
-    """Draws tokens ``1..n_items`` with replacement, ``q_j`` proportional to ``count_j ** power``; power 0 needs no
-    counts."""
+    """Draws tokens ``1..n_items`` with replacement, ``q_j`` proportional to ``count_j ** power``;
+    power 0 needs no counts."""
 
     cumulative: Tensor
     log_probability: Tensor
@@ -86,7 +96,11 @@ class Sampler(nn.Module):
         self.log_probability = (mass / mass.sum()).log().to(torch.float32)
 
     def draw(
-        self, shape: tuple[int, ...], n_items: int, generator: torch.Generator | None, device: torch.device
+        self,
+        shape: tuple[int, ...],
+        n_items: int,
+        generator: torch.Generator | None,
+        device: torch.device,
     ) -> Tensor:
         """Tokens of that shape on the device, which is the generator's."""
         assert generator is not None, "a loss that draws needs a generator"
@@ -107,4 +121,6 @@ class Sampler(nn.Module):
 
     def _check(self, n_items: int) -> None:
         if self.power != 0 and self.cumulative.numel() != n_items:
-            raise ValueError(f"popularity_power = {self.power}: call setup(item_counts) of the {n_items} items before")
+            raise ValueError(
+                f"popularity_power = {self.power}: call setup(item_counts) of the {n_items} items before"
+            )

@@ -1,7 +1,7 @@
 """Scores of hidden states or rows against rows of a table; rows of length 1.
 
-The vectors of many columns, T x K x D numbers, are never in memory: scores are sampled from a product of matrices, or
-made in blocks of rows.
+The vectors of many columns, T x K x D numbers, are never in memory: scores are sampled from a
+product of matrices, or made in blocks of rows.
 """
 
 from __future__ import annotations
@@ -18,17 +18,20 @@ from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.rows import distinct_rows, is_sparse, lookup, touched
 from recgraph.sparse.spmm import pair_products
 
-# for so few vectors a row, passes one by one are several times as fast as a batched product of tiny matrices
+# for so few vectors a row, passes one by one are several times as fast as a batched product of tiny
+# matrices
 _FEW = 4
-#: from so many columns on, sampled scores are faster than a batched product of vectors that were looked up
+#: from so many columns on, sampled scores are faster than a batched product of vectors that were
+#: looked up
 MANY = 16
 
 
 def pair_scores(table: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """``s_bk = table[rows_b] . table[columns_bk]``, in a quarter of the time of lookups under autograd on CPU.
+    """``s_bk = table[rows_b] . table[columns_bk]``, in a quarter of the time of lookups under
+    autograd on CPU.
 
-    With few columns the gradient by the table is made in one scatter; it can be taken once. With many see
-    :func:`own_scores`.
+    With few columns the gradient by the table is made in one scatter; it can be taken once. With
+    many see :func:`own_scores`.
 
     Args:
         table: [N, D].
@@ -73,17 +76,20 @@ def _weighted_sum(weights: Tensor, vectors: Tensor, out: Tensor) -> None:
         out.addcmul_(weights[:, k, None], vectors[:, k])
 
 
-def own_scores(hidden: Tensor, table: Tensor, columns: Tensor, block_rows: int | None = None) -> Tensor:
+def own_scores(
+    hidden: Tensor, table: Tensor, columns: Tensor, block_rows: int | None = None
+) -> Tensor:
     """``s_tk = hidden_t . table[columns_tk]``, without the T x K x D vectors in memory.
 
-    On the host they are those of :func:`recgraph.sparse.spmm.pair_products`. On an accelerator blocks of rows
-    look their vectors up, in backward once more, and the gradient can be taken once. Computed in the wider type of the
-    two, at least float32.
+    On the host they are those of :func:`recgraph.sparse.spmm.pair_products`. On an accelerator
+    blocks of rows look their vectors up, in backward once more, and the gradient can be taken once.
+    Computed in the wider type of the two, at least float32.
 
     Args:
         hidden, table: [T, D] and [N, D].
         columns: [T, K] int64, of scores [T, K].
-        block_rows: rows whose vectors are in memory at once, where they are looked up; None: the device decides.
+        block_rows: rows whose vectors are in memory at once, where they are looked up; None: the
+            device decides.
     """
     table, columns = touched(table, columns)
     if block_rows is None and not is_accelerated(table):
@@ -96,7 +102,9 @@ def own_scores(hidden: Tensor, table: Tensor, columns: Tensor, block_rows: int |
 
 class _OwnScores(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, table: Tensor, columns: Tensor, block_rows: int | None) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, table: Tensor, columns: Tensor, block_rows: int | None
+    ) -> Tensor:
         ctx.save_for_backward(hidden, table, columns)
         ctx.block_rows = block_rows
         x = hidden.to(work_type(hidden, table))
@@ -126,7 +134,9 @@ class _OwnScores(torch.autograd.Function):
         return by_hidden, by_table, None, None
 
 
-def _own_vectors(x: Tensor, table: Tensor, columns: Tensor, block_rows: int | None) -> Iterator[tuple[slice, Tensor]]:
+def _own_vectors(
+    x: Tensor, table: Tensor, columns: Tensor, block_rows: int | None
+) -> Iterator[tuple[slice, Tensor]]:
     """The rows of each block with the vectors [n, K, D] of their columns, in the type of x."""
     n_columns, width = columns.shape[1], x.shape[1]
     for rows in row_blocks(len(x), n_columns * width, x, block_rows):
@@ -142,9 +152,9 @@ def unit_rows(table: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         index: int64 of any shape.
 
     Returns:
-        [U, D], the distinct ones, with the gradient that the table takes, and a tensor of the index's shape. They are
-        all rows of the table on an accelerator, which would have to tell how many are distinct, and where the index
-        has as many entries.
+        [U, D], the distinct ones, with the gradient that the table takes, and a tensor of the
+        index's shape. They are all rows of the table on an accelerator, which would have to tell
+        how many are distinct, and where the index has as many entries.
     """
     if (is_accelerated(table) or len(table) <= index.numel()) and not is_sparse(table):
         return unit_length(table), index

@@ -1,4 +1,6 @@
-"""Softmax losses: the target competes with all items, or with a sample of them that the whole batch shares."""
+"""Softmax losses: the target competes with all items, or with a sample of them that the whole batch
+shares.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +26,17 @@ from recgraph.sparse.rows import read_once, touched
 class SoftmaxConfig(Similarity, LossConfig):
     temperature: Annotated[float, Field(gt=0, description="what similarities are divided by")] = 1.0
     block_rows: Annotated[
-        int | None, Field(ge=1, description="rows of scores in memory at once; None picks by the size of the cache")
+        int | None,
+        Field(
+            ge=1,
+            description="rows of scores in memory at once; None picks by the size of the cache",
+        ),
     ] = None
 
 
 class Candidates(NamedTuple):
-    """What targets [T] compete with: rows [N, D] of the table, the places of the targets among them, and what is drawn
-    of them and its shift, as of :class:`_Softmax`."""
+    """What targets [T] compete with: rows [N, D] of the table, the places of the targets among
+    them, and what is drawn of them and its shift, as of :class:`_Softmax`."""
 
     rows: Tensor
     targets: Tensor
@@ -39,8 +45,8 @@ class Candidates(NamedTuple):
 
 
 class SoftmaxLoss(NextItemLoss):
-    """Base of the softmax losses of scores s, ``h . w_j / temperature`` or the cosine over it; a subclass fills
-    :meth:`candidates`."""
+    """Base of the softmax losses of scores s, ``h . w_j / temperature`` or the cosine over it; a
+    subclass fills :meth:`candidates`."""
 
     _compiled: Callable[..., Tensor] | None = None
 
@@ -49,11 +55,17 @@ class SoftmaxLoss(NextItemLoss):
         return bool(self.config.similarity == "cosine")
 
     def compile_parts(self, backend: str = "inductor") -> None:
-        """Compile the loss as one graph, which holds all T x n_candidates scores; it is used on accelerators alone."""
+        """Compile the loss as one graph, which holds all T x n_candidates scores; it is used on
+        accelerators alone.
+        """
         self._compiled = compiled(_cross_entropy, backend)
 
-    def candidates(self, targets: Tensor, table: Tensor, generator: torch.Generator | None) -> Candidates:
-        """What the targets [T] compete with, of the table of tokens [n_items + 1, D]; the generator draws it."""
+    def candidates(
+        self, targets: Tensor, table: Tensor, generator: torch.Generator | None
+    ) -> Candidates:
+        """What the targets [T] compete with, of the table of tokens [n_items + 1, D]; the generator
+        draws it.
+        """
         raise NotImplementedError
 
     def forward(
@@ -69,12 +81,16 @@ class SoftmaxLoss(NextItemLoss):
         with full_precision(rows):  # lengths in half precision would lose digits
             hidden, rows = self.config.shape(hidden.to(work), rows.to(work))
             if self._compiled is not None and is_accelerated(rows) and weights is None:
-                return self._compiled(hidden, rows, targets, drawn, None if shift is None else shift.to(work))
+                return self._compiled(
+                    hidden, rows, targets, drawn, None if shift is None else shift.to(work)
+                )
         settings = {"targets": targets, "drawn": drawn, "shift": shift, "weights": weights}
         return one_pass(_Softmax, settings, self.config.block_rows, (hidden, rows))[0]
 
 
-def _cross_entropy(hidden: Tensor, rows: Tensor, targets: Tensor, drawn: Tensor | None, shift: Tensor | None) -> Tensor:
+def _cross_entropy(
+    hidden: Tensor, rows: Tensor, targets: Tensor, drawn: Tensor | None, shift: Tensor | None
+) -> Tensor:
     if drawn is None:
         return F.cross_entropy(hidden @ rows.t(), targets)
     positive = (hidden * rows.index_select(0, targets)).sum(1, keepdim=True)
@@ -94,13 +110,16 @@ class FullSoftmaxConfig(SoftmaxConfig):
 class FullSoftmax(SoftmaxLoss):
     """Cross-entropy over all items: ``mean_i logsumexp_j(s_ij) - s_i,target(i)``.
 
-    With inner products it is ``F.cross_entropy(hidden @ table.T, targets)`` in a third of its time on CPU and without a
-    T x n_items tensor; computed in float32 or wider also under autocast. Differentiable once.
+    With inner products it is ``F.cross_entropy(hidden @ table.T, targets)`` in a third of its time
+    on CPU and without a T x n_items tensor; computed in float32 or wider also under autocast.
+    Differentiable once.
     """
 
     Config = FullSoftmaxConfig
 
-    def candidates(self, targets: Tensor, table: Tensor, generator: torch.Generator | None) -> Candidates:
+    def candidates(
+        self, targets: Tensor, table: Tensor, generator: torch.Generator | None
+    ) -> Candidates:
         if self.config.pad_candidate:
             return Candidates(table, targets)
         return Candidates(table[1:], targets - 1)
@@ -108,31 +127,41 @@ class FullSoftmax(SoftmaxLoss):
 
 class SampledSoftmaxConfig(SoftmaxConfig):
     n_negatives: Annotated[
-        int, Field(ge=0, description="negatives, shared by the batch"), Search(low=64, high=4096, log=True)
+        int,
+        Field(ge=0, description="negatives, shared by the batch"),
+        Search(low=64, high=4096, log=True),
     ] = 512
-    log_q: Annotated[bool, Field(description="correct the scores for how often a negative is drawn")] = True
+    log_q: Annotated[
+        bool, Field(description="correct the scores for how often a negative is drawn")
+    ] = True
     popularity_power: Annotated[
         float, Field(ge=0, le=2, description="negatives ~ popularity ** power; 0 is uniform")
     ] = 0.0
     in_batch: Annotated[
-        bool, Field(description="whether the targets of the batch are negatives of one another, beside the drawn ones")
+        bool,
+        Field(
+            description="whether the targets of the batch are negatives of one another, beside the drawn ones"
+        ),
     ] = False
 
 
 class SampledSoftmax(SoftmaxLoss):
     """Cross-entropy of the target against ``n_negatives`` drawn items, the same for all rows.
 
-    ``loss_i = log(e^{s_i,pos} + sum_k e^{s_ik - log E_k}) - s_i,pos``, where ``k`` runs over the K drawn items that
-    are not the target, and ``E_k = K q_k`` is how often the item is expected among them. The sum in the logarithm is an
-    unbiased estimate of the full softmax's (without the padding): the target is in it with certainty, and every other
-    item with expected weight 1. Without ``log_q`` the scores are taken as they are.
+    ``loss_i = log(e^{s_i,pos} + sum_k e^{s_ik - log E_k}) - s_i,pos``, where ``k`` runs over the K
+    drawn items that are not the target, and ``E_k = K q_k`` is how often the item is expected among
+    them. The sum in the logarithm is an unbiased estimate of the full softmax's (without the
+    padding): the target is in it with certainty, and every other item with expected weight 1.
+    Without ``log_q`` the scores are taken as they are.
 
-    With ``in_batch`` the T targets of the batch, of all ranks, are among the k, too, and ``E_k = K q_k + T p_k``, p the
-    items' share in the training part: mixed negatives, or with ``n_negatives=0`` those of the batch alone.
+    With ``in_batch`` the T targets of the batch, of all ranks, are among the k, too, and ``E_k = K
+    q_k + T p_k``, p the items' share in the training part: mixed negatives, or with
+    ``n_negatives=0`` those of the batch alone.
 
-    Source: Bengio and Senecal, IEEE TNN 2008; Jean et al., ACL 2015; of the batch's targets Yi et al., RecSys 2019,
-    mixed with drawn items Yang et al., WWW 2020. Departure: the correction is not applied to the target, which is there
-    with certainty (Khrylchenko et al., RecSys 2025, on why it must not be).
+    Source: Bengio and Senecal, IEEE TNN 2008; Jean et al., ACL 2015; of the batch's targets Yi et
+    al., RecSys 2019, mixed with drawn items Yang et al., WWW 2020. Departure: the correction is not
+    applied to the target, which is there with certainty (Khrylchenko et al., RecSys 2025, on why it
+    must not be).
     """
 
     Config = SampledSoftmaxConfig
@@ -146,9 +175,14 @@ class SampledSoftmax(SoftmaxLoss):
         self.sampler.setup(item_counts)
         self.popularity.setup(item_counts)
 
-    def candidates(self, targets: Tensor, table: Tensor, generator: torch.Generator | None) -> Candidates:
+    def candidates(
+        self, targets: Tensor, table: Tensor, generator: torch.Generator | None
+    ) -> Candidates:
         n_items, count = table.shape[0] - 1, self.config.n_negatives
-        drawn, sources = self.sampler.draw((count,), n_items, generator, table.device), [(self.sampler, count)]
+        drawn, sources = (
+            self.sampler.draw((count,), n_items, generator, table.device),
+            [(self.sampler, count)],
+        )
         if self.config.in_batch:
             of_batch = gathered(targets)
             drawn = torch.cat([drawn, of_batch])
@@ -166,13 +200,14 @@ class SampledSoftmax(SoftmaxLoss):
 
 
 class _Softmax(BlockwiseLoss):
-    """Mean of ``log(sum_j exp(h . w_j + shift_j)) - h . w_target`` over T rows, each times its weight.
+    """Mean of ``log(sum_j exp(h . w_j + shift_j)) - h . w_target`` over T rows, each times its
+    weight.
 
     Args:
         inputs: hidden [T, D] and table [N, D].
         targets: [T] int64, rows of the table.
-        drawn: [M] rows that are the candidates; the one that is a row's target is left out for that row, and the target
-            is added. None: all rows are.
+        drawn: [M] rows that are the candidates; the one that is a row's target is left out for that
+            row, and the target is added. None: all rows are.
         shift: [M], added to the scores of the drawn.
         weights: [T], or None.
     """
@@ -196,7 +231,9 @@ class _Softmax(BlockwiseLoss):
         self.weights, self.scale = weights, torch.full_like(self.s_pos, 1 / len(self.x))
         if weights is not None:
             self.scale *= weights
-        self.grad_rows = grad_table if drawn is None or grad_table is None else torch.zeros_like(self.rows)
+        self.grad_rows = (
+            grad_table if drawn is None or grad_table is None else torch.zeros_like(self.rows)
+        )
 
     def evaluate(self, block_rows: int | None) -> tuple[Tensor, Tensor]:
         bounded = False
@@ -232,7 +269,8 @@ class _Softmax(BlockwiseLoss):
             torch.addmm(self.shift, x, self.rows.t(), out=p)
         if not bounded:
             peak = torch.maximum(p.amax(1), s_pos)
-            # below the limit it makes no difference to the sum, and exp would give slow subnormal numbers
+            # below the limit it makes no difference to the sum, and exp would give slow subnormal
+            # numbers
             p.sub_(peak[:, None]).clamp_(min=-self.limit)
             s_pos = s_pos - peak
         p.exp_()

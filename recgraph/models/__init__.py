@@ -1,4 +1,6 @@
-"""The models, one file each: ``recgraph.models.MCLRec(hidden_dim=64)``. Each is imported when it is first used."""
+"""The models, one file each: ``recgraph.models.MCLRec(hidden_dim=64)``. Each is imported when it is
+first used.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ def __getattr__(name: str) -> Any:
         model = registry.load("model", name)
         if model.__name__ == name:
             return model
-    raise AttributeError(f"module 'recgraph.models' has no attribute {name!r}; the models are {', '.join(__dir__())}")
+    raise AttributeError(
+        f"module 'recgraph.models' has no attribute {name!r}; the models are {', '.join(__dir__())}"
+    )
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,6 @@
-"""What a model is: a frozen configuration, parameters built for a data set, scores for queries, and training terms."""
+"""What a model is: a frozen configuration, parameters built for a data set, scores for queries, and
+training terms.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,14 @@ class NonFinite(ValueError):
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The names of the tensors that hold NaN or infinite values; the least or the greatest value shows both."""
-    real = ((name, each.detach()) for name, each in tensors.items() if each.is_floating_point() and each.numel())
+    """The names of the tensors that hold NaN or infinite values; the least or the greatest value
+    shows both.
+    """
+    real = (
+        (name, each.detach())
+        for name, each in tensors.items()
+        if each.is_floating_point() and each.numel()
+    )
     return [name for name, each in real if not bool(torch.stack(each.aminmax()).isfinite().all())]
 
 
@@ -54,13 +62,14 @@ class PaddedForm:
     """How a model ranks padded histories: what can be exported.
 
     Attributes:
-        module: takes [B, L] int64 tokens ``item_idx + 1``, oldest first, right-padded with 0 (a row of zeros: nothing
-            known). All shapes in it follow from that of its input.
-        gives: ``"vectors"``, [B, D] as of :meth:`Model.encode_users`, or ``"scores"``, [B, n_items].
+        module: takes [B, L] int64 tokens ``item_idx + 1``, oldest first, right-padded with 0 (a row
+            of zeros: nothing known). All shapes in it follow from that of its input.
+        gives: ``"vectors"``, [B, D] as of :meth:`Model.encode_users`, or ``"scores"``, [B,
+            n_items].
         longest: the greatest L, None: any. Of a longer history the last items count.
         shortest: the least L; ``longest`` where it is fixed.
-        reads_gaps: whether it takes a second input of the same shape, the bucket of the time gap before each token
-            (:func:`recgraph.data.batches.gap_buckets`), 0 at the padding.
+        reads_gaps: whether it takes a second input of the same shape, the bucket of the time gap
+            before each token (:func:`recgraph.data.batches.gap_buckets`), 0 at the padding.
     """
 
     module: nn.Module
@@ -95,8 +104,10 @@ class Phase:
 
     Attributes:
         name: shown in logs.
-        groups: the parameter groups that are trainable and step; all others are frozen and get no gradient.
-        terms: term name -> its coefficient in the loss. Only these terms are computed, and none of coefficient 0.
+        groups: the parameter groups that are trainable and step; all others are frozen and get no
+            gradient.
+        terms: term name -> its coefficient in the loss. Only these terms are computed, and none of
+            coefficient 0.
     """
 
     name: str
@@ -104,35 +115,42 @@ class Phase:
     terms: Mapping[str, float]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "terms", {name: weight for name, weight in self.terms.items() if weight})
+        object.__setattr__(
+            self, "terms", {name: weight for name, weight in self.terms.items() if weight}
+        )
 
 
 class Model(nn.Module):
-    """Base of all models. Models know indices only; ids live in :class:`recgraph.serve.Recommender`.
+    """Base of all models. Models know indices only; ids live in
+    :class:`recgraph.serve.Recommender`.
 
-    ``MCLRec(hidden_dim=64)`` checks the settings and holds no parameters yet; :meth:`build` creates them for a data
-    set. A subclass sets ``Config`` and fills ``_build`` and either ``score`` or ``encode_users`` and ``encode_items``.
+    ``MCLRec(hidden_dim=64)`` checks the settings and holds no parameters yet; :meth:`build` creates
+    them for a data set. A subclass sets ``Config`` and fills ``_build`` and either ``score`` or
+    ``encode_users`` and ``encode_items``.
     """
 
     Config: ClassVar[type[ModelConfig]] = ModelConfig
     #: whether it is built with a typed graph of the training part, a
     #: :class:`recgraph.models.heterogeneous.base.GraphSpace`
     reads_graph: ClassVar[bool] = False
-    #: how a fitted model takes in a new log (:mod:`recgraph.train.update`): ``"training"`` goes on from its weights,
-    #: ``"fitting"`` fits it again, exactly; None: it cannot
+    #: how a fitted model takes in a new log (:mod:`recgraph.train.update`): ``"training"`` goes on
+    #: from its weights, ``"fitting"`` fits it again, exactly; None: it cannot
     updated_by: ClassVar[UpdatedBy | None] = None
-    #: whether several threads may ask for scores at a time; a model that keeps notes of a call in itself says False
+    #: whether several threads may ask for scores at a time; a model that keeps notes of a call in
+    #: itself says False
     ranks_in_threads: ClassVar[bool] = True
-    #: whether an item that stands twice in a history counts twice; a model that reads a set says False
+    #: whether an item that stands twice in a history counts twice; a model that reads a set says
+    #: False
     reads_repeats: ClassVar[bool] = True
     #: whether the weights of interactions act in it; where not, a log with weights is refused
     reads_weights: ClassVar[bool] = False
-    #: parameter or buffer with a row for each user or item -> what its rows stand for, in their order: ``"users"``,
-    #: ``"items"``, ``"padding"`` (one row)
+    #: parameter or buffer with a row for each user or item -> what its rows stand for, in their
+    #: order: ``"users"``, ``"items"``, ``"padding"`` (one row)
     tables: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     #: the columns of the item features that it is built with, as part of a :class:`FeatureSpace`
     wanted_features: FeatureWish = ()
-    #: whether a query should say when its histories happened (:attr:`recgraph.data.batches.Query.times`)
+    #: whether a query should say when its histories happened
+    #: (:attr:`recgraph.data.batches.Query.times`)
     reads_times: bool = False
 
     def __init__(self, config: ModelConfig | None = None, /, **settings: Any) -> None:
@@ -164,7 +182,9 @@ class Model(nn.Module):
             ValueError: the model is built already.
         """
         if self.is_built:
-            raise ValueError(f"{type(self).__name__} is built already; make a new one for another data set")
+            raise ValueError(
+                f"{type(self).__name__} is built already; make a new one for another data set"
+            )
         self.space, self.seed = space, seed
         with seeded_init(seed):
             self._build(space)
@@ -178,7 +198,9 @@ class Model(nn.Module):
             return super().__getattr__(name)
         except AttributeError as error:
             if not self.is_built:
-                error.add_note("The model is not built: rg.fit builds it, or call build(Space(...)).")
+                error.add_note(
+                    "The model is not built: rg.fit builds it, or call build(Space(...))."
+                )
             raise
 
     def encode_users(self, query: Query) -> Tensor:
@@ -186,7 +208,9 @@ class Model(nn.Module):
         raise TypeError(f"{type(self).__name__} ranks by score() alone and has no user vectors")
 
     def encode_items(self) -> Tensor:
-        """[n_items, D]: a vector for each item, such that scores are inner products with user vectors."""
+        """[n_items, D]: a vector for each item, such that scores are inner products with user
+        vectors.
+        """
         raise TypeError(f"{type(self).__name__} ranks by score() alone and has no item vectors")
 
     @property
@@ -195,7 +219,9 @@ class Model(nn.Module):
         return type(self).encode_users is not Model.encode_users
 
     def can_rank(self, query: Query) -> Tensor:
-        """[B] bool: of which users enough is known to rank for them; by default of those with a history."""
+        """[B] bool: of which users enough is known to rank for them; by default of those with a
+        history.
+        """
         return query.history.lengths > 0
 
     def score(self, query: Query) -> Tensor:
@@ -203,20 +229,25 @@ class Model(nn.Module):
         return self.encode_users(query) @ self.encode_items().T
 
     def padded_form(self) -> PaddedForm | None:
-        """How it ranks histories, in a form that can be exported, sharing the parameters; None: it has no such form."""
+        """How it ranks histories, in a form that can be exported, sharing the parameters; None: it
+        has no such form.
+        """
         return None
 
     def reading(self, query: Query) -> Reading:
-        """What it reads of one user's history, open to changes; call it in evaluation mode, without gradients.
+        """What it reads of one user's history, open to changes; call it in evaluation mode, without
+        gradients.
 
-        A model whose scores do not follow from ``query.history`` alone says here what they follow from; one whose
-        scores do not depend on it refuses. The query holds one user.
+        A model whose scores do not follow from ``query.history`` alone says here what they follow
+        from; one whose scores do not depend on it refuses. The query holds one user.
         """
         return HistoryReading(self, query)
 
 
 class ClosedFormModel(Model):
-    """A model that is fitted in one call; what it learns is buffers, so that it is saved like any other."""
+    """A model that is fitted in one call; what it learns is buffers, so that it is saved like any
+    other.
+    """
 
     updated_by: ClassVar[UpdatedBy | None] = "fitting"
 
@@ -230,10 +261,12 @@ class TrainableModel(Model):
 
     #: terms that are in no loss but logged once an epoch
     diagnostics: ClassVar[tuple[str, ...]] = ()
-    #: where the defaults of training do not suit these models, setting -> their own default and search range
+    #: where the defaults of training do not suit these models, setting -> their own default and
+    #: search range
     training_defaults: ClassVar[Mapping[str, tuple[Any, Search]]] = {}
-    #: the parameters of which a step touches the rows of its batch and of what it draws alone, by name: they are read
-    #: by :mod:`recgraph.sparse.rows`, and with ``sparse_tables`` an optimiser steps these rows alone
+    #: the parameters of which a step touches the rows of its batch and of what it draws alone, by
+    #: name: they are read by :mod:`recgraph.sparse.rows`, and with ``sparse_tables`` an optimiser
+    #: steps these rows alone
     row_sparse_tables: tuple[str, ...] = ()
 
     @property
@@ -243,17 +276,21 @@ class TrainableModel(Model):
 
     @property
     def trained_users(self) -> Tensor | None:
-        """[n_users] bool, a buffer: which users have a trained vector of their own; None: users have none."""
+        """[n_users] bool, a buffer: which users have a trained vector of their own; None: users
+        have none.
+        """
         return None
 
     @property
     def changing_epochs(self) -> int:
-        """Epochs at the start whose loss is another function than that of later ones: in a warm-up a lower loss does
-        not mean better weights."""
+        """Epochs at the start whose loss is another function than that of later ones: in a warm-up
+        a lower loss does not mean better weights."""
         return 0
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Group name -> parameters; each has an optimiser of its own. By default one group, ``model``."""
+        """Group name -> parameters; each has an optimiser of its own. By default one group,
+        ``model``.
+        """
         return {"model": list(self.parameters())}
 
     def batches(self, train: Part, batch_size: int, generators: Generators) -> Batches:
@@ -261,9 +298,11 @@ class TrainableModel(Model):
         raise TypeError(f"{type(self).__name__} must define batches(train, batch_size, generators)")
 
     def prepare(self, batch: Any) -> None:
-        """Draw what is drawn on the host for a batch, before it goes to a device; an accelerator has it done ahead.
+        """Draw what is drawn on the host for a batch, before it goes to a device; an accelerator
+        has it done ahead.
 
-        It may draw from :meth:`recgraph.rng.Generators.on_host` alone and read no parameter. Most models draw nothing.
+        It may draw from :meth:`recgraph.rng.Generators.on_host` alone and read no parameter. Most
+        models draw nothing.
         """
 
     def forward(self, batch: Any, wanted: Iterable[str]) -> dict[str, Tensor]:
@@ -281,7 +320,8 @@ class TrainableModel(Model):
 
 
 def item_table(model: Model) -> Tensor:
-    """[n_items, D]: the trainable vectors that the items of a model begin with, as a view of the parameter.
+    """[n_items, D]: the trainable vectors that the items of a model begin with, as a view of the
+    parameter.
 
     Raises:
         ValueError: the model has none.
@@ -291,4 +331,6 @@ def item_table(model: Model) -> Tensor:
             rows = model.get_parameter(name)[-model.space.n_items :]
             if len(rows) == model.space.n_items:
                 return rows
-    raise ValueError(f"{type(model).__name__} has no table of item vectors, so that init_items has no place in it")
+    raise ValueError(
+        f"{type(model).__name__} has no table of item vectors, so that init_items has no place in it"
+    )

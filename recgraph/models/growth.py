@@ -1,8 +1,9 @@
 """Models for more users and items, with what a smaller one has learned.
 
-A table is a parameter, or a buffer, with a row for each user or item; ``Model.tables`` names those of a class and what
-their rows stand for. In a grown table old rows stand where the indices of their users and items are now, and new rows
-are behind them: indices are given out at the end, so that old ones are kept.
+A table is a parameter, or a buffer, with a row for each user or item; ``Model.tables`` names those
+of a class and what their rows stand for. In a grown table old rows stand where the indices of their
+users and items are now, and new rows are behind them: indices are given out at the end, so that old
+ones are kept.
 """
 
 from __future__ import annotations
@@ -22,17 +23,18 @@ M = TypeVar("M", bound=Model)
 def grown(model: M, space: Space, seed: int) -> M:
     """A model of the same class and settings for more users and items, on the same device.
 
-    What is no table is copied. Buffers of another size that are no tables are left as a new model has them: they are
-    made anew from the training part.
+    What is no table is copied. Buffers of another size that are no tables are left as a new model
+    has them: they are made anew from the training part.
 
     Args:
         model: built.
         space: at least as large as the model's own.
-        seed: of what is drawn for new rows, to which the mean of the old rows of the same kind is added: a new item's
-            scores are then near an average item's.
+        seed: of what is drawn for new rows, to which the mean of the old rows of the same kind is
+            added: a new item's scores are then near an average item's.
 
     Raises:
-        ValueError: the model cannot grow, or a parameter's size depends on the space and is in no table.
+        ValueError: the model cannot grow, or a parameter's size depends on the space and is in no
+            table.
     """
     old = model.space
     larger = type(model)(model.config).build(space, seed)
@@ -42,8 +44,12 @@ def grown(model: M, space: Space, seed: int) -> M:
     for name, value in larger.state_dict().items():
         if name not in kept:
             continue
-        if name in model.tables and len(kept[name]) == sum(_count(part, old) for part in model.tables[name]):
-            value.copy_(_grown_rows(kept[name].to(value.device), value, model.tables[name], old, space))
+        if name in model.tables and len(kept[name]) == sum(
+            _count(part, old) for part in model.tables[name]
+        ):
+            value.copy_(
+                _grown_rows(kept[name].to(value.device), value, model.tables[name], old, space)
+            )
         elif kept[name].shape == value.shape:
             value.copy_(kept[name])
         elif name in parameters:
@@ -61,7 +67,8 @@ def grown_optimiser(
     tensors: Mapping[str, Tensor],
     groups: Mapping[str, Sequence[Tensor]],
 ) -> dict[str, Tensor]:
-    """The optimiser's state for a grown model: moments of old rows move with them, those of new rows are 0.
+    """The optimiser's state for a grown model: moments of old rows move with them, those of new
+    rows are 0.
 
     Args:
         model, larger: before and after :func:`grown`.
@@ -81,7 +88,9 @@ def grown_optimiser(
         shape = new[name].shape
         parts = model.tables.get(name, ())
         if parts and value.dim() and len(value) == sum(_count(part, model.space) for part in parts):
-            kept[key] = _grown_rows(value, value.new_zeros(shape), parts, model.space, larger.space, mean=False)
+            kept[key] = _grown_rows(
+                value, value.new_zeros(shape), parts, model.space, larger.space, mean=False
+            )
         elif value.dim() == 0 or value.shape == shape:
             kept[key] = value
     return kept
@@ -90,7 +99,9 @@ def grown_optimiser(
 def _grown_rows(
     kept: Tensor, into: Tensor, parts: tuple[str, ...], old: Space, new: Space, mean: bool = True
 ) -> Tensor:
-    """``into`` with the rows of ``kept`` where they belong, part by part, and their mean added to new ones."""
+    """``into`` with the rows of ``kept`` where they belong, part by part, and their mean added to
+    new ones.
+    """
     of_old = torch.split(kept, [_count(part, old) for part in parts])
     of_new = torch.split(into.clone(), [_count(part, new) for part in parts])
     made = []

@@ -1,4 +1,6 @@
-"""How a model reads the history of one user: open to changes, so that its scores can be attributed to what it reads."""
+"""How a model reads the history of one user: open to changes, so that its scores can be attributed
+to what it reads.
+"""
 
 from __future__ import annotations
 
@@ -21,17 +23,18 @@ def replaced(items: Tensor, keep_mask: Tensor, instead: Tensor | None) -> Tensor
 class Reading:
     """What a model reads of one user's history, as a function that takes variants of it.
 
-    A *variant* keeps some of the H events and may hold other items in their places. A subclass says in
-    :meth:`represent` what the model makes of it, its parameters and all else as they were fitted; the variant that
-    keeps everything has the scores that the model ranks by. Made and asked in evaluation mode.
+    A *variant* keeps some of the H events and may hold other items in their places. A subclass says
+    in :meth:`represent` what the model makes of it, its parameters and all else as they were
+    fitted; the variant that keeps everything has the scores that the model ranks by. Made and asked
+    in evaluation mode.
 
     Attributes:
         model: a :class:`recgraph.models.base.Model`.
         items: [H] int64, the items that are read, oldest first, on the model's device.
-        n_unread: events of the history that the model does not read: before the last ``max_len``, or no edge of its
-            graph.
-        attends_paths: whether the scores follow from the attention to meta-paths (:func:`path_weights`), in place of
-            :meth:`attention`.
+        n_unread: events of the history that the model does not read: before the last ``max_len``,
+            or no edge of its graph.
+        attends_paths: whether the scores follow from the attention to meta-paths
+            (:func:`path_weights`), in place of :meth:`attention`.
     """
 
     model: Any
@@ -45,7 +48,8 @@ class Reading:
         return len(self.items)
 
     def represent(self, keep_mask: Tensor, instead: Tensor | None = None) -> Tensor:
-        """[V, D]: the user's vector by each variant; [V, n_items] scores of a model without vectors.
+        """[V, D]: the user's vector by each variant; [V, n_items] scores of a model without
+        vectors.
 
         Args:
             keep_mask: [V, H] bool, False where an event is left out.
@@ -54,12 +58,17 @@ class Reading:
         raise TypeError(f"{type(self).__name__} must define represent(keep_mask, instead)")
 
     def inputs(self) -> Tensor:
-        """[H, W]: the vectors by which the events enter, of which :meth:`of_inputs` makes the user's vector.
+        """[H, W]: the vectors by which the events enter, of which :meth:`of_inputs` makes the
+        user's vector.
 
         Raises:
             ValueError: the model reads no vectors.
         """
-        raise ValueError(self._refusal("integrated_gradients", "reads no item vectors that a path could lead along"))
+        raise ValueError(
+            self._refusal(
+                "integrated_gradients", "reads no item vectors that a path could lead along"
+            )
+        )
 
     def baseline(self) -> Tensor:
         """[H, W]: the input in the place of each event before anything is known of it."""
@@ -87,9 +96,11 @@ class Reading:
 
 
 class HistoryReading(Reading):
-    """The reading of a model whose scores follow from the query's history: each variant is a history of its own.
+    """The reading of a model whose scores follow from the query's history: each variant is a
+    history of its own.
 
-    Of a model that reads a history as a set (``reads_repeats``) each item counts once, at its last occurrence.
+    Of a model that reads a history as a set (``reads_repeats``) each item counts once, at its last
+    occurrence.
 
     Args:
         model: a :class:`recgraph.models.base.Model`.
@@ -101,12 +112,18 @@ class HistoryReading(Reading):
 
     def __init__(self, model: Any, query: Query) -> None:
         self.model = model
-        self.items, self.times = query.history.values, None if query.times is None else query.times.values
+        self.items, self.times = (
+            query.history.values,
+            None if query.times is None else query.times.values,
+        )
         if not len(self.items):
             raise ValueError(f"{self.name}: the user has no history to attribute anything to")
         if not model.reads_repeats:
             places = last_places(self.items)
-            self.items, self.times = self.items[places], None if self.times is None else self.times[places]
+            self.items, self.times = (
+                self.items[places],
+                None if self.times is None else self.times[places],
+            )
         self.query = query
 
     def represent(self, keep_mask: Tensor, instead: Tensor | None = None) -> Tensor:
@@ -115,14 +132,22 @@ class HistoryReading(Reading):
         asked = Query(
             self.query.users.expand(len(keep_mask)).clone(),
             Ragged.from_lengths(rows[keep_mask], lengths),
-            None if self.times is None else Ragged.from_lengths(self.times.expand_as(rows)[keep_mask], lengths),
+            None
+            if self.times is None
+            else Ragged.from_lengths(self.times.expand_as(rows)[keep_mask], lengths),
         )
-        found: Tensor = self.model.encode_users(asked) if self.model.has_vectors else self.model.score(asked)
+        found: Tensor = (
+            self.model.encode_users(asked) if self.model.has_vectors else self.model.score(asked)
+        )
         return found
 
 
-def tokens_of(model: Any, history: Ragged, times: Ragged | None, at: Tensor | None = None) -> Ragged:
-    """Rows of tokens of rows of items, or those of :func:`with_gaps` where a sequence model reads times."""
+def tokens_of(
+    model: Any, history: Ragged, times: Ragged | None, at: Tensor | None = None
+) -> Ragged:
+    """Rows of tokens of rows of items, or those of :func:`with_gaps` where a sequence model reads
+    times.
+    """
     tokens = history.with_values(history.values + 1)
     if not model.reads_times or times is None:
         return tokens
@@ -130,15 +155,16 @@ def tokens_of(model: Any, history: Ragged, times: Ragged | None, at: Tensor | No
 
 
 class SequenceReading(HistoryReading):
-    """The last ``max_len`` events of a history, as a :class:`recgraph.models.sequence.base.SequenceModel` reads them.
+    """The last ``max_len`` events of a history, as a
+    :class:`recgraph.models.sequence.base.SequenceModel` reads them.
 
-    An event that is left out leaves no gap: those behind it move up by one place, and none that is older than the last
-    ``max_len`` comes in. A variant without events is read as one masked item, as a user of whom nothing is known. With
-    ``time_gaps`` the gap before an event is counted from the one that is left before it. Items that repeat are events
-    of their own.
+    An event that is left out leaves no gap: those behind it move up by one place, and none that is
+    older than the last ``max_len`` comes in. A variant without events is read as one masked item,
+    as a user of whom nothing is known. With ``time_gaps`` the gap before an event is counted from
+    the one that is left before it. Items that repeat are events of their own.
 
-    The inputs are the vectors of the tokens, with those of their time gaps; padding is the vector of token 0, and the
-    places keep their position.
+    The inputs are the vectors of the tokens, with those of their time gaps; padding is the vector
+    of token 0, and the places keep their position.
     """
 
     def __init__(self, model: Any, query: Query) -> None:
@@ -155,7 +181,9 @@ class SequenceReading(HistoryReading):
     def represent(self, keep_mask: Tensor, instead: Tensor | None = None) -> Tensor:
         rows = replaced(self.items, keep_mask, instead)
         n_before = 1 if self.query.times is not None and self.n_unread else 0
-        if n_before:  # the one before the window: the gap before the first event that is read begins with it
+        if (
+            n_before
+        ):  # the one before the window: the gap before the first event that is read begins with it
             before = self.query.history.values[self.n_unread - 1 : self.n_unread]
             rows = torch.cat([before.expand(len(rows), 1), rows], 1)
             keep_mask = torch.cat([keep_mask.new_ones(len(rows), 1), keep_mask], 1)
@@ -192,24 +220,30 @@ class SequenceReading(HistoryReading):
         tokens = torch.arange(1, n_rows * length + 1)
         lengths = torch.full((n_rows,), length)
         table = torch.cat([self._masked(), inputs.reshape(-1, width)])
-        rows = self.model.encoder.closed(Ragged.from_lengths(tokens, lengths)).mirrored(inputs.device)
+        rows = self.model.encoder.closed(Ragged.from_lengths(tokens, lengths)).mirrored(
+            inputs.device
+        )
         # the derivative of a recurrent layer by cuDNN exists in training mode alone
         with torch.backends.cudnn.flags(enabled=False):
             states: Tensor = self.model.encoder(rows, table)
         return states
 
     def attention(self) -> Tensor:
-        """[H]: of the last place, heads averaged. Where that is a masked item, its own share is left out.
+        """[H]: of the last place, heads averaged. Where that is a masked item, its own share is
+        left out.
 
-        The rollout multiplies ``(A + I) / 2`` of all layers, so that the residual connections count (Abnar and Zuidema,
-        Quantifying Attention Flow in Transformers, ACL 2020, section 3). It does not see the values that are attended
-        to, the feed-forward parts, a filter (BSARec) or how far a gate is open (eSASRec).
+        The rollout multiplies ``(A + I) / 2`` of all layers, so that the residual connections count
+        (Abnar and Zuidema, Quantifying Attention Flow in Transformers, ACL 2020, section 3). It
+        does not see the values that are attended to, the feed-forward parts, a filter (BSARec) or
+        how far a gate is open (eSASRec).
         """
         inputs = self.inputs()
         ends_masked = self.model.encoder.ends_masked
         if ends_masked:
             inputs = torch.cat([inputs, self._masked()])
-        maps: list[Tensor] = [layer[0].mean(0) for layer in self.model.encoder.attention(inputs[None])]
+        maps: list[Tensor] = [
+            layer[0].mean(0) for layer in self.model.encoder.attention(inputs[None])
+        ]
         flow = itself = torch.eye(len(inputs), dtype=maps[0].dtype, device=inputs.device)
         for one in maps:
             flow = (one + itself) / 2 @ flow
@@ -227,20 +261,23 @@ class SequenceReading(HistoryReading):
 class EdgeReading(Reading):
     """A user's row of the fitted graph, as LightGCN propagates it.
 
-    **What is computed anew.** The user's row alone: a variant S is the set of its items, and with E_k the vectors of
-    all nodes after layer k as they were fitted, d an item's degree and w_k the weight of layer k in the mean,
+    **What is computed anew.** The user's row alone: a variant S is the set of its items, and with
+    E_k the vectors of all nodes after layer k as they were fitted, d an item's degree and w_k the
+    weight of layer k in the mean,
 
         ``x(S) = w_0 E_0[user] + sum_k w_k sum_{i in S} E_{k-1}[i] / sqrt(|S| d_i)``
 
     of edges of weight 1; one of weight a counts as a in ``|S|``, in d and in the sum.
 
-    All else stays as it is: learned vectors, degrees of items, the vectors of other nodes and what these have heard of
-    the user, and of a recommender by meta-paths the fine views, the user's own among them. A graph that is built again
-    without the edge also changes that, at the cost of a propagation for each variant.
+    All else stays as it is: learned vectors, degrees of items, the vectors of other nodes and what
+    these have heard of the user, and of a recommender by meta-paths the fine views, the user's own
+    among them. A graph that is built again without the edge also changes that, at the cost of a
+    propagation for each variant.
 
-    Items are those of the training part: an item of the history that came later is no edge, and is not read. Each
-    counts once, at its last occurrence. The inputs are what each item sends to the user's vector,
-    ``sum_k w_k E_{k-1}[i] / sqrt(H d_i)``: this is a constant and their sum. Padding sends nothing.
+    Items are those of the training part: an item of the history that came later is no edge, and is
+    not read. Each counts once, at its last occurrence. The inputs are what each item sends to the
+    user's vector, ``sum_k w_k E_{k-1}[i] / sqrt(H d_i)``: this is a constant and their sum. Padding
+    sends nothing.
 
     Args:
         model: a :class:`recgraph.models.collaborative.lightgcn.LightGCN`.

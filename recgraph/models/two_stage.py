@@ -1,4 +1,6 @@
-"""Two stages: the candidates of several models, ranked by a second model that learns from which of them were right."""
+"""Two stages: the candidates of several models, ranked by a second model that learns from which of
+them were right.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +29,15 @@ from recgraph.sparse.blocks import row_blocks
 from recgraph.sparse.ragged import Ragged
 
 _log = logging.getLogger(__name__)
-#: candidates that go through the trees at a time, so that what is made of them stays in a core's cache
+#: candidates that go through the trees at a time, so that what is made of them stays in a core's
+#: cache
 _ROWS = 2**14
 
 
 @dataclass(frozen=True)
 class Member:
-    """A model that gives candidates: its class, its own settings, those of its training, and how many items it gives
-    for each user."""
+    """A model that gives candidates: its class, its own settings, those of its training, and how
+    many items it gives for each user."""
 
     cls: type[Model]
     settings: Mapping[str, Any]
@@ -43,7 +46,8 @@ class Member:
 
     @classmethod
     def of(cls, spec: str | Mapping[str, Any], n_candidates: int) -> Self:
-        """Read a specification: a name, or a name with settings of the model, of its training, and ``candidates``.
+        """Read a specification: a name, or a name with settings of the model, of its training, and
+        ``candidates``.
 
         Raises:
             ConfigError: a setting that there is not, or of a value that is not allowed.
@@ -52,7 +56,9 @@ class Member:
         given = {"name": spec} if isinstance(spec, str) else dict(spec)
         name, wanted = given.pop("name", None), given.pop("candidates", n_candidates)
         if name is None or not isinstance(wanted, int) or wanted < 1:
-            raise ConfigError(f"models: {spec!r}: give a name, and as candidates a number of at least 1")
+            raise ConfigError(
+                f"models: {spec!r}: give a name, and as candidates a number of at least 1"
+            )
         model: type[Model] = registry.load("model", name)
         own = {key: value for key, value in given.items() if key in model.Config.model_fields}
         rest = {key: value for key, value in given.items() if key not in own}
@@ -66,7 +72,9 @@ class Member:
 
 
 def last_held_out(train: Part) -> tuple[Part, Cases]:
-    """The part without the last interaction of each user who has another one before it, and these as cases."""
+    """The part without the last interaction of each user who has another one before it, and these
+    as cases.
+    """
     lengths = train.items.lengths
     asked = lengths >= 2
     is_last = (train.items.positions == lengths[train.items.rows] - 1) & asked[train.items.rows]
@@ -79,7 +87,9 @@ def last_held_out(train: Part) -> tuple[Part, Cases]:
 
 def _fit_in_one_step(model: Model, part: Part, member: Member) -> None:
     if not isinstance(model, ClosedFormModel):
-        raise ValueError(f"models: {member.cls.key()} is trained, and rg.fit alone trains: fit the whole by it")
+        raise ValueError(
+            f"models: {member.cls.key()} is trained, and rg.fit alone trains: fit the whole by it"
+        )
     model.fit(part)
 
 
@@ -100,7 +110,8 @@ class Plan:
     fit: Callable[[Model, Part, Member], object] = _fit_in_one_step
 
 
-# --- candidates, and what is known of them ----------------------------------------------------------
+# --- candidates, and what is known of them
+# ----------------------------------------------------------
 
 
 class Found(NamedTuple):
@@ -144,13 +155,16 @@ def union(found: Sequence[Found]) -> Found:
     ranks = torch.zeros_like(scores)
     for column, each in enumerate(found):
         at = torch.searchsorted(keys, each.keys)
-        scores[at, column], ranks[at, column] = each.scores.to(scores.dtype), each.ranks.to(scores.dtype)
+        scores[at, column], ranks[at, column] = (
+            each.scores.to(scores.dtype),
+            each.ranks.to(scores.dtype),
+        )
     return Found(keys, scores, ranks)
 
 
 def above_the_rest(first: Tensor, keys: Tensor, second: Tensor) -> Tensor:
-    """[B, n_items]: the scores of the second stage for candidates; below them all other items, as the first model
-    orders them.
+    """[B, n_items]: the scores of the second stage for candidates; below them all other items, as
+    the first model orders them.
 
     Args:
         first: [B, n_items], scores of the first model.
@@ -173,9 +187,9 @@ def above_the_rest(first: Tensor, keys: Tensor, second: Tensor) -> Tensor:
 class Features(nn.Module):
     """Columns of pairs of user and item, from the part that is fitted to and the query alone.
 
-    They are ``log(1 + x)`` of: the interactions of the item; the length of the user's history; with ``repeats`` how
-    often the item is in it; and, where times are known, the times from the item's last interaction, and from the
-    user's, to the newest of the part (NaN where one is not known).
+    They are ``log(1 + x)`` of: the interactions of the item; the length of the user's history; with
+    ``repeats`` how often the item is in it; and, where times are known, the times from the item's
+    last interaction, and from the user's, to the newest of the part (NaN where one is not known).
 
     Args:
         n_items: the size.
@@ -227,7 +241,9 @@ class Features(nn.Module):
         return torch.stack(columns, 1)
 
     def _ages_of_users(self, query: Query) -> Tensor:
-        """[B]: the time from the user's last interaction to the newest; 0 after it, NaN where it is not known."""
+        """[B]: the time from the user's last interaction to the newest; 0 after it, NaN where it is
+        not known.
+        """
         ages = torch.full((len(query),), torch.nan, device=self.newest.device)
         if query.times is None:
             return ages
@@ -237,7 +253,8 @@ class Features(nn.Module):
         return ages
 
 
-# --- second stages ----------------------------------------------------------------------------------
+# --- second stages
+# ----------------------------------------------------------------------------------
 
 
 #: within a class, ``Config`` is its own
@@ -247,11 +264,12 @@ BaseConfig = Config
 class Ranker(SizedByState):
     """Base of second stages: a subclass defines ``fit`` and ``score``.
 
-    What it learns is buffers, so that it is saved and loaded with the model and no code is; those whose length the
-    settings do not say are named in ``sized_by_state``, and have one dimension. Settings are a ``Config``; a setting
-    ``seed`` is filled in by the model.
+    What it learns is buffers, so that it is saved and loaded with the model and no code is; those
+    whose length the settings do not say are named in ``sized_by_state``, and have one dimension.
+    Settings are a ``Config``; a setting ``seed`` is filled in by the model.
 
-    A ranker of another library keeps its text or bytes as a buffer of uint8: see the documentation, "Two stages".
+    A ranker of another library keeps its text or bytes as a buffer of uint8: see the documentation,
+    "Two stages".
     """
 
     Config: ClassVar[type[Config]] = Config
@@ -264,7 +282,8 @@ class Ranker(SizedByState):
         """Learn from labelled candidates.
 
         Args:
-            features: [R, F] float32, NaN where a value is missing; the rows of a user are one after another.
+            features: [R, F] float32, NaN where a value is missing; the rows of a user are one after
+                another.
             labels: [R] float32, 1 for a candidate that the user chose next, else 0; both are there.
             groups: [G] int64, the rows of each user; they sum to R.
         """
@@ -273,35 +292,51 @@ class Ranker(SizedByState):
     def score(self, features: Tensor) -> Tensor:
         """[R]: the scores of candidates, higher is better; of a row alone what it is among others.
 
-        They are compared in float32, as the scores of other models: subtract a constant from all where they are large.
+        They are compared in float32, as the scores of other models: subtract a constant from all
+        where they are large.
         """
         raise TypeError(f"{type(self).__name__} must define score(features)")
 
 
 class BoostedTreesConfig(Config):
-    max_iter: Annotated[int, Field(ge=1, le=10_000, description="trees"), Search(50, 400, log=True)] = 100
+    max_iter: Annotated[
+        int, Field(ge=1, le=10_000, description="trees"), Search(50, 400, log=True)
+    ] = 100
     learning_rate: Annotated[
         float, Field(gt=0, description="share of each tree in the sum"), Search(0.01, 0.3, log=True)
     ] = 0.05
-    max_leaf_nodes: Annotated[int, Field(ge=2, le=1000, description="leaves of a tree"), Search(4, 63, log=True)] = 7
+    max_leaf_nodes: Annotated[
+        int, Field(ge=2, le=1000, description="leaves of a tree"), Search(4, 63, log=True)
+    ] = 7
     min_samples_leaf: Annotated[
-        int, Field(ge=1, description="candidates that a leaf holds, at least"), Search(5, 200, log=True)
+        int,
+        Field(ge=1, description="candidates that a leaf holds, at least"),
+        Search(5, 200, log=True),
     ] = 50
-    l2: Annotated[float, Field(ge=0, description="penalty of the leaves' squares"), Search(1e-3, 100.0, log=True)] = 1.0
+    l2: Annotated[
+        float,
+        Field(ge=0, description="penalty of the leaves' squares"),
+        Search(1e-3, 100.0, log=True),
+    ] = 1.0
     seed: Annotated[
-        int, Field(exclude=True, description="of the rows that the bounds of the histograms are read from")
+        int,
+        Field(
+            exclude=True, description="of the rows that the bounds of the histograms are read from"
+        ),
     ] = 0
 
 
 class BoostedTrees(Ranker):
-    """Gradient-boosted trees of the logistic loss: scikit-learn's ``HistGradientBoostingClassifier``, on the host.
+    """Gradient-boosted trees of the logistic loss: scikit-learn's
+    ``HistGradientBoostingClassifier``, on the host.
 
-    The trees are kept as arrays, and walked here; nothing of scikit-learn is saved. Missing values go the way that each
-    split has learnt for them. Source: Ke et al., LightGBM: A Highly Efficient Gradient Boosting Decision Tree
-    (NeurIPS 2017).
+    The trees are kept as arrays, and walked here; nothing of scikit-learn is saved. Missing values
+    go the way that each split has learnt for them. Source: Ke et al., LightGBM: A Highly Efficient
+    Gradient Boosting Decision Tree (NeurIPS 2017).
 
     Attributes:
-        column: [T, N] int64, the feature that a node of a tree asks for; T is ``max_iter``, N the most nodes.
+        column: [T, N] int64, the feature that a node of a tree asks for; T is ``max_iter``, N the
+            most nodes.
         threshold: [T, N] float64; values up to it go to the left.
         missing_left: [T, N] bool, whether a missing one does.
         left, right: [T, N] int64, the next node of the tree; of a leaf itself.
@@ -363,19 +398,25 @@ class BoostedTrees(Ranker):
                 ("value", np.where(is_leaf, nodes["value"], 0)),
             ):
                 buffer = self.get_buffer(name)
-                buffer[number, : len(nodes)] = torch.as_tensor(values, dtype=buffer.dtype, device=buffer.device)
+                buffer[number, : len(nodes)] = torch.as_tensor(
+                    values, dtype=buffer.dtype, device=buffer.device
+                )
 
     def score(self, features: Tensor) -> Tensor:
         names = ("column", "missing_left", "left", "right")
         trees = [*zip(*(self.get_buffer(name).tolist() for name in names), strict=True)]
-        limits, values = ([tree.unbind() for tree in table.unbind()] for table in (self.threshold, self.value))
+        limits, values = (
+            [tree.unbind() for tree in table.unbind()] for table in (self.threshold, self.value)
+        )
         found = [features.new_zeros(0, dtype=torch.float64)]
         for rows in torch.split(features, _ROWS):
             given = rows.double().T.contiguous()
             # a missing value is above every threshold, or where it goes to the left below
             below = (given, given.masked_fill(given.isnan(), -torch.inf))
             total = self.start.expand(len(rows)).clone()
-            for (column, missing_left, left, right), limit, value in zip(trees, limits, values, strict=True):
+            for (column, missing_left, left, right), limit, value in zip(
+                trees, limits, values, strict=True
+            ):
                 made = [*value]
                 # from the leaves up: a node comes before its children
                 for node in range(len(made) - 1, -1, -1):
@@ -392,7 +433,8 @@ def _on_host(values: Tensor) -> npt.NDArray[Any]:
     return np.asarray(values.to("cpu"))
 
 
-# --- the whole --------------------------------------------------------------------------------------
+# --- the whole
+# --------------------------------------------------------------------------------------
 
 
 def _specified(models: Any) -> Any:
@@ -400,7 +442,9 @@ def _specified(models: Any) -> Any:
     if not isinstance(models, list | tuple):
         raise ValueError("give a list of models, by name or as {name = ..., and settings}")
     return [
-        {"name": each.key(), **each.config.model_dump(mode="json")} if isinstance(each, Model) else each
+        {"name": each.key(), **each.config.model_dump(mode="json")}
+        if isinstance(each, Model)
+        else each
         for each in models
     ]
 
@@ -416,33 +460,41 @@ class TwoStageConfig(ModelConfig):
         ),
     ] = ("ease", "itemknn", "popularity")
     candidates: Annotated[
-        int, Field(ge=1, description="items that each model gives for a user"), Search(20, 500, log=True)
+        int,
+        Field(ge=1, description="items that each model gives for a user"),
+        Search(20, 500, log=True),
     ] = 100
-    ranker: Annotated[PartConfig, part("ranker"), Field(description="the second stage")] = part_class(
-        "ranker", "boosted_trees"
-    )()
+    ranker: Annotated[PartConfig, part("ranker"), Field(description="the second stage")] = (
+        part_class("ranker", "boosted_trees")()
+    )
     max_users: Annotated[
-        int | None, Field(ge=1, description="users whose candidates teach, drawn by the seed; none: all")
+        int | None,
+        Field(ge=1, description="users whose candidates teach, drawn by the seed; none: all"),
     ] = 10_000
     repeats: Annotated[
-        bool, Field(description="whether items of the history are candidates, for users who come back to items")
+        bool,
+        Field(
+            description="whether items of the history are candidates, for users who come back to items"
+        ),
     ] = False
 
 
 class TwoStage(ClosedFormModel):
-    """Candidates of several models, ranked by a second model of their scores, ranks and plain facts.
+    """Candidates of several models, ranked by a second model of their scores, ranks and plain
+    facts.
 
-    The training part is split once more, as the data set is. Models that are fitted to what comes first give the
-    candidates of a user, the ``candidates`` best of each; those that the user chose next are labelled 1, all others 0,
-    and the second stage learns from them, of users with at least one 1. Then the models are fitted anew, to all of the
-    training part, and rank. Valid and test are in neither.
+    The training part is split once more, as the data set is. Models that are fitted to what comes
+    first give the candidates of a user, the ``candidates`` best of each; those that the user chose
+    next are labelled 1, all others 0, and the second stage learns from them, of users with at least
+    one 1. Then the models are fitted anew, to all of the training part, and rank. Valid and test
+    are in neither.
 
-    The second stage reads of a candidate the score and 1 / rank of each model (missing and 0 where it is no candidate
-    of that one), the item's popularity, the length of the history, and ages where times are known. All candidates come
-    before all other items, which the first model orders.
+    The second stage reads of a candidate the score and 1 / rank of each model (missing and 0 where
+    it is no candidate of that one), the item's popularity, the length of the history, and ages
+    where times are known. All candidates come before all other items, which the first model orders.
 
-    Source: Covington, Adams and Sargin, Deep Neural Networks for YouTube Recommendations (RecSys 2016), for the two
-    stages; the second is gradient-boosted trees.
+    Source: Covington, Adams and Sargin, Deep Neural Networks for YouTube Recommendations (RecSys
+    2016), for the two stages; the second is gradient-boosted trees.
 
     Attributes:
         plan: how a run fits it; None: alone, to what comes before each user's last interaction.
@@ -467,7 +519,9 @@ class TwoStage(ClosedFormModel):
         made = [member.cls(**member.settings) for member in self.members]
         self.reads_graph = any(each.reads_graph for each in made)  # type: ignore[misc]
         self.ranks_in_threads = all(each.ranks_in_threads for each in made)  # type: ignore[misc]
-        self.wanted_features = next((each.wanted_features for each in made if each.wanted_features), ())
+        self.wanted_features = next(
+            (each.wanted_features for each in made if each.wanted_features), ()
+        )
 
     def _build(self, space: Space) -> None:
         self.stages = nn.ModuleList(self._fresh(member, space) for member in self.members)
@@ -479,7 +533,9 @@ class TwoStage(ClosedFormModel):
         made = member.cls(**member.settings)
         if not (made.wanted_features or made.reads_graph):
             space = Space(n_users=space.n_users, n_items=space.n_items)
-        return made.build(space, self.seed)  # with the seed of the whole: each is what it would be alone
+        return made.build(
+            space, self.seed
+        )  # with the seed of the whole: each is what it would be alone
 
     @property
     def reads_times(self) -> bool:  # type: ignore[override]
@@ -504,7 +560,9 @@ class TwoStage(ClosedFormModel):
 
     @torch.no_grad()
     def _teach(self, plan: Plan) -> None:
-        """Fit the second stage: candidates of models of the inner part, labelled by what is asked for after it."""
+        """Fit the second stage: candidates of models of the inner part, labelled by what is asked
+        for after it.
+        """
         self.is_taught.fill_(False)
         device, cases = self.is_taught.device, self._some(plan.cases)
         query = Query(cases.users, cases.history, cases.times, cases.at).to(device)
@@ -519,9 +577,13 @@ class TwoStage(ClosedFormModel):
         asked = truth.rows * cases.n_items + truth.values
         labels = torch.isin(every.keys, asked)
         found_of = int(labels.sum()), len(asked), len(cases)
-        _log.info("second stage: %d of %d targets of %d users are among their candidates", *found_of)
+        _log.info(
+            "second stage: %d of %d targets of %d users are among their candidates", *found_of
+        )
         rows = every.keys // cases.n_items
-        keep_mask = torch.bincount(rows[labels], minlength=len(cases))[rows] > 0  # of users with a right candidate
+        keep_mask = (
+            torch.bincount(rows[labels], minlength=len(cases))[rows] > 0
+        )  # of users with a right candidate
         every, labels = Found(*(each[keep_mask] for each in every)), labels[keep_mask]
         if not bool(labels.any()) or bool(labels.all()):
             warnings.warn(
@@ -558,7 +620,9 @@ class TwoStage(ClosedFormModel):
         return Found(*map(torch.cat, zip(*parts, empty, strict=True)))
 
     def _best(self, model: Model, member: Member, query: Query, scores: Tensor) -> Found:
-        return best_of(scores, query, member.n_candidates, model.can_rank(query), self.config.repeats)
+        return best_of(
+            scores, query, member.n_candidates, model.can_rank(query), self.config.repeats
+        )
 
     def score(self, query: Query) -> Tensor:
         found, first = [], None
@@ -569,7 +633,11 @@ class TwoStage(ClosedFormModel):
         assert first is not None
         every = union(found)
         taught = bool(self.is_taught)
-        second = self.ranker.score(_columns(every, self.features, query)) if taught else every.ranks.sum(1)
+        second = (
+            self.ranker.score(_columns(every, self.features, query))
+            if taught
+            else every.ranks.sum(1)
+        )
         return above_the_rest(first, every.keys, second)
 
 

@@ -1,4 +1,5 @@
-"""Self-contained HTML pages, their templates and their look (``look.css``); blocks of notebooks; texts of strangers.
+"""Self-contained HTML pages, their templates and their look (``look.css``); blocks of notebooks;
+texts of strangers.
 
 A log may come from strangers: escape sequences do nothing on a terminal, markup nothing on a page.
 """
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-#: controls, formats (bidirectional ones among them), lone surrogates, separators of lines and paragraphs
+#: controls, formats (bidirectional ones among them), lone surrogates, separators of lines and
+#: paragraphs
 _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 #: formats that scripts and emoji need
 _JOINERS = "\u200c\u200d"
@@ -35,15 +37,22 @@ _STYLE = (
 
 
 def for_terminal(text: str, lines: bool = True) -> str:
-    r"""The text with every character that is no glyph written out, as ``\u001b``; ``lines``: breaks and tabs stay."""
+    r"""The text with every character that is no glyph written out, as ``\u001b``; ``lines``: breaks
+    and tabs stay.
+    """
     if text.isprintable():
         return text
     safe = _JOINERS + ("\n\t" if lines else "")
-    return "".join(c if c in safe or unicodedata.category(c) not in _UNSEEN else json.dumps(c)[1:-1] for c in text)
+    return "".join(
+        c if c in safe or unicodedata.category(c) not in _UNSEEN else json.dumps(c)[1:-1]
+        for c in text
+    )
 
 
 def for_html(text: str) -> str:
-    """The text in HTML, also in an attribute: escaped, and :func:`for_terminal`, as HTML has no such characters."""
+    """The text in HTML, also in an attribute: escaped, and :func:`for_terminal`, as HTML has no
+    such characters.
+    """
     return html.escape(for_terminal(text))
 
 
@@ -57,7 +66,11 @@ def environment(folder: str) -> Environment:
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
     def glyphs(value: Any) -> Any:
-        return for_terminal(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+        return (
+            for_terminal(value)
+            if isinstance(value, str) and not hasattr(value, "__html__")
+            else value
+        )
 
     return Environment(
         loader=ChoiceLoader([PackageLoader(__name__, place) for place in (folder, ".")]),
@@ -69,7 +82,8 @@ def environment(folder: str) -> Environment:
 
 
 def block(title: str, facts: Mapping[str, Any], tables: Sequence[str] = (), note: str = "") -> str:
-    """What an object looks like in a notebook: HTML that stands alone, in the notebook's own colours.
+    """What an object looks like in a notebook: HTML that stands alone, in the notebook's own
+    colours.
 
     Args:
         title: what it is.
@@ -77,20 +91,27 @@ def block(title: str, facts: Mapping[str, Any], tables: Sequence[str] = (), note
         tables: from :func:`table`; empty ones are left out.
         note: a last line.
     """
-    rows = "".join(f"<dt>{for_html(k)}</dt><dd>{for_html(_text(v))}</dd>" for k, v in facts.items() if v is not None)
+    rows = "".join(
+        f"<dt>{for_html(k)}</dt><dd>{for_html(_text(v))}</dd>"
+        for k, v in facts.items()
+        if v is not None
+    )
     parts = [f"<b>{for_html(title)}</b>", f"<dl>{rows}</dl>" if rows else "", *tables]
     parts.append(f"<p>{for_html(note)}</p>" if note else "")
     return f'<div class="recgraph"><style>{_STYLE}</style>{"".join(parts)}</div>'
 
 
 def table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> str:
-    """An HTML table with a column for each key; of many rows the first are shown. Empty without rows."""
+    """An HTML table with a column for each key; of many rows the first are shown. Empty without
+    rows.
+    """
     if not rows:
         return ""
     names = list(dict.fromkeys(name for row in rows[:_MOST] for name in row))
     head = "".join(f"<th>{for_html(name)}</th>" for name in names)
     body = "".join(
-        f"<tr>{''.join(f'<td>{for_html(_text(row.get(name)))}</td>' for name in names)}</tr>" for row in rows[:_MOST]
+        f"<tr>{''.join(f'<td>{for_html(_text(row.get(name)))}</td>' for name in names)}</tr>"
+        for row in rows[:_MOST]
     )
     more = f"<p>and {len(rows) - _MOST:,} more</p>" if len(rows) > _MOST else ""
     name = f"<caption>{for_html(caption)}</caption>" if caption else ""

@@ -1,7 +1,7 @@
 """Charts as inline SVG: axes, points and lines; colours come from the page's style sheet.
 
-Our own drawing, because a page with all its figures then has some 30 KiB, follows the reader's light or dark scheme and
-fits a phone.
+Our own drawing, because a page with all its figures then has some 30 KiB, follows the reader's
+light or dark scheme and fits a phone.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ def number(value: float) -> str:
 
 @dataclass(frozen=True)
 class Scale:
-    """A numeric axis with its ends; ``log``: equal factors are equal distances; ``whole``: so are its ticks."""
+    """A numeric axis with its ends; ``log``: equal factors are equal distances; ``whole``: so are
+    its ticks.
+    """
 
     low: float
     high: float
@@ -100,7 +102,8 @@ class Box(NamedTuple):
 
 #: the size of a chart, small, so that its text can be read on a phone, and the area of its points
 _WIDTH, _HEIGHT, _AREA = 420, 270, Box(58, 12, 410, 226)
-#: of a name beside a mark: width of a letter (of a wide font), height, gap to the mark, and the most letters
+#: of a name beside a mark: width of a letter (of a wide font), height, gap to the mark, and the
+#: most letters
 _LETTER, _TALL, _GAP, _LONGEST = 6.8, 11.0, 4.0, 24
 #: radius of a mark's circle by its first class
 _RADII = {"best": 5.5, "front": 5.5}
@@ -171,18 +174,27 @@ class Chart:
             hint = f"<title>{escape(line.text)}</title>" if line.text else ""
             parts.append(f'<polyline class="{line.kind}" points="{path}">{hint}</polyline>')
         spots = [(self._x(mark.x), self._y(mark.y)) for mark in self.marks]
-        spreads = [abs(y - self._y(mark.y + mark.spread)) for mark, (_, y) in zip(self.marks, spots, strict=True)]
+        spreads = [
+            abs(y - self._y(mark.y + mark.spread))
+            for mark, (_, y) in zip(self.marks, spots, strict=True)
+        ]
         for (x, y), spread in zip(spots, spreads, strict=True):
             if spread:
-                parts.append(f'<path class="whisker" d="M{x:.1f} {y - spread:.1f}v{2 * spread:.1f}"/>')
+                parts.append(
+                    f'<path class="whisker" d="M{x:.1f} {y - spread:.1f}v{2 * spread:.1f}"/>'
+                )
         parts.extend(mark.draw(*spot) for mark, spot in zip(self.marks, spots, strict=True))
         parts.extend(self._names(spots, spreads))
         return _svg(self.title, _WIDTH, _HEIGHT, parts)
 
     def _names(self, spots: Sequence[tuple[float, float]], spreads: Sequence[float]) -> list[str]:
-        """Names beside their marks, which cover no mark and no other name; one without room is left out."""
+        """Names beside their marks, which cover no mark and no other name; one without room is left
+        out.
+        """
         drawn, room = [], Box(_AREA.left + 4, 0, _WIDTH, _AREA.bottom)
-        reaches = [max(mark.radius, spread) for mark, spread in zip(self.marks, spreads, strict=True)]
+        reaches = [
+            max(mark.radius, spread) for mark, spread in zip(self.marks, spreads, strict=True)
+        ]
         taken = [
             Box(x - mark.radius, y - reach, x + mark.radius, y + reach)
             for mark, (x, y), reach in zip(self.marks, spots, reaches, strict=True)
@@ -192,7 +204,12 @@ class Chart:
             width, beside = _LETTER * len(name), mark.radius + _GAP
             right, left = ("start", x + beside, 0.0), ("end", x - beside, -width)
             middle = ("middle", x, -width / 2)
-            heights = [(right, 0.35), (left, 0.35), (middle, -(reach + _GAP) / _TALL), (middle, reach / _TALL + 1)]
+            heights = [
+                (right, 0.35),
+                (left, 0.35),
+                (middle, -(reach + _GAP) / _TALL),
+                (middle, reach / _TALL + 1),
+            ]
             heights += [(side, height) for height in (-0.5, 1.2) for side in (right, left)]
             for (anchor, at, shift), height in heights if name else ():
                 low = y + height * _TALL
@@ -216,16 +233,22 @@ class Chart:
         for place, text in self.y.ticks:
             y = low - place * (low - top)
             parts.append(f'<path class="grid" d="M{left} {y:.1f}H{right}"/>')
-            parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{escape(text)}</text>')
+            parts.append(
+                f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{escape(text)}</text>'
+            )
         for place, text in self.x.ticks:
             x = left + place * (right - left)
             parts.append(f'<path class="grid" d="M{x:.1f} {top}V{low}"/>')
-            parts.append(f'<text x="{x:.1f}" y="{low + 16}" text-anchor="middle">{escape(text)}</text>')
+            parts.append(
+                f'<text x="{x:.1f}" y="{low + 16}" text-anchor="middle">{escape(text)}</text>'
+            )
         parts.append(f'<path class="axis" d="M{left} {top}V{low}H{right}"/>')
         at = f'x="{(left + right) / 2}" y="{_HEIGHT - 8}"'
         parts.append(f'<text class="name" {at} text-anchor="middle">{escape(self.x_name)}</text>')
         turned = f'transform="translate(13 {(low + top) / 2}) rotate(-90)"'
-        parts.append(f'<text class="name" {turned} text-anchor="middle">{escape(self.y_name)}</text>')
+        parts.append(
+            f'<text class="name" {turned} text-anchor="middle">{escape(self.y_name)}</text>'
+        )
         return parts
 
 
@@ -244,14 +267,23 @@ class Figure:
     key: tuple[tuple[str, str], ...] = ()
 
 
-def curve(title: str, history: Sequence[Mapping[str, Any]], names: Sequence[str], best: int | None) -> Figure:
+def curve(
+    title: str, history: Sequence[Mapping[str, Any]], names: Sequence[str], best: int | None
+) -> Figure:
     """Lines of some columns of the history, by epoch, with a mark at the best one of the first."""
     series = {name: [(row["epoch"], row[name]) for row in history if name in row] for name in names}
     drawn = [value for points in series.values() for _, value in points]
     far = len(names) > 1 and min(drawn) > 0 and min(drawn) * _FAR < max(drawn)
     # a line of one point cannot be seen
-    alone = [(number, points[0]) for number, points in enumerate(series.values(), start=1) if len(points) == 1]
-    marks, note = [Mark(*point, kind=f"s{number}", text=f"{point[1]:.4f}") for number, point in alone], ""
+    alone = [
+        (number, points[0])
+        for number, points in enumerate(series.values(), start=1)
+        if len(points) == 1
+    ]
+    marks, note = (
+        [Mark(*point, kind=f"s{number}", text=f"{point[1]:.4f}") for number, point in alone],
+        "",
+    )
     if found := [value for epoch, value in series[names[0]] if epoch == best]:
         note = f"best: {found[0]:.4f} at epoch {best}"
         marks.append(Mark(best, found[0], "best", f"epoch {best}: {found[0]:.4f}"))
@@ -262,9 +294,16 @@ def curve(title: str, history: Sequence[Mapping[str, Any]], names: Sequence[str]
         "epoch",
         title.split(" on ")[0].lower() if len(names) > 1 else names[0],
         marks,
-        [Line(f"s{number}", points, name) for number, (name, points) in enumerate(series.items(), start=1)],
+        [
+            Line(f"s{number}", points, name)
+            for number, (name, points) in enumerate(series.items(), start=1)
+        ],
     )
-    key = tuple((f"s{number}", name) for number, name in enumerate(names, start=1)) if len(names) > 1 else ()
+    key = (
+        tuple((f"s{number}", name) for number, name in enumerate(names, start=1))
+        if len(names) > 1
+        else ()
+    )
     return Figure(title, f"{chart}", note, key)
 
 

@@ -16,7 +16,10 @@ STYLE = (
     ".rg .axis{stroke:currentColor;opacity:.6;fill:none}"
     ".rg .whisker{stroke:currentColor;opacity:.5;fill:none}"
     ".rg polyline{fill:none;stroke-width:1.8}"
-    + "".join(f".rg polyline.s{n}{{stroke:var(--s{n})}}.rg circle.s{n}{{fill:var(--s{n})}}" for n in range(1, 6))
+    + "".join(
+        f".rg polyline.s{n}{{stroke:var(--s{n})}}.rg circle.s{n}{{fill:var(--s{n})}}"
+        for n in range(1, 6)
+    )
     + ".rg circle.best{fill:var(--best)}"
     ".rg{--s1:#0969da;--s2:#bc4c00;--s3:#1a7f37;--s4:#8250df;--s5:#9a6700;--best:#cf222e}"
 )
@@ -36,9 +39,13 @@ def drawing(figures: Sequence[Figure], standalone: bool = True) -> str:
         figures: at least one.
         standalone: with its style and ground, as a file; else for a page that has :data:`STYLE`.
     """
-    sizes = [(int(own), int(tall)) for own, tall in (_VIEW.findall(figure.svg)[0] for figure in figures)]
+    sizes = [
+        (int(own), int(tall)) for own, tall in (_VIEW.findall(figure.svg)[0] for figure in figures)
+    ]
     width = sum(own for own, _ in sizes) + _GAP * (len(figures) - 1)
-    keyed = [tall + _TITLE * bool(figure.key) for figure, (_, tall) in zip(figures, sizes, strict=True)]
+    keyed = [
+        tall + _TITLE * bool(figure.key) for figure, (_, tall) in zip(figures, sizes, strict=True)
+    ]
     height = max(keyed) + _TITLE + 20 * any(figure.note for figure in figures)
     parts, left = [], 0
     for figure, (own, tall) in zip(figures, sizes, strict=True):
@@ -70,7 +77,9 @@ def html_page(title: str, figures: Sequence[Figure]) -> str:
 
 
 def _panel(figure: Figure, width: int, height: int, whole: int) -> str:
-    """A chart of some size with its title and key, and its note at the bottom of the whole height."""
+    """A chart of some size with its title and key, and its note at the bottom of the whole
+    height.
+    """
     top = _TITLE
     parts = [f'<text class="title" x="4" y="17">{escape(figure.title)}</text>']
     if figure.key:
@@ -80,7 +89,9 @@ def _panel(figure: Figure, width: int, height: int, whole: int) -> str:
             parts.append(f'<text x="{at + 13:.0f}" y="{top + 13}">{escape(text)}</text>')
             at += 26 + 7 * len(text)
         top += _TITLE
-    parts.append(figure.svg.replace("<svg ", f'<svg y="{top}" width="{width}" height="{height}" ', 1))
+    parts.append(
+        figure.svg.replace("<svg ", f'<svg y="{top}" width="{width}" height="{height}" ', 1)
+    )
     if figure.note:
         parts.append(f'<text x="4" y="{whole - 6}">{escape(figure.note)}</text>')
     return "".join(parts)

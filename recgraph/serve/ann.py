@@ -1,8 +1,10 @@
-"""Approximate search over item vectors with faiss (the extra ``serve``), with an exact ranking of what it finds.
+"""Approximate search over item vectors with faiss (the extra ``serve``), with an exact ranking of
+what it finds.
 
-By default a catalogue of n items is cut into ``sqrt(n)`` cells (k-means of a sample), an item is stored as 4 bits for
-each number of what its vector differs from its cell's centroid (product quantisation), and the items of the 64 cells
-nearest to a user are compared; the best of them are then compared by their vectors.
+By default a catalogue of n items is cut into ``sqrt(n)`` cells (k-means of a sample), an item is
+stored as 4 bits for each number of what its vector differs from its cell's centroid (product
+quantisation), and the items of the 64 cells nearest to a user are compared; the best of them are
+then compared by their vectors.
 """
 
 from __future__ import annotations
@@ -27,11 +29,13 @@ from recgraph.sparse.ragged import Ragged
 _FEWEST_OF_CELLS = 20_000
 #: narrower vectors are stored as they are: so few codes would tell too few of them apart
 _LEAST_DIM_OF_CODES = 16
-#: cells that are searched: they hold 99 % of the ten best of 41,000 trained vectors, and 98.5 % of 490,000
+#: cells that are searched: they hold 99 % of the ten best of 41,000 trained vectors, and 98.5 % of
+#: 490,000
 _SEARCH_OF_CELLS = "nprobe=64"
 #: rows of the sample that a cell's centroid is made of
 _ROWS_OF_CELL = 64
-#: candidates for each item of a list, where vectors are compared, and where 4 bits stand for a number
+#: candidates for each item of a list, where vectors are compared, and where 4 bits stand for a
+#: number
 _OVERSAMPLE, _OVERSAMPLE_OF_CODES = 4, 10
 #: of the vectors of candidates that are gathered at a time
 _NUMBERS = 1 << 22
@@ -40,9 +44,10 @@ _NUMBERS = 1 << 22
 class AnnIndex:
     """A faiss index over the items of one model.
 
-    Only the candidates are approximate, ``oversample`` for each item of a list beyond those that the user has seen:
-    scores are computed again from the vectors, and the order is that of the exact ranking, ties included. A recommender
-    ranks all items for a user for whom it finds too few.
+    Only the candidates are approximate, ``oversample`` for each item of a list beyond those that
+    the user has seen: scores are computed again from the vectors, and the order is that of the
+    exact ranking, ties included. A recommender ranks all items for a user for whom it finds too
+    few.
     """
 
     def __init__(self, index: Any, vectors: Tensor, oversample: int = _OVERSAMPLE) -> None:
@@ -53,22 +58,29 @@ class AnnIndex:
     @classmethod
     @checked
     def build(
-        cls, model: Model, factory: str | None = None, oversample: int | None = None, search: str | None = None
+        cls,
+        model: Model,
+        factory: str | None = None,
+        oversample: int | None = None,
+        search: str | None = None,
     ) -> AnnIndex:
         """Index a model's items.
 
         Args:
-            factory: a faiss index description, e.g. ``"HNSW32"``, ``"IVF256,Flat"`` or ``"Flat"``. None: cells and
-                codes (``"IVF{sqrt(n)},PQ{D}x4fs"``), below 20,000 items ``"Flat"``, which compares all.
+            factory: a faiss index description, e.g. ``"HNSW32"``, ``"IVF256,Flat"`` or ``"Flat"``.
+                None: cells and codes (``"IVF{sqrt(n)},PQ{D}x4fs"``), below 20,000 items ``"Flat"``,
+                which compares all.
             oversample: see the class; None: 10 for codes (``PQ``), else 4.
-            search: faiss's search parameters, e.g. ``"efSearch=128"`` or ``"nprobe=16"``: larger values raise recall
-                and time. None: 64 cells of the default index, faiss's defaults for others.
+            search: faiss's search parameters, e.g. ``"efSearch=128"`` or ``"nprobe=16"``: larger
+                values raise recall and time. None: 64 cells of the default index, faiss's defaults
+                for others.
         """
         try:
             import faiss
         except ImportError:
             raise ImportError("faiss is not installed; pip install 'recgraph[serve]'") from None
-        # a copy: where the vectors are parameters, training would change them, and not what the index holds
+        # a copy: where the vectors are parameters, training would change them, and not what the
+        # index holds
         vectors = encode_items(model).clone(memory_format=torch.contiguous_format)
         n_items, dim = vectors.shape
         sample = rows = vectors.numpy()
@@ -78,7 +90,9 @@ class AnnIndex:
             n_cells = math.isqrt(n_items)
             factory = f"IVF{n_cells},{'Flat' if dim < _LEAST_DIM_OF_CODES else f'PQ{dim}x4fs'}"
             search = search or _SEARCH_OF_CELLS
-            sample = rows[numpy_generator(0, "cells").permutation(n_items)[: _ROWS_OF_CELL * n_cells]]
+            sample = rows[
+                numpy_generator(0, "cells").permutation(n_items)[: _ROWS_OF_CELL * n_cells]
+            ]
         try:
             index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
             if search is not None:
@@ -97,37 +111,50 @@ class AnnIndex:
     def check(self, model: Model) -> Self:
         """The index; ValueError where it is not of the model's items as they are now."""
         own = encode_items(model)
-        if own.shape != self.vectors.shape or not torch.allclose(own, self.vectors, rtol=1e-4, atol=1e-6):
-            raise ValueError("index: its vectors are not the model's; AnnIndex.build(model) makes one of these")
+        if own.shape != self.vectors.shape or not torch.allclose(
+            own, self.vectors, rtol=1e-4, atol=1e-6
+        ):
+            raise ValueError(
+                "index: its vectors are not the model's; AnnIndex.build(model) makes one of these"
+            )
         return self
 
     def rank(self, model: Model, query: Query, seen: Ragged | None, k: int) -> Lists:
         """The best ``k`` of the found items for each user of a query, without those in ``seen``.
 
-        How many are fetched for a user depends on the user alone, so that lists do not depend on who shares a batch.
+        How many are fetched for a user depends on the user alone, so that lists do not depend on
+        who shares a batch.
         """
-        lengths = torch.zeros(len(query), dtype=torch.int64) if seen is None else seen.lengths.to("cpu")
-        # users with histories of similar length together: else a user with thousands of items would make the search of
-        # all others as long
+        lengths = (
+            torch.zeros(len(query), dtype=torch.int64) if seen is None else seen.lengths.to("cpu")
+        )
+        # users with histories of similar length together: else a user with thousands of items would
+        # make the search of all others as long
         sizes = torch.where(lengths > 0, 2 ** lengths.clamp(min=1).double().log2().ceil().long(), 0)
         found, groups = [], []
         for size in set(sizes.tolist()):
             for rows in torch.split((sizes == size).nonzero().flatten(), GROUP):
                 own = None if seen is None else seen.take(rows)
-                found.append(self._rank_group(model, query.take(rows), own, k, k * self.oversample + size))
+                found.append(
+                    self._rank_group(model, query.take(rows), own, k, k * self.oversample + size)
+                )
                 groups.append(rows)
         lists, place = Lists.cat(found), torch.cat(groups).argsort()
         return Lists(lists.items[place], lists.scores[place])
 
     @torch.no_grad()
-    def _rank_group(self, model: Model, query: Query, seen: Ragged | None, k: int, n_candidates: int) -> Lists:
+    def _rank_group(
+        self, model: Model, query: Query, seen: Ragged | None, k: int, n_candidates: int
+    ) -> Lists:
         n_users, n_items = len(query), len(self.vectors)
         with evaluating(model):
             users = model.encode_users(query.to(device_of(model))).detach().float().to("cpu")
         found = torch.from_numpy(self.index.search(users.numpy(), min(n_candidates, n_items))[1])
         missing = found < 0
         if seen is not None:
-            missing |= torch.isin(torch.arange(n_users)[:, None] * n_items + found, seen.rows * n_items + seen.values)
+            missing |= torch.isin(
+                torch.arange(n_users)[:, None] * n_items + found, seen.rows * n_items + seen.values
+            )
         items = found.clamp(min=0)
         scores = torch.empty(items.shape)
         width = items.shape[1] * self.vectors.shape[1]

@@ -1,4 +1,5 @@
-"""Write a recommender for other runtimes: a graph as ``torch.export`` and ONNX, vectors with their ids, a manifest.
+"""Write a recommender for other runtimes: a graph as ``torch.export`` and ONNX, vectors with their
+ids, a manifest.
 
     manifest.json          what is in the folder and how to call the graph
     model.onnx, model.pt2  the graph
@@ -8,9 +9,9 @@
     item_vectors.npy       [n_items, D] float32
     users.parquet, user_ids.json, user_vectors.npy   of models whose users are a table
 
-There are three kinds of graphs. ``history to vectors``: padded histories to user vectors, whose inner products with the
-items' are scores; ``history to scores``: padded histories to scores of all items; ``vectors to scores``: user vectors
-to scores, of models whose users are a table.
+There are three kinds of graphs. ``history to vectors``: padded histories to user vectors, whose
+inner products with the items' are scores; ``history to scores``: padded histories to scores of all
+items; ``vectors to scores``: user vectors to scores, of models whose users are a table.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ _GAPS = (
     "int64, for each token the time since the one before it in the whole history: 0 where that is not known (the first "
     "item) and at the padding, 1 at the same time, else 2 + floor(log2(gap)) up to 64, of whole numbers in {unit}."
 )
-#: what a model has learnt gaps in: the library counts dates, and seconds with fractions, in microseconds
+#: what a model has learnt gaps in: the library counts dates, and seconds with fractions, in
+#: microseconds
 _UNITS: dict[TimeUnit, str] = {
     "none": "the unit of the log's times",
     "own": "the unit of the log's times",
@@ -77,20 +79,30 @@ def export(of: Any, folder: Path) -> dict[str, Any]:
         import onnx
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ImportError(f"{error.name} is not installed; pip install 'recgraph[export]'") from None
+        raise ImportError(
+            f"{error.name} is not installed; pip install 'recgraph[export]'"
+        ) from None
     model, items, columns = of.model, of.items, of.columns
     form = model.padded_form()
     if form is None and not model.has_vectors:
-        raise ValueError(f"{type(model).__name__} cannot be exported: it has scores alone and no padded_form()")
+        raise ValueError(
+            f"{type(model).__name__} cannot be exported: it has scores alone and no padded_form()"
+        )
     vectors = encode_items(model) if model.has_vectors else None
     with replacing_folder(folder) as into:
         device = device_of(model)
         try:
             with evaluating(model.to("cpu")):  # where exports are made to run
-                graph = _write_histories(form, _UNITS[of.time_unit], into) if form else _write_vectors(vectors, into)
+                graph = (
+                    _write_histories(form, _UNITS[of.time_unit], into)
+                    if form
+                    else _write_vectors(vectors, into)
+                )
         finally:
             model.to(device)
-        tables = {"items": _write_ids(into, "item", columns.item, items.ids(range(len(items))), vectors)}
+        tables = {
+            "items": _write_ids(into, "item", columns.item, items.ids(range(len(items))), vectors)
+        }
         if form is None:
             every = Query(torch.arange(of.seen.n_rows), of.seen, of.times)
             with evaluating(model):
@@ -101,9 +113,15 @@ def export(of: Any, folder: Path) -> dict[str, Any]:
         config = model.config.model_dump(mode="json")
         manifest = {
             "recgraph_export": FORMAT,
-            "versions": {"recgraph": __version__, "torch": torch.__version__, "onnx": onnx.__version__},
+            "versions": {
+                "recgraph": __version__,
+                "torch": torch.__version__,
+                "onnx": onnx.__version__,
+            },
             "model": {"key": model.key(), "class": type(model).__name__, "config": config},
-            "record": {name: of.record[name] for name in ("seed", "fitted_on", "data") if name in of.record},
+            "record": {
+                name: of.record[name] for name in ("seed", "fitted_on", "data") if name in of.record
+            },
             "graph": graph,
             "tables": tables,
         }
@@ -116,11 +134,15 @@ def _write_vectors(vectors: Tensor | None, folder: Path) -> dict[str, Any]:
     assert vectors is not None
     described = {"name": "vectors", "type": "float32", "shape": ["batch", vectors.shape[1]]}
     dynamic = {0: torch.export.Dim("batch", min=1)}
-    return _write_graph(_Scores(vectors), [described], torch.zeros(3, vectors.shape[1]), dynamic, "scores", folder)
+    return _write_graph(
+        _Scores(vectors), [described], torch.zeros(3, vectors.shape[1]), dynamic, "scores", folder
+    )
 
 
 def _write_histories(form: PaddedForm, unit: str, folder: Path) -> dict[str, Any]:
-    """The graph from padded histories to user vectors or scores -> how it is called; ``unit`` is that of times."""
+    """The graph from padded histories to user vectors or scores -> how it is called; ``unit`` is
+    that of times.
+    """
     dynamic: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
     # torch takes a length of 1 for a constant
     least, greatest = max(form.shortest, 2), form.longest
@@ -129,18 +151,35 @@ def _write_histories(form: PaddedForm, unit: str, folder: Path) -> dict[str, Any
         length = least = greatest
     else:
         dynamic[1] = torch.export.Dim("length", min=least, max=greatest)
-    example = torch.zeros(3, least if greatest == least else min(greatest or 4, 4), dtype=torch.int64)
-    shared = {"type": "int64", "shape": ["batch", length], "length": {"least": least, "greatest": greatest}}
-    texts = {"history": _HISTORY, "gaps": _GAPS.format(unit=unit)} if form.reads_gaps else {"history": _HISTORY}
-    inputs: list[dict[str, Any]] = [{"name": name, **shared, "padding": text} for name, text in texts.items()]
+    example = torch.zeros(
+        3, least if greatest == least else min(greatest or 4, 4), dtype=torch.int64
+    )
+    shared = {
+        "type": "int64",
+        "shape": ["batch", length],
+        "length": {"least": least, "greatest": greatest},
+    }
+    texts = (
+        {"history": _HISTORY, "gaps": _GAPS.format(unit=unit)}
+        if form.reads_gaps
+        else {"history": _HISTORY}
+    )
+    inputs: list[dict[str, Any]] = [
+        {"name": name, **shared, "padding": text} for name, text in texts.items()
+    ]
     return _write_graph(form.module, inputs, example, dynamic, form.gives, folder)
 
 
 def _write_graph(
-    module: nn.Module, inputs: list[dict[str, Any]], example: Tensor, dynamic: dict[int, Any], gives: str, folder: Path
+    module: nn.Module,
+    inputs: list[dict[str, Any]],
+    example: Tensor,
+    dynamic: dict[int, Any],
+    gives: str,
+    folder: Path,
 ) -> dict[str, Any]:
-    """Write ``model.pt2`` and ``model.onnx`` -> how they are called; each input is like ``example``, with ``dynamic``
-    dimensions, and the output is called ``gives``."""
+    """Write ``model.pt2`` and ``model.onnx`` -> how they are called; each input is like
+    ``example``, with ``dynamic`` dimensions, and the output is called ``gives``."""
     examples = tuple(example.clone() for _ in inputs)
     with _quiet():
         shapes = {each["name"]: dynamic for each in inputs}
@@ -182,16 +221,31 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _write_ids(folder: Path, role: str, column: str, ids: pl.Series, vectors: Tensor | None) -> dict[str, Any]:
+def _write_ids(
+    folder: Path, role: str, column: str, ids: pl.Series, vectors: Tensor | None
+) -> dict[str, Any]:
     """Ids, and vectors where there are some, as Parquet and for readers of JSON and NumPy."""
     own = plain(ids)
     # JSON has no infinite number
-    if not (ids.dtype.is_integer() or ids.dtype == pl.Boolean or (ids.dtype.is_float() and ids.is_finite().all())):
+    if not (
+        ids.dtype.is_integer()
+        or ids.dtype == pl.Boolean
+        or (ids.dtype.is_float() and ids.is_finite().all())
+    ):
         own = [str(value) for value in own]
-    frame = ids.alias(column).to_frame() if vectors is None else vector_frame(column, ids, vectors, "polars")
+    frame = (
+        ids.alias(column).to_frame()
+        if vectors is None
+        else vector_frame(column, ids, vectors, "polars")
+    )
     frame.write_parquet(folder / f"{role}s.parquet")
     (folder / f"{role}_ids.json").write_text(json.dumps(own), encoding="utf-8")
-    described = {"column": column, "count": len(ids), "parquet": f"{role}s.parquet", "ids": f"{role}_ids.json"}
+    described = {
+        "column": column,
+        "count": len(ids),
+        "parquet": f"{role}s.parquet",
+        "ids": f"{role}_ids.json",
+    }
     if vectors is not None:
         np.save(folder / f"{role}_vectors.npy", vectors.numpy())
         described["vectors"] = f"{role}_vectors.npy"

@@ -1,9 +1,11 @@
-"""The service over HTTP (the extra ``api``): batches of requests, reloads, metrics, and the process on uvicorn.
+"""The service over HTTP (the extra ``api``): batches of requests, reloads, metrics, and the process
+on uvicorn.
 
 FastAPI reads requests and describes them at ``/openapi.json``. ``recgraph serve`` starts it.
 """
 
-# no postponed annotations: FastAPI reads those of the functions below, whose types are made for the limits of a service
+# no postponed annotations: FastAPI reads those of the functions below, whose types are made for the
+# limits of a service
 
 import asyncio
 import contextlib
@@ -50,7 +52,8 @@ except ImportError as error:
     raise ImportError(f"{error.name} is not installed; pip install 'recgraph[api]'") from None
 
 _log = logging.getLogger(__name__)
-#: users, and items, of several requests that are ranked together, at most: the rows of a tile of scores
+#: users, and items, of several requests that are ranked together, at most: the rows of a tile of
+#: scores
 BATCH_USERS = 128
 #: seconds that requests in flight have when the service is asked to stop
 _GRACE_S = 30
@@ -75,36 +78,52 @@ class Metrics:
         def counter(name: str, text: str, *labels: str) -> prometheus.Counter:
             return prometheus.Counter(f"recgraph_{name}", text, labels, registry=own)
 
-        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> prometheus.Histogram:
-            return prometheus.Histogram(f"recgraph_{name}", text, labels, buckets=buckets, registry=own)
+        def histogram(
+            name: str, text: str, buckets: tuple[float, ...], *labels: str
+        ) -> prometheus.Histogram:
+            return prometheus.Histogram(
+                f"recgraph_{name}", text, labels, buckets=buckets, registry=own
+            )
 
         self.requests = counter("requests", "Requests answered.", "path", "status")
-        self.request_seconds = histogram("request_seconds", "From a request's head to its answer.", _SECONDS, "path")
+        self.request_seconds = histogram(
+            "request_seconds", "From a request's head to its answer.", _SECONDS, "path"
+        )
         self.batch_users = histogram("batch_users", "Users, and items, ranked together.", _USERS)
-        self.batch_seconds = histogram("batch_seconds", "From a batch's start to its lists.", _SECONDS)
+        self.batch_seconds = histogram(
+            "batch_seconds", "From a batch's start to its lists.", _SECONDS
+        )
         self.reloads = counter("reloads", "Attempts to load a bundle.", "outcome")
-        self.unknown_items = counter("unknown_items", "Unknown items of histories, and unknown items asked for.")
+        self.unknown_items = counter(
+            "unknown_items", "Unknown items of histories, and unknown items asked for."
+        )
         self.unknown_users = counter("unknown_users", "Unknown users who got a list.")
         self.fallbacks = counter("fallbacks", "Users who got a fallback.")
         text = "When the bundle was loaded (unix)."
-        self.bundle = prometheus.Gauge("recgraph_bundle_loaded_seconds", text, ("bundle", "model"), registry=own)
-        waiting = prometheus.Gauge("recgraph_waiting", "Requests waiting to be ranked.", registry=own)
+        self.bundle = prometheus.Gauge(
+            "recgraph_bundle_loaded_seconds", text, ("bundle", "model"), registry=own
+        )
+        waiting = prometheus.Gauge(
+            "recgraph_waiting", "Requests waiting to be ranked.", registry=own
+        )
         waiting.set_function(n_waiting)
 
 
 class Service:
-    """Answers requests from the bundle in a folder, and replaces it when the folder holds another that can be read.
+    """Answers requests from the bundle in a folder, and replaces it when the folder holds another
+    that can be read.
 
-    Requests that wait at the same moment are answered together, in threads beside the event loop: under load batches
-    grow by themselves, and a lone request is ranked at once. Each keeps the bundle that it began with.
+    Requests that wait at the same moment are answered together, in threads beside the event loop:
+    under load batches grow by themselves, and a lone request is ranked at once. Each keeps the
+    bundle that it began with.
 
     Args:
         path: of a bundle or a run; each time it is looked at, symbolic links are followed anew.
         threads: batches ranked at the same time.
         poll_s: seconds between two looks at the folder.
         admin: answer ``POST /reload``.
-        api_keys: one of them stands in each request but ``/health``, as ``Authorization: Bearer KEY`` or ``X-API-Key``;
-            none: all requests are answered.
+        api_keys: one of them stands in each request but ``/health``, as ``Authorization: Bearer
+            KEY`` or ``X-API-Key``; none: all requests are answered.
     """
 
     def __init__(
@@ -118,7 +137,12 @@ class Service:
         admin: bool = False,
         api_keys: Collection[str] = (),
     ) -> None:
-        self.path, self.limits, self.threads, self.device = path, limits or Limits(), threads, device
+        self.path, self.limits, self.threads, self.device = (
+            path,
+            limits or Limits(),
+            threads,
+            device,
+        )
         self.poll_s, self.admin, self.api_keys = poll_s, admin, [key.encode() for key in api_keys]
         self.reload_error: str | None = None
         self.queue: list[tuple[Job, asyncio.Future[Result]]] = []
@@ -137,7 +161,9 @@ class Service:
     async def running(self) -> AsyncIterator[None]:
         """Within the block batches are ranked and the folder is watched."""
         # each batch computes with one thread, a setting of each thread's own
-        pool = ThreadPoolExecutor(self.threads, "recgraph-rank", initializer=torch.set_num_threads, initargs=(1,))
+        pool = ThreadPoolExecutor(
+            self.threads, "recgraph-rank", initializer=torch.set_num_threads, initargs=(1,)
+        )
         tasks = [asyncio.create_task(self._rank_batches(pool)) for _ in range(self.threads)]
         tasks.append(asyncio.create_task(self._watch()))
         try:
@@ -151,9 +177,13 @@ class Service:
             pool.shutdown()
 
     async def respond(self, request: RecommendRequest | SimilarRequest) -> bytes:
-        """The body of the response to a request; Refused where it does not fit the bundle, or too many wait."""
+        """The body of the response to a request; Refused where it does not fit the bundle, or too
+        many wait.
+        """
         if len(self.queue) >= self.limits.waiting:
-            raise Refused(503, f"{len(self.queue)} requests are waiting; send this one again in a second")
+            raise Refused(
+                503, f"{len(self.queue)} requests are waiting; send this one again in a second"
+            )
         waiting: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self.queue.append((self.predictor.prepare(request), waiting))
         async with self._arrived:
@@ -200,14 +230,18 @@ class Service:
         return {
             "status": "ok",
             "bundle": self.predictor.describe(),
-            "loaded": datetime.fromtimestamp(self.predictor.loaded, UTC).isoformat(timespec="seconds"),
+            "loaded": datetime.fromtimestamp(self.predictor.loaded, UTC).isoformat(
+                timespec="seconds"
+            ),
             "reload_error": self.reload_error,
             "waiting": len(self.queue),
             "limits": self.limits.model_dump(mode="json"),
         }
 
     async def _watch(self) -> None:
-        """Look at the folder again and again, and reload when it has changed and stayed the same for two looks."""
+        """Look at the folder again and again, and reload when it has changed and stayed the same
+        for two looks.
+        """
         before = self._tried
         while True:
             await asyncio.sleep(self.poll_s)
@@ -217,20 +251,30 @@ class Service:
             before = now
 
     async def reload(self) -> dict[str, Any]:
-        """Read the bundle again, in a thread -> ``outcome``, the ``bundle`` that is served now and, where the new one
-        was refused, ``error``."""
+        """Read the bundle again, in a thread -> ``outcome``, the ``bundle`` that is served now and,
+        where the new one was refused, ``error``."""
         async with self._loading:
             self._tried = await asyncio.to_thread(_signature, self.path)
             outcome, self.reload_error = "unchanged", None
             try:
                 new = await asyncio.to_thread(Predictor.load, self.path, self.limits, self.device)
-            except (Exception, pl.exceptions.PanicException) as error:  # a damaged bundle may fail in any way
+            except (
+                Exception,
+                pl.exceptions.PanicException,
+            ) as error:  # a damaged bundle may fail in any way
                 outcome, self.reload_error = "refused", f"{type(error).__name__}: {error}"
-                _log.error("%s: %s goes on: %s", self.path, self.predictor.identity, self.reload_error)
+                _log.error(
+                    "%s: %s goes on: %s", self.path, self.predictor.identity, self.reload_error
+                )
             else:
                 if new.identity != self.predictor.identity:
                     outcome = "loaded"
-                    _log.info("%s: bundle %s takes over from %s", self.path, new.identity, self.predictor.identity)
+                    _log.info(
+                        "%s: bundle %s takes over from %s",
+                        self.path,
+                        new.identity,
+                        self.predictor.identity,
+                    )
                     self._use(new)
             self.metrics.reloads.labels(outcome).inc()
             found = {"outcome": outcome, "bundle": self.predictor.identity}
@@ -238,11 +282,20 @@ class Service:
 
 
 def _signature(path: Path) -> tuple[Any, ...] | None:
-    """What changes when a file of the bundle does; None where there is no bundle, as while a folder is replaced."""
+    """What changes when a file of the bundle does; None where there is no bundle, as while a folder
+    is replaced.
+    """
     with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: links in a circle
         folder = bundle_of(path).resolve(strict=True)
         files = [(file, file.stat()) for file in sorted(folder.rglob("*"))]
-        return (folder, *((file, at.st_ino, at.st_size, at.st_mtime_ns) for file, at in files if file.is_file()))
+        return (
+            folder,
+            *(
+                (file, at.st_ino, at.st_size, at.st_mtime_ns)
+                for file, at in files
+                if file.is_file()
+            ),
+        )
     return None
 
 
@@ -286,8 +339,8 @@ class Results(BaseModel, Generic[T]):
 
 
 def make_app(service: Service) -> FastAPI:
-    """The application of a service: ``POST /recommend``, ``POST /similar``, ``GET`` (or ``HEAD``) ``/health``,
-    ``GET /metrics`` and, of a service with ``admin``, ``POST /reload``."""
+    """The application of a service: ``POST /recommend``, ``POST /similar``, ``GET`` (or ``HEAD``)
+    ``/health``, ``GET /metrics`` and, of a service with ``admin``, ``POST /reload``."""
     app = FastAPI(
         title="recgraph",
         version=__version__,
@@ -297,13 +350,22 @@ def make_app(service: Service) -> FastAPI:
         lifespan=lambda _: service.running(),
     )
     of_users, of_items = limited(service.limits)
-    errors: dict[int | str, Any] = {status: {"model": Error} for status in (400, 401, 404, 408, 413, 422, 503)}
+    errors: dict[int | str, Any] = {
+        status: {"model": Error} for status in (400, 401, 404, 408, 413, 422, 503)
+    }
 
-    @app.post("/recommend", summary="Recommend items", response_model=Results[ListOfUser], responses=errors)
+    @app.post(
+        "/recommend",
+        summary="Recommend items",
+        response_model=Results[ListOfUser],
+        responses=errors,
+    )
     async def recommend(body: of_users) -> Response:  # type: ignore[valid-type]
         return Response(await service.respond(body), media_type=_JSON)
 
-    @app.post("/similar", summary="Similar items", response_model=Results[ListOfItem], responses=errors)
+    @app.post(
+        "/similar", summary="Similar items", response_model=Results[ListOfItem], responses=errors
+    )
     async def similar(body: of_items) -> Response:  # type: ignore[valid-type]
         return Response(await service.respond(body), media_type=_JSON)
 
@@ -319,7 +381,11 @@ def make_app(service: Service) -> FastAPI:
 
     if service.admin:
 
-        @app.post("/reload", summary="Load the bundle again", responses={409: {"description": "it is refused"}})
+        @app.post(
+            "/reload",
+            summary="Load the bundle again",
+            responses={409: {"description": "it is refused"}},
+        )
         async def reload() -> Response:
             found = await service.reload()
             return JSONResponse(found, 409 if found["outcome"] == "refused" else 200)
@@ -334,27 +400,45 @@ def make_app(service: Service) -> FastAPI:
         places = [each["loc"][1:2] if each["type"] != "json_invalid" else () for each in found]
         field = str(places[0][0]) if places[0] else None
         # of a value that may be of several types pydantic says of each what is wrong
-        why = dict.fromkeys(each["msg"] for each, place in zip(found, places, strict=True) if place == places[0])
+        why = dict.fromkeys(
+            each["msg"] for each, place in zip(found, places, strict=True) if place == places[0]
+        )
         text = f"{field or 'the body'}: {'; '.join(why)}"
-        if field is not None and found[0]["type"] == "extra_forbidden" and len(found[0]["loc"]) == 2:
-            text = unknown_key(field, of_items if request.url.path == "/similar" else of_users, what="field")
+        if (
+            field is not None
+            and found[0]["type"] == "extra_forbidden"
+            and len(found[0]["loc"]) == 2
+        ):
+            text = unknown_key(
+                field, of_items if request.url.path == "/similar" else of_users, what="field"
+            )
         return _refusal(422, text[:2000], field)
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> Response:
-        return _refusal(error.status_code, f"{request.method} {request.url.path[:200]}: {error.detail}", None)
+        return _refusal(
+            error.status_code, f"{request.method} {request.url.path[:200]}: {error.detail}", None
+        )
 
-    app.add_middleware(_Bounds, service=service, paths={route.path for route in app.routes if hasattr(route, "path")})
+    app.add_middleware(
+        _Bounds,
+        service=service,
+        paths={route.path for route in app.routes if hasattr(route, "path")},
+    )
     return app
 
 
 def _refusal(status: int, text: str, field: str | None = None) -> Response:
     """The response that says what is wrong."""
-    return JSONResponse(Error(error=text, field=field).model_dump(exclude_none=True), status, _HEADERS.get(status))
+    return JSONResponse(
+        Error(error=text, field=field).model_dump(exclude_none=True), status, _HEADERS.get(status)
+    )
 
 
 class _Bounds:
-    """Reads bodies within the limits of size and time, counts requests, and answers 500 to what nobody has foreseen."""
+    """Reads bodies within the limits of size and time, counts requests, and answers 500 to what
+    nobody has foreseen.
+    """
 
     def __init__(self, app: Any, service: Service, paths: set[str]) -> None:
         self._app, self._service, self._paths = app, service, paths
@@ -381,7 +465,9 @@ class _Bounds:
 
             # every body is read as JSON
             heads = [head for head in scope["headers"] if head[0] != b"content-type"]
-            await self._app({**scope, "headers": [*heads, (b"content-type", _JSON.encode())]}, read, counted)
+            await self._app(
+                {**scope, "headers": [*heads, (b"content-type", _JSON.encode())]}, read, counted
+            )
         except Refused as refused:
             await _refusal(refused.status, str(refused))(scope, receive, counted)
         except Exception:
@@ -394,7 +480,9 @@ class _Bounds:
             self._service.metrics.request_seconds.labels(path).observe(time.perf_counter() - start)
 
     def _check_head(self, scope: Message) -> None:
-        """Refuse a request without a key, and one whose end two servers may see in different places."""
+        """Refuse a request without a key, and one whose end two servers may see in different
+        places.
+        """
         heads = dict(scope["headers"])
         if b"content-length" in heads and b"transfer-encoding" in heads:
             raise Refused(400, "a request has Content-Length or Transfer-Encoding, not both")
@@ -403,10 +491,14 @@ class _Bounds:
         kind, _, key = heads.get(b"authorization", b"").partition(b" ")
         given = key.strip() if kind.lower() == b"bearer" else heads.get(b"x-api-key", b"")
         if not any(hmac.compare_digest(given, own) for own in keys):
-            raise Refused(401, "send a key of this service as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'")
+            raise Refused(
+                401, "send a key of this service as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'"
+            )
 
     async def _read(self, scope: Message, receive: Receive) -> bytes | None:
-        """The body of a request; it is refused where it is longer than it may be, or not there in time."""
+        """The body of a request; it is refused where it is longer than it may be, or not there in
+        time.
+        """
         limits, body, more = self._service.limits, bytearray(), True
         try:
             async with asyncio.timeout(limits.read_s):
@@ -435,8 +527,9 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def _bounded(base: Any, most: int, read_s: float) -> Any:
-    """uvicorn's connections, at most so many: a new one takes the place of the oldest that waits for its client, or is
-    refused where all are being answered. One without a request after ``read_s`` is closed."""
+    """uvicorn's connections, at most so many: a new one takes the place of the oldest that waits
+    for its client, or is refused where all are being answered. One without a request after
+    ``read_s`` is closed."""
     opened: dict[Any, None] = {}
 
     class Connection(base):  # type: ignore[misc]
@@ -448,7 +541,9 @@ def _bounded(base: Any, most: int, read_s: float) -> Any:
                 gives_way = next(each for each in opened if each is self or each.waits())
                 del opened[gives_way]
                 if gives_way is self:
-                    transport.write(b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n")
+                    transport.write(
+                        b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n"
+                    )
                     transport.close()
                 else:
                     gives_way.transport.abort()
@@ -469,20 +564,27 @@ def _bounded(base: Any, most: int, read_s: float) -> Any:
     return Connection
 
 
-def run(service: Service, listening: socket.socket, ready: Callable[[], None], most: int | None = None) -> None:
-    """Serve until SIGTERM or Ctrl-C; requests in flight are answered first. SIGHUP reads the bundle again.
+def run(
+    service: Service, listening: socket.socket, ready: Callable[[], None], most: int | None = None
+) -> None:
+    """Serve until SIGTERM or Ctrl-C; requests in flight are answered first. SIGHUP reads the bundle
+    again.
 
-    ``ready`` is called once requests are answered; ``most`` connections are open, or as many as there may be files.
+    ``ready`` is called once requests are answered; ``most`` connections are open, or as many as
+    there may be files.
     """
 
     class Server(uvicorn.Server):
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
-            # uvicorn's own raises the signal again at the end, so that the process would not end with exit code 0
+            # uvicorn's own raises the signal again at the end, so that the process would not end
+            # with exit code 0
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self.handle_exit, number, None)
-            loop.add_signal_handler(signal.SIGHUP, lambda: tasks.add(loop.create_task(service.reload())))
+            loop.add_signal_handler(
+                signal.SIGHUP, lambda: tasks.add(loop.create_task(service.reload()))
+            )
             yield
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -506,6 +608,8 @@ def run(service: Service, listening: socket.socket, ready: Callable[[], None], m
     config.load()
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     room = max(files - _SPARE, _TAKEN) if files >= 0 else 1 << 16
-    config.http_protocol_class = _bounded(config.http_protocol_class, min(most or room, room), service.limits.read_s)
+    config.http_protocol_class = _bounded(
+        config.http_protocol_class, min(most or room, room), service.limits.read_s
+    )
     with listening:
         asyncio.run(Server(config).serve([listening]))

@@ -1,4 +1,6 @@
-"""The ranked lists of users and of items: by the model, by an approximate index, under rules, or of popular items."""
+"""The ranked lists of users and of items: by the model, by an approximate index, under rules, or of
+popular items.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ from recgraph.sparse.ragged import Ragged
 Fallback = Literal["popularity"]
 #: users of a tile of scores, where few are ranked
 TILES = (16, 32, 64)
-#: so few items that similar lists may not have are left out row by row, more by a catalogue of their own
+#: so few items that similar lists may not have are left out row by row, more by a catalogue of
+#: their own
 _FEW = 1024
 #: similarities by users in common that are in memory at a time
 _CELLS = 1 << 22
@@ -41,7 +44,9 @@ class ListOptions:
 
 
 class Lister:
-    """Ranks the items of a model; caches what is computed from its parameters, and lives until they change."""
+    """Ranks the items of a model; caches what is computed from its parameters, and lives until they
+    change.
+    """
 
     def __init__(self, model: Model, n_items: int) -> None:
         self.model, self.n_items = model, n_items
@@ -50,13 +55,23 @@ class Lister:
     def unknown(self, query: Query) -> Tensor:
         """[K] int64: the rows of users of whom the model knows too little to rank for them."""
         with evaluating(self.model):
-            return (~self.model.can_rank(query.to(device_of(self.model)))).nonzero().flatten().to("cpu")
+            return (
+                (~self.model.can_rank(query.to(device_of(self.model))))
+                .nonzero()
+                .flatten()
+                .to("cpu")
+            )
 
     def lists(
-        self, query: Query, options: ListOptions, unknown: Tensor, popularity: Tensor | None, ann: AnnIndex | None
+        self,
+        query: Query,
+        options: ListOptions,
+        unknown: Tensor,
+        popularity: Tensor | None,
+        ann: AnnIndex | None,
     ) -> Lists:
-        """A list for each row of a query, by an approximate index where no rules apply; the scores of the rows that
-        :meth:`unknown` names are the ``popularity`` [n_items]."""
+        """A list for each row of a query, by an approximate index where no rules apply; the scores
+        of the rows that :meth:`unknown` names are the ``popularity`` [n_items]."""
         n_users, k = len(query), options.k
         items, scores = torch.full((n_users, k), -1), torch.zeros(n_users, k, dtype=torch.float64)
         if len(unknown) and popularity is not None:
@@ -73,8 +88,12 @@ class Lister:
                 items[known[rows]], scores[known[rows]] = lists.items, lists.scores.double()
         return Lists(items, scores)
 
-    def _known(self, query: Query, options: ListOptions, ann: AnnIndex | None) -> Iterator[tuple[Tensor, Lists]]:
-        """Rows of a query of users of whom enough is known, and their lists; a later list of a row replaces one."""
+    def _known(
+        self, query: Query, options: ListOptions, ann: AnnIndex | None
+    ) -> Iterator[tuple[Tensor, Lists]]:
+        """Rows of a query of users of whom enough is known, and their lists; a later list of a row
+        replaces one.
+        """
         k, rules = options.k, options.rules
         seen = query.history if options.exclude_seen else None
         rows = torch.arange(len(query))
@@ -96,19 +115,25 @@ class Lister:
 
     @torch.no_grad()
     def rank_together(self, queries: Sequence[Query], k: int, exclude_seen: bool) -> list[Lists]:
-        """The lists of several requests without rules, each with the items and scores of :meth:`lists` alone: each is
-        encoded by itself, as who shares a batch may change a model's rounding, but not that of a catalogue's tiles."""
+        """The lists of several requests without rules, each with the items and scores of
+        :meth:`lists` alone: each is encoded by itself, as who shares a batch may change a model's
+        rounding, but not that of a catalogue's tiles."""
         catalogue = self.catalogue_for(k)
         convention = "exclude" if exclude_seen else "keep"
         vectors = torch.cat([encode_users(self.model, query) for query in queries])
         rows = next((rows for rows in TILES if len(vectors) <= rows < catalogue.rows), None)
         catalogue = (None if rows is None else catalogue.in_tiles_of(rows)) or catalogue
-        seen = Ragged.cat([query.history for query in queries]).to(catalogue.device) if exclude_seen else None
+        seen = (
+            Ragged.cat([query.history for query in queries]).to(catalogue.device)
+            if exclude_seen
+            else None
+        )
         users = torch.cat([query.users for query in queries])
         found = catalogue.rank(vectors, seen, (convention,), users)[convention]
         sizes = [len(query) for query in queries]
-        parts = zip(found.items.to("cpu").split(sizes), found.scores.to("cpu").split(sizes), strict=True)  # type: ignore[no-untyped-call]
-        return [Lists(items, scores.double()) for items, scores in parts]
+        items = found.items.to("cpu").split(sizes)  # type: ignore[no-untyped-call]
+        scores = found.scores.to("cpu").double().split(sizes)  # type: ignore[no-untyped-call]
+        return [Lists(*pair) for pair in zip(items, scores, strict=True)]
 
     def similar(
         self,
@@ -119,8 +144,13 @@ class Lister:
         candidates: Tensor | None,
         batch_size: int = 1024,
     ) -> Lists:
-        """The items (of ``candidates`` [C], if given) most like each of ``index`` [B]; none for -1, an unknown one."""
-        items, scores = torch.full((len(index), k), -1), torch.zeros(len(index), k, dtype=torch.float64)
+        """The items (of ``candidates`` [C], if given) most like each of ``index`` [B]; none for -1,
+        an unknown one.
+        """
+        items, scores = (
+            torch.full((len(index), k), -1),
+            torch.zeros(len(index), k, dtype=torch.float64),
+        )
         closed = torch.empty(0, dtype=torch.int64)
         if candidates is not None and self.n_items - len(candidates) <= _FEW:
             open_mask = torch.zeros(self.n_items, dtype=torch.bool)
@@ -140,16 +170,22 @@ class Lister:
             here = places[start : start + batch_size]
             rows = index[here]
             queries = unit[rows] if by == "vectors" else in_common.rows(rows)
-            barred = torch.cat([rows[:, None], closed.expand(len(rows), -1)], 1)  # no item is in its own list
+            barred = torch.cat(
+                [rows[:, None], closed.expand(len(rows), -1)], 1
+            )  # no item is in its own list
             lengths = torch.full((len(rows),), barred.shape[1])
-            found = catalogue.rank(queries, Ragged.from_lengths(barred.flatten(), lengths), ("exclude",))["exclude"]
+            found = catalogue.rank(
+                queries, Ragged.from_lengths(barred.flatten(), lengths), ("exclude",)
+            )["exclude"]
             items[here], scores[here] = found.items, found.scores
         if by == "co_occurrence":
             items = items.masked_fill(scores <= 0, -1)
         return Lists(items, scores)
 
     def catalogue_for(self, k: int, candidates: Tensor | None = None) -> Catalogue:
-        """The items, or ``candidates`` [C] of them, for lists of a length; that of all items is cached."""
+        """The items, or ``candidates`` [C] of them, for lists of a length; that of all items is
+        cached.
+        """
         return self._cached("model", partial(catalogue_for, self.model), k, candidates)
 
     def _of_directions(self, n_items: int, k: int, candidates: Tensor | None = None) -> Catalogue:
@@ -157,10 +193,14 @@ class Lister:
         unit = self.by_vectors.unit
         has_vector_mask = unit.any(1) if candidates is None else unit[candidates].any(1)
         if not bool(has_vector_mask.all()):
-            candidates = (torch.arange(n_items) if candidates is None else candidates)[has_vector_mask]
+            candidates = (torch.arange(n_items) if candidates is None else candidates)[
+                has_vector_mask
+            ]
         return Catalogue(n_items, k, item_vectors=unit, candidates=candidates, wide=True)
 
-    def _cached(self, name: str, make: Callable[..., Catalogue], k: int, candidates: Tensor | None) -> Catalogue:
+    def _cached(
+        self, name: str, make: Callable[..., Catalogue], k: int, candidates: Tensor | None
+    ) -> Catalogue:
         if candidates is not None:
             return make(self.n_items, k, candidates=candidates)
         cached = self._catalogues.get(name)  # read once: another thread may replace it

@@ -1,4 +1,6 @@
-"""The recommender: a model joined with the ids of its users and items and with what the users have seen."""
+"""The recommender: a model joined with the ids of its users and items and with what the users have
+seen.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,15 @@ from recgraph.serve.ann import AnnIndex
 from recgraph.serve.bundle import Embedder
 from recgraph.serve.export import export
 from recgraph.serve.lists import Fallback, Lister, ListOptions
-from recgraph.serve.request import NoHistoryError, Request, given_ids, is_all, of_histories, of_users, take
+from recgraph.serve.request import (
+    NoHistoryError,
+    Request,
+    given_ids,
+    is_all,
+    of_histories,
+    of_users,
+    take,
+)
 from recgraph.serve.rules import ResolvedRules, Rules, candidates_of, resolve
 from recgraph.serve.vectors import check_vectors, encode_items, encode_users, vector_frame
 from recgraph.sparse.ragged import Ragged
@@ -54,7 +64,9 @@ _counting = threading.Lock()
 
 
 class Counts(Counter[str]):
-    """The numbers of ``unknown_items``, ``unknown_users`` and ``fallbacks``; several threads may add."""
+    """The numbers of ``unknown_items``, ``unknown_users`` and ``fallbacks``; several threads may
+    add.
+    """
 
     def add(self, **counts: int) -> None:
         """Add numbers; unknown items are logged, too."""
@@ -70,14 +82,18 @@ class Recommender:
     Args:
         model: a built model; :meth:`refresh` after it was trained further.
         users, items: index <-> id, in the model's order.
-        seen: a row for each user: what the user did, oldest first. It is what the model reads, and what
-            ``exclude_seen`` leaves out.
-        columns, kind: the names of the columns of answers (default ``user`` and ``item``), and the kind of their frame
-            where no frame is given.
-        item_features: a frame with a row an item, keyed by the item's id in the column ``columns.item``.
-        record: anything that can be written as JSON and belongs to the model: protocol, metrics, provenance.
-        times, time_unit: when the users did it, for a model that reads times: [T] int64, aligned with ``seen.values``.
-        time_format: by which the times of histories are read where they are texts, as those of the training data were.
+        seen: a row for each user: what the user did, oldest first. It is what the model reads, and
+            what ``exclude_seen`` leaves out.
+        columns, kind: the names of the columns of answers (default ``user`` and ``item``), and the
+            kind of their frame where no frame is given.
+        item_features: a frame with a row an item, keyed by the item's id in the column
+            ``columns.item``.
+        record: anything that can be written as JSON and belongs to the model: protocol, metrics,
+            provenance.
+        times, time_unit: when the users did it, for a model that reads times: [T] int64, aligned
+            with ``seen.values``.
+        time_format: by which the times of histories are read where they are texts, as those of the
+            training data were.
 
     Attributes:
         counters: the numbers of ``unknown_items``, ``unknown_users`` and ``fallbacks`` so far.
@@ -101,17 +117,32 @@ class Recommender:
         time_format: TimeFormat = None,
     ) -> None:
         sizes = model.space
-        if sizes is None or sizes.n_items != len(items) or sizes.n_users not in (0, len(users), seen.n_rows):
-            raise ValueError(f"model is built for {sizes}, but there are {len(users):,} users, {len(items):,} items")
+        if (
+            sizes is None
+            or sizes.n_items != len(items)
+            or sizes.n_users not in (0, len(users), seen.n_rows)
+        ):
+            raise ValueError(
+                f"model is built for {sizes}, but there are {len(users):,} users, {len(items):,} items"
+            )
         self.model = model.eval()
-        self.users, self.items, self.seen, self.in_common = users, items, seen, CoOccurrence(seen, len(items))
+        self.users, self.items, self.seen, self.in_common = (
+            users,
+            items,
+            seen,
+            CoOccurrence(seen, len(items)),
+        )
         self.times = None if times is None or not model.reads_times else seen.with_values(times)
         self.time_unit, self.time_format = time_unit, time_format
         self.columns = columns if columns is not None else Columns(user="user", item="item")
         self.kind = kind
         self.item_features: pl.DataFrame | None = None
         if item_features is not None:
-            frame = item_features if isinstance(item_features, pl.DataFrame) else from_native(item_features)
+            frame = (
+                item_features
+                if isinstance(item_features, pl.DataFrame)
+                else from_native(item_features)
+            )
             self.item_features = without_categories(frame)
         self.record = dict(record or {})
         self.counters = Counts()
@@ -121,15 +152,25 @@ class Recommender:
         self.lister = Lister(self.model, len(items))
 
     @classmethod
-    def for_log(cls, model: Model, log: Interactions, record: Mapping[str, Any] | None = None) -> Self:
+    def for_log(
+        cls, model: Model, log: Interactions, record: Mapping[str, Any] | None = None
+    ) -> Self:
         """A recommender for the users of a log; seen is all that they did in it."""
-        same: dict[str, Any] = {name: getattr(log, name) for name in ("columns", "kind", "item_features")}
-        times: dict[str, Any] = {"times": log.ordered.times, "time_unit": log.time_unit, "time_format": log.time_format}
+        same: dict[str, Any] = {
+            name: getattr(log, name) for name in ("columns", "kind", "item_features")
+        }
+        times: dict[str, Any] = {
+            "times": log.ordered.times,
+            "time_unit": log.time_unit,
+            "time_format": log.time_format,
+        }
         return cls(model, log.users, log.items, log.ordered.items, record=record, **same, **times)
 
     @property
     def held_out(self) -> str | None:
-        """What the model has not been fitted on, and how that is mended; None where it knows the whole log."""
+        """What the model has not been fitted on, and how that is mended; None where it knows the
+        whole log.
+        """
         fitted_on = (self.record.get("update") or {}).get("parent", self.record).get("fitted_on")
         if fitted_on not in ("train", "train+valid"):
             return None
@@ -166,23 +207,29 @@ class Recommender:
         """The best ``k`` items for each user.
 
         Args:
-            users: ids of users of the training data (list, array, series, or one id), or ``"all"``: every user of whom
-                enough is known, or everyone with a ``fallback`` (:meth:`stream` gives them part by part).
-            histories: interactions of users never seen in training: a frame with the training data's column names
-                (or ``user``, ``item``, ``timestamp``), or a mapping user -> list of items, oldest first. Items that
-                the model does not know are skipped and counted in :attr:`counters`.
+            users: ids of users of the training data (list, array, series, or one id), or ``"all"``:
+                every user of whom enough is known, or everyone with a ``fallback`` (:meth:`stream`
+                gives them part by part).
+            histories: interactions of users never seen in training: a frame with the training
+                data's column names (or ``user``, ``item``, ``timestamp``), or a mapping user ->
+                list of items, oldest first. Items that the model does not know are skipped and
+                counted in :attr:`counters`.
             exclude_seen: leave out what the user has done.
-            allow, block: ids of items to which the lists are restricted, and of items that are in none.
+            allow, block: ids of items to which the lists are restricted, and of items that are in
+                none.
             rules: business rules, :class:`recgraph.serve.rules.Rules` or a mapping of its settings.
-            fallback: ``"popularity"`` gives users of whom nothing is known the items seen most often; None raises.
+            fallback: ``"popularity"`` gives users of whom nothing is known the items seen most
+                often; None raises.
             item_columns: columns of the item features to add, e.g. ``["title"]``.
-            at: when the lists are asked for, one time or one a user, written as those of the training data, for a model
-                that reads times (others do not read it); None: not known.
+            at: when the lists are asked for, one time or one a user, written as those of the
+                training data, for a model that reads times (others do not read it); None: not
+                known.
 
         Returns:
-            A frame with the columns user, item, score, rank (from 1), users in the order given and best items first. It
-            is of the kind of the frame or series that was given, else of that of the training data. The scores of a
-            fallback are counts. The first call logs :attr:`held_out` as a warning.
+            A frame with the columns user, item, score, rank (from 1), users in the order given and
+            best items first. It is of the kind of the frame or series that was given, else of that
+            of the training data. The scores of a fallback are counts. The first call logs
+            :attr:`held_out` as a warning.
         """
         self.warn_of_held_out()
         request = self._request(users, histories, at)
@@ -201,17 +248,23 @@ class Recommender:
         at: Any = None,
         **options: Any,
     ) -> Iterator[Any]:
-        """:meth:`recommend` in parts of ``batch_size`` users, in memory that does not grow with their number.
+        """:meth:`recommend` in parts of ``batch_size`` users, in memory that does not grow with
+        their number.
 
         Args:
             users, histories, at, options: as there; all users by default.
             engine: answers the parts (:mod:`recgraph.parallel`); None: this process.
 
-        Yields frames; one under the other they have the items of :meth:`recommend`, and its scores up to rounding.
+        Yields frames; one under the other they have the items of :meth:`recommend`, and its scores
+        up to rounding.
         """
         self.warn_of_held_out()
-        request = self._request(None if histories is not None and is_all(users) else users, histories, at)
-        self.counters.add(unknown_items=request.n_unknown_items, unknown_users=request.n_unknown_users)
+        request = self._request(
+            None if histories is not None and is_all(users) else users, histories, at
+        )
+        self.counters.add(
+            unknown_items=request.n_unknown_items, unknown_users=request.n_unknown_users
+        )
         shared = self, self._options(k, **options), histories is not None or not is_all(users)
         parts = (
             Piece(f"{len(rows):,} users from {int(rows[0]):,} on", request.take(rows))
@@ -234,7 +287,9 @@ class Recommender:
         self.check_item_columns(item_columns, self.columns.user, self.columns.item)
         resolved = self.resolve(Rules.with_arguments(rules, allow, block))
         self.counters.add(unknown_items=resolved.n_unknown)
-        return ListOptions(min(k, len(self.items)), exclude_seen, resolved, fallback, tuple(item_columns))
+        return ListOptions(
+            min(k, len(self.items)), exclude_seen, resolved, fallback, tuple(item_columns)
+        )
 
     def resolve(self, rules: Rules) -> ResolvedRules:
         """Rules in the model's indices."""
@@ -252,28 +307,38 @@ class Recommender:
         return resolve(rules, self.items, self.item_columns, reranking)
 
     def check_item_columns(self, names: Sequence[str], *taken: str) -> None:
-        """Check that the item features have the columns, and that the answer has no other of the name."""
+        """Check that the item features have the columns, and that the answer has no other of the
+        name.
+        """
         features = [] if self.item_features is None else self.item_features.columns
         there = [name for name in features if name not in ("score", "rank", *taken)]
         for name in names:
             if name not in there or names.count(name) > 1:
-                raise ValueError(f"item_columns = {name!r} must be one of {', '.join(there) or 'none: there are none'}")
+                raise ValueError(
+                    f"item_columns = {name!r} must be one of {', '.join(there) or 'none: there are none'}"
+                )
 
     def _request(self, users: Any, histories: Any, at: Any = None) -> Request:
         if (users is None) == (histories is None):
             raise ValueError("give either users (of the training data) or histories (of new users)")
         if histories is not None:
             unit = self.time_unit if self.model.reads_times else None
-            request = of_histories(histories, self.items, self.columns, self.kind, unit, self.time_format)
+            request = of_histories(
+                histories, self.items, self.columns, self.kind, unit, self.time_format
+            )
         elif is_all(users):
             every = torch.arange(len(self.users))
             request = Request(self.users.ids(every), Query(every, self.seen, self.times), self.kind)
         else:
             request = of_users(users, self.users, self.seen, self.kind, self.times)
-        return replace(request, query=replace(request.query, at=self.time_of(at, len(request.labels))))
+        return replace(
+            request, query=replace(request.query, at=self.time_of(at, len(request.labels)))
+        )
 
     def time_of(self, at: Any, n: int = 1) -> Tensor | None:
-        """[n] int64: when lists are asked for, by one time or n of them; None of a model that reads no times."""
+        """[n] int64: when lists are asked for, by one time or n of them; None of a model that reads
+        no times.
+        """
         if at is None or not self.model.reads_times:
             return None
         return self.read_times(at, n, "at")
@@ -290,16 +355,22 @@ class Recommender:
         return own.expand(n)
 
     def _answer(self, request: Request, options: ListOptions, named: bool) -> Any:
-        """The frame of a request; users who were not named are left out where nothing is known of them."""
+        """The frame of a request; users who were not named are left out where nothing is known of
+        them.
+        """
         lister = self.lister  # read once: another thread may replace it
         unknown = lister.unknown(request.query)
         if not named and options.fallback is None:
             request, unknown = request.without(unknown), unknown[:0]
-        self.counters.add(unknown_items=request.n_unknown_items, unknown_users=request.n_unknown_users)
+        self.counters.add(
+            unknown_items=request.n_unknown_items, unknown_users=request.n_unknown_users
+        )
         if len(unknown) and options.fallback is None:
             raise NoHistoryError.of(request, unknown)
         self.counters.add(fallbacks=len(unknown))
-        lists = lister.lists(request.query, options, unknown, self.popularity if len(unknown) else None, self.ann)
+        lists = lister.lists(
+            request.query, options, unknown, self.popularity if len(unknown) else None, self.ann
+        )
         names = self.columns.user, self.columns.item
         return self._frame(request.labels, lists, names, request.kind, options.item_columns)
 
@@ -319,15 +390,16 @@ class Recommender:
 
         Args:
             items: ids of items of the training data (list, array, series, or one id), or ``"all"``.
-            by: ``"vectors"``: the cosine of the model's item vectors; ``"co_occurrence"``: that of the sets of users
-                who have both. None: by vectors where the model has them.
+            by: ``"vectors"``: the cosine of the model's item vectors; ``"co_occurrence"``: that of
+                the sets of users who have both. None: by vectors where the model has them.
             allow, block, item_columns: as :meth:`recommend`.
             batch_size: items at a time; bounds memory and does not alter results.
 
         Returns:
-            A frame with the log's item column, ``similar``, score (the cosine), rank (from 1), of the kind that
-            :meth:`recommend` returns. An item that nobody has, or without a vector, has no rows and is in no list; by
-            ``"co_occurrence"`` a list ends where no user has both.
+            A frame with the log's item column, ``similar``, score (the cosine), rank (from 1), of
+            the kind that :meth:`recommend` returns. An item that nobody has, or without a vector,
+            has no rows and is in no list; by ``"co_occurrence"`` a list ends where no user has
+            both.
         """
         names = self.columns.item, "similar"
         self.check_item_columns(item_columns, *names)
@@ -338,11 +410,15 @@ class Recommender:
             labels, kind = given_ids(items, self.kind, "items")
             index = torch.from_numpy(self.items.index(labels, "items"))
             if len(unknown := (index < 0).nonzero().flatten()):
-                raise ValueError(f"items: {take(labels, unknown[:1])[0]!r} is not known to the model")
+                raise ValueError(
+                    f"items: {take(labels, unknown[:1])[0]!r} is not known to the model"
+                )
         candidates, n_unknown = self.candidates(allow, block)
         self.counters.add(unknown_items=n_unknown)
         by = self.similar_by(by)
-        lists = self.lister.similar(self.in_common, by, index, min(k, len(self.items)), candidates, batch_size)
+        lists = self.lister.similar(
+            self.in_common, by, index, min(k, len(self.items)), candidates, batch_size
+        )
         return self._frame(labels, lists, names, kind, item_columns)
 
     def similar_by(self, by: SimilarBy | None) -> SimilarBy:
@@ -353,13 +429,24 @@ class Recommender:
         return by
 
     def candidates(self, allow: Any, block: Any) -> tuple[Tensor | None, int]:
-        """[C] the allowed items that are not blocked, None for all; and how many ids are not known."""
-        return candidates_of(Rules.of({"allow": allow, "block": () if block is None else block}), self.items)
+        """[C] the allowed items that are not blocked, None for all; and how many ids are not
+        known.
+        """
+        return candidates_of(
+            Rules.of({"allow": allow, "block": () if block is None else block}), self.items
+        )
 
     def _frame(
-        self, labels: pl.Series, lists: Lists, names: tuple[str, str], kind: FrameKind, item_columns: Sequence[str]
+        self,
+        labels: pl.Series,
+        lists: Lists,
+        names: tuple[str, str],
+        kind: FrameKind,
+        item_columns: Sequence[str],
     ) -> Any:
-        """A row an item of a list: whose list it is [B], the item, score, rank (from 1), ``item_columns``."""
+        """A row an item of a list: whose list it is [B], the item, score, rank (from 1),
+        ``item_columns``.
+        """
         rows, places = (lists.items >= 0).nonzero(as_tuple=True)
         found = lists.items[rows, places]
         series = [
@@ -372,7 +459,9 @@ class Recommender:
         return to_native(pl.DataFrame(series), kind)
 
     def features_of(self, index: Tensor, names: Sequence[str]) -> list[pl.Series]:
-        """Columns of the item features, a row for each of ``index`` [N]; null where an item has none."""
+        """Columns of the item features, a row for each of ``index`` [N]; null where an item has
+        none.
+        """
         if not names or self.item_features is None:
             return []
         places = pl.Series(self._feature_rows[index].numpy()).replace(-1, None)
@@ -384,17 +473,23 @@ class Recommender:
         return feature_rows(self.items, self.item_features[self.columns.item])
 
     def item_vectors(self) -> Any:
-        """The vectors of all items, a frame with the log's item column and ``vector`` (arrays of float32); a score is
-        the inner product of a user's vector and an item's. A model of scores alone has none (ValueError)."""
+        """The vectors of all items, a frame with the log's item column and ``vector`` (arrays of
+        float32); a score is the inner product of a user's vector and an item's. A model of scores
+        alone has none (ValueError)."""
         vectors = encode_items(self.model)
-        return vector_frame(self.columns.item, self.items.ids(range(len(self.items))), vectors, self.kind)
+        return vector_frame(
+            self.columns.item, self.items.ids(range(len(self.items))), vectors, self.kind
+        )
 
     def user_vectors(self, users: Any = None, histories: Any = None) -> Any:
-        """The vectors of users, as :meth:`item_vectors` gives those of items; users in the order given.
+        """The vectors of users, as :meth:`item_vectors` gives those of items; users in the order
+        given.
 
         Args:
-            users: ids of users of the training data; with neither argument all of whom enough is known.
-            histories: interactions of new users, as :meth:`recommend` reads them; NoHistoryError of unknown ones.
+            users: ids of users of the training data; with neither argument all of whom enough is
+                known.
+            histories: interactions of new users, as :meth:`recommend` reads them; NoHistoryError of
+                unknown ones.
         """
         check_vectors(self.model)
         users = "all" if users is None and histories is None else users
@@ -403,12 +498,18 @@ class Recommender:
         if len(unknown) and not is_all(users):
             raise NoHistoryError.of(request, unknown)
         request = request.without(unknown)
-        self.counters.add(unknown_items=request.n_unknown_items, unknown_users=request.n_unknown_users)
-        return vector_frame(self.columns.user, request.labels, encode_users(self.model, request.query), request.kind)
+        self.counters.add(
+            unknown_items=request.n_unknown_items, unknown_users=request.n_unknown_users
+        )
+        return vector_frame(
+            self.columns.user, request.labels, encode_users(self.model, request.query), request.kind
+        )
 
     @checked
     def use_ann(self, index: AnnIndex | None = None) -> Self:
-        """Search through an approximate index of the model's vectors and rank what it finds exactly."""
+        """Search through an approximate index of the model's vectors and rank what it finds
+        exactly.
+        """
         self.ann = AnnIndex.build(self.model) if index is None else index.check(self.model)
         return self
 
@@ -420,12 +521,16 @@ class Recommender:
 
     @checked
     def export(self, folder: str | Path) -> dict[str, Any]:
-        """Write the model for other runtimes, see :mod:`recgraph.serve.export`; returns the manifest."""
+        """Write the model for other runtimes, see :mod:`recgraph.serve.export`; returns the
+        manifest.
+        """
         return export(self, Path(folder))
 
     @checked
     def save(self, folder: str | Path) -> None:
-        """Write a bundle, see :mod:`recgraph.serve.bundle`: it appears whole or not at all, in the place of another."""
+        """Write a bundle, see :mod:`recgraph.serve.bundle`: it appears whole or not at all, in the
+        place of another.
+        """
 
         def fill(into: Path) -> None:
             self.users.write(into / "users.parquet")
@@ -433,7 +538,10 @@ class Recommender:
             seen = {"values": self.seen.values.to(torch.int32), "offsets": self.seen.offsets}
             if self.times is not None:
                 seen["times"] = self.times.values
-            save_file({name: value.contiguous() for name, value in seen.items()}, into / "seen.safetensors")
+            save_file(
+                {name: value.contiguous() for name, value in seen.items()},
+                into / "seen.safetensors",
+            )
             if self.item_features is not None:
                 self.item_features.write_parquet(into / _FEATURES)
 
@@ -444,7 +552,9 @@ class Recommender:
     @classmethod
     @checked
     def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Recommender:
-        """Read a bundle that :meth:`save` wrote, or that of a run's folder; BundleError where it cannot be read."""
+        """Read a bundle that :meth:`save` wrote, or that of a run's folder; BundleError where it
+        cannot be read.
+        """
         place = bundle.bundle_of(folder)
 
         def make(config: dict[str, Any]) -> Recommender:
@@ -456,7 +566,9 @@ class Recommender:
                 IdMap.read(place / "items.parquet"),
                 Ragged(seen["values"].to(torch.int64), seen["offsets"].clone()),
                 columns=Columns.of(config["columns"]),
-                item_features=pl.read_parquet(features, memory_map=False) if features.is_file() else None,
+                item_features=pl.read_parquet(features, memory_map=False)
+                if features.is_file()
+                else None,
                 times=seen["times"].clone() if "times" in seen else None,
                 **{name: config[name] for name in _WRITTEN},
             )
@@ -469,12 +581,18 @@ class Recommender:
         return f"Recommender({type(self.model).__name__}, {len(self.users):,} users, {len(self.items):,} items)"
 
     def _repr_html_(self) -> str:
-        facts = {"model": type(self.model).__name__, "users": len(self.users), "items": len(self.items)}
+        facts = {
+            "model": type(self.model).__name__,
+            "users": len(self.users),
+            "items": len(self.items),
+        }
         fitted = {"fitted on": self.record.get("fitted_on"), "seed": self.record.get("seed")}
         return as_html("Recommender", {**facts, **fitted})
 
 
-def _answer_part(shared: tuple[Recommender, ListOptions, bool], part: Request) -> tuple[Any, Counts]:
+def _answer_part(
+    shared: tuple[Recommender, ListOptions, bool], part: Request
+) -> tuple[Any, Counts]:
     """An answer, and what was counted in it alone."""
     recommender, options, named = copy(shared[0]), shared[1], shared[2]
     recommender.counters = Counts()
@@ -483,16 +601,21 @@ def _answer_part(shared: tuple[Recommender, ListOptions, bool], part: Request) -
 
 @checked
 def load(folder: str | Path, device: torch.device | str = "cpu") -> Recommender | Embedder:
-    """Read what a run saved, from its folder or a bundle's: a recommender, or the embeddings of a graph's nodes; a
-    BundleError where there is none, a file is missing or damaged, or this version cannot read it."""
+    """Read what a run saved, from its folder or a bundle's: a recommender, or the embeddings of a
+    graph's nodes; a BundleError where there is none, a file is missing or damaged, or this version
+    cannot read it."""
     if bundle.read_config(bundle.bundle_of(folder))["holds"] == "embedder":
         return Embedder.load(folder, device)
     return Recommender.load(folder, device)
 
 
 @checked
-def recall_of_lists(recommender: Recommender, k: int = 10, n_users: int = 256, seed: int = 0) -> float:
-    """The share of the items of exact lists that those of :meth:`Recommender.use_ann` contain, of a sample of users."""
+def recall_of_lists(
+    recommender: Recommender, k: int = 10, n_users: int = 256, seed: int = 0
+) -> float:
+    """The share of the items of exact lists that those of :meth:`Recommender.use_ann` contain, of a
+    sample of users.
+    """
     near, exact = copy(recommender), copy(recommender)
     near.kind = exact.kind = "polars"
     near.record = exact.record = {}  # which says what to warn of
@@ -502,5 +625,7 @@ def recall_of_lists(recommender: Recommender, k: int = 10, n_users: int = 256, s
         raise ValueError("no user of the recommender has a history")
     drawn = torch.randperm(len(with_history), generator=Generators(seed).fresh("users"))[:n_users]
     users = recommender.users.ids(with_history[drawn])
-    found, wanted = (set(each.recommend(users=users, k=k)[:, :2].iter_rows()) for each in (near, exact))
+    found, wanted = (
+        set(each.recommend(users=users, k=k)[:, :2].iter_rows()) for each in (near, exact)
+    )
     return len(found & wanted) / len(wanted)

@@ -1,4 +1,6 @@
-"""What the service answers: requests over JSON, and the predictor that answers batches of them from one bundle."""
+"""What the service answers: requests over JSON, and the predictor that answers batches of them from
+one bundle.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ from recgraph.serve.recommender import Recommender
 from recgraph.serve.request import in_order, plain, query_of_histories, query_of_users
 from recgraph.serve.rules import Rules
 
-#: maps up to this size are also held as Python objects, some 100 bytes an id: a look at few ids is then much faster
+#: maps up to this size are also held as Python objects, some 100 bytes an id: a look at few ids is
+#: then much faster
 _IN_PYTHON = 2_000_000
 Id = (
     Annotated[bool, Strict()]
@@ -53,20 +56,32 @@ class Limits(Config):
     """How much one request may ask for; more is refused."""
 
     body_kib: Annotated[int, Field(ge=1, description="size of a request's body, in KiB")] = 1024
-    k: Annotated[int, Field(ge=1, description="length of a list, and of what a re-ranker picks from")] = 1000
+    k: Annotated[
+        int, Field(ge=1, description="length of a list, and of what a re-ranker picks from")
+    ] = 1000
     history: Annotated[int, Field(ge=1, description="items of one history")] = 10_000
     users: Annotated[int, Field(ge=1, description="users, histories or items of one request")] = 256
-    rules: Annotated[int, Field(ge=0, description="boosts and columns in the rules of one request")] = 32
-    read_s: Annotated[float, Field(gt=0, description="seconds until the whole body must be there")] = 10.0
-    waiting: Annotated[int, Field(ge=1, description="requests that wait to be ranked; further ones get 503")] = 2048
+    rules: Annotated[
+        int, Field(ge=0, description="boosts and columns in the rules of one request")
+    ] = 32
+    read_s: Annotated[
+        float, Field(gt=0, description="seconds until the whole body must be there")
+    ] = 10.0
+    waiting: Annotated[
+        int, Field(ge=1, description="requests that wait to be ranked; further ones get 503")
+    ] = 2048
 
 
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     k: int = 10
-    item_columns: Annotated[list[str] | None, Field(description="columns of the item features to add")] = None
-    allow: Annotated[list[Id] | None, Field(description="the items to which the lists are restricted")] = None
+    item_columns: Annotated[
+        list[str] | None, Field(description="columns of the item features to add")
+    ] = None
+    allow: Annotated[
+        list[Id] | None, Field(description="the items to which the lists are restricted")
+    ] = None
     block: Annotated[list[Id] | None, Field(description="items that are in no list")] = None
 
 
@@ -93,10 +108,16 @@ class RecommendRequest(_Body):
         _Values | None,
         Field(description="of the items of history, or of each of histories, as the log's times"),
     ] = None
-    exclude_seen: Annotated[bool, Strict(), Field(description="leave out what the user has done")] = True
-    fallback: Annotated[Fallback | None, Field(description="for users of whom nothing is known; null: an error")] = None
+    exclude_seen: Annotated[
+        bool, Strict(), Field(description="leave out what the user has done")
+    ] = True
+    fallback: Annotated[
+        Fallback | None, Field(description="for users of whom nothing is known; null: an error")
+    ] = None
     rules: Annotated[Rules | None, Field(description="business rules")] = None
-    at: Annotated[Id | None, Field(description="when the lists are asked for, written as the log's times")] = None
+    at: Annotated[
+        Id | None, Field(description="when the lists are asked for, written as the log's times")
+    ] = None
 
     @field_validator("times")
     @classmethod
@@ -117,33 +138,54 @@ class RecommendRequest(_Body):
     @property
     def field(self) -> str:
         """The field that says for whom."""
-        return next(name for name in ("user", "users", "history", "histories") if getattr(self, name) is not None)
+        return next(
+            name
+            for name in ("user", "users", "history", "histories")
+            if getattr(self, name) is not None
+        )
 
     @property
     def labels(self) -> list[Any]:
         """[B] what the response calls each user."""
-        return [self.user] if self.users is None and self.histories is None else [*(self.users or self.histories or ())]
+        return (
+            [self.user]
+            if self.users is None and self.histories is None
+            else [*(self.users or self.histories or ())]
+        )
 
 
 class SimilarRequest(_Body):
     """The body of ``POST /similar``."""
 
     items: list[Id]
-    by: Annotated[SimilarBy | None, Field(description="null: by the model's vectors where it has them")] = None
+    by: Annotated[
+        SimilarBy | None, Field(description="null: by the model's vectors where it has them")
+    ] = None
 
 
 def limited(limits: Limits) -> tuple[type[RecommendRequest], type[SimilarRequest]]:
     """The bodies of requests within the limits of a service."""
-    k = (int, Field(min(10, limits.k), strict=True, ge=1, le=limits.k, description="the length of the lists"))
+    k = (
+        int,
+        Field(
+            min(10, limits.k), strict=True, ge=1, le=limits.k, description="the length of the lists"
+        ),
+    )
     row: Any = Annotated[list[Id], Field(max_length=limits.history)]
     many: dict[str, Any] = {"min_length": 1, "max_length": limits.users}
     recommend = create_model(
         "RecommendRequest",
         __base__=RecommendRequest,
         k=k,
-        users=(list[Id] | None, Field(None, **many, description="several users of the training data")),
+        users=(
+            list[Id] | None,
+            Field(None, **many, description="several users of the training data"),
+        ),
         history=(row | None, Field(None, description="the items of a new user, oldest first")),
-        histories=(dict[str, row] | None, Field(None, **many, description="label -> items, of several new users")),
+        histories=(
+            dict[str, row] | None,
+            Field(None, **many, description="label -> items, of several new users"),
+        ),
     )
     items = (list[Id], Field(**many, description="items of the training data"))
     similar = create_model("SimilarRequest", __base__=SimilarRequest, k=k, items=items)
@@ -160,7 +202,9 @@ class Refused(ValueError):
 
 @contextmanager
 def _refusing(field: str) -> Iterator[None]:
-    """Within the block what the library refuses is the request's fault; ids of odd types fail in many ways."""
+    """Within the block what the library refuses is the request's fault; ids of odd types fail in
+    many ways.
+    """
     try:
         yield
     except (ValueError, TypeError, OverflowError, pl.exceptions.PolarsError) as error:
@@ -168,36 +212,52 @@ def _refusing(field: str) -> Iterator[None]:
 
 
 class JsonIds:
-    """Reads and writes the ids of one map as JSON: numbers, booleans and texts as they are, others as texts."""
+    """Reads and writes the ids of one map as JSON: numbers, booleans and texts as they are, others
+    as texts.
+    """
 
     def __init__(self, ids: IdMap) -> None:
         dtype = ids.values.dtype
         self.ids, self.family = ids, family(dtype)
-        self._types = {bool} if dtype == pl.Boolean else {int, float} if dtype.is_numeric() else {str}
+        self._types = (
+            {bool} if dtype == pl.Boolean else {int, float} if dtype.is_numeric() else {str}
+        )
         self._texts = plain(ids.values) if len(ids) <= _IN_PYTHON else None
-        self._places = None if self._texts is None else {each: index for index, each in enumerate(self._texts)}
+        self._places = (
+            None if self._texts is None else {each: index for index, each in enumerate(self._texts)}
+        )
 
     def read(self, values: list[Any], field: str) -> list[int]:
-        """The index of each id, -1 where it is not known; one of another type than the map's is refused."""
+        """The index of each id, -1 where it is not known; one of another type than the map's is
+        refused.
+        """
         for place, value in enumerate(values):
             if type(value) not in self._types:
                 like = f"{self.family}, such as {self.write([0])[0]!r}" if len(self.ids) else "none"
                 sent = {bool: "a boolean", str: "a text"}.get(type(value), "a number")
-                raise Refused(422, f"{field}[{place}] = {shown(value)} is {sent}, and ids are {like}", field)
+                raise Refused(
+                    422, f"{field}[{place}] = {shown(value)} is {sent}, and ids are {like}", field
+                )
         if self._places is not None:
             return [self._places.get(each, -1) for each in values]
-        found: list[int] = self.ids.index(pl.Series(values, dtype=self.ids.values.dtype, strict=False)).tolist()
+        found: list[int] = self.ids.index(
+            pl.Series(values, dtype=self.ids.values.dtype, strict=False)
+        ).tolist()
         return found
 
     def write(self, indices: list[int]) -> list[Any]:
         """The ids of indices, as JSON can hold them."""
-        return plain(self.ids.ids(indices)) if self._texts is None else [self._texts[index] for index in indices]
+        return (
+            plain(self.ids.ids(indices))
+            if self._texts is None
+            else [self._texts[index] for index in indices]
+        )
 
 
 @dataclass(frozen=True)
 class Job:
-    """A request whose users, histories or items are looked up: indices, -1 for what is not known. Jobs of the same
-    ``key`` may be computed together; None: only alone."""
+    """A request whose users, histories or items are looked up: indices, -1 for what is not known.
+    Jobs of the same ``key`` may be computed together; None: only alone."""
 
     predictor: Predictor
     request: RecommendRequest | SimilarRequest
@@ -224,11 +284,16 @@ class Result:
 
 
 class Predictor:
-    """Answers requests from one bundle, each as the library's ``recommend`` and ``similar`` do, whoever shares a batch;
-    several threads may use it. ``identity`` names the bundle."""
+    """Answers requests from one bundle, each as the library's ``recommend`` and ``similar`` do,
+    whoever shares a batch; several threads may use it. ``identity`` names the bundle."""
 
     def __init__(self, recommender: Recommender, limits: Limits, identity: str) -> None:
-        self.recommender, self.limits, self.identity, self.loaded = recommender, limits, identity, time.time()
+        self.recommender, self.limits, self.identity, self.loaded = (
+            recommender,
+            limits,
+            identity,
+            time.time(),
+        )
         self.users, self.items = JsonIds(recommender.users), JsonIds(recommender.items)
         self.n_items = len(recommender.items)
 
@@ -236,7 +301,8 @@ class Predictor:
     def load(cls, path: Path, limits: Limits, device: str = "cpu") -> Self:
         """Read a bundle, or that of a run, and compute what the first request would wait for."""
         folder = bundle_of(path).resolve()  # a symbolic link may be switched meanwhile
-        # before the rest: a bundle that takes the place meanwhile then has another identity, and is loaded next
+        # before the rest: a bundle that takes the place meanwhile then has another identity, and is
+        # loaded next
         identity = digest(folder)[:12]
         loaded = cls(Recommender.load(folder, device), limits, identity)
         k = min(10, limits.k, loaded.n_items)
@@ -268,12 +334,22 @@ class Predictor:
         """Look the ids of a request up; Refused where it does not fit the bundle."""
         with _refusing("item_columns"):
             self.recommender.check_item_columns(request.item_columns or (), "user", "item")
-        k, is_alone = min(request.k, self.n_items), request.allow is not None or request.block is not None
+        k, is_alone = (
+            min(request.k, self.n_items),
+            request.allow is not None or request.block is not None,
+        )
         key: tuple[Any, ...]
         if isinstance(request, SimilarRequest):
             with _refusing("by"):
                 key = self, k, self.recommender.similar_by(request.by)
-            job = Job(self, request, [], [], self.items.read(request.items, "items"), None if is_alone else key)
+            job = Job(
+                self,
+                request,
+                [],
+                [],
+                self.items.read(request.items, "items"),
+                None if is_alone else key,
+            )
             if max(job.items) < 0:
                 raise Refused(404, f"nothing is known of item {request.items[0]!r}", "items")
             return job
@@ -301,10 +377,15 @@ class Predictor:
         return Job(self, request, users, histories, [], None if is_alone else key, at, times)
 
     def respond(self, jobs: Sequence[Job]) -> list[Result | Exception]:
-        """Answer jobs of one key together -> for each its result, or an error, which is its own alone."""
+        """Answer jobs of one key together -> for each its result, or an error, which is its own
+        alone.
+        """
         try:
             return self._similar(jobs) if jobs[0].items else self._recommend(jobs)
-        except (Exception, pl.exceptions.PanicException) as error:  # whatever it is, it is one request's alone
+        except (
+            Exception,
+            pl.exceptions.PanicException,
+        ) as error:  # whatever it is, it is one request's alone
             if len(jobs) == 1:
                 return [error if isinstance(error, Exception) else RuntimeError(str(error))]
             return [self.respond([job])[0] for job in jobs]
@@ -326,16 +407,22 @@ class Predictor:
         known_mask[lister.unknown(query)] = False
         bounds = [0, *accumulate(map(len, jobs))]
         parts = [(query.rows(*ends), known_mask[slice(*ends)]) for ends in pairwise(bounds)]
-        together = [n for n, (_, mask) in enumerate(parts) if jobs[n].key is not None and bool(mask.all())]
+        together = [
+            n for n, (_, mask) in enumerate(parts) if jobs[n].key is not None and bool(mask.all())
+        ]
         ranked: dict[int, Lists] = {}
         if together:
             request = jobs[0].request
             assert isinstance(request, RecommendRequest)
             queries, k = [parts[n][0] for n in together], min(request.k, self.n_items)
-            ranked = dict(zip(together, lister.rank_together(queries, k, request.exclude_seen), strict=True))
+            ranked = dict(
+                zip(together, lister.rank_together(queries, k, request.exclude_seen), strict=True)
+            )
         return [self._recommended(job, *parts[n], ranked.get(n)) for n, job in enumerate(jobs)]
 
-    def _recommended(self, job: Job, query: Query, known_mask: Tensor, lists: Lists | None) -> Result | Refused:
+    def _recommended(
+        self, job: Job, query: Query, known_mask: Tensor, lists: Lists | None
+    ) -> Result | Refused:
         """The response to a job, whose lists are made here where they are not there."""
         recommender, request = self.recommender, job.request
         assert isinstance(request, RecommendRequest)
@@ -343,19 +430,36 @@ class Predictor:
         if len(unknown) and request.fallback is None:
             label, instead = labels[int(unknown[0])], 'set "fallback": "popularity"'
             if job.users:
-                return Refused(404, f'nothing is known of user {label!r}; send "history", or {instead}', request.field)
+                return Refused(
+                    404,
+                    f'nothing is known of user {label!r}; send "history", or {instead}',
+                    request.field,
+                )
             whose = "" if label is None else f" of {label!r}"
             return Refused(422, f"no item of the history{whose} is known; {instead}", request.field)
         if lists is None:
-            given: dict[str, Any] = {"rules": request.rules, "allow": request.allow, "block": request.block}
-            with _refusing(next((name for name, value in given.items() if value is not None), "rules")):
+            given: dict[str, Any] = {
+                "rules": request.rules,
+                "allow": request.allow,
+                "block": request.block,
+            }
+            with _refusing(
+                next((name for name, value in given.items() if value is not None), "rules")
+            ):
                 resolved = recommender.resolve(Rules.with_arguments(**given))
             options = ListOptions(min(request.k, self.n_items), request.exclude_seen, resolved)
             popularity = recommender.popularity if len(unknown) else None
             lists = recommender.lister.lists(query, options, unknown, popularity, None)
-        entries = zip(labels, self._entries(lists, request.item_columns), (~known_mask).tolist(), strict=True)
+        entries = zip(
+            labels, self._entries(lists, request.item_columns), (~known_mask).tolist(), strict=True
+        )
         return Result(
-            self._body([{"user": label, "items": items, "fallback": fallback} for label, items, fallback in entries]),
+            self._body(
+                [
+                    {"user": label, "items": items, "fallback": fallback}
+                    for label, items, fallback in entries
+                ]
+            ),
             sum(item < 0 for row in job.histories for item in row),
             sum(user < 0 for user in job.users),
             len(unknown),
@@ -372,23 +476,41 @@ class Predictor:
         results: list[Result | Exception] = []
         for end, job in zip(accumulate(map(len, jobs)), jobs, strict=True):
             rows = slice(end - len(job), end)
-            own = self._entries(Lists(lists.items[rows], lists.scores[rows]), job.request.item_columns)
+            own = self._entries(
+                Lists(lists.items[rows], lists.scores[rows]), job.request.item_columns
+            )
             labels = zip(job.request.items, own, job.items, strict=True)  # type: ignore[union-attr]
-            body = self._body([{"item": label, "items": items, "known": item >= 0} for label, items, item in labels])
+            body = self._body(
+                [
+                    {"item": label, "items": items, "known": item >= 0}
+                    for label, items, item in labels
+                ]
+            )
             results.append(Result(body, sum(item < 0 for item in job.items)))
         return results
 
-    def _entries(self, lists: Lists, item_columns: Sequence[str] | None) -> list[list[dict[str, Any]]]:
+    def _entries(
+        self, lists: Lists, item_columns: Sequence[str] | None
+    ) -> list[list[dict[str, Any]]]:
         """For each list its items, best first, with score, rank and the item columns."""
         rows, places = (lists.items >= 0).nonzero(as_tuple=True)
         index = lists.items[rows, places]
         columns: dict[str, list[Any]] = {
             "item": self.items.write(index.tolist()),
-            "score": [score if score - score == 0 else None for score in lists.scores[rows, places].tolist()],
+            "score": [
+                score if score - score == 0 else None
+                for score in lists.scores[rows, places].tolist()
+            ],
             "rank": (places + 1).tolist(),
-            **{each.name: plain(each) for each in self.recommender.features_of(index, item_columns or ())},
+            **{
+                each.name: plain(each)
+                for each in self.recommender.features_of(index, item_columns or ())
+            },
         }
-        entries = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        entries = [
+            dict(zip(columns, values, strict=True))
+            for values in zip(*columns.values(), strict=True)
+        ]
         ends = torch.bincount(rows, minlength=len(lists.items)).cumsum(0).tolist()
         return [entries[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 

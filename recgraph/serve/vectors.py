@@ -17,7 +17,9 @@ from recgraph.models.base import Model
 def check_vectors(model: Model) -> None:
     """Refuse a model that ranks by scores alone."""
     if not model.has_vectors:
-        raise ValueError(f"{type(model).__name__} ranks by scores alone and has no vectors of users or items")
+        raise ValueError(
+            f"{type(model).__name__} ranks by scores alone and has no vectors of users or items"
+        )
 
 
 def encode_items(model: Model) -> Tensor:
@@ -28,7 +30,9 @@ def encode_items(model: Model) -> Tensor:
 
 
 def encode_users(model: Model, query: Query) -> Tensor:
-    """[B, D] what a ranking of the users reads, in the query's order; of a model without vectors the scores."""
+    """[B, D] what a ranking of the users reads, in the query's order; of a model without vectors
+    the scores.
+    """
     encode, device = model.encode_users if model.has_vectors else model.score, device_of(model)
     with evaluating(model):
         if len(query) == 1:
@@ -39,7 +43,9 @@ def encode_users(model: Model, query: Query) -> Tensor:
 
 
 def vector_frame(name: str, labels: pl.Series, vectors: Tensor, kind: FrameKind) -> Any:
-    """A frame of ids [N] in the column ``name`` and of vectors [N, D]; in pandas each vector is a NumPy array."""
+    """A frame of ids [N] in the column ``name`` and of vectors [N, D]; in pandas each vector is a
+    NumPy array.
+    """
     values = vectors.detach().float().numpy(force=True)
     if kind == "pandas":
         frame = to_native(pl.DataFrame([labels.alias(name)]), kind)

@@ -1,4 +1,6 @@
-"""What computations on blocks of rows share: block sizes, the type they compute in, sums of many, the range of exp."""
+"""What computations on blocks of rows share: block sizes, the type they compute in, sums of many,
+the range of exp.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +19,24 @@ BYTES_HOST = 4 * 2**20
 _BYTES_ACCELERATOR = 512 * 2**20
 #: fewer rows make matrix products slow, however large their columns make the block
 FEWEST_ROWS = 32
-# values that are added one by one in their own type: the sum of more would lose digits, and stand still in the end
+# values that are added one by one in their own type: the sum of more would lose digits, and stand
+# still in the end
 _SUMMED = 2**16
 # F.normalize divides shorter vectors by it
 _SHORTEST = 1e-12
-#: ``exp`` of anything between minus and plus this is far from overflow and from subnormal numbers, which are slow: a
-#: quarter of the exponents is left for the sum over the columns and the products with gradients
-EXPONENT_LIMIT = {dtype: 0.75 * math.log(torch.finfo(dtype).max) for dtype in (torch.float32, torch.float64)}
+#: ``exp`` of anything between minus and plus this is far from overflow and from subnormal numbers,
+#: which are slow: a quarter of the exponents is left for the sum over the columns and the products
+#: with gradients
+EXPONENT_LIMIT = {
+    dtype: 0.75 * math.log(torch.finfo(dtype).max) for dtype in (torch.float32, torch.float64)
+}
 
 
-def row_blocks(n_rows: int, n_columns: int, like: Tensor, block_rows: int | None = None) -> Iterator[slice]:
-    """The rows of each block of an [n_rows, n_columns] matrix of the type and device of ``like``, the largest first;
-    without ``block_rows`` by the size of the cache."""
+def row_blocks(
+    n_rows: int, n_columns: int, like: Tensor, block_rows: int | None = None
+) -> Iterator[slice]:
+    """The rows of each block of an [n_rows, n_columns] matrix of the type and device of ``like``,
+    the largest first; without ``block_rows`` by the size of the cache."""
     if block_rows is None:
         budget = _BYTES_ACCELERATOR if is_accelerated(like) else BYTES_HOST
         block_rows = max(budget // (max(n_columns, 1) * like.element_size()), FEWEST_ROWS)
@@ -39,8 +47,9 @@ def row_blocks(n_rows: int, n_columns: int, like: Tensor, block_rows: int | None
 def score_blocks(
     n_rows: int, n_columns: int, like: Tensor, block_rows: int | None = None
 ) -> Iterator[tuple[slice, Tensor]]:
-    """As :func:`row_blocks`, each with the memory [n, n_columns] in which its scores are computed, the same for all:
-    memory of its own for each block would cost as much time as the product that fills it."""
+    """As :func:`row_blocks`, each with the memory [n, n_columns] in which its scores are computed,
+    the same for all: memory of its own for each block would cost as much time as the product that
+    fills it."""
     buffer: Tensor | None = None
     for rows in row_blocks(n_rows, n_columns, like, block_rows):
         if buffer is None:
@@ -49,7 +58,8 @@ def score_blocks(
 
 
 def limited(before: Sequence[float], most: float, most_rows: int) -> Iterator[slice]:
-    """Ranges of at most so many rows whose sizes sum to ``most`` at most; a row that exceeds it is a range of its own.
+    """Ranges of at most so many rows whose sizes sum to ``most`` at most; a row that exceeds it is
+    a range of its own.
 
     ``before`` [R + 1] holds for each row the sum of the sizes of all rows before it.
     """
@@ -70,20 +80,25 @@ def work_type(*tensors: Tensor) -> torch.dtype:
 
 
 def total_of(sums: Sequence[Tensor], like: Tensor) -> Tensor:
-    """The total of the sums of blocks, scalars, in float64 where there are several; of none 0 in the type of like."""
+    """The total of the sums of blocks, scalars, in float64 where there are several; of none 0 in
+    the type of like.
+    """
     if len(sums) > 1:
         return torch.stack([*sums]).sum(dtype=torch.float64)
     return sums[0] if sums else like.new_zeros(())
 
 
 def group_sizes(groups: Tensor, n: int) -> Tensor:
-    """[n] int64: how many of ``groups`` [N], in [0, n), are each; ``bincount`` would wait for an accelerator."""
+    """[n] int64: how many of ``groups`` [N], in [0, n), are each; ``bincount`` would wait for an
+    accelerator.
+    """
     return groups.new_zeros(n).index_add_(0, groups, groups.new_ones(()).expand(groups.shape))
 
 
 def group_sums(values: Tensor, groups: Tensor, n: int) -> Tensor:
-    """[n, ...]: sums of ``values`` [N, ...] by ``groups`` [N], in [0, n), in their type; without gradient. Stretches
-    of 65,536 values are added in that type, and their sums in float64, so that no sum stands still."""
+    """[n, ...]: sums of ``values`` [N, ...] by ``groups`` [N], in [0, n), in their type; without
+    gradient. Stretches of 65,536 values are added in that type, and their sums in float64, so that
+    no sum stands still."""
     step, shape = max(_SUMMED, 4 * n), (n, *values.shape[1:])
     if len(values) <= step:
         return values.new_zeros(shape).index_add_(0, groups, values)
@@ -95,29 +110,37 @@ def group_sums(values: Tensor, groups: Tensor, n: int) -> Tensor:
 
 
 def even_bounds(n_rows: int, n_groups: int, own: slice = slice(None)) -> list[int]:
-    """Where consecutive groups of as equal size as can be begin and end: G + 1 ascending numbers from 0; within the
-    rows ``own``, if given, counted from the first of these."""
+    """Where consecutive groups of as equal size as can be begin and end: G + 1 ascending numbers
+    from 0; within the rows ``own``, if given, counted from the first of these."""
     start, stop, _ = own.indices(n_rows)
-    return [min(max(n_rows * group // n_groups, start), stop) - start for group in range(n_groups + 1)]
+    return [
+        min(max(n_rows * group // n_groups, start), stop) - start for group in range(n_groups + 1)
+    ]
 
 
 def of_groups(values: Tensor, bounds: Sequence[int]) -> Tensor:
-    """[n, ...]: of each row the values [G, ...] of its group (:func:`even_bounds`); of one group [1, ...]."""
+    """[n, ...]: of each row the values [G, ...] of its group (:func:`even_bounds`); of one group
+    [1, ...].
+    """
     if len(values) == 1:
         return values
     sizes = [stop - start for start, stop in pairwise(bounds)]
-    return torch.cat([one.expand(size, *one.shape) for one, size in zip(values, sizes, strict=True)])
+    return torch.cat(
+        [one.expand(size, *one.shape) for one, size in zip(values, sizes, strict=True)]
+    )
 
 
 def unit_length(vectors: Tensor) -> Tensor:
-    """Vectors [..., D] over their lengths, as ``F.normalize``; one that is 0 stays 0 and gets no gradient: there
-    ``F.normalize`` multiplies it by 1e12, and a narrow state is 0 where dropout takes all of its dimensions."""
+    """Vectors [..., D] over their lengths, as ``F.normalize``; one that is 0 stays 0 and gets no
+    gradient: there ``F.normalize`` multiplies it by 1e12, and a narrow state is 0 where dropout
+    takes all of its dimensions."""
     lengths: Tensor = vectors.norm(dim=-1, keepdim=True)
     return vectors / lengths.masked_fill(lengths <= _SHORTEST, math.inf)
 
 
 def refuse_second_derivative(what: str) -> None:
-    """To be called in backward: under ``create_graph`` what forward made would pass for constants. torch's own
-    ``once_differentiable`` does not notice where the incoming gradient is a constant, as it is of every loss."""
+    """To be called in backward: under ``create_graph`` what forward made would pass for constants.
+    torch's own ``once_differentiable`` does not notice where the incoming gradient is a constant,
+    as it is of every loss."""
     if torch.is_grad_enabled():
         raise RuntimeError(f"{what} can be differentiated once; create_graph=True is not supported")

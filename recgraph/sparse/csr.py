@@ -19,9 +19,10 @@ T = TypeVar("T")
 class Csr:
     """Row ``r`` has entries in the columns ``indices[indptr[r]:indptr[r + 1]]``, ascending.
 
-    A column may stand in a row several times (edges of a multigraph); such entries keep their order and their
-    values add up in every product. Matrices are immutable; what depends on the places of the entries alone (the
-    transpose, the row of each entry, backends' own forms) is computed once for all matrices with the same places.
+    A column may stand in a row several times (edges of a multigraph); such entries keep their order
+    and their values add up in every product. Matrices are immutable; what depends on the places of
+    the entries alone (the transpose, the row of each entry, backends' own forms) is computed once
+    for all matrices with the same places.
     """
 
     #: [R + 1] int64, from 0 to the number of entries E
@@ -36,11 +37,20 @@ class Csr:
     _own: dict[str, Csr] = field(default_factory=dict, init=False, repr=False)
 
     def checked(self) -> Csr:
-        """This matrix, where its entries lie in its rows and columns (ValueError); kernels read by them unchecked."""
+        """This matrix, where its entries lie in its rows and columns (ValueError); kernels read by
+        them unchecked.
+        """
         indptr, indices = self.indptr, self.indices
         wrong = indptr.dtype != torch.int64 or indices.dtype != torch.int64 or indices.dim() != 1
-        wrong = wrong or int(indptr[0]) != 0 or int(indptr[-1]) != indices.numel() or bool((indptr.diff() < 0).any())
-        if wrong or (indices.numel() and not (int(indices.min()) >= 0 and int(indices.max()) < self.shape[1])):
+        wrong = (
+            wrong
+            or int(indptr[0]) != 0
+            or int(indptr[-1]) != indices.numel()
+            or bool((indptr.diff() < 0).any())
+        )
+        if wrong or (
+            indices.numel() and not (int(indices.min()) >= 0 and int(indices.max()) < self.shape[1])
+        ):
             raise ValueError(f"the entries are none of a matrix of shape {self.shape}")
         return self
 
@@ -58,12 +68,15 @@ class Csr:
         shape: tuple[int, int],
         duplicates: Literal["keep", "sum"] = "keep",
     ) -> Csr:
-        """From entries [E] in any order; integer weights become the default floating type. Several at one place stay,
-        in the given order, or become one with their sum. A ValueError where an index is out of range."""
+        """From entries [E] in any order; integer weights become the default floating type. Several
+        at one place stay, in the given order, or become one with their sum. A ValueError where an
+        index is out of range."""
         for index, size in ((rows, shape[0]), (cols, shape[1])) if rows.numel() else ():
             low, high = torch.aminmax(index)
             if bool((low < 0) | (high >= size)):  # one read of a device
-                raise ValueError(f"entries {int(low)} ... {int(high)} lie outside of a matrix of shape {shape}")
+                raise ValueError(
+                    f"entries {int(low)} ... {int(high)} lie outside of a matrix of shape {shape}"
+                )
         order = sort_entries(rows, cols, shape[1])
         indptr = offsets_of(torch.bincount(rows.to(torch.int64), minlength=shape[0]))
         sorted_weights = None if weights is None else as_floating(weights)[order]
@@ -72,17 +85,23 @@ class Csr:
 
     @classmethod
     def from_scipy(cls, matrix: Any, device: torch.device | str | None = None) -> Csr:
-        """From any scipy sparse matrix or array; entries at one place are summed, as scipy means them."""
+        """From any scipy sparse matrix or array; entries at one place are summed, as scipy means
+        them.
+        """
         coo = matrix.tocoo()
         data = torch.as_tensor(coo.data, device=device)
-        rows, cols = (torch.as_tensor(index, dtype=torch.int64, device=device) for index in (coo.row, coo.col))
+        rows, cols = (
+            torch.as_tensor(index, dtype=torch.int64, device=device) for index in (coo.row, coo.col)
+        )
         return cls.from_coo(rows, cols, data, shape=tuple(coo.shape), duplicates="sum")
 
     @classmethod
     def from_dense(cls, matrix: Tensor) -> Csr:
         """The entries of an [R, C] matrix that are not 0."""
         rows, cols = torch.nonzero(matrix, as_tuple=True)
-        return cls.from_coo(rows, cols, matrix[rows, cols], shape=(matrix.shape[0], matrix.shape[1]))
+        return cls.from_coo(
+            rows, cols, matrix[rows, cols], shape=(matrix.shape[0], matrix.shape[1])
+        )
 
     @property
     def nnz(self) -> int:
@@ -105,7 +124,11 @@ class Csr:
 
     def _entry_rows(self) -> Tensor:
         """:attr:`rows` where they are not worth keeping."""
-        return self._places["rows"] if "rows" in self._places else Ragged(self.indices, self.indptr).rows
+        return (
+            self._places["rows"]
+            if "rows" in self._places
+            else Ragged(self.indices, self.indptr).rows
+        )
 
     def values(self, dtype: torch.dtype | None = None) -> Tensor:
         """[E]: the weights, ones where there are none."""
@@ -114,7 +137,9 @@ class Csr:
         return self.weights if dtype is None else self.weights.to(dtype)
 
     def shared(self, key: str, make: Callable[[], T]) -> T:
-        """What depends on the places of the entries alone: made once for all matrices with the same places."""
+        """What depends on the places of the entries alone: made once for all matrices with the same
+        places.
+        """
         if key not in self._places:
             self._places[key] = make()
         found: T = self._places[key]
@@ -127,7 +152,9 @@ class Csr:
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Csr:
         """On a device, with weights of a type; itself where nothing changes."""
         moved = self.indices.to(device)
-        weights = self.weights if self.weights is None else self.weights.to(device=device, dtype=dtype)
+        weights = (
+            self.weights if self.weights is None else self.weights.to(device=device, dtype=dtype)
+        )
         if moved is self.indices:
             return self if weights is self.weights else self.with_weights(weights)
         return Csr(self.indptr.to(device), moved, weights, self.shape)
@@ -147,18 +174,25 @@ class Csr:
         """The transpose without weights, and the order in which it has the entries."""
         if "origin" in self._places:  # this is itself a transpose
             indptr, indices, order = self._places["origin"]
-            order = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+            order = torch.empty_like(order).scatter_(
+                0, order, torch.arange(len(order), device=order.device)
+            )
         else:  # narrow keys sort faster
-            order = torch.argsort(self.indices.to(torch.int32 if self.shape[1] < 2**31 else None), stable=True)
+            order = torch.argsort(
+                self.indices.to(torch.int32 if self.shape[1] < 2**31 else None), stable=True
+            )
             indptr = offsets_of(torch.bincount(self.indices, minlength=self.shape[1]))
             indices = self._entry_rows()[order]
         flipped = Csr(indptr, indices, None, (self.shape[1], self.shape[0]))
-        # the tensors, not this matrix: two that hold each other are not freed before Python looks for such rings
+        # the tensors, not this matrix: two that hold each other are not freed before Python looks
+        # for such rings
         flipped._places["origin"] = (self.indptr, self.indices, order)
         return flipped, order
 
     def row_sums(self) -> Tensor:
-        """[R]: sums of the weights; the numbers of entries, in the default type, where there are none."""
+        """[R]: sums of the weights; the numbers of entries, in the default type, where there are
+        none.
+        """
         if self.weights is None:
             return self.degrees.to(torch.get_default_dtype())
         found = torch.segment_reduce(_wide(self.weights), "sum", offsets=self.indptr, initial=0)
@@ -173,7 +207,9 @@ class Csr:
         return self.with_weights(weights)
 
     def entries_at(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """For each place ([K] rows, [K] columns) its entry, -1 where there is none; one entry a place."""
+        """For each place ([K] rows, [K] columns) its entry, -1 where there is none; one entry a
+        place.
+        """
         if not self.nnz:
             return torch.full_like(rows, -1)
         keys, wanted = self.rows * self.shape[1] + self.indices, rows * self.shape[1] + columns
@@ -187,11 +223,15 @@ class Csr:
         return Csr(indptr, self.indices[keep_mask], weights, self.shape)
 
     def take_rows(self, rows: Tensor) -> Csr:
-        """The given rows ([K] int64, repeats allowed), as a [K, C] matrix, at the cost of these rows alone."""
+        """The given rows ([K] int64, repeats allowed), as a [K, C] matrix, at the cost of these
+        rows alone.
+        """
         starts = self.indptr[rows]
         entries = consecutive(starts, self.indptr[rows + 1] - starts)
         weights = None if self.weights is None else self.weights[entries.values]
-        return Csr(entries.offsets, self.indices[entries.values], weights, (rows.numel(), self.shape[1]))
+        return Csr(
+            entries.offsets, self.indices[entries.values], weights, (rows.numel(), self.shape[1])
+        )
 
     def row_block(self, block: slice) -> Csr:
         """Consecutive rows, without a copy of their entries."""
@@ -199,7 +239,9 @@ class Csr:
         indptr = self.indptr[start : stop + 1]
         entries = slice(int(indptr[0]), int(indptr[-1]))
         weights = None if self.weights is None else self.weights[entries]
-        return Csr(indptr - indptr[0], self.indices[entries], weights, (stop - start, self.shape[1]))
+        return Csr(
+            indptr - indptr[0], self.indices[entries], weights, (stop - start, self.shape[1])
+        )
 
     def coalesce(self) -> Csr:
         """Entries at one place become one with their sum."""
@@ -213,7 +255,9 @@ class Csr:
             counts = group.new_zeros(kept.nnz).index_add(0, group, torch.ones_like(group))
             return kept.with_weights(counts.to(torch.get_default_dtype()))
         wide = _wide(self.weights)
-        return kept.with_weights(wide.new_zeros(kept.nnz).index_add(0, group, wide).to(self.weights.dtype))
+        return kept.with_weights(
+            wide.new_zeros(kept.nnz).index_add(0, group, wide).to(self.weights.dtype)
+        )
 
     def pattern(self) -> Csr:
         """Where the matrix is not 0, without weights: one entry a place."""
@@ -245,10 +289,14 @@ class Csr:
     def to_dense(self) -> Tensor:
         """[R, C]; entries at one place are summed."""
         values = self.values()
-        return values.new_zeros(self.shape).index_put((self.rows, self.indices), values, accumulate=True)
+        return values.new_zeros(self.shape).index_put(
+            (self.rows, self.indices), values, accumulate=True
+        )
 
     def to_scipy(self) -> Any:
-        """A ``scipy.sparse.csr_array`` of a matrix on the host; several entries at one place stay."""
+        """A ``scipy.sparse.csr_array`` of a matrix on the host; several entries at one place
+        stay.
+        """
         import numpy as np
         from scipy.sparse import csr_array
 
@@ -257,7 +305,9 @@ class Csr:
 
 
 def sort_entries(rows: Tensor, cols: Tensor, n_cols: int) -> Tensor:
-    """[E] int64: the order by row and column in which :class:`Csr` holds entries; equal places keep theirs."""
+    """[E] int64: the order by row and column in which :class:`Csr` holds entries; equal places keep
+    theirs.
+    """
     return torch.argsort(rows.to(torch.int64) * max(n_cols, 1) + cols, stable=True)
 
 
@@ -267,13 +317,19 @@ def _wide(weights: Tensor) -> Tensor:
 
 
 def as_floating(weights: Tensor) -> Tensor:
-    """The weights, or numbers of the default floating type where they are integers or truth values."""
+    """The weights, or numbers of the default floating type where they are integers or truth
+    values.
+    """
     return weights if weights.is_floating_point() else weights.to(torch.get_default_dtype())
 
 
 def csr_tensor(adj: Csr, dtype: torch.dtype | None = None) -> Tensor:
-    """A ``torch.sparse_csr`` tensor that shares the matrix's own; weights of a type (default: their own)."""
+    """A ``torch.sparse_csr`` tensor that shares the matrix's own; weights of a type (default: their
+    own).
+    """
     with warnings.catch_warnings():  # torch says at first use that its CSR tensors are in beta
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
         # the entries were checked when they were made; checking again would wait for the device
-        return torch.sparse_csr_tensor(adj.indptr, adj.indices, adj.values(dtype), adj.shape, check_invariants=False)
+        return torch.sparse_csr_tensor(
+            adj.indptr, adj.indices, adj.values(dtype), adj.shape, check_invariants=False
+        )

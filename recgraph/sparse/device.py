@@ -1,7 +1,8 @@
 """The two paths of a computation: that of the host, and that of an accelerator.
 
-On the host small pieces of work stay in a core's cache, and reading a number costs nothing. An accelerator wants few
-and large kernels, and every number that the host reads makes it wait. :func:`is_accelerated` alone decides the path.
+On the host small pieces of work stay in a core's cache, and reading a number costs nothing. An
+accelerator wants few and large kernels, and every number that the host reads makes it wait.
+:func:`is_accelerated` alone decides the path.
 """
 
 from __future__ import annotations
@@ -15,19 +16,24 @@ import torch
 from torch import Tensor
 
 _forced = False
-#: graphs of one function at most: training, evaluation, a batch of one row, masked items or none need one each
+#: graphs of one function at most: training, evaluation, a batch of one row, masked items or none
+#: need one each
 _GRAPHS = 64
 
 
 def is_accelerated(where: Tensor | torch.device) -> bool:
-    """Whether computations there take the accelerator's path: any device but the host, ``meta`` among them."""
+    """Whether computations there take the accelerator's path: any device but the host, ``meta``
+    among them.
+    """
     device = where.device if isinstance(where, Tensor) else where
     return _forced or device.type != "cpu"
 
 
 @contextmanager
 def accelerator_path() -> Iterator[None]:
-    """Within the block tensors of the host take the accelerator's path, too: how it is tested without a device."""
+    """Within the block tensors of the host take the accelerator's path, too: how it is tested
+    without a device.
+    """
     global _forced
     before, _forced = _forced, True
     try:
@@ -37,7 +43,9 @@ def accelerator_path() -> Iterator[None]:
 
 
 def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """A copy on the device that the host does not wait for, from pinned memory; the tensor itself if it is there."""
+    """A copy on the device that the host does not wait for, from pinned memory; the tensor itself
+    if it is there.
+    """
     device = torch.device(device)
     if tensor.device.type == "cpu" and device.type == "cuda" and not tensor.is_pinned():
         tensor = tensor.pin_memory()
@@ -45,17 +53,26 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
 
 
 def to_host(tensor: Tensor) -> Tensor:
-    """A copy on the host, once an accelerator has finished all that was launched before; itself if it is there."""
+    """A copy on the host, once an accelerator has finished all that was launched before; itself if
+    it is there.
+    """
     return tensor.to("cpu")
 
 
 def compiled(function: Callable[..., Tensor], backend: str) -> Callable[..., Tensor]:
     """Compile a function, no bound method, without graph breaks, with a cache of graphs of its own.
 
-    torch counts graphs by code object, those of all models of a process together, and fails beyond a limit.
+    torch counts graphs by code object, those of all models of a process together, and fails beyond
+    a limit.
     """
     given = cast("FunctionType", function)
-    parts = given.__code__.replace(), given.__globals__, given.__name__, given.__defaults__, given.__closure__
+    parts = (
+        given.__code__.replace(),
+        given.__globals__,
+        given.__name__,
+        given.__defaults__,
+        given.__closure__,
+    )
     # torch's own annotations lack the limit
     made: Callable[..., Tensor] = torch.compile(  # type: ignore[call-overload]
         FunctionType(*parts), fullgraph=True, backend=backend, recompile_limit=_GRAPHS
@@ -66,4 +83,8 @@ def compiled(function: Callable[..., Tensor], backend: str) -> Callable[..., Ten
 def full_precision(like: Tensor) -> AbstractContextManager[object]:
     """Within the block autocast rounds nothing to half precision on the device of a tensor."""
     kind = like.device.type
-    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+    return (
+        torch.autocast(kind, enabled=False)
+        if torch.amp.is_autocast_available(kind)
+        else nullcontext()
+    )

@@ -1,7 +1,8 @@
 """Normalised adjacencies, and operators on them that are applied without being made.
 
-A :class:`Chain` is a product of matrices, applied factor by factor; a :class:`Sum` a weighted sum, applied term by
-term; :func:`compress_rows` holds a matrix with many equal rows as a chain with each of them once.
+A :class:`Chain` is a product of matrices, applied factor by factor; a :class:`Sum` a weighted sum,
+applied term by term; :func:`compress_rows` holds a matrix with many equal rows as a chain with each
+of them once.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ T = TypeVar("T")
 class Chain:
     """``diag(left) A_1 A_2 ... A_n diag(right)`` with n at least 1; None stands for ones.
 
-    A product costs the entries of the factors: of a path over 60 subjects 8 thousand, where the composed matrix has 4
-    million.
+    A product costs the entries of the factors: of a path over 60 subjects 8 thousand, where the
+    composed matrix has 4 million.
     """
 
     factors: tuple[Csr, ...]
@@ -53,7 +54,11 @@ class Chain:
         sums = torch.ones(self.shape[1], dtype=torch.float64, device=self.device)
         sums = sums if self.right is None else sums * self.right
         for factor in reversed(self.factors):
-            reached = sums[factor.indices] if factor.weights is None else sums[factor.indices] * factor.weights
+            reached = (
+                sums[factor.indices]
+                if factor.weights is None
+                else sums[factor.indices] * factor.weights
+            )
             sums = factor.with_weights(reached).row_sums()
         return sums if self.left is None else sums * self.left
 
@@ -66,8 +71,8 @@ class Chain:
 
 @dataclass(frozen=True, eq=False)
 class Sum:
-    """``c_1 T_1 + ... + c_n T_n`` of at least one matrix or chain of one shape: so a matrix is held whose many equal
-    rows differ in some entries."""
+    """``c_1 T_1 + ... + c_n T_n`` of at least one matrix or chain of one shape: so a matrix is held
+    whose many equal rows differ in some entries."""
 
     terms: tuple[Csr | Chain, ...]
     coefficients: tuple[float, ...]
@@ -82,7 +87,10 @@ class Sum:
 
     def row_sums(self) -> Tensor:
         """[R] float64."""
-        parts = [c * _exact(term).row_sums() for c, term in zip(self.coefficients, self.terms, strict=True)]
+        parts = [
+            c * _exact(term).row_sums()
+            for c, term in zip(self.coefficients, self.terms, strict=True)
+        ]
         return torch.stack(parts).sum(0)
 
     def scale(self, left: Tensor | None = None, right: Tensor | None = None) -> Sum:
@@ -94,23 +102,28 @@ M = TypeVar("M", bound=Csr | Chain | Sum)
 
 
 def power(sums: Tensor, exponent: float) -> Tensor:
-    """``sums ** exponent``, 0 where a sum is not above 0 (a row or column without entries, or of negative weight)."""
+    """``sums ** exponent``, 0 where a sum is not above 0 (a row or column without entries, or of
+    negative weight).
+    """
     return torch.where(sums > 0, sums, 1).pow(exponent).masked_fill(sums <= 0, 0)
 
 
 def normalise(adj: M, kind: Normalisation, dtype: torch.dtype | None = None) -> M:
-    """Scale a matrix by its sums; rows and columns without weight stay empty or 0. No self-loop is added.
+    """Scale a matrix by its sums; rows and columns without weight stay empty or 0. No self-loop is
+    added.
 
     - ``"row"``: ``D^-1 A``, D the row sums; every row is a mean.
     - ``"column"``: ``A D^-1``, D the column sums.
-    - ``"symmetric"``: ``D_r^-1/2 A D_c^-1/2`` with the row and the column sums (Kipf and Welling 2017; LightGCN, He et
-      al. 2020, where A is the user-item matrix).
-    - ``"meow"``: ``D^-1/2 A^T D^-1/2`` with D the *row* sums of a square A. What MEOW and HeCo publish: it differs
-      from "symmetric" where A is not symmetric, as after a top-k per row.
+    - ``"symmetric"``: ``D_r^-1/2 A D_c^-1/2`` with the row and the column sums (Kipf and Welling
+      2017; LightGCN, He et al. 2020, where A is the user-item matrix).
+    - ``"meow"``: ``D^-1/2 A^T D^-1/2`` with D the *row* sums of a square A. What MEOW and HeCo
+      publish: it differs from "symmetric" where A is not symmetric, as after a top-k per row.
 
     Args:
-        adj: [R, C], weights not negative. Chains and sums are normalised as the made matrix, by scales in float64.
-        dtype: of a matrix's weights; default: that of ``adj``'s, or the default type. Computed in float64.
+        adj: [R, C], weights not negative. Chains and sums are normalised as the made matrix, by
+            scales in float64.
+        dtype: of a matrix's weights; default: that of ``adj``'s, or the default type. Computed in
+            float64.
     """
     exact: Csr | Chain | Sum = _exact(adj)
     made: Csr | Chain | Sum
@@ -126,7 +139,9 @@ def normalise(adj: M, kind: Normalisation, dtype: torch.dtype | None = None) -> 
         root = power(exact.row_sums(), -0.5)
         made = exact.t().scale(root, root)
     if isinstance(adj, Csr) and isinstance(made, Csr):
-        made = made.to(dtype=dtype or (torch.get_default_dtype() if adj.weights is None else adj.weights.dtype))
+        made = made.to(
+            dtype=dtype or (torch.get_default_dtype() if adj.weights is None else adj.weights.dtype)
+        )
     return cast(M, made)
 
 
@@ -136,11 +151,13 @@ def _exact(matrix: Csr | Chain | Sum) -> Csr | Chain | Sum:
 
 
 def row_shares(features: Tensor | Csr, what: str, fix: str) -> Tensor | Csr:
-    """[N, F]: features divided by their row sums; rows without features stay 0. Negative ones are refused, in the words
-    ``what`` and ``fix``: rows of embeddings sum to about 0."""
+    """[N, F]: features divided by their row sums; rows without features stay 0. Negative ones are
+    refused, in the words ``what`` and ``fix``: rows of embeddings sum to about 0."""
     values = features.values() if isinstance(features, Csr) else features
     if bool((values < 0).any()):
-        raise ValueError(f"{what} hold negative values and cannot be divided by their row sums; {fix}")
+        raise ValueError(
+            f"{what} hold negative values and cannot be divided by their row sums; {fix}"
+        )
     if isinstance(features, Csr):
         return normalise(features, "row")
     wide = features.to(work_type(features))  # a sum may leave the range of half precision
@@ -148,7 +165,9 @@ def row_shares(features: Tensor | Csr, what: str, fix: str) -> Tensor | Csr:
 
 
 def mean_of(matrices: list[Csr] | tuple[Csr, ...]) -> Csr:
-    """The mean of matrices of one shape (MEOW's coarse view: the mean over the paths' adjacencies)."""
+    """The mean of matrices of one shape (MEOW's coarse view: the mean over the paths'
+    adjacencies).
+    """
     rows = torch.cat([matrix.rows for matrix in matrices])
     cols = torch.cat([matrix.indices for matrix in matrices])
     weights = torch.cat([matrix.values() for matrix in matrices]) / len(matrices)
@@ -162,14 +181,20 @@ _MIX = (-7046029254386353131, -4417276706812531889)
 
 
 def compress_rows(adj: Csr) -> Chain | Csr:
-    """``P U``, U the distinct rows and P the one that each row is; the matrix itself where that saves less than half.
+    """``P U``, U the distinct rows and P the one that each row is; the matrix itself where that
+    saves less than half.
 
     After PathSim's top-k the 4,019 rows of ACM's paper-subject-paper are 60 different ones.
     """
     distinct, group = group_rows(adj)
     if adj.shape[0] + distinct.nnz > _WORTH * adj.nnz:
         return adj
-    which = Csr(torch.arange(adj.shape[0] + 1, device=adj.device), group, None, (adj.shape[0], distinct.shape[0]))
+    which = Csr(
+        torch.arange(adj.shape[0] + 1, device=adj.device),
+        group,
+        None,
+        (adj.shape[0], distinct.shape[0]),
+    )
     return Chain((which, distinct))
 
 
@@ -185,7 +210,9 @@ def group_rows(adj: Csr) -> tuple[Csr, Tensor]:
     fingerprints = torch.zeros_like(every).index_add_(0, adj.rows, bits)
     _, group = torch.unique(torch.stack([fingerprints, adj.degrees]), dim=1, return_inverse=True)
     # the first row of each group stands for it
-    first = every.new_zeros(int(group.max()) + 1).scatter_reduce(0, group, every, "amin", include_self=False)
+    first = every.new_zeros(int(group.max()) + 1).scatter_reduce(
+        0, group, every, "amin", include_self=False
+    )
     distinct = adj.take_rows(first)
     again = distinct.take_rows(group)  # two rows may have one fingerprint
     is_equal = torch.equal(again.indptr, adj.indptr) and torch.equal(again.indices, adj.indices)
@@ -194,10 +221,12 @@ def group_rows(adj: Csr) -> tuple[Csr, Tensor]:
 
 
 class Placing:
-    """Moves tensors, matrices, chains, sums and what says how in ``placed(place)``, each of their tensors once.
+    """Moves tensors, matrices, chains, sums and what says how in ``placed(place)``, each of their
+    tensors once.
 
-    What is the same object here is the same object there, and matrices with the same places share them there, with all
-    that is computed from them. Weights, scales and features become of a type; None leaves each its own.
+    What is the same object here is the same object there, and matrices with the same places share
+    them there, with all that is computed from them. Weights, scales and features become of a type;
+    None leaves each its own.
     """
 
     def __init__(self, device: torch.device | str, dtype: torch.dtype | None = None) -> None:
@@ -207,10 +236,15 @@ class Placing:
         self._places: dict[tuple[int, int], Csr] = {}
 
     def __call__(self, x: T) -> T:
-        """``x``, a tensor, a matrix, an operator or None, there; itself where it is there already."""
+        """``x``, a tensor, a matrix, an operator or None, there; itself where it is there
+        already.
+        """
         key = id(x), None if isinstance(x, Tensor) and not x.is_floating_point() else self.dtype
         if key not in self._moved:
-            self._moved[key] = x, x.to(self.device, key[1]) if isinstance(x, Tensor) else self._move(x)
+            self._moved[key] = (
+                x,
+                x.to(self.device, key[1]) if isinstance(x, Tensor) else self._move(x),
+            )
         return cast(T, self._moved[key][1])
 
     def _move(self, x: Any) -> Any:
@@ -221,7 +255,9 @@ class Placing:
         if isinstance(x, Chain):
             return Chain(tuple(map(self, x.factors)), self(x.left), self(x.right))
         if x is None or self(x.indices) is x.indices:
-            return x if x is None or self(x.weights) is x.weights else x.with_weights(self(x.weights))
+            return (
+                x if x is None or self(x.weights) is x.weights else x.with_weights(self(x.weights))
+            )
         key = id(x.indptr), id(x.indices)
         if key not in self._places:
             self._places[key] = Csr(self(x.indptr), self(x.indices), None, x.shape)

@@ -1,4 +1,6 @@
-"""Sparse matrices in blocks of rows: products, co-occurrence of columns, and a ridge regression for each row."""
+"""Sparse matrices in blocks of rows: products, co-occurrence of columns, and a ridge regression for
+each row.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from recgraph.sparse.ragged import Ragged, consecutive, offsets_of
 
 Counts = Literal["full", "binary"]
 
-# below so many pairs (an entry of a, an entry of b's row) a cell these are sorted; above, the cells are counted
+# below so many pairs (an entry of a, an entry of b's row) a cell these are sorted; above, the cells
+# are counted
 _SPARSE = 1 / 16
 # pairs and cells of a block: some tens of megabytes, cells within a core's cache
 _MAX_PAIRS, _MAX_CELLS = 1 << 20, 1 << 19
@@ -24,49 +27,66 @@ _MAX_PAIRS, _MAX_CELLS = 1 << 20, 1 << 19
 _MAX_SORTED = 1 << 16
 # the most pairs, and the most cells, of a dense block (some 100 MB)
 _MAX_COUNT_PAIRS, _MAX_COUNT_CELLS = 1 << 21, 1 << 21
-# in rows of fewer columns than so many times k torch's topk takes another algorithm, which keeps others among equals
+# in rows of fewer columns than so many times k torch's topk takes another algorithm, which keeps
+# others among equals
 _PARTIAL = 64
-# the most cells of gathered vectors, and of matrices, that ridge regressions hold at a time (16 MB of float32 each)
+# the most cells of gathered vectors, and of matrices, that ridge regressions hold at a time (16 MB
+# of float32 each)
 _MAX_RIDGE_CELLS = 1 << 22
 
 
 def n_pairs(a: Csr, b: Csr) -> Tensor:
-    """[R] int64: the multiplications that each row of the product costs; no row has more entries than that."""
+    """[R] int64: the multiplications that each row of the product costs; no row has more entries
+    than that.
+    """
     before = offsets_of(b.degrees[a.indices])
     return before[a.indptr[1:]] - before[a.indptr[:-1]]
 
 
 def compose(a: Csr, b: Csr, counts: Counts = "full", dtype: torch.dtype | None = None) -> Csr:
-    """``A B`` [R, C] of ``a`` [R, K] and ``b`` [K, C], with one entry a place: ``"full"`` counts sum the products of
-    weights (numbers of paths, where there are none), in float64, and have the widest type of both unless it is given;
-    ``"binary"`` ones are entries without weight where such a path exists."""
+    """``A B`` [R, C] of ``a`` [R, K] and ``b`` [K, C], with one entry a place: ``"full"`` counts
+    sum the products of weights (numbers of paths, where there are none), in float64, and have the
+    widest type of both unless it is given; ``"binary"`` ones are entries without weight where such
+    a path exists."""
     return stack_rows([block for _, block in compose_blocks(a, b, counts, dtype)], b.shape[1], a)
 
 
 def stack_rows(blocks: Sequence[Csr], n_columns: int, like: Csr) -> Csr:
-    """Blocks of rows [b, n_columns], one under the other; of none an empty matrix on the device of ``like``."""
+    """Blocks of rows [b, n_columns], one under the other; of none an empty matrix on the device of
+    ``like``.
+    """
     if not blocks:
         return Csr(like.indptr[:1], like.indices[:0], None, (0, n_columns))
     shape = Ragged.from_lengths(blocks[0].indices, torch.cat([block.degrees for block in blocks]))
     indices = torch.cat([block.indices for block in blocks])
     weights = [block.weights for block in blocks if block.weights is not None]
-    return Csr(shape.offsets, indices, torch.cat(weights) if weights else None, (shape.n_rows, n_columns))
+    return Csr(
+        shape.offsets, indices, torch.cat(weights) if weights else None, (shape.n_rows, n_columns)
+    )
 
 
 def count_dtype(*factors: Csr) -> torch.dtype:
-    """The type of a product's weights: the widest of the factors', the default type where none has any."""
+    """The type of a product's weights: the widest of the factors', the default type where none has
+    any.
+    """
     dtypes = [factor.weights.dtype for factor in factors if factor.weights is not None]
     return reduce(torch.promote_types, dtypes) if dtypes else torch.get_default_dtype()
 
 
 def compose_blocks(
-    a: Csr, b: Csr, counts: Counts = "full", dtype: torch.dtype | None = None, *, roots: bool = False
+    a: Csr,
+    b: Csr,
+    counts: Counts = "full",
+    dtype: torch.dtype | None = None,
+    *,
+    roots: bool = False,
 ) -> Iterator[tuple[slice, Csr]]:
-    """The product of :func:`compose` a block of rows at a time: the rows, and ``(A B)[rows]`` [b, C]; with ``roots``
-    it sums the roots of products of weights.
+    """The product of :func:`compose` a block of rows at a time: the rows, and ``(A B)[rows]`` [b,
+    C]; with ``roots`` it sums the roots of products of weights.
 
-    Costs the pairs of an entry of A and an entry of B that it leads to, whatever the number of columns. A block may
-    have very many rows where these are nearly empty: its entries are bounded, not its cells.
+    Costs the pairs of an entry of A and an entry of B that it leads to, whatever the number of
+    columns. A block may have very many rows where these are nearly empty: its entries are bounded,
+    not its cells.
     """
     if counts == "binary":
         a, b = a.with_weights(None), b.with_weights(None)
@@ -84,11 +104,15 @@ def compose_blocks(
 
 
 def _pairs(a: Csr, b: Csr, degrees: Tensor, n: int, roots: bool) -> tuple[Tensor, Tensor | None]:
-    """The n pairs of a product of few rows with B, whose degrees are given: their cells and their float64 weights."""
+    """The n pairs of a product of few rows with B, whose degrees are given: their cells and their
+    float64 weights.
+    """
     lengths = degrees[a.indices]
     # entry e of a meets the entries of row a.indices[e] of b, which are consecutive
     partners = consecutive(b.indptr[a.indices], lengths, n).values
-    cells = torch.repeat_interleave(a.rows * b.shape[1], lengths, output_size=n).add_(b.indices[partners])
+    cells = torch.repeat_interleave(a.rows * b.shape[1], lengths, output_size=n).add_(
+        b.indices[partners]
+    )
     weights = None if b.weights is None else b.weights[partners].to(torch.float64)
     if a.weights is not None:
         other = torch.repeat_interleave(a.weights.to(torch.float64), lengths, output_size=n)
@@ -97,10 +121,14 @@ def _pairs(a: Csr, b: Csr, degrees: Tensor, n: int, roots: bool) -> tuple[Tensor
 
 
 def _summed(cells: Tensor, weights: Tensor | None, shape: tuple[int, int]) -> Csr:
-    """A block of the product: for each cell that is met its number of pairs, or the sum of their weights, float64."""
+    """A block of the product: for each cell that is met its number of pairs, or the sum of their
+    weights, float64.
+    """
     width, n_cells = max(shape[1], 1), shape[0] * shape[1]
     if len(cells) < _SPARSE * n_cells:
-        keys, found = torch.unique(cells, return_inverse=weights is not None, return_counts=weights is None)
+        keys, found = torch.unique(
+            cells, return_inverse=weights is not None, return_counts=weights is None
+        )
         values = found if weights is None else torch.bincount(found, weights, minlength=len(keys))
     else:
         totals = torch.bincount(cells, weights, minlength=n_cells)
@@ -115,28 +143,40 @@ def _summed(cells: Tensor, weights: Tensor | None, shape: tuple[int, int]) -> Cs
 def distinct(rows: Ragged, n_columns: int) -> Ragged:
     """Each row of integers in ``0 ... n_columns - 1`` with every value once, ascending."""
     keys = torch.unique(rows.rows * n_columns + rows.values)
-    counts = torch.bincount(torch.div(keys, n_columns, rounding_mode="floor"), minlength=rows.n_rows)
+    counts = torch.bincount(
+        torch.div(keys, n_columns, rounding_mode="floor"), minlength=rows.n_rows
+    )
     return Ragged.from_lengths(keys % n_columns, counts)
 
 
 def presence(rows: Ragged, n_columns: int, row_weights: Tensor | None = None) -> Csr:
-    """[R, n_columns]: a row's weight, or 1, in each of its columns; these are distinct and ascending."""
+    """[R, n_columns]: a row's weight, or 1, in each of its columns; these are distinct and
+    ascending.
+    """
     matrix = Csr(rows.offsets, rows.values, None, (rows.n_rows, n_columns))
     return matrix if row_weights is None else matrix.scale(row_weights)
 
 
 def co_occurrence(rows: Csr, columns: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
-    """The matrix ``C[i, j] = sum of sqrt(w_ri w_rj) over the rows r that hold both i and j``, in blocks of its rows, or
-    of those of ``columns``: the first one's place and the block [b, n_columns] float64.
+    """The matrix ``C[i, j] = sum of sqrt(w_ri w_rj) over the rows r that hold both i and j``, in
+    blocks of its rows, or of those of ``columns``: the first one's place and the block [b,
+    n_columns] float64.
 
-    Costs the sum of squared row lengths and the cells of C; memory is bounded by the blocks. ``rows`` hold each column
-    once, with weights w of at least 0 in float64, or none, which are 1: a row of weights 2 counts as two rows.
+    Costs the sum of squared row lengths and the cells of C; memory is bounded by the blocks.
+    ``rows`` hold each column once, with weights w of at least 0 in float64, or none, which are 1: a
+    row of weights 2 counts as two rows.
     """
     left = rows.t() if columns is None else rows.t().take_rows(columns)
-    before, degrees, n_columns = offsets_of(n_pairs(left, rows)).tolist(), rows.degrees, rows.shape[1]
+    before, degrees, n_columns = (
+        offsets_of(n_pairs(left, rows)).tolist(),
+        rows.degrees,
+        rows.shape[1],
+    )
     for some in limited(before, _MAX_COUNT_PAIRS, max(_MAX_COUNT_CELLS // n_columns, 1)):
         n_rows = some.stop - some.start
-        cells, weights = _pairs(left.row_block(some), rows, degrees, before[some.stop] - before[some.start], True)
+        cells, weights = _pairs(
+            left.row_block(some), rows, degrees, before[some.stop] - before[some.start], True
+        )
         total = torch.bincount(cells, weights, minlength=n_rows * n_columns)
         yield some.start, total.to(torch.float64).view(n_rows, n_columns)
 
@@ -149,14 +189,16 @@ def neighbours(
     norms: Tensor | None = None,
     with_itself: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The k most similar columns of each, by ``C[i, j] / (n_i n_j + shrink)`` with C of these rows as in
-    :func:`co_occurrence` and n, ``norms`` [n_columns] float64, by default the roots of the rows that hold a column.
+    """The k most similar columns of each, by ``C[i, j] / (n_i n_j + shrink)`` with C of these rows
+    as in :func:`co_occurrence` and n, ``norms`` [n_columns] float64, by default the roots of the
+    rows that hold a column.
 
-    Without weights and shrinkage this is the cosine of two columns. Costs the sum of squared row lengths and up to 64 k
-    cells a column.
+    Without weights and shrinkage this is the cosine of two columns. Costs the sum of squared row
+    lengths and up to 64 k cells a column.
 
     Returns:
-        index [n_columns, k] int64 and similarity float32, most similar first; where fewer than k are above 0: 0 and 0.
+        index [n_columns, k] int64 and similarity float32, most similar first; where fewer than k
+        are above 0: 0 and 0.
     """
     n_columns = rows.shape[1]
     if norms is None:
@@ -187,11 +229,13 @@ def neighbours(
 
 
 def _top_of_sparse(scores: Csr, k: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """What ``topk(k)`` gives of the dense rows, whose weights are at least 0, with the same choice among equal ones.
+    """What ``topk(k)`` gives of the dense rows, whose weights are at least 0, with the same choice
+    among equal ones.
 
-    On the host torch scans a row of 64 k columns or more and keeps the best k so far, which are the first k columns to
-    begin with; a 0 further on replaces none of these. So the result is that of a shorter row: the first k columns, the
-    entries after them, and zeros up to 64 k columns. Yields rows [b], and their values and columns [b, k].
+    On the host torch scans a row of 64 k columns or more and keeps the best k so far, which are the
+    first k columns to begin with; a 0 further on replaces none of these. So the result is that of a
+    shorter row: the first k columns, the entries after them, and zeros up to 64 k columns. Yields
+    rows [b], and their values and columns [b, k].
     """
     late = scores.select(scores.indices >= k)
     order = torch.argsort(late.degrees, descending=True, stable=True)
@@ -216,13 +260,15 @@ def _top_of_sparse(scores: Csr, k: int) -> Iterator[tuple[Tensor, Tensor, Tensor
 def ridge_rows(rows: Csr, table: Tensor, weight: float, ridge: Tensor) -> Tensor:
     """For each row r with the table's vectors ``y_i, i in r``, by Cholesky, the solution x of
 
-    ``(Y'Y + weight sum_{i in r} w_ri y_i y_i' + ridge_r I) x = sum_{i in r} (1 + weight w_ri) y_i``,
+    ``(Y'Y + weight sum_{i in r} w_ri y_i y_i' + ridge_r I) x = sum_{i in r} (1 + weight w_ri)
+    y_i``,
 
     with w the weights of ``rows`` (none: 1), which minimises
     ``sum_{i in r} (1 + weight w_ri) (1 - x y_i)^2 + sum_{i not in r} (x y_i)^2 + ridge_r |x|^2``.
 
-    Costs a [D, D] matrix for each row, in blocks of rows. A block whose equations cannot be factored in the table's
-    type, as ridge [R] is small beside the vectors, is solved in float64. The solution of an empty row is 0.
+    Costs a [D, D] matrix for each row, in blocks of rows. A block whose equations cannot be
+    factored in the table's type, as ridge [R] is small beside the vectors, is solved in float64.
+    The solution of an empty row is 0.
     """
     width = table.shape[1]
     gram, solution = table.T @ table, table.new_zeros(rows.shape[0], width)
@@ -236,7 +282,9 @@ def ridge_rows(rows: Csr, table: Tensor, weight: float, ridge: Tensor) -> Tensor
     return solution
 
 
-def _solved(gram: Tensor, vectors: Tensor, w: Tensor | None, weight: float, ridge: Tensor) -> Tensor:
+def _solved(
+    gram: Tensor, vectors: Tensor, w: Tensor | None, weight: float, ridge: Tensor
+) -> Tensor:
     """[b, D]: the solutions of rows with vectors [b, L, D], of weights [b, L, 1]."""
     if w is None:
         wanted = (1 + weight) * vectors.sum(1)
@@ -248,19 +296,33 @@ def _solved(gram: Tensor, vectors: Tensor, w: Tensor | None, weight: float, ridg
     return torch.cholesky_solve(wanted[:, :, None], torch.linalg.cholesky(normal))[:, :, 0]
 
 
-def _ridge_blocks(matrix: Csr, table: Tensor, cells_of_row: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """Rows that are not empty, of similar length, within the limit: their numbers [b], the table's vectors of their
-    columns [b, longest, D], zeros behind them, and the weights of these [b, longest, 1], if any."""
-    rows, padded, cells_of_value = Ragged(matrix.indices, matrix.indptr), F.pad(table, (0, 0, 0, 1)), table.shape[1]
+def _ridge_blocks(
+    matrix: Csr, table: Tensor, cells_of_row: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Rows that are not empty, of similar length, within the limit: their numbers [b], the table's
+    vectors of their columns [b, longest, D], zeros behind them, and the weights of these [b,
+    longest, 1], if any."""
+    rows, padded, cells_of_value = (
+        Ragged(matrix.indices, matrix.indptr),
+        F.pad(table, (0, 0, 0, 1)),
+        table.shape[1],
+    )
     order = torch.argsort(rows.lengths, stable=True)
     order = order[rows.lengths[order] > 0]
     lengths, first = rows.lengths[order].tolist(), 0
     for end in range(1, len(lengths) + 1):
         # of ascending lengths: the next row would be the longest
         longest = lengths[end] if end < len(lengths) else 0
-        if end < len(lengths) and (end + 1 - first) * max(longest * cells_of_value, cells_of_row) <= _MAX_RIDGE_CELLS:
+        if (
+            end < len(lengths)
+            and (end + 1 - first) * max(longest * cells_of_value, cells_of_row) <= _MAX_RIDGE_CELLS
+        ):
             continue
         block = order[first:end]
-        w = None if matrix.weights is None else rows.with_values(matrix.weights).take(block).to_padded()[:, :, None]
+        w = (
+            None
+            if matrix.weights is None
+            else rows.with_values(matrix.weights).take(block).to_padded()[:, :, None]
+        )
         yield block, F.embedding(rows.take(block).to_padded(len(table)), padded), w
         first = end

@@ -1,4 +1,6 @@
-"""Rows of different lengths in one flat tensor: how histories, sequences and packed batches are held."""
+"""Rows of different lengths in one flat tensor: how histories, sequences and packed batches are
+held.
+"""
 
 from __future__ import annotations
 
@@ -18,21 +20,32 @@ class Ragged:
     Args:
         values: [T] or [T, ...], the rows one after the other.
         offsets: [R + 1] int64, ``offsets[0] == 0`` and ``offsets[-1] == T``.
-        host_values, host_offsets: copies on the host of rows on a device, where they are known (:meth:`mirrored`).
+        host_values, host_offsets: copies on the host of rows on a device, where they are known
+            (:meth:`mirrored`).
     """
 
     def __init__(
-        self, values: Tensor, offsets: Tensor, host_values: Tensor | None = None, host_offsets: Tensor | None = None
+        self,
+        values: Tensor,
+        offsets: Tensor,
+        host_values: Tensor | None = None,
+        host_offsets: Tensor | None = None,
     ) -> None:
         self.values, self.offsets = values, offsets
         self.host_values, self.host_offsets = host_values, host_offsets
         self.n_rows, self.device = offsets.numel() - 1, offsets.device
 
     @classmethod
-    def from_lists(cls, rows: Iterable[Sequence[int]], device: torch.device | None = None) -> Ragged:
+    def from_lists(
+        cls, rows: Iterable[Sequence[int]], device: torch.device | None = None
+    ) -> Ragged:
         rows = [list(row) for row in rows]
-        values = torch.tensor([value for row in rows for value in row], dtype=torch.int64, device=device)
-        return cls.from_lengths(values, torch.tensor([len(row) for row in rows], dtype=torch.int64, device=device))
+        values = torch.tensor(
+            [value for row in rows for value in row], dtype=torch.int64, device=device
+        )
+        return cls.from_lengths(
+            values, torch.tensor([len(row) for row in rows], dtype=torch.int64, device=device)
+        )
 
     @classmethod
     def from_lengths(cls, values: Tensor, lengths: Tensor) -> Ragged:
@@ -41,11 +54,15 @@ class Ragged:
     @classmethod
     def from_padded(cls, padded: Tensor, lengths: Tensor) -> Ragged:
         """Rows of a right-padded [R, L] tensor, of which the first ``lengths[r]`` entries count."""
-        return cls.from_lengths(padded[torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]], lengths)
+        return cls.from_lengths(
+            padded[torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]], lengths
+        )
 
     @classmethod
     def cat(cls, parts: Sequence[Ragged]) -> Ragged:
-        """The rows of all parts, one part under the other; of parts that are mirrored on a device, mirrored there."""
+        """The rows of all parts, one part under the other; of parts that are mirrored on a device,
+        mirrored there.
+        """
         if parts[0].host_values is not None:
             return cls.cat([part.on_host for part in parts]).mirrored(parts[0].device)
         values, lengths = [], []
@@ -72,15 +89,21 @@ class Ragged:
 
     @property
     def on_host(self) -> Ragged:
-        """The rows on the host. Rows on a device that are not mirrored are copied, and the device is waited for."""
+        """The rows on the host. Rows on a device that are not mirrored are copied, and the device
+        is waited for.
+        """
         if self.values.is_cpu and self.offsets.is_cpu:
             return self
         offsets = to_host(self.offsets) if self.host_offsets is None else self.host_offsets
-        return Ragged(to_host(self.values) if self.host_values is None else self.host_values, offsets)
+        return Ragged(
+            to_host(self.values) if self.host_values is None else self.host_values, offsets
+        )
 
     @property
     def longest(self) -> int:
-        """The length of the longest row, by the host's offsets where they are known; 0 where there is no row."""
+        """The length of the longest row, by the host's offsets where they are known; 0 where there
+        is no row.
+        """
         lengths = self.lengths if self.host_offsets is None else self.host_offsets.diff()
         return int(lengths.max()) if self.n_rows else 0
 
@@ -99,9 +122,11 @@ class Ragged:
         host = None if self.host_values is None else self.host_values[:, which]
         return Ragged(self.values[:, which], self.offsets, host, self.host_offsets)
 
-    def take(self, rows: Tensor | slice, starts: Tensor | None = None, lengths: Tensor | None = None) -> Ragged:
-        """The given rows ([K] int64, repeats allowed, or a slice), or parts of them of ``lengths`` [K] from the places
-        ``starts`` [K] on, which must lie inside the rows."""
+    def take(
+        self, rows: Tensor | slice, starts: Tensor | None = None, lengths: Tensor | None = None
+    ) -> Ragged:
+        """The given rows ([K] int64, repeats allowed, or a slice), or parts of them of ``lengths``
+        [K] from the places ``starts`` [K] on, which must lie inside the rows."""
         first = self.offsets[:-1][rows]
         first = first if starts is None else first + starts
         index = consecutive(first, self.lengths[rows] if lengths is None else lengths)
@@ -124,24 +149,34 @@ class Ragged:
         return self.take(slice(None), lengths=lengths)
 
     def lengthened(self, which_mask: Tensor | None = None) -> Ragged:
-        """The rows with a zero behind each, mirrored where they are; or behind those of ``which_mask`` [R]."""
+        """The rows with a zero behind each, mirrored where they are; or behind those of
+        ``which_mask`` [R].
+        """
         if which_mask is None and self.host_values is not None:
             return self.on_host.lengthened().mirrored(self.device)
-        n_more, (n_values, *shape) = self.n_rows if which_mask is None else int(which_mask.sum()), self.values.shape
+        n_more, (n_values, *shape) = (
+            self.n_rows if which_mask is None else int(which_mask.sum()),
+            self.values.shape,
+        )
         lengths = self.lengths + (1 if which_mask is None else which_mask)
         longer = Ragged.from_lengths(self.values.new_zeros(n_values + n_more, *shape), lengths)
-        places = torch.arange(n_values, device=self.device) + (longer.offsets - self.offsets)[self.rows]
+        places = (
+            torch.arange(n_values, device=self.device) + (longer.offsets - self.offsets)[self.rows]
+        )
         longer.values.index_copy_(0, places, self.values)
         return longer
 
     def neighbours(self) -> tuple[Tensor, Tensor]:
-        """[P] int64 each: the places of the values that are followed in their row, and those of their followers."""
+        """[P] int64 each: the places of the values that are followed in their row, and those of
+        their followers.
+        """
         before = (self.positions < self.lengths[self.rows] - 1).nonzero()[:, 0]
         return before, before + 1
 
     def filter(self, keep_mask: Tensor) -> Ragged:
         """Only the values where ``keep_mask`` [T] is True; rows may become empty."""
-        # sums over the mask, and not over the rows: these would be kept, as large as the values of a whole log
+        # sums over the mask, and not over the rows: these would be kept, as large as the values of
+        # a whole log
         return Ragged(self.values[keep_mask], offsets_of(keep_mask)[self.offsets])
 
     def to_padded(self, fill: float = 0, width: int | None = None) -> Tensor:
@@ -159,11 +194,17 @@ class Ragged:
         return Ragged(self.values.to(device), self.offsets.to(device))
 
     def mirrored(self, device: torch.device | str) -> Ragged:
-        """The rows on a device, copied without a wait; they remember the host's, whose memory they keep."""
+        """The rows on a device, copied without a wait; they remember the host's, whose memory they
+        keep.
+        """
         values, offsets = to_device(self.values, device), to_device(self.offsets, device)
         if values.is_cpu:
             return Ragged(values, offsets)
-        host = (self.values, self.offsets) if self.values.is_cpu else (self.host_values, self.host_offsets)
+        host = (
+            (self.values, self.offsets)
+            if self.values.is_cpu
+            else (self.host_values, self.host_offsets)
+        )
         return Ragged(values, offsets, *host)
 
 
@@ -175,18 +216,23 @@ def offsets_of(lengths: Tensor) -> Tensor:
 
 
 def consecutive(starts: Tensor, lengths: Tensor, total: int | None = None) -> Ragged:
-    """K rows of ``lengths[i]`` numbers from ``starts[i]`` on; without their sum ``total`` the device is waited for."""
+    """K rows of ``lengths[i]`` numbers from ``starts[i]`` on; without their sum ``total`` the
+    device is waited for.
+    """
     offsets = offsets_of(lengths)
     total = int(offsets[-1]) if total is None else total
     first = torch.repeat_interleave(starts - offsets[:-1], lengths, output_size=total)
     return Ragged(first.add_(torch.arange(total, device=starts.device)), offsets)
 
 
-def row_softmax(scores: Tensor, offsets: Tensor, rows: Tensor, n_zeros: Tensor | None = None) -> Tensor:
-    """[T]: the softmax of scores [T] within each row of a :class:`Ragged` with such offsets and rows,
-    ``exp(s_t) / (z_r + sum of exp(s_u) over the values u of t's row r)``: z [R], ``n_zeros``, are further values of
-    score 0, none of which is returned."""
-    # the greatest of each row is taken out first, so that no exponential overflows; it takes no gradient
+def row_softmax(
+    scores: Tensor, offsets: Tensor, rows: Tensor, n_zeros: Tensor | None = None
+) -> Tensor:
+    """[T]: the softmax of scores [T] within each row of a :class:`Ragged` with such offsets and
+    rows, ``exp(s_t) / (z_r + sum of exp(s_u) over the values u of t's row r)``: z [R], ``n_zeros``,
+    are further values of score 0, none of which is returned."""
+    # the greatest of each row is taken out first, so that no exponential overflows; it takes no
+    # gradient
     peak = torch.segment_reduce(scores.detach(), "max", offsets=offsets, initial=-torch.inf)
     if n_zeros is not None:
         peak = torch.where(n_zeros > 0, peak.clamp(min=0), peak)

@@ -1,7 +1,8 @@
 """Reads of rows of a table, a parameter [N, D] with a row for each item or user.
 
-The gradient of a table may be *sparse*, as that of ``nn.Embedding(sparse=True)``: a step then costs what it touches.
-The trainer says so by an attribute, :data:`SPARSE_GRADIENTS`; all other tables have dense gradients.
+The gradient of a table may be *sparse*, as that of ``nn.Embedding(sparse=True)``: a step then costs
+what it touches. The trainer says so by an attribute, :data:`SPARSE_GRADIENTS`; all other tables
+have dense gradients.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from recgraph.sparse.device import is_accelerated
 
 #: the attribute of a table that says whether reads give it sparse gradients
 SPARSE_GRADIENTS = "has_sparse_gradients"
-# marking the rows of an index in a mask of the whole table is the faster way where the table has fewer rows an entry
+# marking the rows of an index in a mask of the whole table is the faster way where the table has
+# fewer rows an entry
 _ROWS_AN_ENTRY = 2
 
 
@@ -29,7 +31,9 @@ def lookup(table: Tensor, index: Tensor, padding_idx: int | None = None) -> Tens
 
 
 def distinct_rows(index: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
-    """The distinct rows [U] of an index of any shape, ascending, and the place of each of its entries among them."""
+    """The distinct rows [U] of an index of any shape, ascending, and the place of each of its
+    entries among them.
+    """
     if index.numel() * _ROWS_AN_ENTRY < n_rows:
         rows, places = torch.unique(index, return_inverse=True)
         return rows, places
@@ -42,7 +46,9 @@ def distinct_rows(index: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
 
 
 def touched(table: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """A table [U, D] to read an index from, and the index into it: its distinct rows where gradients are sparse."""
+    """A table [U, D] to read an index from, and the index into it: its distinct rows where
+    gradients are sparse.
+    """
     if not is_sparse(table):
         return table, index
     rows, places = distinct_rows(index, len(table))
@@ -50,9 +56,11 @@ def touched(table: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def read_once(table: Tensor, *indices: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """A table [U, D] of the distinct rows of several indices, and these as indices into it: one lookup, one gradient.
+    """A table [U, D] of the distinct rows of several indices, and these as indices into it: one
+    lookup, one gradient.
 
-    On an accelerator, which would wait for the number of rows, the table itself unless its gradients are sparse.
+    On an accelerator, which would wait for the number of rows, the table itself unless its
+    gradients are sparse.
     """
     index = torch.cat([each.flatten() for each in indices])
     if is_accelerated(table):

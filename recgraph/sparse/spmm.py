@@ -1,4 +1,6 @@
-"""Sparse times dense, with gradients to both, by one of three backends; and inner products of chosen pairs of rows."""
+"""Sparse times dense, with gradients to both, by one of three backends; and inner products of
+chosen pairs of rows.
+"""
 
 from __future__ import annotations
 
@@ -26,23 +28,30 @@ Operator = Csr | Chain | Sum
 
 # entries at a time where each is a dot product of two gathered rows
 _BLOCK = 1 << 15
-# from so many pairs on, of which each costs as much as this many cells of a product of matrices, blocks are faster
+# from so many pairs on, of which each costs as much as this many cells of a product of matrices,
+# blocks are faster
 _FEW, _CELLS = 1 << 16, 10
 
 
 def spmm(adj: Operator, x: Tensor, backend: Backend = "auto") -> Tensor:
-    """``A X``, [R, D], of ``adj`` [R, C] and ``x`` [C, D], in the type of ``x``; backends agree to rounding.
+    """``A X``, [R, D], of ``adj`` [R, C] and ``x`` [C, D], in the type of ``x``; backends agree to
+    rounding.
 
-    Several entries at one place count each; a row without entries gives zeros. Gradients go to ``x``, and to
-    ``adj.weights`` where they ask for one. On CPU the result is the same bit for bit whenever it is computed again.
+    Several entries at one place count each; a row without entries gives zeros. Gradients go to
+    ``x``, and to ``adj.weights`` where they ask for one. On CPU the result is the same bit for bit
+    whenever it is computed again.
     """
     if x.dim() != 2 or x.shape[0] != adj.shape[1]:
-        raise ValueError(f"x has shape {tuple(x.shape)}; a matrix of shape {adj.shape} needs [{adj.shape[1]}, D]")
+        raise ValueError(
+            f"x has shape {tuple(x.shape)}; a matrix of shape {adj.shape} needs [{adj.shape[1]}, D]"
+        )
     if isinstance(adj, Csr):
         result: Tensor = _Product.apply(backend, x, adj.weights, adj)  # type: ignore[no-untyped-call]
         return result
     if isinstance(adj, Sum):
-        parts = [c * spmm(term, x, backend) for c, term in zip(adj.coefficients, adj.terms, strict=True)]
+        parts = [
+            c * spmm(term, x, backend) for c, term in zip(adj.coefficients, adj.terms, strict=True)
+        ]
         return sum(parts[1:], parts[0])
     x = x if adj.right is None else x * adj.right.to(x.dtype)[:, None]
     for factor in reversed(adj.factors):
@@ -51,8 +60,9 @@ def spmm(adj: Operator, x: Tensor, backend: Backend = "auto") -> Tensor:
 
 
 class _Product(torch.autograd.Function):
-    """The gradient to ``x`` is a product with the transpose, which is held with the matrix: torch's own transposes
-    every time, for six times the cost. The one to the weights is made at the entries alone: torch's makes R x C cells.
+    """The gradient to ``x`` is a product with the transpose, which is held with the matrix: torch's
+    own transposes every time, for six times the cost. The one to the weights is made at the entries
+    alone: torch's makes R x C cells.
     """
 
     @staticmethod
@@ -72,7 +82,9 @@ class _Product(torch.autograd.Function):
         # the saved weights carry their history where a second derivative is wanted
         adj = ctx.adj.with_weights(weights) if ctx.needs_input_grad[2] else ctx.adj
         grad_x = spmm(adj.t(), grad, ctx.backend) if ctx.needs_input_grad[1] else None
-        grad_weights = _at_entries(adj, grad, x).to(weights.dtype) if ctx.needs_input_grad[2] else None
+        grad_weights = (
+            _at_entries(adj, grad, x).to(weights.dtype) if ctx.needs_input_grad[2] else None
+        )
         return None, grad_x, grad_weights, None
 
 
@@ -85,7 +97,9 @@ def multiply(adj: Csr, x: Tensor, backend: Backend) -> Tensor:
     if backend == "dgl":
         dgl = load_dgl()
         # columns send, rows receive; edge e is entry e
-        edges = {("column", "to", "row"): ("csc", (adj.indptr, adj.indices, adj.indices.new_empty(0)))}
+        edges = {
+            ("column", "to", "row"): ("csc", (adj.indptr, adj.indices, adj.indices.new_empty(0)))
+        }
         counts = {"column": adj.shape[1], "row": adj.shape[0]}
         graph = adj.shared("dgl", lambda: dgl.heterograph(edges, num_nodes_dict=counts))
         if adj.weights is None:
@@ -94,16 +108,22 @@ def multiply(adj: Csr, x: Tensor, backend: Backend) -> Tensor:
     if not x.is_cpu:  # cuSPARSE
         return csr_tensor(adj, x.dtype) @ x
     return F.embedding_bag(
-        adj.indices, x, adj.indptr, mode="sum", include_last_offset=True, per_sample_weights=adj.weights
+        adj.indices,
+        x,
+        adj.indptr,
+        mode="sum",
+        include_last_offset=True,
+        per_sample_weights=adj.weights,
     )
 
 
 def load_dgl() -> Any:
     """The package ``dgl``; an ImportError says how to get it.
 
-    DGL 2.1.0, the newest wheel for Linux, needs on import a GraphBolt library built for the very torch version and
-    ``torchdata.datapipes``, which no longer exists. An empty module in the place of ``dgl.graphbolt`` passes both by;
-    heterographs, message passing with gradients and samplers work, ``dgl.sparse`` and GraphBolt do not.
+    DGL 2.1.0, the newest wheel for Linux, needs on import a GraphBolt library built for the very
+    torch version and ``torchdata.datapipes``, which no longer exists. An empty module in the place
+    of ``dgl.graphbolt`` passes both by; heterographs, message passing with gradients and samplers
+    work, ``dgl.sparse`` and GraphBolt do not.
     """
     if "dgl" in sys.modules:
         return sys.modules["dgl"]
@@ -115,7 +135,9 @@ def load_dgl() -> Any:
         extern.packaging = packaging  # type: ignore[attr-defined]
         sys.modules.setdefault("setuptools.extern", extern)
         sys.modules.setdefault("setuptools.extern.packaging", packaging)
-        sys.modules["dgl.graphbolt"] = ModuleType("dgl.graphbolt", "left out by recgraph: no build for this torch")
+        sys.modules["dgl.graphbolt"] = ModuleType(
+            "dgl.graphbolt", "left out by recgraph: no build for this torch"
+        )
         # without a choice DGL asks for one on stderr and writes a file to the user's home
         os.environ.setdefault("DGLBACKEND", "pytorch")
         with warnings.catch_warnings():
@@ -125,29 +147,34 @@ def load_dgl() -> Any:
         for name in [name for name in sys.modules if name == "dgl" or name.startswith("dgl.")]:
             del sys.modules[name]
         how = "pip install 'recgraph[dgl]' (Linux, Python < 3.13)"
-        raise ImportError(f"DGL cannot be used here: {type(error).__name__}: {error}. Get it with {how}") from error
+        raise ImportError(
+            f"DGL cannot be used here: {type(error).__name__}: {error}. Get it with {how}"
+        ) from error
 
 
 def _at_entries(adj: Csr, left: Tensor, right: Tensor) -> Tensor:
     """[E]: ``left[row] . right[column]`` of each entry."""
-    # torch's sampled product knows these types, refuses more entries than the matrix has places, and is differentiated
-    # once
+    # torch's sampled product knows these types, refuses more entries than the matrix has places,
+    # and is differentiated once
     is_known = left.dtype in (torch.float32, torch.float64) and not torch.is_grad_enabled()
     if is_known and adj.nnz <= adj.shape[0] * adj.shape[1]:
         places = csr_tensor(adj.with_weights(left.new_zeros(adj.nnz)), left.dtype)
         sampled: Tensor = torch.sparse.sampled_addmm(places, left, right.t(), beta=0.0)
         return sampled.values()
     blocks = [slice(start, start + _BLOCK) for start in range(0, adj.nnz, _BLOCK)]
-    return torch.cat([torch.linalg.vecdot(left[adj.rows[block]], right[adj.indices[block]]) for block in blocks])
+    return torch.cat(
+        [torch.linalg.vecdot(left[adj.rows[block]], right[adj.indices[block]]) for block in blocks]
+    )
 
 
 def pair_products(x: Tensor, y: Tensor, pairs: Ragged, block_rows: int | None = None) -> Tensor:
     """[P]: ``x_i . y_j`` for each row i and each j of its list, in the order of the lists.
 
-    On the host the products are sampled from ``x y^T``, and their gradients are sparse products. Where the pairs are
-    many and a good part of all, all products of a block of rows are made instead; the result can then be differentiated
-    once. On an accelerator, where counting the pairs of a column would make the host wait, the rows are looked up.
-    The result has the wider type of x [N, D] and y [M, D], at least float32.
+    On the host the products are sampled from ``x y^T``, and their gradients are sparse products.
+    Where the pairs are many and a good part of all, all products of a block of rows are made
+    instead; the result can then be differentiated once. On an accelerator, where counting the pairs
+    of a column would make the host wait, the rows are looked up. The result has the wider type of x
+    [N, D] and y [M, D], at least float32.
     """
     x, y = (one.to(work_type(x, y)) for one in (x, y))
     if is_accelerated(x):

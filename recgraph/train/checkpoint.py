@@ -1,4 +1,5 @@
-"""Checkpoints: the whole state of a training, written atomically, without pickle; the last two are kept.
+"""Checkpoints: the whole state of a training, written atomically, without pickle; the last two are
+kept.
 
 A checkpoint is a folder ``step-N`` of safetensors files and ``state.json``, with a manifest.
 """
@@ -17,7 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recgraph.files import check_manifest, read_object, read_tensors, remove_folder, replacing_folder, write_tensors
+from recgraph.files import (
+    check_manifest,
+    read_object,
+    read_tensors,
+    remove_folder,
+    replacing_folder,
+    write_tensors,
+)
 from recgraph.models.base import TrainableModel, not_finite
 from recgraph.train.config import FALLING, TrainConfig
 
@@ -38,9 +46,12 @@ class Checkpoint:
     Attributes:
         model: weights and buffers by name.
         optimisers: ``group/parameter index/entry`` -> tensor.
-        generators: stream name -> its state, as :meth:`recgraph.rng.Generators.state_dict` names them, of all ranks.
-        state: everything else, as JSON values (epoch, step, stopping, history, seconds, fingerprint).
-        best: the best weights and buffers so far, of a checkpoint that was read; None where there are none.
+        generators: stream name -> its state, as :meth:`recgraph.rng.Generators.state_dict` names
+            them, of all ranks.
+        state: everything else, as JSON values (epoch, step, stopping, history, seconds,
+            fingerprint).
+        best: the best weights and buffers so far, of a checkpoint that was read; None where there
+            are none.
     """
 
     model: Mapping[str, Tensor]
@@ -50,9 +61,12 @@ class Checkpoint:
     best: Mapping[str, Tensor] | None = None
 
 
-def save(folder: Path, checkpoint: Checkpoint, keep: Path | None = None, best: Path | None = None) -> Path:
-    """Write ``folder/step-N-E``, of step N and epoch E, under a temporary name, rename it when it is on the disk, then
-    remove older checkpoints but ``keep``, the previous one. It gets a hard link to the file ``best`` of weights."""
+def save(
+    folder: Path, checkpoint: Checkpoint, keep: Path | None = None, best: Path | None = None
+) -> Path:
+    """Write ``folder/step-N-E``, of step N and epoch E, under a temporary name, rename it when it
+    is on the disk, then remove older checkpoints but ``keep``, the previous one. It gets a hard
+    link to the file ``best`` of weights."""
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{checkpoint.state['step']:09d}-{checkpoint.state['epoch']:06d}"
     with replacing_folder(final) as temporary:
@@ -71,12 +85,16 @@ def save(folder: Path, checkpoint: Checkpoint, keep: Path | None = None, best: P
 
 
 def candidates(folder: Path) -> list[Path]:
-    """All checkpoints of a run, the newest first; after a crash of the machine some may be damaged."""
+    """All checkpoints of a run, the newest first; after a crash of the machine some may be
+    damaged.
+    """
     return sorted(folder.glob("step-*"), reverse=True)
 
 
 def read_latest(folder: Path) -> tuple[Path, Checkpoint] | None:
-    """The newest checkpoint that can be read, with its path; a warning names newer ones that cannot."""
+    """The newest checkpoint that can be read, with its path; a warning names newer ones that
+    cannot.
+    """
     damaged: list[str] = []
     for path in candidates(folder):
         try:
@@ -93,11 +111,14 @@ def read_latest(folder: Path) -> tuple[Path, Checkpoint] | None:
 
 
 def read(path: Path) -> Checkpoint:
-    """Read a checkpoint; a CheckpointError names a file that is damaged, or a tensor that is not finite."""
+    """Read a checkpoint; a CheckpointError names a file that is damaged, or a tensor that is not
+    finite.
+    """
     try:
         check_manifest(path)
         model, optimisers, generators = (
-            read_tensors(path / f"{name}.safetensors") for name in ("model", "optimisers", "generators")
+            read_tensors(path / f"{name}.safetensors")
+            for name in ("model", "optimisers", "generators")
         )
         best = read_tensors(path / _BEST) if (path / _BEST).exists() else None
         state = read_object(path / _STATE)
@@ -118,7 +139,9 @@ def optimiser_tensors(optimisers: Mapping[str, torch.optim.Optimizer]) -> dict[s
     }
 
 
-def load_optimisers(optimisers: Mapping[str, torch.optim.Optimizer], tensors: Mapping[str, Tensor]) -> None:
+def load_optimisers(
+    optimisers: Mapping[str, torch.optim.Optimizer], tensors: Mapping[str, Tensor]
+) -> None:
     """The inverse of :func:`optimiser_tensors`. A parameter that was never stepped has no state."""
     states: dict[str, dict[int, dict[str, Any]]] = {group: {} for group in optimisers}
     for name, value in tensors.items():
@@ -130,7 +153,9 @@ def load_optimisers(optimisers: Mapping[str, torch.optim.Optimizer], tensors: Ma
         optimiser.load_state_dict({**optimiser.state_dict(), "state": states[group]})
 
 
-def fingerprint(model: TrainableModel, config: TrainConfig, seed: int, n_batches: int) -> dict[str, Any]:
+def fingerprint(
+    model: TrainableModel, config: TrainConfig, seed: int, n_batches: int
+) -> dict[str, Any]:
     """What must be the same where a training continues, as JSON values."""
     training = config.model_dump(mode="json")
     # a schedule that goes down over max_epochs gives every step another rate where these differ

@@ -24,7 +24,10 @@ _log = logging.getLogger(__name__)
 _Epochs = Annotated[int, Field(ge=0, description="epochs at most")]
 _Seconds = Annotated[
     float,
-    Field(ge=0, description="an epoch that ends within so many seconds after a checkpoint makes none but the last"),
+    Field(
+        ge=0,
+        description="an epoch that ends within so many seconds after a checkpoint makes none but the last",
+    ),
 ]
 
 
@@ -36,10 +39,18 @@ class TrainConfig(Config):
         Field(ge=1, description="samples a step (sequences in the causal regime)"),
         Search(choices=(64, 128, 256, 512)),
     ] = 128
-    learning_rate: Annotated[float, Field(gt=0, description="of Adam"), Search(3e-4, 1e-2, log=True)] = 1e-3
-    weight_decay: Annotated[float, Field(ge=0, description="L2 penalty of Adam, or AdamW's decay")] = 0.0
-    optimiser: Annotated[Literal["adam", "adamw"], Field(description="of dense parameters")] = "adam"
-    adam_beta2: Annotated[float, Field(ge=0, lt=1, description="decay of Adam's second moments")] = 0.999
+    learning_rate: Annotated[
+        float, Field(gt=0, description="of Adam"), Search(3e-4, 1e-2, log=True)
+    ] = 1e-3
+    weight_decay: Annotated[
+        float, Field(ge=0, description="L2 penalty of Adam, or AdamW's decay")
+    ] = 0.0
+    optimiser: Annotated[Literal["adam", "adamw"], Field(description="of dense parameters")] = (
+        "adam"
+    )
+    adam_beta2: Annotated[
+        float, Field(ge=0, lt=1, description="decay of Adam's second moments")
+    ] = 0.999
     sparse_tables: Annotated[
         bool,
         Field(
@@ -50,7 +61,10 @@ class TrainConfig(Config):
     max_epochs: _Epochs = 100
     patience: Annotated[
         int | None,
-        Field(ge=1, description="validations without a better metric before training stops; none: never"),
+        Field(
+            ge=1,
+            description="validations without a better metric before training stops; none: never",
+        ),
     ] = 10
     metric: Annotated[
         str,
@@ -61,14 +75,19 @@ class TrainConfig(Config):
     ] = "ndcg@10"
     select_seen: Annotated[
         Literal["auto", "keep", "exclude"],
-        Field(description="whether seen items are candidates in the validation that selects; auto: if users buy again"),
+        Field(
+            description="whether seen items are candidates in the validation that selects; auto: if users buy again"
+        ),
     ] = "auto"
     validate_every: Annotated[
         int, Field(ge=1, description="epochs between validations; the last epoch is validated, too")
     ] = 1
-    clip_norm: Annotated[float | None, Field(gt=0, description="largest gradient norm; none: no clipping")] = None
+    clip_norm: Annotated[
+        float | None, Field(gt=0, description="largest gradient norm; none: no clipping")
+    ] = None
     schedule: Annotated[
-        Literal["constant", "linear", "cosine", "step"], Field(description="of the learning rate after the warm-up")
+        Literal["constant", "linear", "cosine", "step"],
+        Field(description="of the learning rate after the warm-up"),
     ] = "constant"
     drop_after: Annotated[
         tuple[Annotated[int, Field(ge=1)], ...],
@@ -78,7 +97,8 @@ class TrainConfig(Config):
         ),
     ] = ()
     drop_factor: Annotated[
-        float, Field(gt=0, lt=1, description="what the step schedule multiplies the learning rate by")
+        float,
+        Field(gt=0, lt=1, description="what the step schedule multiplies the learning rate by"),
     ] = 0.1
     schedule_epochs: Annotated[
         int | None,
@@ -88,21 +108,34 @@ class TrainConfig(Config):
             "max_epochs; none: max_epochs",
         ),
     ] = None
-    warmup_steps: Annotated[int, Field(ge=0, description="batches over which the learning rate rises from 0")] = 0
-    accumulate: Annotated[int, Field(ge=1, description="batches whose mean gradient makes a step")] = 1
+    warmup_steps: Annotated[
+        int, Field(ge=0, description="batches over which the learning rate rises from 0")
+    ] = 0
+    accumulate: Annotated[
+        int, Field(ge=1, description="batches whose mean gradient makes a step")
+    ] = 1
     precision: Annotated[Literal["no", "bf16"], Field(description="mixed precision")] = "no"
     checkpoint_every: Annotated[
         int | None,
-        Field(ge=1, description="batches between checkpoints inside an epoch; none: at its end alone"),
+        Field(
+            ge=1, description="batches between checkpoints inside an epoch; none: at its end alone"
+        ),
     ] = None
     checkpoint_seconds: _Seconds = 0.0
     compile: Annotated[
-        bool, Field(description="on an accelerator: compile encoder, loss and contrasts of a sequence model")
+        bool,
+        Field(
+            description="on an accelerator: compile encoder, loss and contrasts of a sequence model"
+        ),
     ] = False
-    tensorboard: Annotated[bool, Field(description="also write TensorBoard logs (extra: track)")] = False
+    tensorboard: Annotated[
+        bool, Field(description="also write TensorBoard logs (extra: track)")
+    ] = False
     track: Annotated[
         Literal["mlflow", "wandb"] | None,
-        Field(description="also tell MLflow or Weights & Biases, set by their environment variables (extra: track)"),
+        Field(
+            description="also tell MLflow or Weights & Biases, set by their environment variables (extra: track)"
+        ),
     ] = None
 
     def decided(self, part: Part) -> Self:
@@ -117,14 +150,18 @@ class TrainConfig(Config):
 
 
 def refuse_training(model: type[Model], names: Iterable[str]) -> None:
-    """Refuse settings of training for a model that is fitted in one step; other names are let through."""
+    """Refuse settings of training for a model that is fitted in one step; other names are let
+    through.
+    """
     own = model.Config.model_fields
     wrong = sorted({*names} & TrainConfig.model_fields.keys() - own.keys())
     if wrong and not issubclass(model, TrainableModel):
         raise ConfigError(f"{model.__name__} is fitted in one step: leave out {', '.join(wrong)}")
 
 
-def distribute(values: Mapping[str, Any], parts: Mapping[str, type[Config]]) -> dict[str, dict[str, Any]]:
+def distribute(
+    values: Mapping[str, Any], parts: Mapping[str, type[Config]]
+) -> dict[str, dict[str, Any]]:
     """Divide one mapping of settings among several configurations, by the names of their fields."""
     shared: dict[str, dict[str, Any]] = {part: {} for part in parts}
     for key, value in values.items():
@@ -144,7 +181,9 @@ def share_out(
 
 
 def training_config(model: type[TrainableModel]) -> type[TrainConfig]:
-    """The settings of training on a log, with the defaults and search ranges that are a model's own."""
+    """The settings of training on a log, with the defaults and search ranges that are a model's
+    own.
+    """
     if not model.training_defaults:
         return TrainConfig
     fields: dict[str, Any] = {}
@@ -153,11 +192,15 @@ def training_config(model: type[TrainableModel]) -> type[TrainConfig]:
         field.default = default
         field.metadata = [search if isinstance(each, Search) else each for each in field.metadata]
         fields[name] = field.annotation, field
-    return create_model(TrainConfig.__name__, __base__=TrainConfig, __doc__=TrainConfig.__doc__, **fields)
+    return create_model(
+        TrainConfig.__name__, __base__=TrainConfig, __doc__=TrainConfig.__doc__, **fields
+    )
 
 
 class GraphTrainConfig(TrainConfig):
-    """Training on a graph without labels: the loss selects, or nothing, and an epoch may be a single step."""
+    """Training on a graph without labels: the loss selects, or nothing, and an epoch may be a
+    single step.
+    """
 
     max_epochs: _Epochs = 5000
     patience: Annotated[
@@ -168,7 +211,8 @@ class GraphTrainConfig(TrainConfig):
         ),
     ] = 30
     metric: Annotated[
-        Literal["loss", "last"], Field(description="what selects the epoch whose weights are kept; last: nothing does")
+        Literal["loss", "last"],
+        Field(description="what selects the epoch whose weights are kept; last: nothing does"),
     ] = "loss"
     checkpoint_seconds: _Seconds = 30.0
 
@@ -177,8 +221,9 @@ def pick_device(device: str | None = None) -> torch.device:
     """The device with a name, or the default device.
 
     Args:
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; None: ``"cuda"`` where there is one, else ``"cpu"``.
-            ``"mps"`` is never picked, as it lacks the float64 that views and sampled losses draw with.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; None: ``"cuda"`` where there is one,
+            else ``"cpu"``. ``"mps"`` is never picked, as it lacks the float64 that views and
+            sampled losses draw with.
     """
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     here = ["cpu", *["cuda"][:n_gpus], *map("cuda:{}".format, range(n_gpus))]
@@ -191,7 +236,8 @@ def pick_device(device: str | None = None) -> torch.device:
 def make_accelerator(device: str | None = None, precision: str = "no") -> Accelerator:
     """An accelerator for one run."""
     picked = pick_device(device)
-    # Accelerate keeps one state a process and refuses another device or precision; each run makes a new one
+    # Accelerate keeps one state a process and refuses another device or precision; each run makes a
+    # new one
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(mixed_precision=precision, cpu=picked.type == "cpu")
     # Accelerate itself knows only "the GPU of this process"

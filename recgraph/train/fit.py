@@ -21,7 +21,16 @@ from recgraph.data.item_features import ItemFeatures
 from recgraph.data.part import Cases, Part
 from recgraph.data.read import is_data_path
 from recgraph.data.split import Interactions, SealedSplit, Split, without_test_data
-from recgraph.data.strategies import EVERYTHING, FITTED_ON, GROUPS, FitPart, Label, Ratio, Shares, Strategy
+from recgraph.data.strategies import (
+    EVERYTHING,
+    FITTED_ON,
+    GROUPS,
+    FitPart,
+    Label,
+    Ratio,
+    Shares,
+    Strategy,
+)
 from recgraph.evaluate.evaluator import check_selects, validation
 from recgraph.files import contents
 from recgraph.graph.hetero import HeteroGraph, as_graph
@@ -70,48 +79,58 @@ def fit(
     source: Mapping[str, Any] | None = None,
     **training: Any,
 ) -> Run:
-    """Fit a model to a log, to serve; or to the training part of a split, selected on its validation part.
+    """Fit a model to a log, to serve; or to the training part of a split, selected on its
+    validation part.
 
-    A model that is fitted to a log, or with ``fit_on="all"``, knows each user's newest item. Nothing is held out to
-    select an epoch on, so that all of ``max_epochs`` are trained, and the run is not evaluated.
+    A model that is fitted to a log, or with ``fit_on="all"``, knows each user's newest item.
+    Nothing is held out to select an epoch on, so that all of ``max_epochs`` are trained, and the
+    run is not evaluated.
 
     Args:
         model: with its settings, not built; or a name of the registry.
-        data: a log, all of which is read; or a split, whose test part is sealed before anything is read.
+        data: a log, all of which is read; or a split, whose test part is sealed before anything is
+            read.
         seed: of everything random in the run.
-        out: folder of the run (log, checkpoints, bundle, record). None keeps all in memory, without checkpoints; only
-            ``tensorboard=True`` writes then, into a folder of its own in ``runs/tensorboard``.
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None: a GPU with CUDA where there is one, else the CPU (see
-            :func:`recgraph.train.config.pick_device`).
+        out: folder of the run (log, checkpoints, bundle, record). None keeps all in memory, without
+            checkpoints; only ``tensorboard=True`` writes then, into a folder of its own in
+            ``runs/tensorboard``.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None: a GPU with CUDA where there is one, else
+            the CPU (see :func:`recgraph.train.config.pick_device`).
         resume: continue from the newest checkpoint in ``out``; a finished run is returned as it is.
-        progress: a bar on a terminal and in a notebook, elsewhere lines, how many epochs there may be first. None:
-            no lines where log records (logger ``recgraph``, INFO) tell the same; False: nothing.
-        fit_on: what of a split is read: ``"train"``, the default; ``"train+valid"`` for a last fit before the test;
-            ``"all"`` to serve. The last two have no validation: the last epoch is kept, or with ``metric="loss"`` the
-            one of the lowest loss. Of a log it is all.
-        refit: choose the number of epochs on the validation part first, then fit anew to all (or, with ``fit_on``, to
-            train+valid) for so many epochs; :attr:`Run.selection` is the first of the two runs, which is evaluated.
+        progress: a bar on a terminal and in a notebook, elsewhere lines, how many epochs there may
+            be first. None: no lines where log records (logger ``recgraph``, INFO) tell the same;
+            False: nothing.
+        fit_on: what of a split is read: ``"train"``, the default; ``"train+valid"`` for a last fit
+            before the test; ``"all"`` to serve. The last two have no validation: the last epoch is
+            kept, or with ``metric="loss"`` the one of the lowest loss. Of a log it is all.
+        refit: choose the number of epochs on the validation part first, then fit anew to all (or,
+            with ``fit_on``, to train+valid) for so many epochs; :attr:`Run.selection` is the first
+            of the two runs, which is evaluated.
         observers: called during the training; with ``refit``, during the one that chooses.
-        init_items: where the vectors of items begin: a run, a recommender or an embedder, the folder of one, a frame of
-            ids and vectors, or a mapping id -> vector, all matched by id; see
-            :class:`recgraph.train.pretrained.InitItems`.
-        init_items_scale: ``"initial"`` gives them the random vectors' standard deviation; ``"given"``: as they are.
-        source: where the split is from, so that the run can be opened without it: ``dataset``, the name of a data card,
-            and ``settings`` of :class:`recgraph.train.settings.DataConfig`. A log that was read from a file knows its
-            own. Fingerprints of the features are added.
-        training: settings of :class:`recgraph.train.config.TrainConfig`, for models that are trained.
+        init_items: where the vectors of items begin: a run, a recommender or an embedder, the
+            folder of one, a frame of ids and vectors, or a mapping id -> vector, all matched by id;
+            see :class:`recgraph.train.pretrained.InitItems`.
+        init_items_scale: ``"initial"`` gives them the random vectors' standard deviation;
+            ``"given"``: as they are.
+        source: where the split is from, so that the run can be opened without it: ``dataset``, the
+            name of a data card, and ``settings`` of :class:`recgraph.train.settings.DataConfig`. A
+            log that was read from a file knows its own. Fingerprints of the features are added.
+        training: settings of :class:`recgraph.train.config.TrainConfig`, for models that are
+            trained.
 
     Raises:
         ConfigError: a setting that does not exist or is out of range.
-        ValueError: the model is built already, or embeds a graph (:func:`fit_graph`); ``out`` holds another run, or one
-            and ``resume`` is False; another process trains into it; ``init_items`` does not fit; the metric needs a
-            validation that there is not.
+        ValueError: the model is built already, or embeds a graph (:func:`fit_graph`); ``out`` holds
+            another run, or one and ``resume`` is False; another process trains into it;
+            ``init_items`` does not fit; the metric needs a validation that there is not.
     """
     made: Model = registry.load("model", model)() if isinstance(model, str) else model
     if made.is_built:
         raise ValueError(f"model {type(made).__name__} is built already; give a new one")
     if isinstance(made, NodeModel) or isinstance(data, HeteroGraph):
-        raise ValueError(f"model {type(made).__name__}: typed graphs are fitted to by rg.fit_graph(model, graph)")
+        raise ValueError(
+            f"model {type(made).__name__}: typed graphs are fitted to by rg.fit_graph(model, graph)"
+        )
     split, part = _split_and_part(data, fit_on, refit)
     with together():
         options = FitOptions(
@@ -142,11 +161,13 @@ def fit_graph(
     observers: tuple[Observer, ...] = (),
     **training: Any,
 ) -> NodeRun:
-    """Fit a model of a typed graph, without classes of its nodes; by default the weights of lowest loss are kept.
+    """Fit a model of a typed graph, without classes of its nodes; by default the weights of lowest
+    loss are kept.
 
     Args:
         model: with its settings, among them ``metapaths``; not built. Or a name of the registry.
-        graph: all that is read; a graph of PyTorch Geometric or DGL is converted (:meth:`HeteroGraph.from_pyg`).
+        graph: all that is read; a graph of PyTorch Geometric or DGL is converted
+            (:meth:`HeteroGraph.from_pyg`).
         seed, out, device, resume, progress, observers: see :func:`fit`.
         training: settings of :class:`recgraph.train.config.GraphTrainConfig`; beside a name also
             those of the model.
@@ -160,7 +181,9 @@ def fit_graph(
         training = parts["training"]
     refuse_training(type(model), training)
     folder = None if out is None else Path(out)
-    options = FitOptions(GraphTrainConfig.of(training), seed, folder, device, resume, progress, observers)
+    options = FitOptions(
+        GraphTrainConfig.of(training), seed, folder, device, resume, progress, observers
+    )
     with together():
         return _fit_nodes(model, graph, options, evaluation={})
 
@@ -180,12 +203,14 @@ def train(
 ) -> Run | NodeRun:
     """Train a model on a data set of the catalogue, as ``recgraph train`` does.
 
-    On a graph with classes of nodes the model is fitted to the graph, and the run is a :class:`NodeRun`.
+    On a graph with classes of nodes the model is fitted to the graph, and the run is a
+    :class:`NodeRun`.
 
     Args:
         model: name of the registry.
         dataset: name of a data card, its path, or the path of files of one's own.
-        settings: one flat namespace of the model's, the training's and the data's (or the probe's) settings.
+        settings: one flat namespace of the model's, the training's and the data's (or the probe's)
+            settings.
         out, seed, device, resume, progress, fit_on, refit: see :func:`fit`, with its errors.
     """
     folder = None if out is None else Path(out)
@@ -193,16 +218,32 @@ def train(
         cls, card = registry.load("model", model), find_card(dataset)
         check_task(cls, dataset, card.task == "nodes")
         parts = share_out(cls, settings, {"model": cls.Config, **parts_of(cls)})
-        if Ranks.here().count > 1 and not is_data_path(dataset):  # one process of each machine prepares it for all
+        if Ranks.here().count > 1 and not is_data_path(
+            dataset
+        ):  # one process of each machine prepares it for all
             of_all(lambda: get(dataset) if os.environ.get("LOCAL_RANK", "0") == "0" else None)
         if issubclass(cls, NodeModel):
             assert isinstance(card, GraphCard)
-            graph_config, source = GraphTrainConfig.of(parts.get("training", {})), {"dataset": dataset}
-            options = FitOptions(graph_config, seed, folder, device, resume, progress, source=source)
-            # meta-paths that are not given are the card's, and features that it does not normalise stay as they are
-            raw = tuple(name for name, node in card.nodes.items() if node.features and not node.normalise)
-            own = {name: value for name, value in parts["model"].items() if name != "metapaths" or value}
-            of_card = {"metapaths": card.paths} | ({"raw_features": raw} if issubclass(cls, GraphModel) else {})
+            graph_config, source = (
+                GraphTrainConfig.of(parts.get("training", {})),
+                {"dataset": dataset},
+            )
+            options = FitOptions(
+                graph_config, seed, folder, device, resume, progress, source=source
+            )
+            # meta-paths that are not given are the card's, and features that it does not normalise
+            # stay as they are
+            raw = tuple(
+                name for name, node in card.nodes.items() if node.features and not node.normalise
+            )
+            own = {
+                name: value
+                for name, value in parts["model"].items()
+                if name != "metapaths" or value
+            }
+            of_card = {"metapaths": card.paths} | (
+                {"raw_features": raw} if issubclass(cls, GraphModel) else {}
+            )
             model_of_nodes = cls(**{**of_card, **own})
             evaluation = ProbeSettings.of(parts["probe"]).model_dump(mode="json")
             return _fit_nodes(model_of_nodes, load_graph(dataset), options, evaluation)
@@ -219,7 +260,9 @@ def train(
 def parts_of(model: type[Model]) -> dict[str, type[Config]]:
     """The settings of a run beside the model's own, part by part."""
     if issubclass(model, NodeModel):
-        return ({"training": GraphTrainConfig} if issubclass(model, TrainableModel) else {}) | {"probe": ProbeSettings}
+        return ({"training": GraphTrainConfig} if issubclass(model, TrainableModel) else {}) | {
+            "probe": ProbeSettings
+        }
     if not issubclass(model, TrainableModel):
         return {"data": DataConfig}
     return {"training": training_config(model), "items": InitItemsConfig, "data": DataConfig}
@@ -231,7 +274,9 @@ def parts_of(model: type[Model]) -> dict[str, type[Config]]:
 def _split_and_part(
     data: Interactions | Split | SealedSplit, fit_on: FitPart | None, refit: bool
 ) -> tuple[Split | SealedSplit, FitPart]:
-    """The split, and the part of it that a model is fitted on: of a log all; of a refit by default all, too."""
+    """The split, and the part of it that a model is fitted on: of a log all; of a refit by default
+    all, too.
+    """
     if isinstance(data, Interactions):
         return Split.of(data, EVERYTHING), "all"
     if data.name == EVERYTHING or (refit and fit_on is None):
@@ -240,22 +285,29 @@ def _split_and_part(
 
 
 def _training_of(given: Mapping[str, Any], model: type[Model], selects: bool) -> TrainConfig:
-    """The settings of a training, with the model's own defaults; where nothing is held out to select an epoch on, all
-    are trained and the last one is kept."""
+    """The settings of a training, with the model's own defaults; where nothing is held out to
+    select an epoch on, all are trained and the last one is kept."""
     if not issubclass(model, TrainableModel):
         refuse_training(model, given)
         return TrainConfig(**given)
     given = dict(given)
     for name, (default, _) in model.training_defaults.items():
         given.setdefault(name, default)
-    if given.get("metric", TrainConfig.model_fields["metric"].default if selects else "last") != "last":
+    if (
+        given.get("metric", TrainConfig.model_fields["metric"].default if selects else "last")
+        != "last"
+    ):
         return TrainConfig(**given)
     if "max_epochs" not in given:
-        _log.warning("nothing selects the epoch: all of max_epochs, by its default, are trained; give max_epochs")
+        _log.warning(
+            "nothing selects the epoch: all of max_epochs, by its default, are trained; give max_epochs"
+        )
     return TrainConfig(**{**given, "metric": "last", "patience": None})
 
 
-def _fit_split(model: Model, split: Split | SealedSplit, options: FitOptions, fit_on: FitPart) -> Run:
+def _fit_split(
+    model: Model, split: Split | SealedSplit, options: FitOptions, fit_on: FitPart
+) -> Run:
     """Fit a model that is not built to a part of a split, in the folder of ``options``."""
     sealed = split.sealed()
     part, log = sealed.train, sealed.interactions
@@ -266,8 +318,16 @@ def _fit_split(model: Model, split: Split | SealedSplit, options: FitOptions, fi
         log = whole.interactions if fit_on == "all" else log
     config = options.config.decided(part)
     options = replace(options, config=config)
-    data: dict[str, Any] = {"split": split.name, "split_params": split.params, "split_hash": split.hash}
-    data |= {"n_users": split.n_users, "n_items": split.n_items, "times": split.interactions.time_unit}
+    data: dict[str, Any] = {
+        "split": split.name,
+        "split_params": split.params,
+        "split_hash": split.hash,
+    }
+    data |= {
+        "n_users": split.n_users,
+        "n_items": split.n_items,
+        "times": split.interactions.time_unit,
+    }
     record = new_record(model, options, fit_on, data)
     record.unsealed = list(sealed.unsealed_reasons)
     initialise = validate = None
@@ -278,7 +338,9 @@ def _fit_split(model: Model, split: Split | SealedSplit, options: FitOptions, fi
         check_selects(config.metric)
         if fit_on == "train" and sealed.valid.users.numel():
             seen: Any = config.select_seen
-            validate = partial(validation, model, sealed.valid, config.metric, seen=seen, fit_part=part)
+            validate = partial(
+                validation, model, sealed.valid, config.metric, seen=seen, fit_part=part
+            )
     with run_folder(model, options, record) as complete:
         if complete is not None:
             done = Run.open(complete, sealed)
@@ -295,11 +357,15 @@ def _fit_split(model: Model, split: Split | SealedSplit, options: FitOptions, fi
 
 
 def _space(model: Model, split: SealedSplit, part: Part) -> Space:
-    """The sizes; with item features as learnt from the items of the part, or the part's graph, where they are read."""
+    """The sizes; with item features as learnt from the items of the part, or the part's graph,
+    where they are read.
+    """
     sizes = {"n_users": split.n_users, "n_items": split.n_items}
     if model.wanted_features:
         log, known = split.interactions, part.item_counts() > 0
-        features = ItemFeatures.learn(log.item_features, log.columns.item, log.items, known, model.wanted_features)
+        features = ItemFeatures.learn(
+            log.item_features, log.columns.item, log.items, known, model.wanted_features
+        )
         return FeatureSpace(**sizes, features=features)
     if not model.reads_graph:
         return Space(**sizes)
@@ -307,12 +373,14 @@ def _space(model: Model, split: SealedSplit, part: Part) -> Space:
 
 
 def _refit(model: Model, split: Split | SealedSplit, options: FitOptions, fit_on: FitPart) -> Run:
-    """Select on a split, in the folder ``selection`` of the run's, and fit to ``fit_on`` for as many epochs.
+    """Select on a split, in the folder ``selection`` of the run's, and fit to ``fit_on`` for as
+    many epochs.
 
-    The number of epochs is what is carried over, so that every interaction is read as often as in the selection; with
-    more interactions an epoch has more steps. A linear or cosine schedule keeps the selection's length in epochs and
-    ends where the best epoch was; a step schedule drops after the same epochs; a warm-up keeps its number of steps.
-    Observers of ``options`` see the selection. A model in closed form has no epoch to choose.
+    The number of epochs is what is carried over, so that every interaction is read as often as in
+    the selection; with more interactions an epoch has more steps. A linear or cosine schedule keeps
+    the selection's length in epochs and ends where the best epoch was; a step schedule drops after
+    the same epochs; a warm-up keeps its number of steps. Observers of ``options`` see the
+    selection. A model in closed form has no epoch to choose.
     """
     config, folder = options.config, options.folder
     if not isinstance(model, TrainableModel):
@@ -322,14 +390,19 @@ def _refit(model: Model, split: Split | SealedSplit, options: FitOptions, fit_on
         if folder is None or (folder / SELECTION / "config.json").exists():
             return
         if contents(folder) - {SELECTION}:
-            raise ValueError(f"out: {folder} exists and was not made with refit=True; give an empty or new folder")
+            raise ValueError(
+                f"out: {folder} exists and was not made with refit=True; give an empty or new folder"
+            )
 
     of_all(check_folder)  # all look before one writes
     inside = None if folder is None else folder / SELECTION
     first = _fit_split(type(model)(model.config), split, replace(options, folder=inside), "train")
     epochs, found = first.record.best_epoch or 0, first.record
     _log.info(
-        "epoch %d of %d is the best on the validation part; now a new fit to %s", epochs, len(found.history), fit_on
+        "epoch %d of %d is the best on the validation part; now a new fit to %s",
+        epochs,
+        len(found.history),
+        fit_on,
     )
     length = config.schedule_epochs
     if config.schedule in FALLING and length is None:
@@ -337,7 +410,9 @@ def _refit(model: Model, split: Split | SealedSplit, options: FitOptions, fit_on
     fixed = {"metric": "last", "patience": None, "max_epochs": epochs, "schedule_epochs": length}
     selection = found.only(*_OF_SELECTION)
     then = TrainConfig.of({**found.training, **fixed})
-    run = _fit_split(model, split, replace(options, config=then, observers=(), selection=selection), fit_on)
+    run = _fit_split(
+        model, split, replace(options, config=then, observers=(), selection=selection), fit_on
+    )
     run.selection = first
     if run.record.selection != selection:  # the selection has gone on with more epochs
         run.record.selection = selection
@@ -351,8 +426,9 @@ def _refit(model: Model, split: Split | SealedSplit, options: FitOptions, fit_on
 def inner_split(log: Interactions, strategy: Strategy, seed: int) -> tuple[Part, Cases]:
     """A training part, split once more: what models are fitted to, and what followed.
 
-    By the rule of the data set, with the share that it tests, else a tenth; of parts that were given, a tenth of each
-    user's interactions; of leave-one-out, and of a log that is not split, the last one of each user.
+    By the rule of the data set, with the share that it tests, else a tenth; of parts that were
+    given, a tenth of each user's interactions; of leave-one-out, and of a log that is not split,
+    the last one of each user.
     """
     found = strategy.model_dump()
     names = ("new_users", "order", "fold_in", "targets", "unknown_items")
@@ -372,14 +448,28 @@ def inner_split(log: Interactions, strategy: Strategy, seed: int) -> tuple[Part,
 
 
 def _plan(
-    model: TwoStage, sealed: SealedSplit, read: Split | SealedSplit, fit_on: FitPart, options: FitOptions
+    model: TwoStage,
+    sealed: SealedSplit,
+    read: Split | SealedSplit,
+    fit_on: FitPart,
+    options: FitOptions,
 ) -> None:
-    """Say how the models of a model of several are fitted to a part of a split; ``read`` has the rows of the part."""
+    """Say how the models of a model of several are fitted to a part of a split; ``read`` has the
+    rows of the part.
+    """
     refuse_launched(type(model).__name__, "give the same command without torchrun")
 
     def fit_member(one: Model, part: Part, member: Member) -> None:
         config = _training_of(member.training, member.cls, selects=False)
-        own = replace(options, config=config, folder=None, resume=False, progress=False, observers=(), source={})
+        own = replace(
+            options,
+            config=config,
+            folder=None,
+            resume=False,
+            progress=False,
+            observers=(),
+            source={},
+        )
         data = {"split": sealed.name, "n_users": sealed.n_users, "n_items": sealed.n_items}
         train_model(one, part, own, new_record(one, own, "its part", data))
 
@@ -392,7 +482,9 @@ def _plan(
 # -- graphs
 
 
-def _fit_nodes(model: NodeModel, graph: HeteroGraph, options: FitOptions, evaluation: dict[str, Any]) -> NodeRun:
+def _fit_nodes(
+    model: NodeModel, graph: HeteroGraph, options: FitOptions, evaluation: dict[str, Any]
+) -> NodeRun:
     target = model.target_of(graph)
     data = {
         "target": target,

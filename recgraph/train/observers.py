@@ -1,4 +1,6 @@
-"""What looks on while a model is trained: the log as JSON lines, trackers, a bar or lines; and SIGINT."""
+"""What looks on while a model is trained: the log as JSON lines, trackers, a bar or lines; and
+SIGINT.
+"""
 
 from __future__ import annotations
 
@@ -26,19 +28,24 @@ Row = Mapping[str, Any]
 
 
 class Observer:
-    """Base of all callbacks; each method does nothing. The trainer calls them; they do not change the training.
+    """Base of all callbacks; each method does nothing. The trainer calls them; they do not change
+    the training.
 
     An exception that one raises ends the training.
     """
 
     def begin(self, record: Mapping[str, Any], folder: Path | None) -> None:
-        """The training begins; ``record`` is what identifies the run: model, settings, seed, data."""
+        """The training begins; ``record`` is what identifies the run: model, settings, seed,
+        data.
+        """
 
     def start_epoch(self, epoch: int, n_batches: int, done: int) -> None:
         """An epoch begins; ``done`` of its batches were made before the training was resumed."""
 
     def step(self, terms: Mapping[str, float], speed: float) -> None:
-        """Called every few batches with the mean terms of the epoch so far and the targets a second."""
+        """Called every few batches with the mean terms of the epoch so far and the targets a
+        second.
+        """
 
     def advance(self) -> None:
         """One batch was made."""
@@ -54,7 +61,9 @@ class JsonLines(Observer):
     """One JSON object an epoch, appended to a file."""
 
     def __init__(self, path: Path, history: Sequence[Row] = ()) -> None:
-        """Write the epochs of a resumed training's checkpoint first: the file may have fewer or more."""
+        """Write the epochs of a resumed training's checkpoint first: the file may have fewer or
+        more.
+        """
         write_text("".join(json.dumps(row) + "\n" for row in history), path)
         self._file = path.open("a", encoding="utf-8")
 
@@ -67,8 +76,8 @@ class JsonLines(Observer):
 
 
 class Tracked(Observer):
-    """Settings and the rows of epochs in TensorBoard, MLflow or Weights & Biases, by accelerate's trackers (extra
-    ``track``). The services are set by their own environment variables."""
+    """Settings and the rows of epochs in TensorBoard, MLflow or Weights & Biases, by accelerate's
+    trackers (extra ``track``). The services are set by their own environment variables."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -83,7 +92,11 @@ class Tracked(Observer):
             if self._name == "tensorboard":
                 # each run has a folder of its own, as two in one are drawn as one
                 stamp = f"{record['model']}-{datetime.now().strftime('%Y%m%d-%H%M%S-%f')}"
-                place = (Path("runs", "tensorboard"), stamp) if folder is None else (folder, "tensorboard")
+                place = (
+                    (Path("runs", "tensorboard"), stamp)
+                    if folder is None
+                    else (folder, "tensorboard")
+                )
                 self._tracker = tracking.TensorBoardTracker(place[1], place[0])
             elif self._name == "mlflow":
                 self._tracker = tracking.MLflowTracker("recgraph", run_name=title)
@@ -91,14 +104,18 @@ class Tracked(Observer):
                 self._tracker = tracking.WandBTracker("recgraph", name=title)
             self._tracker.start()
         except ImportError as error:
-            raise ValueError(f"{self._name} needs the extra: pip install 'recgraph[track]'") from error
+            raise ValueError(
+                f"{self._name} needs the extra: pip install 'recgraph[track]'"
+            ) from error
         if self._name != "tensorboard":
             self._tracker.store_init_configuration(flat(record))
 
     def end_epoch(self, row: Row) -> None:
         values = {
             # MLflow allows no @ in names
-            re.sub(r"[^\w.\- :/]", "_", name.replace("@", "_at_")) if self._name == "mlflow" else name: float(value)
+            re.sub(r"[^\w.\- :/]", "_", name.replace("@", "_at_"))
+            if self._name == "mlflow"
+            else name: float(value)
             for name, value in row.items()
             if isinstance(value, int | float) and name != "epoch"
         }
@@ -126,7 +143,11 @@ class TrainingInterrupted(KeyboardInterrupt):
 
     def __init__(self, epoch: int, batch: int, saved: Path | None) -> None:
         self.saved = saved
-        state = f"saved in {saved}; go on with resume=True (--resume)" if saved else "nothing was saved (no folder)"
+        state = (
+            f"saved in {saved}; go on with resume=True (--resume)"
+            if saved
+            else "nothing was saved (no folder)"
+        )
         super().__init__(f"interrupted in epoch {epoch + 1} after {batch} batches; {state}")
 
 
@@ -160,11 +181,12 @@ def duration(seconds: float) -> str:
 
 
 class EpochLines(Observer):
-    """A line of text an epoch: loss, the metric that selects, the best so far, time and an estimate.
+    """A line of text an epoch: loss, the metric that selects, the best so far, time and an
+    estimate.
 
-    Each is a log record at level INFO, with the epoch's row as ``record.row``. With ``shows`` they also go to the
-    standard error stream, for pipes and files: the first, the last, and none within ``every`` seconds of one before;
-    before them, how many epochs there may be.
+    Each is a log record at level INFO, with the epoch's row as ``record.row``. With ``shows`` they
+    also go to the standard error stream, for pipes and files: the first, the last, and none within
+    ``every`` seconds of one before; before them, how many epochs there may be.
     """
 
     def __init__(
@@ -175,7 +197,11 @@ class EpochLines(Observer):
         every: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._metric, self._max_epochs, self._patience = config.metric, config.max_epochs, config.patience
+        self._metric, self._max_epochs, self._patience = (
+            config.metric,
+            config.max_epochs,
+            config.patience,
+        )
         self._shows, self._every, self._clock = shows, every, clock
         self._shown_at, self._pending = -math.inf, ""
         self._best: tuple[float, int] | None = None
@@ -187,7 +213,9 @@ class EpochLines(Observer):
             print_note(f"{record['model']}: {self._max_epochs} epochs")
         elif self._shows:
             stops = f"it stops when {self._metric} was no better {self._patience} times in a row (patience)"
-            print_note(f"{record['model']}: at most {self._max_epochs} epochs (max_epochs); {stops}")
+            print_note(
+                f"{record['model']}: at most {self._max_epochs} epochs (max_epochs); {stops}"
+            )
 
     def line(self, row: Row) -> str:
         """The line of an epoch, the next one."""
@@ -219,14 +247,23 @@ class EpochLines(Observer):
 
 
 class ProgressBar(Observer):
-    """A live bar, on the standard error stream or in the output of a notebook's cell: terms, the last metric, targets a
-    second, time left of the epoch."""
+    """A live bar, on the standard error stream or in the output of a notebook's cell: terms, the
+    last metric, targets a second, time left of the epoch."""
 
     def __init__(self, config: TrainConfig) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
 
-        title, note = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[note]}", markup=False)
+        title, note = (
+            TextColumn("{task.description}", markup=False),
+            TextColumn("{task.fields[note]}", markup=False),
+        )
         columns = (title, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), note)
         self._bar = Progress(*columns, transient=True, console=Console(stderr=True))
         self._metric, self._max_epochs = config.metric, config.max_epochs
@@ -235,7 +272,9 @@ class ProgressBar(Observer):
 
     def start_epoch(self, epoch: int, n_batches: int, done: int) -> None:
         title = f"epoch {epoch + 1}/{self._max_epochs}"
-        self._bar.reset(self._task, total=n_batches, completed=done, description=title, note=self._result)
+        self._bar.reset(
+            self._task, total=n_batches, completed=done, description=title, note=self._result
+        )
 
     def step(self, terms: Mapping[str, float], speed: float) -> None:
         text = " ".join(f"{name} {value:.4f}" for name, value in terms.items())
@@ -247,14 +286,20 @@ class ProgressBar(Observer):
     def end_epoch(self, row: Row) -> None:
         value, best = row.get(self._metric), row.get("best")
         if value is not None:
-            self._result = f"{self._metric} {value:.4f}" + ("" if best is None else f" (best {best:.4f})")
+            self._result = f"{self._metric} {value:.4f}" + (
+                "" if best is None else f" (best {best:.4f})"
+            )
 
     def close(self) -> None:
         self._bar.stop()
 
 
 def shows_bar() -> bool:
-    """Whether this process has a terminal, or is the kernel of a notebook (IPython is not imported to find out)."""
+    """Whether this process has a terminal, or is the kernel of a notebook (IPython is not imported
+    to find out).
+    """
     ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None
+    shell = (
+        ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None
+    )
     return sys.stderr.isatty() or (shell is not None and hasattr(shell, "kernel"))

@@ -1,4 +1,6 @@
-"""What a log gives away to a table of transitions, which trains nothing: by its histories, and by their order."""
+"""What a log gives away to a table of transitions, which trains nothing: by its histories, and by
+their order.
+"""
 
 from __future__ import annotations
 
@@ -18,35 +20,52 @@ from recgraph.rng import numpy_generator
 from recgraph.sparse.ragged import Ragged
 
 
-def order(split: Split, *, n_users: int = 2000, n_interactions: int = 1_000_000, seed: int = 0) -> list[Check]:
-    """What histories say beyond their last item, and what their order says, to :class:`Transitions`: NDCG@10 on valid,
-    seen items excluded, against the last item alone, and against a log in which each user's training order is shuffled
-    (after Klenitskiy et al., RecSys 2024). A log in which neither says anything is none to compare sequence models on.
-    It is fitted on at most ``n_interactions``, of users that are drawn, and ranks for at most ``n_users`` drawn ones.
+def order(
+    split: Split, *, n_users: int = 2000, n_interactions: int = 1_000_000, seed: int = 0
+) -> list[Check]:
+    """What histories say beyond their last item, and what their order says, to
+    :class:`Transitions`: NDCG@10 on valid, seen items excluded, against the last item alone, and
+    against a log in which each user's training order is shuffled (after Klenitskiy et al., RecSys
+    2024). A log in which neither says anything is none to compare sequence models on. It is fitted
+    on at most ``n_interactions``, of users that are drawn, and ranks for at most ``n_users`` drawn
+    ones.
     """
     if not len(split.valid):
         return [Check("gain of histories", "skipped", None, "the valid part is empty")]
-    rng, train, space = numpy_generator(seed, "order"), split.train.items, Space(n_users=0, n_items=split.n_items)
+    rng, train, space = (
+        numpy_generator(seed, "order"),
+        split.train.items,
+        Space(n_users=0, n_items=split.n_items),
+    )
     users = torch.from_numpy(rng.permutation(train.n_rows))
     items = train.take(users[train.lengths[users].cumsum(0) <= n_interactions])
     cases = split.valid.take(torch.from_numpy(rng.permutation(len(split.valid))[:n_users]))
 
     def shuffled(rows: Ragged) -> Ragged:
-        return rows.with_values(rows.values[(rows.rows + torch.from_numpy(rng.random(len(rows.values)))).argsort()])
+        return rows.with_values(
+            rows.values[(rows.rows + torch.from_numpy(rng.random(len(rows.values)))).argsort()]
+        )
 
     def fitted(items: Ragged) -> Transitions:
         return Transitions().build(space).fit(Part(items, space.n_items))
 
     def values(model: Transitions, cases: Cases) -> np.ndarray:
-        found: np.ndarray = evaluate(model, cases, seen=("exclude",), metrics=("ndcg@10",))[0].per_user["ndcg@10"]
+        found: np.ndarray = evaluate(model, cases, seen=("exclude",), metrics=("ndcg@10",))[
+            0
+        ].per_user["ndcg@10"]
         return found
 
     model, of_last = fitted(items), Transitions(decay=1e-30).build(space)
     of_last.load_state_dict(model.state_dict())  # the table is the same
     rows, own, last = [], values(model, cases), values(of_last, cases)
     without = values(fitted(shuffled(items)), replace(cases, history=shuffled(cases.history)))
-    for name, what, other in (("histories", "the last item alone", last), ("their order", "shuffled orders", without)):
+    for name, what, other in (
+        ("histories", "the last item alone", last),
+        ("their order", "shuffled orders", without),
+    ):
         gain, p = float(own.mean() - other.mean()), paired_t(own - other)
         detail = f"NDCG@10 of transitions on valid: {own.mean():.4f}; {what}: {other.mean():.4f} (p = {p:.1g})"
-        rows.append(Check(f"gain of {name}", "ok" if gain > 0 and p < 0.05 else "warn", gain, detail))
+        rows.append(
+            Check(f"gain of {name}", "ok" if gain > 0 and p < 0.05 else "warn", gain, detail)
+        )
     return rows

@@ -1,5 +1,5 @@
-"""What a phase's step consists of: parameter groups and their optimisers, the loss, the gradient of all ranks, the
-learning rate."""
+"""What a phase's step consists of: parameter groups and their optimisers, the loss, the gradient of
+all ranks, the learning rate."""
 
 from __future__ import annotations
 
@@ -24,25 +24,40 @@ TABLES = " tables"
 
 
 def make_optimisers(model: TrainableModel, config: TrainConfig) -> dict[str, torch.optim.Optimizer]:
-    """One optimiser a group of parameters, whose state is the group's, whichever phases step it; of an empty one none.
+    """One optimiser a group of parameters, whose state is the group's, whichever phases step it; of
+    an empty one none.
 
-    With ``sparse_tables`` the tables of a group ``g`` whose steps touch few rows are in a SparseAdam of their own, by
-    the name ``g tables``. Frozen parameters are among them, so that they can be thawed in the course of a training.
+    With ``sparse_tables`` the tables of a group ``g`` whose steps touch few rows are in a
+    SparseAdam of their own, by the name ``g tables``. Frozen parameters are among them, so that
+    they can be thawed in the course of a training.
 
     Raises:
         ValueError: a parameter is in no group or in two.
-        ConfigError: ``accumulate``, and several phases train one group: each would clear what the other has summed.
+        ConfigError: ``accumulate``, and several phases train one group: each would clear what the
+            other has summed.
     """
     groups = model.parameter_groups()
     grouped = [*map(id, chain.from_iterable(groups.values()))]
     if sorted(grouped) != sorted(map(id, model.parameters())):
-        wrong = [name for name, parameter in model.named_parameters() if grouped.count(id(parameter)) != 1]
-        raise ValueError(f"parameter_groups: each parameter must be in one group, and {', '.join(wrong)} are not")
+        wrong = [
+            name
+            for name, parameter in model.named_parameters()
+            if grouped.count(id(parameter)) != 1
+        ]
+        raise ValueError(
+            f"parameter_groups: each parameter must be in one group, and {', '.join(wrong)} are not"
+        )
     if config.accumulate > 1:
         stepped = [name for phase in model.phases for name in phase.groups]
         if len({*stepped}) < len(stepped):
-            raise ConfigError(f"accumulate = {config.accumulate}: several phases train one group; use accumulate = 1")
-    tables = [*map(id, map(model.get_parameter, model.row_sparse_tables))] if config.sparse_tables else []
+            raise ConfigError(
+                f"accumulate = {config.accumulate}: several phases train one group; use accumulate = 1"
+            )
+    tables = (
+        [*map(id, map(model.get_parameter, model.row_sparse_tables))]
+        if config.sparse_tables
+        else []
+    )
     rate, betas = config.learning_rate, (0.9, config.adam_beta2)
     optimisers: dict[str, torch.optim.Optimizer] = {}
     for name, parameters in groups.items():
@@ -53,17 +68,23 @@ def make_optimisers(model: TrainableModel, config: TrainConfig) -> dict[str, tor
             (sparse if is_sparse(parameter) else dense).append(parameter)
         if dense:
             make = torch.optim.AdamW if config.optimiser == "adamw" else torch.optim.Adam
-            optimisers[name] = make(dense, lr=rate, betas=betas, weight_decay=config.weight_decay, fused=True)
+            optimisers[name] = make(
+                dense, lr=rate, betas=betas, weight_decay=config.weight_decay, fused=True
+            )
         if sparse:
             optimisers[f"{name}{TABLES}"] = torch.optim.SparseAdam(sparse, lr=rate, betas=betas)
     return optimisers
 
 
 @contextmanager
-def freeze_all_but(groups: Mapping[str, list[nn.Parameter]], trainable: Sequence[str]) -> Iterator[list[nn.Parameter]]:
-    """Freeze all other groups within the block; yields the parameters of the named ones that the user did not freeze.
+def freeze_all_but(
+    groups: Mapping[str, list[nn.Parameter]], trainable: Sequence[str]
+) -> Iterator[list[nn.Parameter]]:
+    """Freeze all other groups within the block; yields the parameters of the named ones that the
+    user did not freeze.
 
-    Afterwards, also after an exception, every ``requires_grad`` is as it was: what the user froze stays frozen.
+    Afterwards, also after an exception, every ``requires_grad`` is as it was: what the user froze
+    stays frozen.
     """
     trained: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
@@ -82,12 +103,16 @@ def freeze_all_but(groups: Mapping[str, list[nn.Parameter]], trainable: Sequence
 
 def total_loss(terms: Mapping[str, Tensor], phase: Phase) -> Tensor:
     """The weighted sum of a phase's terms."""
-    weighted = [terms[name] * weight if weight != 1 else terms[name] for name, weight in phase.terms.items()]
+    weighted = [
+        terms[name] * weight if weight != 1 else terms[name] for name, weight in phase.terms.items()
+    ]
     return torch.stack(weighted).sum() if len(weighted) > 1 else weighted[0]
 
 
 def step_at(rate: float, optimiser: torch.optim.Optimizer) -> None:
-    """One optimiser step at a learning rate for all parameters that are not frozen; clears the gradients."""
+    """One optimiser step at a learning rate for all parameters that are not frozen; clears the
+    gradients.
+    """
     for group in optimiser.param_groups:
         group["lr"] = rate
         for parameter in group["params"]:
@@ -98,8 +123,8 @@ def step_at(rate: float, optimiser: torch.optim.Optimizer) -> None:
 
 
 def rate_factor(step: int, n_batches: int, config: TrainConfig) -> float:
-    """The factor of ``learning_rate`` at a step, of epochs of ``n_batches`` steps. It depends on the step alone, so
-    that there is no state to save."""
+    """The factor of ``learning_rate`` at a step, of epochs of ``n_batches`` steps. It depends on
+    the step alone, so that there is no state to save."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     if config.schedule == "step":
@@ -116,12 +141,14 @@ def rate_factor(step: int, n_batches: int, config: TrainConfig) -> float:
 
 @dataclass
 class Averaging:
-    """The gradient of a step on several ranks: the mean of theirs, in place, between ``backward()`` and the step.
+    """The gradient of a step on several ranks: the mean of theirs, in place, between ``backward()``
+    and the step.
 
-    Gradients are the same on all ranks afterwards, bit for bit. A parameter without a gradient counts as zeros where
-    another rank has one, and stays without one where none has. With the gradients travels whether a rank is to stop,
-    so that all stop after the same step. DistributedDataParallel cannot do it: its hooks want every parameter in every
-    backward, and phases step groups in turn.
+    Gradients are the same on all ranks afterwards, bit for bit. A parameter without a gradient
+    counts as zeros where another rank has one, and stays without one where none has. With the
+    gradients travels whether a rank is to stop, so that all stop after the same step.
+    DistributedDataParallel cannot do it: its hooks want every parameter in every backward, and
+    phases step groups in turn.
     """
 
     ranks: Ranks
@@ -137,8 +164,8 @@ class Averaging:
 
     @torch.no_grad()
     def average(self, parameters: Iterable[nn.Parameter], stops: bool = False) -> None:
-        """Replace each gradient by the mean over ranks, of the same parameters in the same order on all; ``stops``:
-        whether this rank is to stop."""
+        """Replace each gradient by the mean over ranks, of the same parameters in the same order on
+        all; ``stops``: whether this rank is to stop."""
         given = list(parameters)
         dense = [one for one in given if not is_sparse(one)]
         has = [float(one.grad is not None) for one in dense]
@@ -150,12 +177,15 @@ class Averaging:
         for together in of_type.values():
             flat = torch.cat([part.reshape(-1) for part in together])
             dist.all_reduce(flat)
-            for part, summed in zip(together, torch.split(flat, [part.numel() for part in together]), strict=True):
+            for part, summed in zip(
+                together, torch.split(flat, [part.numel() for part in together]), strict=True
+            ):
                 part.copy_(summed.view_as(part))
         if dense:
             torch._foreach_div_(parts[1:], self.ranks.count)
         self._stops = flags[-1]
-        # what other ranks have is read, which waits for the device, only where this one lacks a gradient
+        # what other ranks have is read, which waits for the device, only where this one lacks a
+        # gradient
         others = has if all(has) else flags[:-1].tolist()
         for parameter, gradient, n_ranks in zip(dense, parts[1:], others, strict=True):
             parameter.grad = gradient if n_ranks else None
@@ -164,8 +194,12 @@ class Averaging:
                 parameter.grad = self._mean_rows(parameter)
 
     def stops(self, may_wait: bool) -> bool:
-        """Whether any rank was to stop at the last step; on an accelerator False unless it ``may_wait`` for it."""
-        return self._stops is not None and (may_wait or self._stops.is_cpu) and bool(self._stops > 0)
+        """Whether any rank was to stop at the last step; on an accelerator False unless it
+        ``may_wait`` for it.
+        """
+        return (
+            self._stops is not None and (may_wait or self._stops.is_cpu) and bool(self._stops > 0)
+        )
 
     def _mean_rows(self, table: nn.Parameter) -> Tensor:
         """The mean of sparse gradients, which costs the rows that all ranks touch."""

@@ -1,4 +1,6 @@
-"""Initial item vectors from another run, a bundle, a graph's nodes or a frame, matched by the items' ids."""
+"""Initial item vectors from another run, a bundle, a graph's nodes or a frame, matched by the
+items' ids.
+"""
 
 from __future__ import annotations
 
@@ -35,10 +37,15 @@ class InitItemsConfig(Config):
 
     init_items: Annotated[
         str | None,
-        Field(description="folder of a run or bundle: its item vectors or node embeddings, by id; none: random"),
+        Field(
+            description="folder of a run or bundle: its item vectors or node embeddings, by id; none: random"
+        ),
     ] = None
     init_items_scale: Annotated[
-        Scale, Field(description="'initial': with the random table's standard deviation; 'given': as they are")
+        Scale,
+        Field(
+            description="'initial': with the random table's standard deviation; 'given': as they are"
+        ),
     ] = "initial"
 
 
@@ -46,9 +53,10 @@ class InitItemsConfig(Config):
 class InitItems:
     """Initial vectors for some of the items of a model.
 
-    With ``scale="initial"`` all vectors are multiplied by one number, so that their entries have the standard deviation
-    of the table that they replace; directions and relative lengths stay. The table is also the output layer, and items
-    that the source does not have keep the random scale: longer vectors would rank by their length alone.
+    With ``scale="initial"`` all vectors are multiplied by one number, so that their entries have
+    the standard deviation of the table that they replace; directions and relative lengths stay. The
+    table is also the output layer, and items that the source does not have keep the random scale:
+    longer vectors would rank by their length alone.
 
     Attributes:
         items: [K] int64, different item indices.
@@ -64,24 +72,33 @@ class InitItems:
 
     @torch.no_grad()
     def write(self, model: Model) -> None:
-        """Put the vectors into the table of a built model; the rows of all other items stay as they are."""
+        """Put the vectors into the table of a built model; the rows of all other items stay as they
+        are.
+        """
         table = item_table(model)
         width = self.vectors.shape[1]
         if table.shape[1] != width:
-            raise ValueError(f"init_items has vectors of width {width}; give hidden_dim={width}, not {table.shape[1]}")
+            raise ValueError(
+                f"init_items has vectors of width {width}; give hidden_dim={width}, not {table.shape[1]}"
+            )
         factor = 1.0
         if self.scale == "initial":
             factor = float(table.std(correction=0)) / float(self.vectors.std(correction=0))
         _log.info("item vectors of init_items are multiplied by %.4g", factor)
-        table.index_copy_(0, self.items.to(table.device), (self.vectors * factor).to(table.device, table.dtype))
+        table.index_copy_(
+            0, self.items.to(table.device), (self.vectors * factor).to(table.device, table.dtype)
+        )
 
 
-def initial_items(source: Any, split: SealedSplit, scale: Scale = "initial", fit_on: str = "train") -> InitItems:
+def initial_items(
+    source: Any, split: SealedSplit, scale: Scale = "initial", fit_on: str = "train"
+) -> InitItems:
     """Match vectors with the items of a split by the items' own ids.
 
-    ``source`` is a :class:`Run` or :class:`NodeRun`, a :class:`Recommender` or :class:`Embedder`, the folder of one of
-    these, a frame of two columns (ids; vectors as lists or arrays), or a mapping id -> vector. One that may know
-    what is held out where a model is fitted to ``fit_on`` is logged as a warning.
+    ``source`` is a :class:`Run` or :class:`NodeRun`, a :class:`Recommender` or :class:`Embedder`,
+    the folder of one of these, a frame of two columns (ids; vectors as lists or arrays), or a
+    mapping id -> vector. One that may know what is held out where a model is fitted to ``fit_on``
+    is logged as a warning.
     """
     ids, vectors, origin = _read(source)
     if ids.n_unique() != len(ids) or not vectors.isfinite().all():
@@ -94,16 +111,32 @@ def initial_items(source: Any, split: SealedSplit, scale: Scale = "initial", fit
         raise ValueError(f"init_items: none of its ids ({here}, ...) is an item's ({there}, ...)")
     level = logging.INFO if n_found == n_items else logging.WARNING
     others = n_items - n_found
-    _log.log(level, "init_items: vectors of %d of %d items; %d keep their random ones", n_found, n_items, others)
+    _log.log(
+        level,
+        "init_items: vectors of %d of %d items; %d keep their random ones",
+        n_found,
+        n_items,
+        others,
+    )
     theirs = origin.get("source_record", {})
     hash_of_theirs, fitted_on = theirs.get("data", {}).get("split_hash"), theirs.get("fitted_on")
     if hash_of_theirs not in (None, split.hash):
-        _log.warning("init_items was fitted on another split: it may know what is asked for in validation or test")
+        _log.warning(
+            "init_items was fitted on another split: it may know what is asked for in validation or test"
+        )
     elif hash_of_theirs and fitted_on != fit_on and (fitted_on == "all" or fit_on == "train"):
-        _log.warning("init_items was fitted on %s: it knows what is asked for in validation", fitted_on)
+        _log.warning(
+            "init_items was fitted on %s: it knows what is asked for in validation", fitted_on
+        )
     state = hashlib.sha256(IdMap(ids).digest())
     state.update(vectors.contiguous().numpy().tobytes())
-    record = {**origin, "digest": state.hexdigest(), "scale": scale, "n_found": n_found, "n_items": n_items}
+    record = {
+        **origin,
+        "digest": state.hexdigest(),
+        "scale": scale,
+        "n_found": n_found,
+        "n_items": n_items,
+    }
     return InitItems(index[found_mask], vectors[found_mask], scale, record)
 
 
@@ -126,11 +159,15 @@ def _read(source: Any) -> tuple[pl.Series, Tensor, dict[str, Any]]:
     return _of_frame(from_native(source, "init_items"))
 
 
-def _of_served(source: Recommender | Embedder, folder: str | Path | None) -> tuple[pl.Series, Tensor, dict[str, Any]]:
+def _of_served(
+    source: Recommender | Embedder, folder: str | Path | None
+) -> tuple[pl.Series, Tensor, dict[str, Any]]:
     origin = {
         "source": None if folder is None else str(folder),
         "kind": type(source).__name__.lower(),
-        "source_record": {name: source.record[name] for name in _OF_SOURCE if name in source.record},
+        "source_record": {
+            name: source.record[name] for name in _OF_SOURCE if name in source.record
+        },
     }
     if isinstance(source, Embedder):
         return source.embeddings()[source.target], source.vectors, origin
@@ -143,16 +180,23 @@ def _of_served(source: Recommender | Embedder, folder: str | Path | None) -> tup
 
 def _of_frame(frame: pl.DataFrame) -> tuple[pl.Series, Tensor, dict[str, Any]]:
     ids, vectors = sorted(frame.columns, key=lambda name: frame.schema[name].is_nested())
-    return as_series(frame[ids], "init_items"), _stack(frame[vectors].to_list()), {"source": None, "kind": "frame"}
+    return (
+        as_series(frame[ids], "init_items"),
+        _stack(frame[vectors].to_list()),
+        {"source": None, "kind": "frame"},
+    )
 
 
 def _stack(vectors: list[Any]) -> Tensor:
-    return torch.stack([torch.as_tensor(one, dtype=torch.float32).detach().cpu().flatten() for one in vectors])
+    return torch.stack(
+        [torch.as_tensor(one, dtype=torch.float32).detach().cpu().flatten() for one in vectors]
+    )
 
 
 def input_digests(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Setting and folder, or folders to choose from -> digest of the bundle there: paths alone do not tell that it has
-    been trained anew. A folder without a bundle is refused where it is read."""
+    """Setting and folder, or folders to choose from -> digest of the bundle there: paths alone do
+    not tell that it has been trained anew. A folder without a bundle is refused where it is read.
+    """
     given = settings.get("init_items")
     found = {}
     for path in given if isinstance(given, list | tuple) else [given]:

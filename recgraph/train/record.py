@@ -1,4 +1,6 @@
-"""The record of a run: what was fitted to what, how, at what cost, on which machine and with which results."""
+"""The record of a run: what was fitted to what, how, at what cost, on which machine and with which
+results.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,17 @@ from recgraph.train.observers import duration
 
 _PACKAGES = ("recgraph", "torch", "numpy", "scipy", "scikit-learn", "accelerate", "polars")
 #: the fields that identify a run; ``config.json`` in its folder holds them
-IDENTIFYING = ("model", "config", "training", "seed", "fitted_on", "data", "init_items", "task", "evaluation")
+IDENTIFYING = (
+    "model",
+    "config",
+    "training",
+    "seed",
+    "fitted_on",
+    "data",
+    "init_items",
+    "task",
+    "evaluation",
+)
 #: name of the folder, inside a run's, of the run that chose its number of epochs
 SELECTION = "selection"
 _SEEN = {"keep": "seen kept", "exclude": "seen excluded"}
@@ -51,11 +63,13 @@ class DataRecord(_Entries):
     """What a model was fitted to: a part of a split, or a graph.
 
     Attributes:
-        dataset, settings: the data card and the :class:`recgraph.train.settings.DataConfig` that made the split.
+        dataset, settings: the data card and the :class:`recgraph.train.settings.DataConfig` that
+            made the split.
         file: which file of one's own it was, see :meth:`recgraph.data.read.LogFile.fingerprint`.
-        features: likewise the files of features, by their names in the settings, or the frames and the graph of data in
-            memory; absent where there are none.
-        split, split_params, split_hash, n_users, n_items, times: of a split; ``times`` is their unit, or ``"none"``.
+        features: likewise the files of features, by their names in the settings, or the frames and
+            the graph of data in memory; absent where there are none.
+        split, split_params, split_hash, n_users, n_items, times: of a split; ``times`` is their
+            unit, or ``"none"``.
         target, graph_hash, nodes, edges: of a graph: the embedded node type, and counts by type.
     """
 
@@ -91,20 +105,25 @@ class RunRecord(_Entries):
         model: its name in the registry.
         resolved: of settings that the data decides (``"auto"``, or none), what they became.
         fitted_on: ``"train"``, ``"train+valid"``, ``"all"``, ``"graph"`` or ``"update"``.
-        init_items: where the vectors of items came from, see :class:`recgraph.train.pretrained.InitItems`.
+        init_items: where the vectors of items came from, see
+            :class:`recgraph.train.pretrained.InitItems`.
         history: one row an epoch.
-        targets_per_epoch, targets: the targets of the last epoch, and all interactions that could be one.
+        targets_per_epoch, targets: the targets of the last epoch, and all interactions that could
+            be one.
         results: of the evaluations, by part of the split; ``"nodes"`` for classes of nodes.
         unsealed: why test data was read, one reason each time.
-        selection: of a run that was fitted anew on more data: the training settings, best epoch, curve and cost of the
-            run that chose the number of epochs.
-        task, evaluation: ``"nodes"``, and the settings of the probe, where the nodes of a graph were embedded.
-        preparation, cost: of building the model, and of the training, over all processes of one that was resumed.
-        best_epoch, best: the epoch whose weights the run holds, from 1, and its value of the metric that selects
-            (None where nothing selects).
-        n_ranks: the most processes that have trained together, where there were several; ``cost`` has the CPU seconds
-            of all and the largest peak memory.
-        update: of a run that :func:`recgraph.train.update.update` made: its parent, what was new, both validations.
+        selection: of a run that was fitted anew on more data: the training settings, best epoch,
+            curve and cost of the run that chose the number of epochs.
+        task, evaluation: ``"nodes"``, and the settings of the probe, where the nodes of a graph
+            were embedded.
+        preparation, cost: of building the model, and of the training, over all processes of one
+            that was resumed.
+        best_epoch, best: the epoch whose weights the run holds, from 1, and its value of the metric
+            that selects (None where nothing selects).
+        n_ranks: the most processes that have trained together, where there were several; ``cost``
+            has the CPU seconds of all and the largest peak memory.
+        update: of a run that :func:`recgraph.train.update.update` made: its parent, what was new,
+            both validations.
     """
 
     model: str
@@ -156,15 +175,19 @@ class RunRecord(_Entries):
         """
         path = folder / "record.json"
         if not path.is_file():
-            raise ValueError(f"{folder} is not a finished run; one that was stopped goes on with --resume")
+            raise ValueError(
+                f"{folder} is not a finished run; one that was stopped goes on with --resume"
+            )
         with reading(path):
             return cls(**read_object(path))
 
 
 def identity(values: Mapping[str, Any] | RunRecord) -> dict[str, Any]:
-    """The fields that identify a run, as plain JSON values, of its record or of what ``config.json`` holds.
+    """The fields that identify a run, as plain JSON values, of its record or of what
+    ``config.json`` holds.
 
-    A split is identified by its hash, wherever it came from; which of its features may be others depends on the model.
+    A split is identified by its hash, wherever it came from; which of its features may be others
+    depends on the model.
     """
     given = values.to_json() if isinstance(values, RunRecord) else values
     found = {name: json.loads(json.dumps(given[name])) for name in IDENTIFYING if name in given}
@@ -176,7 +199,9 @@ def identity(values: Mapping[str, Any] | RunRecord) -> dict[str, Any]:
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, machine, threads, the user's files that were imported and, in a checkout, the commit."""
+    """Versions, machine, threads, the user's files that were imported and, in a checkout, the
+    commit.
+    """
     import torch
 
     versions: dict[str, str | None] = {}
@@ -202,7 +227,9 @@ def machine() -> str:
     name, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
     if info.exists():
         lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
-        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+        name = next(
+            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name
+        )
     return f"{name}, {os.cpu_count()} cores"
 
 
@@ -211,7 +238,9 @@ def _commit() -> str | None:
     if not (root / ".git").exists() or shutil.which("git") is None:
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+    return (
+        subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+    )
 
 
 @contextmanager
@@ -271,14 +300,25 @@ def _best(record: RunRecord) -> str:
 
 
 def _rows(found: Any) -> list[dict[str, Any]]:
-    """The rows of one entry of ``record.results``: metrics by convention, or the scores of probes."""
+    """The rows of one entry of ``record.results``: metrics by convention, or the scores of
+    probes.
+    """
     if isinstance(found, Mapping):
-        probes = [(name, labels, scores) for name in ("linear", "logistic") for labels, scores in found[name].items()]
-        return [{"probe": name, "labels": labels, **scores["mean"]} for name, labels, scores in probes]
+        probes = [
+            (name, labels, scores)
+            for name in ("linear", "logistic")
+            for labels, scores in found[name].items()
+        ]
+        return [
+            {"probe": name, "labels": labels, **scores["mean"]} for name, labels, scores in probes
+        ]
     titles = [_SEEN.get(one["protocol"]["seen"], one["protocol_hash"]) for one in found]
     names = dict.fromkeys(name for one in found for name in one["metrics"])
     columns = list(zip(titles, found, strict=True))
-    return [{"metric": name} | {title: one["metrics"].get(name) for title, one in columns} for name in names]
+    return [
+        {"metric": name} | {title: one["metrics"].get(name) for title, one in columns}
+        for name in names
+    ]
 
 
 # -- the learning curves
@@ -286,7 +326,9 @@ def _rows(found: Any) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Plot:
-    """Charts that a notebook shows, and that :meth:`save` writes; ``rows`` are the numbers that are drawn."""
+    """Charts that a notebook shows, and that :meth:`save` writes; ``rows`` are the numbers that are
+    drawn.
+    """
 
     title: str
     figures: tuple[Figure, ...]
@@ -301,7 +343,10 @@ class Plot:
     def save(self, path: str | Path) -> Path:
         """Write the charts: a drawing where the name ends in ``.svg``, else a page of HTML."""
         path = Path(path)
-        write_text(drawing(self.figures) if path.suffix == ".svg" else html_page(self.title, self.figures), path)
+        write_text(
+            drawing(self.figures) if path.suffix == ".svg" else html_page(self.title, self.figures),
+            path,
+        )
         return path
 
 
@@ -316,7 +361,9 @@ def curves(record: RunRecord, model: Model) -> Plot:
     figures = [curve("Loss", history, losses, record.best_epoch if metric == "loss" else None)]
     if metric not in _NOT_ON_VALID:
         figures.append(curve(f"{metric} on valid", history, [metric], record.best_epoch))
-    if (chosen := record.selection) is not None:  # the training before this one, which chose its number of epochs
+    if (
+        chosen := record.selection
+    ) is not None:  # the training before this one, which chose its number of epochs
         selects = chosen["training"]["metric"]
         title = f"{selects} on valid, of the fit that chose the epochs"
         figures.append(curve(title, chosen["history"], [selects], chosen["best_epoch"]))

@@ -29,7 +29,13 @@ from recgraph.serve.bundle import Embedder, bundle_of
 from recgraph.serve.recommender import Recommender
 from recgraph.train.observers import Observer
 from recgraph.train.record import SELECTION, Plot, RunRecord, curves, run_html, run_text
-from recgraph.train.settings import ProbeSettings, check_features, check_split, features_of, split_again
+from recgraph.train.settings import (
+    ProbeSettings,
+    check_features,
+    check_split,
+    features_of,
+    split_again,
+)
 from recgraph.train.update import UpdateOptions, update
 
 if TYPE_CHECKING:
@@ -55,11 +61,13 @@ class BaseRun:
         return self.record.history
 
     def save(self, folder: str | Path) -> None:
-        """Write a bundle, which :func:`recgraph.load` reads; of several processes the first does, and none waits."""
+        """Write a bundle, which :func:`recgraph.load` reads; of several processes the first does,
+        and none waits.
+        """
 
     def write(self) -> None:
-        """Write the bundle and the record into the run's folder, where it has one, also over those of a shorter run;
-        of several processes the first does, and the others wait."""
+        """Write the bundle and the record into the run's folder, where it has one, also over those
+        of a shorter run; of several processes the first does, and the others wait."""
         if (folder := self.folder) is None:
             return
 
@@ -71,13 +79,16 @@ class BaseRun:
         first_does(write)
 
     def write_record(self) -> None:
-        """Write ``record.json`` again, where the run has a folder; of several processes the first does."""
+        """Write ``record.json`` again, where the run has a folder; of several processes the first
+        does.
+        """
         if self.folder is not None and is_first():
             self.record.write(self.folder)
 
     def plot(self) -> Plot:
-        """The learning curves, for a notebook, or a file by their ``save("run.svg")`` or ``save("run.html")``: loss
-        terms and the metric that selects, by epoch, the best one marked."""
+        """The learning curves, for a notebook, or a file by their ``save("run.svg")`` or
+        ``save("run.html")``: loss terms and the metric that selects, by epoch, the best one marked.
+        """
         return curves(self.record, self.model)
 
     def __repr__(self) -> str:
@@ -110,7 +121,9 @@ class NodeRun(BaseRun):
         return self.embedder.model
 
     def embeddings(self) -> pl.DataFrame:
-        """One row a node: its id in a column that is called like the node type, and ``embedding``."""
+        """One row a node: its id in a column that is called like the node type, and
+        ``embedding``.
+        """
         return self.embedder.embeddings()
 
     @checked
@@ -121,11 +134,12 @@ class NodeRun(BaseRun):
         probe: ProbeConfig | None = None,
         seed: int = 0,
     ) -> NodeResults:
-        """Probes and clustering of the embeddings. This reads the labels for the first time; logged and recorded.
+        """Probes and clustering of the embeddings. This reads the labels for the first time; logged
+        and recorded.
 
         Args:
-            task: classes of the nodes, or a graph of PyTorch Geometric or DGL that has them; by default those of the
-                run's data set.
+            task: classes of the nodes, or a graph of PyTorch Geometric or DGL that has them; by
+                default those of the run's data set.
             probe: settings of the linear probe; by default those that the run was made with.
             seed: of the probes, the same for all trainings that are to be compared.
         """
@@ -134,7 +148,9 @@ class NodeRun(BaseRun):
             data = self.record.data
             if data.dataset is None or load_graph(data.dataset).hash != data.graph_hash:
                 own = data.dataset or "a graph without classes"
-                raise ValueError(f"task: {own} is not the run's; give one: rg.Run.open(RUN).evaluate(data)")
+                raise ValueError(
+                    f"task: {own} is not the run's; give one: rg.Run.open(RUN).evaluate(data)"
+                )
             task = load_node_task(data.dataset)
         target, n_nodes = self.embedder.target, self.embeddings().height
         if (task.target, len(task.labels)) != (target, n_nodes):
@@ -167,12 +183,13 @@ class Run(BaseRun):
     Attributes:
         model: fitted.
         split: sealed; :meth:`evaluate` on the test part unseals it, and the record says so.
-        record: a :class:`recgraph.train.record.RunRecord`: configuration, seed, data, cost, the curve, results.
+        record: a :class:`recgraph.train.record.RunRecord`: configuration, seed, data, cost, the
+            curve, results.
         folder: of the run, or None.
 
     Args:
-        log: what the users are known to have done, of a run that is not opened from a folder: all of it where the model
-            was fitted on all, by default what they did in train and valid.
+        log: what the users are known to have done, of a run that is not opened from a folder: all
+            of it where the model was fitted on all, by default what they did in train and valid.
     """
 
     def __init__(
@@ -202,24 +219,30 @@ class Run(BaseRun):
     ) -> Results:
         """Metrics by full ranking, both conventions for seen items from one pass.
 
-        Of several processes that a launcher started all must call it: each ranks for a share of the users.
+        Of several processes that a launcher started all must call it: each ranks for a share of the
+        users.
 
         Args:
-            part: ``"test"`` (unseals it; logged and recorded) or ``"valid"``; the run must not be fitted on it.
+            part: ``"test"`` (unseals it; logged and recorded) or ``"valid"``; the run must not be
+                fitted on it.
             seen: whether items of the history stay candidates.
-            cutoffs: list lengths; by default 5, 10 and 20, or those that ``metrics`` name where each of them does.
+            cutoffs: list lengths; by default 5, 10 and 20, or those that ``metrics`` name where
+                each of them does.
             metrics: names, e.g. ``"ndcg"`` or ``"ndcg@10"``; by default
                 :data:`recgraph.evaluate.metrics.DEFAULT_METRICS`.
-            allow_fitted: also rank a part that the run was fitted on: how well it fits, not how well it recommends. The
-                part it was fitted on is read with the test part, so this unseals the test part.
+            allow_fitted: also rank a part that the run was fitted on: how well it fits, not how
+                well it recommends. The part it was fitted on is read with the test part, so this
+                unseals the test part.
             engine: ranks for shares of the users, see :mod:`recgraph.parallel`; None: this process.
-            rerank: a re-ranker that picks the lists, its name or a mapping with its settings; the protocol records it,
-                and the results are kept beside those of the model, as ``"test/mmr"``.
+            rerank: a re-ranker that picks the lists, its name or a mapping with its settings; the
+                protocol records it, and the results are kept beside those of the model, as
+                ``"test/mmr"``.
             ties: one drawn order of equal scores, or ``"expectation"``, over all orders; the
                 protocol records it.
 
         Raises:
-            ValueError: no such part or metric, the run was fitted on the part, or it was opened without its data.
+            ValueError: no such part or metric, the run was fitted on the part, or it was opened
+                without its data.
         """
         fitted_on, split = self.record.fitted_on, self._require_split()
         leaked = is_leaked(part, fitted_on)
@@ -234,8 +257,12 @@ class Run(BaseRun):
         else:
             before = len(split.unsealed_reasons)
             whole = split.unseal(f"evaluate {type(self.model).__name__} on {part}")
-            cases, fitted = (whole.test if part == "test" else whole.valid), whole.fit_part(cast(FitPart, fitted_on))
-            # the record of a run that was opened again has reasons that the split has not, and the other way round
+            cases, fitted = (
+                (whole.test if part == "test" else whole.valid),
+                whole.fit_part(cast(FitPart, fitted_on)),
+            )
+            # the record of a run that was opened again has reasons that the split has not, and the
+            # other way round
             known, reasons = self.record.unsealed, split.unsealed_reasons
             earlier = [each for each in reasons[:before] if each not in known]
             self.record.unsealed = [*known, *earlier, *reasons[before:]]
@@ -259,12 +286,15 @@ class Run(BaseRun):
                 item_columns=ItemColumns(log.items, log.item_features, log.columns.item),
             )
         # beside those of the model's own ranking
-        self._add_results(part if picks is None else f"{part}/{picks.specification['name']}", results)
+        self._add_results(
+            part if picks is None else f"{part}/{picks.specification['name']}", results
+        )
         return results
 
     @cached_property
     def selection(self) -> Run | None:
-        """The run on the training part that chose the number of epochs, of one fitted with ``refit=True``; else None.
+        """The run on the training part that chose the number of epochs, of one fitted with
+        ``refit=True``; else None.
 
         It stands for this one in evaluations: the same settings and epochs, fitted to less.
         """
@@ -276,13 +306,25 @@ class Run(BaseRun):
 
     @cached_property
     def recommender(self) -> Recommender:
-        """The model with its ids and what its users have seen: train and valid, and test where it was fitted on all."""
+        """The model with its ids and what its users have seen: train and valid, and test where it
+        was fitted on all.
+        """
         if self.folder is not None and (self.folder / "bundle").is_dir():
             return Recommender.load(self.folder / "bundle")
         return self._make_recommender()
 
     def _make_recommender(self) -> Recommender:
-        names = ("model", "config", "training", "seed", "fitted_on", "data", "init_items", "results", "provenance")
+        names = (
+            "model",
+            "config",
+            "training",
+            "seed",
+            "fitted_on",
+            "data",
+            "init_items",
+            "results",
+            "provenance",
+        )
         log = self._known if self._known is not None else self._require_split().interactions
         record = self.record.only(*names)
         if (selection := self.record.selection) is not None:  # an update is validated by its metric
@@ -290,11 +332,15 @@ class Run(BaseRun):
         return Recommender.for_log(self.model, log, record)
 
     def write(self) -> None:
-        if self.folder is not None and self._known is not None:  # of a run that was opened, the bundle has all
+        if (
+            self.folder is not None and self._known is not None
+        ):  # of a run that was opened, the bundle has all
             self.recommender = self._make_recommender()
         super().write()
 
-    def recommend(self, users: Any = None, histories: Any = None, k: int = 10, **options: Any) -> Any:
+    def recommend(
+        self, users: Any = None, histories: Any = None, k: int = 10, **options: Any
+    ) -> Any:
         """See :meth:`recgraph.serve.recommender.Recommender.recommend`."""
         return self.recommender.recommend(users=users, histories=histories, k=k, **options)
 
@@ -339,29 +385,48 @@ class Run(BaseRun):
     ) -> Run:
         """Take in a new log, with its new users and items -> a new run; this one stays as it is.
 
-        Ids keep their indices, new ones follow. A trained model goes on from its weights, with the state of its
-        optimisers where the run's folder has a checkpoint; a model in closed form is fitted again on everything. The
-        run goes on from what its recommender knows: the test part of a split is not in it.
+        Ids keep their indices, new ones follow. A trained model goes on from its weights, with the
+        state of its optimisers where the run's folder has a checkpoint; a model in closed form is
+        fitted again on everything. The run goes on from what its recommender knows: the test part
+        of a split is not in it.
 
         Args:
-            new_log: new interactions: a log, a frame with the run's column names (or ``user``, ``item`` and
-                ``timestamp``), or files of them. Each user's follow what is known of the user.
-            item_features: a frame or a file of features of items, one row an item, beside those of ``new_log``.
-            out: folder of the new run; written only when the update is accepted. None keeps it in memory.
+            new_log: new interactions: a log, a frame with the run's column names (or ``user``,
+                ``item`` and ``timestamp``), or files of them. Each user's follow what is known of
+                the user.
+            item_features: a frame or a file of features of items, one row an item, beside those of
+                ``new_log``.
+            out: folder of the new run; written only when the update is accepted. None keeps it in
+                memory.
             epochs: over samples with new targets and replayed ones; the best by validation is kept.
             replay: the share of old samples that is trained on again.
-            learning_rate: by default a quarter of that of the run's training; an update of an update keeps the rate.
-            valid: the newest share of the new log, validated on and not trained on; without times, that of each user.
+            learning_rate: by default a quarter of that of the run's training; an update of an
+                update keeps the rate.
+            valid: the newest share of the new log, validated on and not trained on; without times,
+                that of each user.
             fold_in: whether that slice becomes part of the users' histories afterwards.
             force: keep a result that is worse than what there was, or not validated.
             seed: of everything random; by default the run's.
             device, progress, observers: see :func:`recgraph.train.fit.fit`.
 
         Raises:
-            UpdateRefused: the result is worse on the slice than this run; names both numbers, and nothing is written.
-            ValueError: the model cannot be updated (:attr:`Model.updated_by`), or ids are of another type than its own.
+            UpdateRefused: the result is worse on the slice than this run; names both numbers, and
+                nothing is written.
+            ValueError: the model cannot be updated (:attr:`Model.updated_by`), or ids are of
+                another type than its own.
         """
-        settings = (epochs, replay, learning_rate, valid, fold_in, force, seed, device, progress, observers)
+        settings = (
+            epochs,
+            replay,
+            learning_rate,
+            valid,
+            fold_in,
+            force,
+            seed,
+            device,
+            progress,
+            observers,
+        )
         options = UpdateOptions(*settings, item_features)
         folder = None if out is None else Path(out)
         checkpoint = None if self.folder is None else self.folder / "checkpoints"
@@ -370,7 +435,9 @@ class Run(BaseRun):
         return Run.serving(recommender, record, folder)
 
     @classmethod
-    def serving(cls, recommender: Recommender, record: RunRecord, folder: Path | None = None) -> Run:
+    def serving(
+        cls, recommender: Recommender, record: RunRecord, folder: Path | None = None
+    ) -> Run:
         """A run of a recommender, without a split: it recommends and can be updated."""
         run = cls(recommender.model, None, record, folder)
         run.recommender = recommender
@@ -379,18 +446,26 @@ class Run(BaseRun):
     @classmethod
     @checked
     def of_bundle(cls, folder: str | Path) -> Run:
-        """A run of a bundle, or of a run's folder without its data: it recommends and can be updated."""
+        """A run of a bundle, or of a run's folder without its data: it recommends and can be
+        updated.
+        """
         recommender = Recommender.load(folder)
         if bundle_of(folder) != Path(folder):
             return cls.serving(recommender, RunRecord.read(Path(folder)), Path(folder))
         model = recommender.model
-        known = {"model": model.key(), "config": model.config.model_dump(mode="json"), "seed": model.seed or 0}
+        known = {
+            "model": model.key(),
+            "config": model.config.model_dump(mode="json"),
+            "seed": model.seed or 0,
+        }
         unknown = {"training": {}, "fitted_on": "unknown", "data": {}}
         return cls.serving(recommender, RunRecord(**{**unknown, **known, **recommender.record}))
 
     def _require_split(self) -> SealedSplit:
         if self.split is None:
-            raise ValueError("data: the run was opened without its data; give Run.open(folder, data)")
+            raise ValueError(
+                "data: the run was opened without its data; give Run.open(folder, data)"
+            )
         return self.split
 
     @classmethod
@@ -398,19 +473,26 @@ class Run(BaseRun):
     def open(
         cls,
         folder: str | Path,
-        data: Interactions | Split | SealedSplit | str | Path | Mapping[str, str | Path] | None = None,
+        data: Interactions
+        | Split
+        | SealedSplit
+        | str
+        | Path
+        | Mapping[str, str | Path]
+        | None = None,
     ) -> Run | NodeRun:
         """Open a finished run; one that embedded the nodes of a graph is a :class:`NodeRun`.
 
         Args:
             folder: of the run.
-            data: the split, or the log, it was fitted on; by default prepared again from the run's data set, or read
-                again from its file, and checked. A path says where that file lies now, a mapping where ``train`` (the
-                log), ``valid``, ``test``, ``item_features`` and ``user_features`` do, those that have moved.
+            data: the split, or the log, it was fitted on; by default prepared again from the run's
+                data set, or read again from its file, and checked. A path says where that file lies
+                now, a mapping where ``train`` (the log), ``valid``, ``test``, ``item_features`` and
+                ``user_features`` do, those that have moved.
 
         Raises:
-            ValueError: not a finished run, the data is not what the run was fitted on, a file of features that its
-                model reads has changed.
+            ValueError: not a finished run, the data is not what the run was fitted on, a file of
+                features that its model reads has changed.
             FileNotFoundError: a file that it was made from is not there.
         """
         folder = Path(folder)

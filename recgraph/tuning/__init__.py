@@ -1,1 +1,3 @@
-"""Tuning: search spaces from annotations, Optuna studies on any storage, workers that may die. See :func:`tune`."""
+"""Tuning: search spaces from annotations, Optuna studies on any storage, workers that may die. See
+:func:`tune`.
+"""

@@ -26,7 +26,8 @@ class Plan:
     Attributes:
         study: its name.
         model: the class.
-        metrics: the objectives by their full names, see :func:`recgraph.tuning.objectives.canonical`.
+        metrics: the objectives by their full names, see
+            :func:`recgraph.tuning.objectives.canonical`.
         n_trials: how many trials of the study are to be finished, pruned ones included.
         fixed: settings that are not searched.
         given: how the space departs from the annotations.
@@ -68,7 +69,9 @@ class Plan:
 
     @property
     def _training(self) -> type[TrainConfig]:
-        return training_config(self.model) if issubclass(self.model, TrainableModel) else TrainConfig
+        return (
+            training_config(self.model) if issubclass(self.model, TrainableModel) else TrainConfig
+        )
 
     @property
     def directions(self) -> list[Literal["minimize", "maximize"]]:

@@ -1,7 +1,8 @@
-"""Search spaces: from the annotations on the fields of a tree of settings, narrowed, extended and fixed by a file.
+"""Search spaces: from the annotations on the fields of a tree of settings, narrowed, extended and
+fixed by a file.
 
-A name is dotted within a part (``encoder.alpha``), and has the part's name where a field holds several
-(``augmentations.crop.ratio``).
+A name is dotted within a part (``encoder.alpha``), and has the part's name where a field holds
+several (``augmentations.crop.ratio``).
 """
 
 from __future__ import annotations
@@ -76,9 +77,16 @@ class Dimension:
             if self.choices is not None:
                 return CategoricalDistribution([_encode(choice) for choice in self.choices])
             if self.whole:
-                low, high, step = (self._whole(value) for value in (self.low, self.high, self.step or 1))
+                low, high, step = (
+                    self._whole(value) for value in (self.low, self.high, self.step or 1)
+                )
                 return IntDistribution(low, high, log=self.log, step=step)
-            return FloatDistribution(float(self.low), float(self.high), log=self.log, step=self.step)  # type: ignore[arg-type]
+            return FloatDistribution(
+                float(self.low),  # type: ignore[arg-type]
+                float(self.high),  # type: ignore[arg-type]
+                log=self.log,
+                step=self.step,
+            )
         except (TypeError, ValueError) as error:
             raise ConfigError(f"space of {self.name!r}: {error}") from None
 
@@ -124,12 +132,18 @@ class Dimension:
         """
         if self.choices is not None:
             # one that is given twice is one, but True is not 1
-            return [*{(isinstance(each, bool), each): each for each in map(_encode, self.choices)}.values()]
+            return [
+                *{
+                    (isinstance(each, bool), each): each for each in map(_encode, self.choices)
+                }.values()
+            ]
         assert self.low is not None
         assert self.high is not None
         few = self.whole and not self.log and self.high - self.low < _MOST_WHOLE_NUMBERS
         if self.step is None and not few:
-            raise ConfigError(f"a grid needs choices or a step for {self.name!r}: {self.name} = [...] in the space")
+            raise ConfigError(
+                f"a grid needs choices or a step for {self.name!r}: {self.name} = [...] in the space"
+            )
         step = self.step or 1
         values = np.arange(int((self.high - self.low) / step + 1e-9) + 1) * step + self.low
         return [int(value) if self.whole else round(float(value), 12) for value in values]
@@ -168,15 +182,18 @@ class SearchSpace:
     defaults: Mapping[str, Any]
 
     @classmethod
-    def of(cls, parts: Parts, fixed: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> SearchSpace:
+    def of(
+        cls, parts: Parts, fixed: Mapping[str, Any], given: Mapping[str, Any] | None = None
+    ) -> SearchSpace:
         """The space of some configurations.
 
         Args:
             parts: name -> configuration class; no two have a field of the same name.
             fixed: settings that are not searched, as a tree.
-            given: a table, as of a TOML file. ``field = value`` fixes a field, ``field = [..]`` gives its choices,
-                ``field = {low, high, log, step, choices}`` replaces these entries of the annotation, or makes a
-                range for a field that has none; ``"*" = "fixed"`` keeps all that it does not name at its default.
+            given: a table, as of a TOML file. ``field = value`` fixes a field, ``field = [..]``
+                gives its choices, ``field = {low, high, log, step, choices}`` replaces these
+                entries of the annotation, or makes a range for a field that has none; ``"*" =
+                "fixed"`` keeps all that it does not name at its default.
 
         Raises:
             ConfigError: an unknown field, a value out of a field's range, nothing to search.
@@ -194,7 +211,9 @@ class SearchSpace:
             if not _is_range(value):
                 put(settled, name.split("."), value)
         made = {part: parts[part].of(values) for part, values in distribute(settled, parts).items()}
-        tree = {name: (field, value) for config in made.values() for name, field, value in walk(config)}
+        tree = {
+            name: (field, value) for config in made.values() for name, field, value in walk(config)
+        }
         if unknown := [name for name in named if name not in tree]:
             raise ConfigError(f"space of {unknown[0]!r}: {unknown_key(unknown[0], *made.values())}")
         dimensions: dict[str, Dimension] = {}
@@ -222,19 +241,30 @@ class SearchSpace:
         return found
 
     def default(self) -> dict[str, Any] | None:
-        """The parameters of the default configuration; None where a default is outside of the space."""
+        """The parameters of the default configuration; None where a default is outside of the
+        space.
+        """
         try:
-            return {name: each.encode(_plain(self.defaults[name])) for name, each in self.dimensions.items()}
+            return {
+                name: each.encode(_plain(self.defaults[name]))
+                for name, each in self.dimensions.items()
+            }
         except ValueError:
             return None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values that identify the space: the range of each parameter, and under ``fixed`` the settings."""
-        searched = {name: dimension.to_dict() for name, dimension in sorted(self.dimensions.items())}
+        """Plain values that identify the space: the range of each parameter, and under ``fixed``
+        the settings.
+        """
+        searched = {
+            name: dimension.to_dict() for name, dimension in sorted(self.dimensions.items())
+        }
         return {"searched": searched, "fixed": dict(self.fixed)}
 
     def _check(self, name: str, dimension: Dimension) -> None:
-        """There must be such a range, and every end or choice must be a value that the field allows."""
+        """There must be such a range, and every end or choice must be a value that the field
+        allows.
+        """
         dimension.distribution  # noqa: B018 (it checks)
         for value in dimension.choices or (dimension.low, dimension.high):
             tree = dict(self.fixed)
@@ -247,11 +277,15 @@ class SearchSpace:
 
 
 def _is_range(value: Any) -> bool:
-    return isinstance(value, list | tuple) or (isinstance(value, Mapping) and set(value) <= set(_RANGE))
+    return isinstance(value, list | tuple) or (
+        isinstance(value, Mapping) and set(value) <= set(_RANGE)
+    )
 
 
 def _flattened(table: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted name and value, or range, of what a space holds; a table with a name is the value of a part."""
+    """Dotted name and value, or range, of what a space holds; a table with a name is the value of a
+    part.
+    """
     for name, value in table.items():
         is_table = isinstance(value, Mapping) and "name" not in value and value
         if is_table and not _is_range(value):
@@ -266,8 +300,12 @@ def _is_within(name: str, names: set[str]) -> bool:
     return any(".".join(path[:n]) in names for n in range(1, len(path) + 1))
 
 
-def _write_lists(settings: dict[str, Any], name: str, tree: Mapping[str, tuple[FieldInfo, Any]]) -> None:
-    """Write the parts of a field that holds several into the settings, for one of theirs to be set."""
+def _write_lists(
+    settings: dict[str, Any], name: str, tree: Mapping[str, tuple[FieldInfo, Any]]
+) -> None:
+    """Write the parts of a field that holds several into the settings, for one of theirs to be
+    set.
+    """
     path = name.split(".")
     for n in range(1, len(path)):
         place = ".".join(path[:n])
@@ -299,16 +337,22 @@ def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
             return value.tolist()
         if isinstance(value, Config):
             return value.model_dump(mode="json")
-        if hasattr(value, "key") and isinstance(getattr(value, "config", None), Config):  # a model among others
+        if hasattr(value, "key") and isinstance(
+            getattr(value, "config", None), Config
+        ):  # a model among others
             return {"name": value.key(), **value.config.model_dump(mode="json")}
-        raise ConfigError(f"settings: a study keeps numbers, texts, lists and tables, not {shown(value)}")
+        raise ConfigError(
+            f"settings: a study keeps numbers, texts, lists and tables, not {shown(value)}"
+        )
 
     found: dict[str, Any] = json.loads(json.dumps(dict(settings), default=read))
     return found
 
 
 def _plain(value: Any) -> Any:
-    """A default as choices are written: a part that differs from its own defaults by nothing as its name."""
+    """A default as choices are written: a part that differs from its own defaults by nothing as its
+    name.
+    """
     if isinstance(value, PartConfig):
         return value.part_name if value == type(value)() else value.model_dump(mode="json")
     return list(value) if isinstance(value, tuple) else value

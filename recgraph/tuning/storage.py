@@ -1,4 +1,6 @@
-"""Optuna's storages by URL: a journal file, SQLite or PostgreSQL, each with locks that end with their owner."""
+"""Optuna's storages by URL: a journal file, SQLite or PostgreSQL, each with locks that end with
+their owner.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ _PASSWORD = re.compile(r"(\w+://[^/?#\s:]*:).*@|((?:ssl)?password=)[^&\s]*", re.
 
 
 class StorageFailed(RuntimeError):
-    """The database or the file of a study could not be read or written; the message says which, and what went wrong."""
+    """The database or the file of a study could not be read or written; the message says which, and
+    what went wrong.
+    """
 
 
 def without_password(text: str) -> str:
@@ -53,8 +57,8 @@ def retry(most: int | None) -> RetryHeartbeatStaleTrialCallback:
 class StudyStorage:
     """An Optuna storage, the URL that opens it again (empty for memory), and locks.
 
-    A worker takes a trial under the lock, so that a study ends with its exact number of trials. The operating system
-    or the database frees the lock of a process that is killed.
+    A worker takes a trial under the lock, so that a study ends with its exact number of trials. The
+    operating system or the database frees the lock of a process that is killed.
     """
 
     optuna: BaseStorage
@@ -70,8 +74,14 @@ class StudyStorage:
 
     @property
     def dashboard(self) -> str:
-        """The argument for optuna-dashboard: a journal by its path, a database with its driver, no password."""
-        return re.sub("^postgres(ql)?:", "postgresql+psycopg:", without_password(self.url.removeprefix(JOURNAL)))
+        """The argument for optuna-dashboard: a journal by its path, a database with its driver, no
+        password.
+        """
+        return re.sub(
+            "^postgres(ql)?:",
+            "postgresql+psycopg:",
+            without_password(self.url.removeprefix(JOURNAL)),
+        )
 
     def close(self) -> None:
         """Close the connections."""
@@ -86,7 +96,8 @@ def open_storage(url: str | None, folder: Path | None = None) -> StudyStorage:
 
     Args:
         url: ``journal:///PATH`` (or a path that ends in ``.journal``), ``sqlite:///PATH`` or
-            ``postgresql://USER@HOST/DATABASE``; None: a journal in ``folder``, or memory where that is None too.
+            ``postgresql://USER@HOST/DATABASE``; None: a journal in ``folder``, or memory where that
+            is None too.
         folder: of the study.
 
     Raises:
@@ -112,18 +123,30 @@ def open_storage(url: str | None, folder: Path | None = None) -> StudyStorage:
             path = _file_of(url).resolve()
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                return StudyStorage(JournalStorage(JournalFileBackend(str(path))), f"{JOURNAL}{path}")
-            except (ValueError, LookupError, TypeError) as error:  # lines that are none of a journal
+                return StudyStorage(
+                    JournalStorage(JournalFileBackend(str(path))), f"{JOURNAL}{path}"
+                )
+            except (
+                ValueError,
+                LookupError,
+                TypeError,
+            ) as error:  # lines that are none of a journal
                 raise _failed(url, error) from None
         if url.startswith(SQLITE):
             path = _file_of(url).resolve()
-            with locked(path.with_name(f"{path.name}.trials.lock")):  # two processes must not make the tables at once
-                made = RDBStorage(f"{SQLITE}{path}", engine_kwargs={"connect_args": {"timeout": _PATIENCE}}, **own)
+            with locked(
+                path.with_name(f"{path.name}.trials.lock")
+            ):  # two processes must not make the tables at once
+                made = RDBStorage(
+                    f"{SQLITE}{path}", engine_kwargs={"connect_args": {"timeout": _PATIENCE}}, **own
+                )
             return StudyStorage(made, f"{SQLITE}{path}")
         if url.startswith(_POSTGRES):
             with _advisory_lock(url, "trials"):
                 made = RDBStorage(
-                    f"postgresql+psycopg://{url.partition('://')[2]}", engine_kwargs={"pool_pre_ping": True}, **own
+                    f"postgresql+psycopg://{url.partition('://')[2]}",
+                    engine_kwargs={"pool_pre_ping": True},
+                    **own,
                 )
             return StudyStorage(made, url)
     kinds = "journal:///PATH, sqlite:///PATH or postgresql://USER@HOST/DATABASE"
@@ -145,7 +168,10 @@ def naming_storage(url: str) -> Iterator[None]:
         yield
     except Exception as error:
         package = type(error).__module__.partition(".")[0]
-        if isinstance(error, StorageInternalError | sqlite3.Error) or package in ("sqlalchemy", "psycopg"):
+        if isinstance(error, StorageInternalError | sqlite3.Error) or package in (
+            "sqlalchemy",
+            "psycopg",
+        ):
             raise _failed(url, error) from None
         raise
 
@@ -174,7 +200,9 @@ def _advisory_lock(url: str, what: str) -> Iterator[None]:
     try:
         import psycopg
     except ImportError as error:
-        raise ConfigError("a postgresql storage needs the extra: pip install 'recgraph[postgres]'") from error
+        raise ConfigError(
+            "a postgresql storage needs the extra: pip install 'recgraph[postgres]'"
+        ) from error
     name = f"recgraph.tuning {what}".encode()
     key = int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big", signed=True)
     with psycopg.connect(f"postgresql://{url.partition('://')[2]}", autocommit=True) as connection:
@@ -201,16 +229,23 @@ def find_study(place: str, name: str | None = None) -> Iterator[tuple[Study, Stu
     url = place
     if Path(place).is_dir():
         known = read_object(Path(place) / "study.json")
-        url, name = known.get("storage") or f"{JOURNAL}{Path(place) / 'study.journal'}", name or known["study"]
+        url, name = (
+            known.get("storage") or f"{JOURNAL}{Path(place) / 'study.journal'}",
+            name or known["study"],
+        )
     if not url.startswith(_POSTGRES) and not _file_of(url).is_file():
-        raise FileNotFoundError(f"{without_password(place)!r} is neither a study's folder nor a storage that exists")
+        raise FileNotFoundError(
+            f"{without_password(place)!r} is neither a study's folder nor a storage that exists"
+        )
     storage = open_storage(url)
     try:
         with naming_storage(url):
             names = sorted(optuna.get_all_study_names(storage.optuna))
         name = names[0] if name is None and len(names) == 1 else name
         if name not in names:
-            raise ValueError(f"study = {name!r} is not in the storage, which holds {', '.join(names) or 'none'}")
+            raise ValueError(
+                f"study = {name!r} is not in the storage, which holds {', '.join(names) or 'none'}"
+            )
         yield optuna.load_study(study_name=name, storage=storage.optuna), storage
     finally:
         storage.close()

@@ -1,8 +1,9 @@
 """The trials of a study, and the workers that run them, which take over those of workers that died.
 
-A worker holds a lock beside the study, which the operating system frees however it ends, and names it in its trials. A
-trial that runs although its worker's lock is free lost its worker: whoever takes the next trial fails it, and queues
-its parameters again. Optuna's heartbeats do the same for workers of other machines on one database.
+A worker holds a lock beside the study, which the operating system frees however it ends, and names
+it in its trials. A trial that runs although its worker's lock is free lost its worker: whoever
+takes the next trial fails it, and queues its parameters again. Optuna's heartbeats do the same for
+workers of other machines on one database.
 """
 
 from __future__ import annotations
@@ -30,13 +31,21 @@ from recgraph.train.run import Run
 from recgraph.tuning.objectives import make_pruner, make_sampler, measure
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.report import best_trial
-from recgraph.tuning.storage import JOURNAL, RETRIES, StudyStorage, naming_storage, open_storage, retry
+from recgraph.tuning.storage import (
+    JOURNAL,
+    RETRIES,
+    StudyStorage,
+    naming_storage,
+    open_storage,
+    retry,
+)
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.trial import FrozenTrial
 
-#: what a training writes in order to be resumed; the best configuration is trained again after the search
+#: what a training writes in order to be resumed; the best configuration is trained again after the
+#: search
 _FOR_RESUMING = ("checkpoints", "bundle", "best.safetensors")
 #: the attribute of a trial with the machine and the lock of its worker
 _WORKER = "worker"
@@ -48,8 +57,8 @@ _POLL = 0.5
 
 
 class Reporter(Observer):
-    """Reports each validation to the study, and ends a training that is pruned at the start of the next epoch, when all
-    other observers have seen the last one."""
+    """Reports each validation to the study, and ends a training that is pruned at the start of the
+    next epoch, when all other observers have seen the last one."""
 
     def __init__(self, trial: Trial, metric: str) -> None:
         self._trial, self._metric = trial, metric
@@ -72,14 +81,20 @@ class Reporter(Observer):
 
 
 def folder_of(plan: Plan, trial: FrozenTrial) -> Path | None:
-    """A trial's folder. A trial that replaces a failed one has the folder of the first of them, and resumes there."""
+    """A trial's folder. A trial that replaces a failed one has the folder of the first of them, and
+    resumes there.
+    """
     if plan.folder is None:
         return None
-    return plan.folder / "trials" / f"{int(trial.system_attrs.get('failed_trial', trial.number)):04d}"
+    return (
+        plan.folder / "trials" / f"{int(trial.system_attrs.get('failed_trial', trial.number)):04d}"
+    )
 
 
 def save_split(plan: Plan, split: Split | SealedSplit) -> Path:
-    """The folder of the study's split without its test part, which is written where it is not there yet."""
+    """The folder of the study's split without its test part, which is written where it is not there
+    yet.
+    """
     assert plan.folder is not None
     folder = plan.folder / "split"
     if not (folder / "split.json").exists():
@@ -87,7 +102,9 @@ def save_split(plan: Plan, split: Split | SealedSplit) -> Path:
             split.sealed().save(new)
     there = read_object(folder / "split.json")["hash"]
     if there != split.hash:
-        raise ValueError(f"{folder} holds the split {there[:12]}, not {split.hash[:12]}; give the study a new folder")
+        raise ValueError(
+            f"{folder} holds the split {there[:12]}, not {split.hash[:12]}; give the study a new folder"
+        )
     return folder
 
 
@@ -99,8 +116,8 @@ def fit(
     folder: Path | None,
     observers: tuple[Observer, ...] = (),
 ) -> Run:
-    """Fit one configuration, or resume it from a folder that holds an unfinished training of it; InUse: another process
-    trains into the folder."""
+    """Fit one configuration, or resume it from a folder that holds an unfinished training of it;
+    InUse: another process trains into the folder."""
     shared = distribute(settings, plan.space.parts)
     training = {**shared.get("training", {}), "metric": plan.selecting} if plan.is_trained else {}
     if folder is not None and folder.exists() and not (folder / "config.json").exists():
@@ -127,7 +144,8 @@ def run_trial(plan: Plan, trial: Trial, split: SealedSplit) -> list[float]:
         A value for each objective.
 
     Raises:
-        TrialPruned: the pruner ended it, it cannot be trained, or an objective is not a number or infinite.
+        TrialPruned: the pruner ended it, it cannot be trained, or an objective is not a number or
+            infinite.
         ValueError: an objective of one's own returned more or fewer numbers than there are metrics.
         SealedTestError: something reached for test data.
     """
@@ -139,7 +157,11 @@ def run_trial(plan: Plan, trial: Trial, split: SealedSplit) -> list[float]:
     try:
         with without_test_data("a trial of a study runs"):
             run = fit(plan, plan.space.settings(trial.params), split, plan.seed, folder, observers)
-            values = plan.objective(run) if plan.objective is not None else measure(plan.metrics, run, split)
+            values = (
+                plan.objective(run)
+                if plan.objective is not None
+                else measure(plan.metrics, run, split)
+            )
         return _checked(values, plan.metrics)
     except Exception as error:
         if not (isinstance(error, optuna.TrialPruned) or cannot_be_trained(error)):
@@ -149,7 +171,9 @@ def run_trial(plan: Plan, trial: Trial, split: SealedSplit) -> list[float]:
 
 
 def cannot_be_trained(error: BaseException) -> bool:
-    """Whether an error is the configuration's fault: it is not possible, diverges, or does not fit into memory."""
+    """Whether an error is the configuration's fault: it is not possible, diverges, or does not fit
+    into memory.
+    """
     import torch
 
     found = isinstance(error, NonFinite | ConfigError | MemoryError | torch.OutOfMemoryError)
@@ -162,15 +186,21 @@ def _checked(values: Any, metrics: Sequence[str]) -> list[float]:
 
     numbers = [float(value) for value in (values if isinstance(values, Sequence) else [values])]
     if len(numbers) != len(metrics):
-        raise ValueError(f"the objective returned {len(numbers)} values for {', '.join(metrics)}; return one for each")
+        raise ValueError(
+            f"the objective returned {len(numbers)} values for {', '.join(metrics)}; return one for each"
+        )
     for name, value in zip(metrics, numbers, strict=True):
         if not math.isfinite(value):
-            raise optuna.TrialPruned(f"{name} is {'not a number' if math.isnan(value) else f'infinite ({value})'}")
+            raise optuna.TrialPruned(
+                f"{name} is {'not a number' if math.isnan(value) else f'infinite ({value})'}"
+            )
     return numbers
 
 
 def keep_result(plan: Plan, trial: FrozenTrial) -> None:
-    """Write ``trial.json`` into a finished trial's folder, and remove what was there for resuming it."""
+    """Write ``trial.json`` into a finished trial's folder, and remove what was there for resuming
+    it.
+    """
     folder = folder_of(plan, trial)
     if folder is None:
         return
@@ -204,11 +234,17 @@ def load_study(plan: Plan, storage: StudyStorage) -> Study:
 
 def n_finished(study: Study) -> int:
     """How many trials are complete or pruned."""
-    return sum(trial.state.name in ("COMPLETE", "PRUNED") for trial in study.get_trials(deepcopy=False))
+    return sum(
+        trial.state.name in ("COMPLETE", "PRUNED") for trial in study.get_trials(deepcopy=False)
+    )
 
 
 def run_trials(
-    plan: Plan, storage: StudyStorage, split: Split | SealedSplit, engine: parallel.Engine, progress: bool
+    plan: Plan,
+    storage: StudyStorage,
+    split: Split | SealedSplit,
+    engine: parallel.Engine,
+    progress: bool,
 ) -> None:
     """Run trials until the study is done, in this process or in several others."""
     if n_finished(load_study(plan, storage)) >= plan.n_trials:
@@ -220,7 +256,10 @@ def run_trials(
     if engine.name == "local" and engine.size == 1:
         _worker(shared, 0)
         return
-    pieces = (parallel.Piece(f"worker {number} of study {plan.study}", number) for number in range(engine.size))
+    pieces = (
+        parallel.Piece(f"worker {number} of study {plan.study}", number)
+        for number in range(engine.size)
+    )
     for _ in parallel.map(_worker, pieces, shared, engine, ordered=False):
         pass
 
@@ -237,7 +276,9 @@ def _worker(shared: tuple[Plan, str, Path, bool], number: int) -> None:
                 try:
                     held.enter_context(locked(lock, wait=False))
                     break
-                except BlockingIOError:  # another command on the same folder has a worker of that number
+                except (
+                    BlockingIOError
+                ):  # another command on the same folder has a worker of that number
                     number += 1
             _work(plan, storage, SealedSplit.load(split).without_test(), str(lock), progress)
     finally:
@@ -245,12 +286,15 @@ def _worker(shared: tuple[Plan, str, Path, bool], number: int) -> None:
 
 
 def _work(plan: Plan, storage: StudyStorage, split: SealedSplit, lock: str, progress: bool) -> None:
-    """Run trials, on a split without its test part, until the study has its number of finished ones."""
+    """Run trials, on a split without its test part, until the study has its number of finished
+    ones.
+    """
     from optuna.trial import TrialState
 
     study, me = load_study(plan, storage), f"{platform.node()}:{lock}"
     while n_finished(study) < plan.n_trials:
-        # what is counted and what is asked for are one step: the study ends with its exact number of trials
+        # what is counted and what is asked for are one step: the study ends with its exact number
+        # of trials
         with ExitStack() as held:
             held.enter_context(storage.exclusive())
             for trial in study.get_trials(states=(TrialState.RUNNING,)):
@@ -268,7 +312,9 @@ def _work(plan: Plan, storage: StudyStorage, split: SealedSplit, lock: str, prog
         time.sleep(_POLL)
 
 
-def _run_one(plan: Plan, study: Study, storage: StudyStorage, split: SealedSplit, me: str, held: ExitStack) -> None:
+def _run_one(
+    plan: Plan, study: Study, storage: StudyStorage, split: SealedSplit, me: str, held: ExitStack
+) -> None:
     """Ask for a trial, with its parameters, before ``held`` is left, and run it.
 
     Raises:
@@ -291,12 +337,19 @@ def _run_one(plan: Plan, study: Study, storage: StudyStorage, split: SealedSplit
         except BaseException as error:
             if not isinstance(error, optuna.TrialPruned):
                 raised.append(error)
-            if isinstance(error, OSError | KeyboardInterrupt):  # its training goes on when the study does
+            if isinstance(
+                error, OSError | KeyboardInterrupt
+            ):  # its training goes on when the study does
                 retry(None)(study, storage.optuna.get_trial(trial._trial_id))
             raise
 
-    # those that take the place of another have its parameters: an interrupted study draws what it would have drawn
-    own = [trial for trial in study.get_trials(deepcopy=False) if "failed_trial" not in trial.system_attrs]
+    # those that take the place of another have its parameters: an interrupted study draws what it
+    # would have drawn
+    own = [
+        trial
+        for trial in study.get_trials(deepcopy=False)
+        if "failed_trial" not in trial.system_attrs
+    ]
     drawn = sum(_has_all(plan, trial) for trial in own)
     study.sampler = make_sampler(plan.sampler, plan.seed, plan.space, drawn)
     try:
@@ -317,7 +370,9 @@ def _has_all(plan: Plan, trial: FrozenTrial) -> bool:
 def _is_gone(trial: FrozenTrial, me: str, storage: StudyStorage) -> bool:
     """Whether a trial runs although its worker has ended, as far as this machine can tell."""
     worker = trial.user_attrs.get(_WORKER)
-    if worker is None or worker == me:  # a worker names itself under the lock that is held here, and this one runs none
+    if (
+        worker is None or worker == me
+    ):  # a worker names itself under the lock that is held here, and this one runs none
         return True
     node, _, lock = worker.partition(":")
     if not Path(lock).exists() or (node != platform.node() and not storage.url.startswith(JOURNAL)):
@@ -336,4 +391,8 @@ def _summary(plan: Plan, study: Study) -> str:
     if states["FAIL"]:
         text += f", {states['FAIL']} failed and replaced"
     best = best_trial(study)
-    return text if best is None else f"{text}, best {plan.metrics[0]} {best.values[0]:.4f} (trial {best.number})"
+    return (
+        text
+        if best is None
+        else f"{text}, best {plan.metrics[0]} {best.values[0]:.4f} (trial {best.number})"
+    )

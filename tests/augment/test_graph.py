@@ -1,4 +1,6 @@
-"""Random views of graphs: exact shares, what is never drawn, once or anew, the same on all devices."""
+"""Random views of graphs: exact shares, what is never drawn, once or anew, the same on all
+devices.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,11 @@ from recgraph.sparse.csr import Csr
 
 
 def _adjacency(device: torch.device, n_cols: int = 30) -> Csr:
-    return random_matrix(30, n_cols, 300, torch.Generator().manual_seed(0), weighted=True).coalesce().to(device)
+    return (
+        random_matrix(30, n_cols, 300, torch.Generator().manual_seed(0), weighted=True)
+        .coalesce()
+        .to(device)
+    )
 
 
 def test_edges_go_by_an_exact_share_and_the_identity_comes(device: torch.device) -> None:
@@ -32,15 +38,22 @@ def test_edges_that_keep_their_weights(device: torch.device) -> None:
     assert view.nnz == adj.nnz - int(0.5 * adj.nnz)
     dense, mine = adj.to_dense(), view.to_dense()
     assert torch.equal(mine[mine > 0], dense[mine > 0])
-    square = EdgeDrop(ratio=0.0, binary=False, self_loops=False)(_adjacency(device), torch.Generator())
+    square = EdgeDrop(ratio=0.0, binary=False, self_loops=False)(
+        _adjacency(device), torch.Generator()
+    )
     assert torch.equal(square.to_dense(), _adjacency(device).to_dense())
 
 
 def test_a_stored_feature_of_0_is_none_that_could_be_masked() -> None:
     values = torch.tensor([1.0, 0.0] * 5)
-    sparse = Csr.from_coo(torch.zeros(10, dtype=torch.int64), torch.arange(10), values, shape=(1, 10))
+    sparse = Csr.from_coo(
+        torch.zeros(10, dtype=torch.int64), torch.arange(10), values, shape=(1, 10)
+    )
     for seed in range(8):
-        masks = [FeatureMask(ratio=0.4)(x, torch.Generator().manual_seed(seed)) for x in (sparse, sparse.to_dense())]
+        masks = [
+            FeatureMask(ratio=0.4)(x, torch.Generator().manual_seed(seed))
+            for x in (sparse, sparse.to_dense())
+        ]
         assert torch.equal(masks[0].to_dense(), masks[1])
         assert int((masks[1] != 0).sum()) == 3
 

@@ -1,4 +1,6 @@
-"""Contract of all latent augmenters, the published MLP's numbers, and the attention against a loop."""
+"""Contract of all latent augmenters, the published MLP's numbers, and the attention against a
+loop.
+"""
 
 from __future__ import annotations
 
@@ -54,18 +56,26 @@ def test_row_variant_is_independent_of_the_batch(name: str, device: torch.device
     augmenter = _made(name, "row", device)
     hidden, states = _inputs(device)
     rows = torch.tensor([3, 0, 7], device=device)
-    torch.testing.assert_close(augmenter(hidden[rows], states.take(rows)), augmenter(hidden, states)[rows])
+    torch.testing.assert_close(
+        augmenter(hidden[rows], states.take(rows)), augmenter(hidden, states)[rows]
+    )
 
 
 @pytest.mark.parametrize("step", ["a", "b"])
 def test_mlp_has_the_published_numbers(step: str, device: torch.device) -> None:
     golden = np.load(GOLDEN / f"mclrec_step_{step}.npz")
     for prefix, given, expected in (("aug1.", "z1", "v1"), ("aug2.", "z2", "v2")):
-        state = {k.removeprefix(prefix): torch.from_numpy(golden[k]) for k in golden if k.startswith(prefix)}
+        state = {
+            k.removeprefix(prefix): torch.from_numpy(golden[k])
+            for k in golden
+            if k.startswith(prefix)
+        }
         augmenter = MLP(golden[given].shape[1]).double()
         augmenter.load_state_dict(state)
         out = augmenter.to(device)(torch.from_numpy(golden[given]).to(device))
-        np.testing.assert_allclose(out.detach().cpu().numpy(), golden[expected], rtol=1e-8, atol=1e-12)
+        np.testing.assert_allclose(
+            out.detach().cpu().numpy(), golden[expected], rtol=1e-8, atol=1e-12
+        )
 
 
 def test_attention_of_rows_equals_a_loop() -> None:
@@ -83,7 +93,9 @@ def test_published_attention_is_across_the_batch() -> None:
     assert isinstance(augmenter, Attention)
     hidden, _ = _inputs()
     weight = torch.softmax(augmenter.query(hidden) @ augmenter.key(hidden).T / math.sqrt(DIM), 1)
-    torch.testing.assert_close(augmenter(hidden), F.normalize(F.gelu(weight @ augmenter.value(hidden)), dim=1))
+    torch.testing.assert_close(
+        augmenter(hidden), F.normalize(F.gelu(weight @ augmenter.value(hidden)), dim=1)
+    )
 
 
 def test_published_convolution_takes_the_batch_as_channels() -> None:

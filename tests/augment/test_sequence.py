@@ -1,4 +1,6 @@
-"""Contract of all augmentations of sequences that the registry finds, and their distributions against slow oracles."""
+"""Contract of all augmentations of sequences that the registry finds, and their distributions
+against slow oracles.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def _made(name: str) -> SequenceAugmentation:
 def _batch(device: torch.device) -> Ragged:
     draw = random.Random(7)
     lengths = [1, 5, 2, 1, 9, 0, 3, 10, 1, 20]
-    return Ragged.from_lists([[draw.randint(1, N_ITEMS) for _ in range(n)] for n in lengths], device)
+    return Ragged.from_lists(
+        [[draw.randint(1, N_ITEMS) for _ in range(n)] for n in lengths], device
+    )
 
 
 def _generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -95,7 +99,9 @@ def _crop_all(row: tuple[int, ...], ratio: float) -> list[tuple[int, ...]]:
 
 def _mask_all(row: tuple[int, ...], ratio: float) -> list[tuple[int, ...]]:
     chosen = combinations(range(len(row)), math.floor(ratio * len(row)))
-    return [tuple(0 if place in hit else token for place, token in enumerate(row)) for hit in chosen]
+    return [
+        tuple(0 if place in hit else token for place, token in enumerate(row)) for hit in chosen
+    ]
 
 
 def _reorder_all(row: tuple[int, ...], ratio: float) -> list[tuple[int, ...]]:
@@ -108,8 +114,12 @@ def _reorder_all(row: tuple[int, ...], ratio: float) -> list[tuple[int, ...]]:
 
 
 def assert_drawn_from(drawn: list[tuple[int, ...]], equally_likely: list[tuple[int, ...]]) -> None:
-    """Chi-square test at 1e-4 against the exact distribution (outcomes may be listed more than once)."""
-    expected = {out: n * len(drawn) / len(equally_likely) for out, n in Counter(equally_likely).items()}
+    """Chi-square test at 1e-4 against the exact distribution (outcomes may be listed more than
+    once).
+    """
+    expected = {
+        out: n * len(drawn) / len(equally_likely) for out, n in Counter(equally_likely).items()
+    }
     seen = Counter(drawn)
     assert seen.keys() <= expected.keys()
     statistic = sum((seen[out] - n) ** 2 / n for out, n in expected.items())
@@ -129,7 +139,9 @@ def assert_drawn_from(drawn: list[tuple[int, ...]], equally_likely: list[tuple[i
     ],
 )
 def test_every_outcome_has_its_probability(
-    view: SequenceAugmentation, oracle: Callable[[tuple[int, ...], float], list[tuple[int, ...]]], length: int
+    view: SequenceAugmentation,
+    oracle: Callable[[tuple[int, ...], float], list[tuple[int, ...]]],
+    length: int,
 ) -> None:
     row = tuple(range(1, length + 1))
     # rows of another length between, so that rows must be kept apart
@@ -155,10 +167,14 @@ class _Stamp(SequenceAugmentation):
 def test_two_views_draw_ordered_pairs_of_different_operations_per_row(device: torch.device) -> None:
     pair = TwoViews([_Stamp(101), _Stamp(102), _Stamp(103)], per="row")
     rows = [[1, 2, 3], [4], [5, 6]] * 2_000
-    first, second = (out.to_lists() for out in pair(Ragged.from_lists(rows, device), _generator(5, device)))
+    first, second = (
+        out.to_lists() for out in pair(Ragged.from_lists(rows, device), _generator(5, device))
+    )
     assert [len(row) for row in first] == [len(row) for row in second] == [len(row) for row in rows]
     assert first[1::3] == second[1::3] == rows[1::3]
-    drawn = [(one[0], two[0]) for one, two, row in zip(first, second, rows, strict=True) if len(row) > 1]
+    drawn = [
+        (one[0], two[0]) for one, two, row in zip(first, second, rows, strict=True) if len(row) > 1
+    ]
     assert_drawn_from(drawn, list(permutations((101, 102, 103), 2)))
 
 
@@ -178,12 +194,17 @@ def test_two_views_per_batch_and_independent() -> None:
 
 
 def test_two_views_refuses_what_it_cannot_do() -> None:
-    for given, name in ((["crop"], "augmentations"), (["crop", "no_such"], "no_such"), (["crop", "edge_drop"], "edge")):
+    for given, name in (
+        (["crop"], "augmentations"),
+        (["crop", "no_such"], "no_such"),
+        (["crop", "edge_drop"], "edge"),
+    ):
         with refused(name):
             TwoViews(given)
 
 
-# Insert and substitute: the table of similar items and the distribution of views, against slow oracles
+# Insert and substitute: the table of similar items and the distribution of views, against slow
+# oracles
 
 
 # item 5 is alone with its user, item 6 is in no history
@@ -192,7 +213,9 @@ N_SIMILAR = 7
 
 
 def _ranked() -> dict[int, list[int]]:
-    """Token -> tokens of similar items, most similar first, by the published formula in plain loops."""
+    """Token -> tokens of similar items, most similar first, by the published formula in plain
+    loops.
+    """
     common, users = np.zeros((N_SIMILAR, N_SIMILAR)), np.zeros(N_SIMILAR)
     for history in map(set, HISTORIES):
         for i in history:
@@ -201,14 +224,22 @@ def _ranked() -> dict[int, list[int]]:
                 common[i, j] += 1 / math.log(1 + len(history))
     ranked = {0: []}
     for i in range(N_SIMILAR):
-        value = {j: common[i, j] / math.sqrt(users[i] * users[j]) for j in range(N_SIMILAR) if common[i, j]}
+        value = {
+            j: common[i, j] / math.sqrt(users[i] * users[j])
+            for j in range(N_SIMILAR)
+            if common[i, j]
+        }
         assert len(set(value.values())) == len(value), "no ties in this data"
         ranked[i + 1] = [j + 1 for j in sorted(value, key=lambda j: -value[j])]
     return ranked
 
 
-def _substituted(row: tuple[int, ...], chosen: tuple[int, ...], of: dict[int, int]) -> tuple[int, ...]:
-    return tuple(of.get(token, token) if place in chosen else token for place, token in enumerate(row))
+def _substituted(
+    row: tuple[int, ...], chosen: tuple[int, ...], of: dict[int, int]
+) -> tuple[int, ...]:
+    return tuple(
+        of.get(token, token) if place in chosen else token for place, token in enumerate(row)
+    )
 
 
 def _inserted(row: tuple[int, ...], chosen: tuple[int, ...], of: dict[int, int]) -> tuple[int, ...]:
@@ -230,10 +261,15 @@ def test_similar_items_are_drawn_from_the_nearest(n_similar: int, device: torch.
         assert set(drawn[token]) == (set(expected[:n_similar]) or {0})
 
 
-@pytest.mark.parametrize(("row", "ratio"), [((1, 2), 0.1), ((3, 6, 1), 1.0), ((4, 0, 5, 3, 7), 0.4), ((6, 7), 0.4)])
+@pytest.mark.parametrize(
+    ("row", "ratio"), [((1, 2), 0.1), ((3, 6, 1), 1.0), ((4, 0, 5, 3, 7), 0.4), ((6, 7), 0.4)]
+)
 @pytest.mark.parametrize(("kind", "oracle"), [(Substitute, _substituted), (Insert, _inserted)])
 def test_every_similar_item_has_its_probability(
-    kind: type[SimilarityAugmentation], oracle: Callable[..., tuple[int, ...]], row: tuple[int, ...], ratio: float
+    kind: type[SimilarityAugmentation],
+    oracle: Callable[..., tuple[int, ...]],
+    row: tuple[int, ...],
+    ratio: float,
 ) -> None:
     view = kind(ratio=ratio)
     view.setup(Part(Ragged.from_lists(HISTORIES), N_SIMILAR))
@@ -245,7 +281,8 @@ def test_every_similar_item_has_its_probability(
     assert_drawn_from(drawn, likely)
 
 
-# Augmentations of rows with time gaps: the tokens are those without, and gaps go where they can be followed
+# Augmentations of rows with time gaps: the tokens are those without, and gaps go where they can be
+# followed
 
 
 TRAIN = Part(Ragged.from_lists([[0, 1, 2, 3], [1, 2, 3, 4], [2, 3, 4, 5, 6]]), 9)

@@ -1,7 +1,7 @@
 """The static device check: a model that names a device runs on that device alone.
 
-Fails on ``.cpu()``, ``.cuda()``, ``.numpy()``, ``torch.device(...)`` and device names where it computes.
-Run by ``make lint`` and by tests/test_project.py.
+Fails on ``.cpu()``, ``.cuda()``, ``.numpy()``, ``torch.device(...)`` and device names where it
+computes. Run by ``make lint`` and by tests/test_project.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Print the oldest version of each package that setup.cfg allows, as constraints for pip (``make test-oldest``)."""
+"""Print the oldest version of each package that setup.cfg allows, as constraints for pip (``make
+test-oldest``).
+"""
 
 from __future__ import annotations
 

@@ -44,7 +44,10 @@ def _use_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def run(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small trained run."""
     out = tmp_path_factory.mktemp("runs") / "sasrec"
-    assert "try next: recgraph evaluate" in works(f"train sasrec -d synthetic -o {out} {SMALL} --seed 3").stderr
+    assert (
+        "try next: recgraph evaluate"
+        in works(f"train sasrec -d synthetic -o {out} {SMALL} --seed 3").stderr
+    )
     return out
 
 
@@ -52,7 +55,9 @@ def test_version_and_doctor() -> None:
     assert works("--version").stdout.strip() == __version__
     facts = {row["name"]: row["value"] for row in rows("doctor")}
     assert facts["recgraph"] == __version__
-    assert {"torch", "threads", "cpu", "prepared data", "faiss-cpu", "fastapi", "onnx"} <= set(facts)
+    assert {"torch", "threads", "cpu", "prepared data", "faiss-cpu", "fastapi", "onnx"} <= set(
+        facts
+    )
 
 
 def test_data(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +98,9 @@ def test_lists_of_models_fit_on_a_screen(monkeypatch: pytest.MonkeyPatch) -> Non
         assert len(names) <= 20 or "--all" in line
         table = works(line, "--format", "table").stdout.splitlines()
         assert max(map(len, table)) <= 80
-        assert names == {text.split()[0] for text in table[3:] if text.strip() and not text.startswith("  ")}
+        assert names == {
+            text.split()[0] for text in table[3:] if text.strip() and not text.startswith("  ")
+        }
 
 
 def test_words_that_people_type(run: Path, tmp_path: Path) -> None:
@@ -102,7 +109,11 @@ def test_words_that_people_type(run: Path, tmp_path: Path) -> None:
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     training = config["training"]
     assert (config["config"]["hidden_dim"], config["config"]["loss"]["n_negatives"]) == (4, 2)
-    assert (training["learning_rate"], training["max_epochs"], training["batch_size"]) == (0.02, 1, 64)
+    assert (training["learning_rate"], training["max_epochs"], training["batch_size"]) == (
+        0.02,
+        1,
+        64,
+    )
     several = works(f"evaluate {run} {tmp_path / 'run'}").stderr
     assert several.count("unsealed") == 1
     assert several.count("seen kept:") == 1
@@ -110,12 +121,18 @@ def test_words_that_people_type(run: Path, tmp_path: Path) -> None:
 
 def test_train_resolves_its_settings_and_goes_on(run: Path, tmp_path: Path) -> None:
     config = json.loads((run / "config.json").read_text())
-    assert (config["model"], config["seed"], config["data"]["dataset"]) == ("sasrec", 3, "synthetic")
+    assert (config["model"], config["seed"], config["data"]["dataset"]) == (
+        "sasrec",
+        3,
+        "synthetic",
+    )
     again = f"train sasrec -d synthetic -o {run} {SMALL} --seed 3"
     assert "--resume" in refused(again)
     works(f"{again} --resume")
     file = tmp_path / "settings.toml"
-    file.write_text("hidden_dim = 8\nmax_epochs = 1\nbatch_size = 256\npatience = 'none'\n[loss]\nshared = false\n")
+    file.write_text(
+        "hidden_dim = 8\nmax_epochs = 1\nbatch_size = 256\npatience = 'none'\n[loss]\nshared = false\n"
+    )
     options = f"-d synthetic -o {tmp_path / 'run'} --config {file} --set hidden_dim=4 --set loss.n_negatives=3"
     works(f"train bprmf {options}")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
@@ -154,7 +171,9 @@ def test_usage_errors(tmp_path: Path) -> None:
     assert call("train sasrec").exit_code == 2
     assert "sasrec" in refused(f"train sasreck -d synthetic -o {tmp_path / 'run'}")
     assert "--resume" in call("train sasrec --resum --out x").stderr
-    assert "hidden_dim" in refused(f"train sasrec -d synthetic --hidden-dims 3 -o {tmp_path / 'run'}")
+    assert "hidden_dim" in refused(
+        f"train sasrec -d synthetic --hidden-dims 3 -o {tmp_path / 'run'}"
+    )
     assert isinstance(call("--debug data info nope").exception, ValueError)
 
 
@@ -164,7 +183,10 @@ def test_ctrl_c_ends_with_130_and_a_loss_that_is_not_finite_with_1(
     from recgraph.models.base import NonFinite
     from recgraph.train import fit
 
-    for error, code in ((KeyboardInterrupt("saved in runs/a"), 130), (NonFinite("rec is nan at step 3"), 1)):
+    for error, code in (
+        (KeyboardInterrupt("saved in runs/a"), 130),
+        (NonFinite("rec is nan at step 3"), 1),
+    ):
 
         def fails(*_: object, error: BaseException = error, **__: object) -> None:
             raise error
@@ -179,7 +201,9 @@ def test_evaluate(run: Path, tmp_path: Path) -> None:
     assert set(found["ndcg@10"]) == {"metric", "seen kept", "seen excluded"}
     valid = rows(f"evaluate {run} --split valid --seen exclude")
     assert set(valid[0]) == {"metric", "seen excluded"}
-    short = {row["metric"]: row for row in rows(f"evaluate {run} --cutoff 3 --cutoff 10 -m auc -m ndcg")}
+    short = {
+        row["metric"]: row for row in rows(f"evaluate {run} --cutoff 3 --cutoff 10 -m auc -m ndcg")
+    }
     assert {*short} == {"auc", "ndcg@3", "ndcg@10"}
     assert short["ndcg@10"] == found["ndcg@10"]
     told = works(f"evaluate {run} --seen exclude -m ndcg@10 --rerank dpp --save-users {tmp_path}")
@@ -201,14 +225,19 @@ def test_runs_are_compared_and_their_seeds_are_one_model(run: Path, tmp_path: Pa
     assert {*checks.values()} <= {"ok", "warn", "skipped"}
     assert {"tied times", "branching", "gain of histories", "gain of their order"} <= checks.keys()
     log = tmp_path / "sorted.csv"
-    log.write_text("user,item,time\n" + "".join(f"{u},{u + 7 * i},{i // 3}\n" for u in range(30) for i in range(9)))
+    log.write_text(
+        "user,item,time\n"
+        + "".join(f"{u},{u + 7 * i},{i // 3}\n" for u in range(30) for i in range(9))
+    )
     failed = call(f"check --data {log}")
     assert (failed.exit_code, "tied times" in failed.stderr) == (1, True)
 
 
 def test_evaluate_by_a_metric_of_a_users_own(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint("first_hit", "parallel_tasks:FirstHit", "recgraph.metric")
-    monkeypatch.setattr(registry.metadata, "entry_points", lambda group: [point] if group == point.group else [])
+    monkeypatch.setattr(
+        registry.metadata, "entry_points", lambda group: [point] if group == point.group else []
+    )
     registry._entry_points.cache_clear()
     found = rows(f"evaluate {run} -m FirstHit@5 -m precision@1")
     assert found[0]["seen kept"] == found[1]["seen kept"]
@@ -219,7 +248,10 @@ def test_evaluate_by_a_metric_of_a_users_own(run: Path, monkeypatch: pytest.Monk
     ("name", "text"),
     [
         ("log.csv", "user_id,item_id,timestamp\n7,3,1\n7,4,2\n8,9,1\n"),
-        ("log.jsonl", '{"user_id": 7, "item_id": 3}\n{"user_id": 7, "item_id": 4}\n{"user_id": 8, "item_id": 9}\n'),
+        (
+            "log.jsonl",
+            '{"user_id": 7, "item_id": 3}\n{"user_id": 7, "item_id": 4}\n{"user_id": 8, "item_id": 9}\n',
+        ),
         ("log.txt", "7 3 4\n8 9\n"),
     ],
 )
@@ -251,23 +283,33 @@ def test_recommend_to_all_users_by_an_approximate_index(run: Path, tmp_path: Pat
     pytest.importorskip("faiss")
     exact, near = tmp_path / "exact.parquet", tmp_path / "near.parquet"
     works(f"recommend {run} --all -k 4 --out {exact}")
-    assert "exact lists 100.0% are found" in works(f"recommend {run} --all -k 4 --ann --out {near}").stderr
+    assert (
+        "exact lists 100.0% are found"
+        in works(f"recommend {run} --all -k 4 --ann --out {near}").stderr
+    )
     both = pl.read_parquet(near).join(pl.read_parquet(exact), on=["user_id", "item_id", "rank"])
     assert len(both) > 0.9 * 2400
 
 
 def test_recommend_by_rules(run: Path, tmp_path: Path) -> None:
     plain = [row["item_id"] for row in rows(f"recommend {run} -u 1 -k 20 --with group")]
-    options = f"--rule max_per.group=1 --block {plain[0]} --rule boost.place=0.001 --rule diversity=0.2"
+    options = (
+        f"--rule max_per.group=1 --block {plain[0]} --rule boost.place=0.001 --rule diversity=0.2"
+    )
     found = rows(f"recommend {run} -u 1 -k 4 --with group {options}")
     assert len({row["group"] for row in found}) == 4
     assert plain[0] not in {row["item_id"] for row in found}
     file = tmp_path / "rules.toml"
-    file.write_text(f"block = [{plain[0]}]\ndiversity = 0.2\nmax_per = {{ group = 1 }}\nboost = {{ place = 0.001 }}\n")
+    file.write_text(
+        f"block = [{plain[0]}]\ndiversity = 0.2\nmax_per = {{ group = 1 }}\nboost = {{ place = 0.001 }}\n"
+    )
     assert rows(f"recommend {run} -u 1 -k 4 --with group --rules {file}") == found
     assert rows(f"recommend {run} -u 1 -k 4 --rules {file} --rule max_per.group=2") != found
     short = rows(f"recommend {run} -u 1 -k 4 --rule diversity=0.2")
-    assert rows(f"recommend {run} -u 1 -k 4 --rule rerank.name=mmr --rule rerank.strength=0.2") == short
+    assert (
+        rows(f"recommend {run} -u 1 -k 4 --rule rerank.name=mmr --rule rerank.strength=0.2")
+        == short
+    )
 
 
 @pytest.mark.parametrize(
@@ -300,17 +342,27 @@ def test_similar_and_vectors(run: Path, tmp_path: Path) -> None:
     ):
         works(f"vectors {run} {options} --out {tmp_path / 'vectors.parquet'}")
         frame = pl.read_parquet(tmp_path / "vectors.parquet")
-        assert (frame.columns, frame.height, len(frame["vector"][0])) == ([name, "vector"], n_rows, 16)
+        assert (frame.columns, frame.height, len(frame["vector"][0])) == (
+            [name, "vector"],
+            n_rows,
+            16,
+        )
 
 
 def test_export(run: Path, tmp_path: Path) -> None:
-    pytest.importorskip("onnxscript", reason="onnxscript is not installed; pip install 'recgraph[export]'")
+    pytest.importorskip(
+        "onnxscript", reason="onnxscript is not installed; pip install 'recgraph[export]'"
+    )
     works(f"export {run} --out {tmp_path / 'out'}")
-    assert {"model.onnx", "model.pt2", "manifest.json"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"model.onnx", "model.pt2", "manifest.json"} <= {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
 
 
 def test_inspect_and_plot(run: Path, tmp_path: Path) -> None:
-    found = json.loads(works(f"inspect {run} --user 1 -k 3 --format json --out {tmp_path / 'page.html'}").stdout)
+    found = json.loads(
+        works(f"inspect {run} --user 1 -k 3 --format json --out {tmp_path / 'page.html'}").stdout
+    )
     assert len(found["recommendations"]) == 3
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
     works(f"plot {run} --out {tmp_path / 'curves.svg'}")
@@ -320,7 +372,9 @@ def test_inspect_and_plot(run: Path, tmp_path: Path) -> None:
 def test_update(run: Path, tmp_path: Path) -> None:
     lines = [f"{user},{item},{10**10 + item}" for user in range(1, 30) for item in range(3, 9)]
     (tmp_path / "new.csv").write_text("\n".join(["user_id,item_id,timestamp", *lines]) + "\n")
-    told = works(f"update {run} --data {tmp_path / 'new.csv'} --out {tmp_path / 'newer'} --force --epochs 1").stderr
+    told = works(
+        f"update {run} --data {tmp_path / 'new.csv'} --out {tmp_path / 'newer'} --force --epochs 1"
+    ).stderr
     assert "new: " in told
     (weights,) = (path.name for path in (run / "bundle").glob("model*.safetensors"))
     before, after = (load_file(one / "bundle" / weights) for one in (run, tmp_path / "newer"))
@@ -371,7 +425,9 @@ def test_a_ray_job_gives_the_numbers_of_one_process(run: Path) -> None:
 
 
 @pytest.fixture
-def nodes(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def nodes(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """A run on a graph with classes of nodes."""
     folder = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("RECGRAPH_CARDS", str(folder))
@@ -388,8 +444,15 @@ def nodes(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch:
 
 def test_the_node_task(nodes: Path) -> None:
     config = json.loads((nodes / "config.json").read_text())
-    assert (config["config"]["metapaths"], config["config"]["raw_features"]) == (["paper-author-paper"], ["paper"])
-    assert (config["task"], config["fitted_on"], config["training"]["metric"]) == ("nodes", "graph", "loss")
+    assert (config["config"]["metapaths"], config["config"]["raw_features"]) == (
+        ["paper-author-paper"],
+        ["paper"],
+    )
+    assert (config["task"], config["fitted_on"], config["training"]["metric"]) == (
+        "nodes",
+        "graph",
+        "loss",
+    )
     assert config["evaluation"]["probe"]["learning_rate"] == 0.1
     found = rows(f"evaluate {nodes}")
     assert [(row["probe"], row["labels"]) for row in found] == [
@@ -402,7 +465,10 @@ def test_the_node_task(nodes: Path) -> None:
     assert record["results"]["nodes"]["protocol"]["probe"]["repeats"] == 4
     assert record["unsealed"]
     told = works(f"evaluate {nodes} --set probe.learning_rate=0.05").stderr
-    assert "linear probe: learning_rate 0.05, weight_decay 0.0, repeats 4, steps 200; protocol " in told
+    assert (
+        "linear probe: learning_rate 0.05, weight_decay 0.0, repeats 4, steps 200; protocol "
+        in told
+    )
     assert "recommender" in refused(f"recommend {nodes} -u 1")
     assert "--node" in refused(f"similar {nodes} --item 1")
     assert json.loads(works(f"inspect {nodes} --node 1 -k 3 --format json").stdout)["neighbours"]

@@ -1,5 +1,5 @@
-"""``torchrun -m recgraph ...`` on two processes: one run as of one process; a killed process ends both, and the run
-goes on."""
+"""``torchrun -m recgraph ...`` on two processes: one run as of one process; a killed process ends
+both, and the run goes on."""
 
 from __future__ import annotations
 
@@ -39,7 +39,13 @@ class Faulty(SASRec):
         return super().forward(batch, terms)
 """
 #: five batches an epoch, of two processes each; a checkpoint after every second
-SETTINGS = ("batch_size=120", "checkpoint_every=2", "hidden_dim=16", "encoder.n_layers=1", "max_epochs=2")
+SETTINGS = (
+    "batch_size=120",
+    "checkpoint_every=2",
+    "hidden_dim=16",
+    "encoder.n_layers=1",
+    "max_epochs=2",
+)
 WITHOUT_DROPOUT = ("dropout=0", "encoder.attention_dropout=0")
 GRACE = 120.0
 
@@ -75,7 +81,10 @@ def record(run: Path) -> dict[str, Any]:
 
 
 def history(run: Path) -> list[dict[str, Any]]:
-    return [{name: value for name, value in row.items() if "second" not in name} for row in record(run)["history"]]
+    return [
+        {name: value for name, value in row.items() if "second" not in name}
+        for row in record(run)["history"]
+    ]
 
 
 @pytest.fixture(autouse=True)
@@ -86,14 +95,25 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_two_processes_make_the_run_of_one(tmp_path: Path) -> None:
-    """Without dropout the numbers of validation are those of one process, and weights equal up to rounding."""
+    """Without dropout the numbers of validation are those of one process, and weights equal up to
+    rounding.
+    """
     code, printed = launched(*command(tmp_path / "two", *WITHOUT_DROPOUT))
     assert code == 0, printed
     assert printed.count("saved in") == 1, "one process speaks"
     works(*command(tmp_path / "one", *WITHOUT_DROPOUT))
     here, there = record(tmp_path / "one"), record(tmp_path / "two")
     assert there["n_ranks"] == 2
-    for name in ("model", "config", "training", "seed", "data", "best", "best_epoch", "n_parameters"):
+    for name in (
+        "model",
+        "config",
+        "training",
+        "seed",
+        "data",
+        "best",
+        "best_epoch",
+        "n_parameters",
+    ):
         assert here[name] == there[name]
     for ours, others in zip(history(tmp_path / "one"), history(tmp_path / "two"), strict=True):
         assert ours == pytest.approx(others, rel=1e-6)
@@ -114,7 +134,9 @@ def test_a_killed_process_ends_the_other_and_the_run_goes_on(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("line", ["tune sasrec -d synthetic", "recommend x --all"])
-def test_a_command_for_one_process_refuses_several(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_for_one_process_refuses_several(
+    line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert f"`recgraph {line.split()[0]}` runs in one process" in refused(line)

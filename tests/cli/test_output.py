@@ -1,4 +1,6 @@
-"""Forms of output, errors as messages and exit codes, and what commands show of their work: -v, -q, --log-file."""
+"""Forms of output, errors as messages and exit codes, and what commands show of their work: -v, -q,
+--log-file.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ ROWS = [
 
 def test_tsv_is_the_default_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     show(ROWS)
-    assert capsys.readouterr().out == ("name\tvalue\tmany\tnone\tis\na,b\t0.123457\tx,y\t\tTrue\n[c]\t2\t\t\tFalse\n")
+    assert capsys.readouterr().out == (
+        "name\tvalue\tmany\tnone\tis\na,b\t0.123457\tx,y\t\tTrue\n[c]\t2\t\t\tFalse\n"
+    )
 
 
 def test_a_pipe_has_six_significant_digits(capsys: pytest.CaptureFixture[str]) -> None:
@@ -38,7 +42,9 @@ def test_a_pipe_has_six_significant_digits(capsys: pytest.CaptureFixture[str]) -
 
 def test_json_has_no_nan(capsys: pytest.CaptureFixture[str]) -> None:
     show([{"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": float("-inf")}}], "json")
-    assert json.loads(capsys.readouterr().out, parse_constant=str) == [{"a": None, "b": [1.5, None], "c": {"d": None}}]
+    assert json.loads(capsys.readouterr().out, parse_constant=str) == [
+        {"a": None, "b": [1.5, None], "c": {"d": None}}
+    ]
 
 
 @pytest.mark.parametrize("form", ["csv", "tsv", "json", "jsonl", "parquet"])
@@ -46,7 +52,9 @@ def test_columns_of_every_type_are_written(form: str, tmp_path: Path) -> None:
     frame = pl.DataFrame(
         {
             "genres": [["a", "b"], [], None],
-            "vector": pl.Series([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], dtype=pl.Array(pl.Float64, 2)),
+            "vector": pl.Series(
+                [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], dtype=pl.Array(pl.Float64, 2)
+            ),
             "parts": [{"x": 1, "y": "é"}, {"x": 2, "y": None}, None],
             "span": [dt.timedelta(days=1), dt.timedelta(0), None],
         }
@@ -62,7 +70,9 @@ def test_columns_of_every_type_are_written(form: str, tmp_path: Path) -> None:
         assert rows[0]["span"] == "1 day, 0:00:00"
     elif form in ("json", "jsonl"):
         text = path.read_text(encoding="utf-8")
-        rows = json.loads(text) if form == "json" else [json.loads(line) for line in text.splitlines()]
+        rows = (
+            json.loads(text) if form == "json" else [json.loads(line) for line in text.splitlines()]
+        )
         assert [row["genres"] for row in rows] == [["a", "b"], [], None]
     else:
         assert pl.read_parquet(path).equals(frame)
@@ -80,7 +90,10 @@ FRAME = pl.DataFrame({"user_id": [1, 1], "item_id": ["a", "b"], "score": [0.5, 0
 
 @pytest.mark.parametrize(
     ("form", "name", "message"),
-    [(None, "out.xlsx", r"out\.xlsx: end its name in"), ("table", "out.csv", "table is for people")],
+    [
+        (None, "out.xlsx", r"out\.xlsx: end its name in"),
+        ("table", "out.csv", "table is for people"),
+    ],
 )
 def test_what_cannot_be_written(tmp_path: Path, form: Any, name: str, message: str) -> None:
     with pytest.raises(ValueError):
@@ -113,9 +126,20 @@ def test_errors(error: BaseException, code: int, name: str) -> None:
     assert (found, name in message) == (code, True)
 
 
-SMALL = ("-s", "hidden_dim=8", "-s", "encoder.n_heads=1", "-s", "batch_size=256", "-s", "patience=none")
+SMALL = (
+    "-s",
+    "hidden_dim=8",
+    "-s",
+    "encoder.n_heads=1",
+    "-s",
+    "batch_size=256",
+    "-s",
+    "patience=none",
+)
 TRAIN = ("train", "sasrec", "--dataset", "synthetic", *SMALL)
-EPOCH = r"epoch \d+/\d+: loss \d\.\d{4}, ndcg@10 0\.\d{4}, best 0\.\d{4} \(epoch \d+\), [\d.]+ (s|min)"
+EPOCH = (
+    r"epoch \d+/\d+: loss \d\.\d{4}, ndcg@10 0\.\d{4}, best 0\.\d{4} \(epoch \d+\), [\d.]+ (s|min)"
+)
 
 
 def call(*arguments: object) -> Result:
@@ -182,10 +206,15 @@ def test_a_log_file_has_it_all_with_times(tmp_path: Path) -> None:
     assert (done.exit_code, done.output) == (0, "")
     lines = log.read_text().splitlines()
     assert all(
-        re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (DEBUG|INFO|WARNING) recgraph\.", line) for line in lines
+        re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (DEBUG|INFO|WARNING) recgraph\.", line)
+        for line in lines
     )
     told = "\n".join(lines)
-    for part in ("INFO recgraph.train: epoch 2/2", "DEBUG recgraph.train.trainer: checkpoint", "try next: recgraph"):
+    for part in (
+        "INFO recgraph.train: epoch 2/2",
+        "DEBUG recgraph.train.trainer: checkpoint",
+        "try next: recgraph",
+    ):
         assert part in told
     # an error is there with its traceback, and the file goes on
     call("--log-file", log, *TRAIN, "--out", tmp_path / "r")
@@ -195,8 +224,12 @@ def test_a_log_file_has_it_all_with_times(tmp_path: Path) -> None:
     assert "Traceback (most recent call last)" in text
 
 
-def test_a_password_stays_out_of_the_log_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["recgraph", "tune", "--storage", "postgresql://me:secret@host/db"])
+def test_a_password_stays_out_of_the_log_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        sys, "argv", ["recgraph", "tune", "--storage", "postgresql://me:secret@host/db"]
+    )
     call("models", "--log-file", tmp_path / "log.txt")
     text = (tmp_path / "log.txt").read_text()
     assert "postgresql://me:***@host/db" in text

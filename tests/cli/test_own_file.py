@@ -1,4 +1,6 @@
-"""A log of one's own on the command line, as a user types it: trained, tuned, compared, served, changed, moved."""
+"""A log of one's own on the command line, as a user types it: trained, tuned, compared, served,
+changed, moved.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,10 @@ def log(n_users: int = 40, n_items: int = 30, each: int = 12) -> pd.DataFrame:
 def test_from_a_file_to_recommendations_with_its_own_names() -> None:
     log().to_parquet("log.parquet")
     trained = works("train sasrec --data log.parquet --out run", *SMALL)
-    assert "user = 'customer_id', item = 'sku', timestamp = 'event_time', rating = 'stars'" in trained.stderr
+    assert (
+        "user = 'customer_id', item = 'sku', timestamp = 'event_time', rating = 'stars'"
+        in trained.stderr
+    )
     # nothing has to be said again
     assert {row["metric"] for row in rows("evaluate run")} >= {"ndcg@10", "recall@10"}
     found = rows("recommend run --user 1000 -k 3")
@@ -63,9 +68,13 @@ def test_from_a_file_to_recommendations_with_its_own_names() -> None:
     }
 
 
-@pytest.mark.parametrize("given", ["--user who --item what --time at --rating none", "--user who --item what"])
+@pytest.mark.parametrize(
+    "given", ["--user who --item what --time at --rating none", "--user who --item what"]
+)
 def test_columns_that_are_named(given: str) -> None:
-    frame = log().rename(columns={"customer_id": "who", "sku": "what", "event_time": "at", "stars": "score"})
+    frame = log().rename(
+        columns={"customer_id": "who", "sku": "what", "event_time": "at", "stars": "score"}
+    )
     frame.to_csv("log.csv", index=False)
     assert "--user NAME" in refused("train popularity --data log.csv --out run")
     works(f"train popularity --data log.csv {given} --out run")
@@ -103,7 +112,12 @@ def test_new_logs_are_read_like_that_of_the_run() -> None:
     frame = log().assign(event_time=lambda given: pd.to_datetime(given["event_time"], unit="s"))
     frame = frame.assign(sku="é" + frame["sku"].astype(str)).sort_values("event_time")
     form = "%d.%m.%Y %H:%M:%S"
-    as_text: dict[str, Any] = {"index": False, "header": False, "date_format": form, "encoding": "latin-1"}
+    as_text: dict[str, Any] = {
+        "index": False,
+        "header": False,
+        "date_format": form,
+        "encoding": "latin-1",
+    }
     frame[:300].to_csv("old.txt", **as_text)
     options = '--reading format=csv --reading names=["customer_id","sku","stars","event_time"]'
     line = f"train itemknn --data old.txt --out run {options} --reading encoding=latin-1"

@@ -1,4 +1,6 @@
-"""Parts of a user's own from one file, as they would type it: train, evaluate, recommend, tune, a bundle."""
+"""Parts of a user's own from one file, as they would type it: train, evaluate, recommend, tune, a
+bundle.
+"""
 
 from __future__ import annotations
 
@@ -105,14 +107,35 @@ def done(work: Path, *arguments: str) -> str:
 def trained(work: Path) -> Path:
     """A run in which each part is one's own."""
     own = ("--import", "parts/mine.py", "--set", "metric=first_of_all@5", "--set", "max_epochs=2")
-    done(work, "train", "mine", "--dataset", "synthetic", "--out", "run", "--device", "cpu", *PARTS, *own)
+    done(
+        work,
+        "train",
+        "mine",
+        "--dataset",
+        "synthetic",
+        "--out",
+        "run",
+        "--device",
+        "cpu",
+        *PARTS,
+        *own,
+    )
     return work / "run"
 
 
 def test_it_is_evaluated_and_recommends(work: Path, trained: Path) -> None:
-    table = done(work, "evaluate", "run", "-m", "first_of_all", "--cutoff", "5", "--import=parts/mine.py")
+    table = done(
+        work, "evaluate", "run", "-m", "first_of_all", "--cutoff", "5", "--import=parts/mine.py"
+    )
     assert table.splitlines()[1].startswith("first_of_all@5\t")
-    assert len(done(work, "--import", "parts/mine.py", "recommend", "run", "--user", "1", "-k", "3").splitlines()) == 4
+    assert (
+        len(
+            done(
+                work, "--import", "parts/mine.py", "recommend", "run", "--user", "1", "-k", "3"
+            ).splitlines()
+        )
+        == 4
+    )
 
 
 def test_a_bundle_says_what_it_needs_and_imports_nothing(work: Path, trained: Path) -> None:
@@ -123,7 +146,18 @@ def test_a_bundle_says_what_it_needs_and_imports_nothing(work: Path, trained: Pa
 
 @pytest.mark.slow
 def test_workers_of_a_study_import_it(work: Path) -> None:
-    arguments = ("--trials", "2", "--workers", "2", "--test-seeds", "1", "--set", "max_epochs=1", "--device", "cpu")
+    arguments = (
+        "--trials",
+        "2",
+        "--workers",
+        "2",
+        "--test-seeds",
+        "1",
+        "--set",
+        "max_epochs=1",
+        "--device",
+        "cpu",
+    )
     asked = ("-m", "first_of_all@5", "--out", "study", "--import", "parts/mine.py")
     done(work, "tune", "mine", "--dataset", "synthetic", *PARTS, *arguments, *asked)
     result = json.loads((work / "study" / "result.json").read_text())

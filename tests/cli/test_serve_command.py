@@ -63,8 +63,12 @@ class Process:
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", int(self.url.rsplit(":", 1)[1])), timeout=60)
 
-    def post(self, path: str, headers: dict[str, str] | None = None, **body: Any) -> tuple[int, dict[str, Any]]:
-        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), headers or {}, method="POST")
+    def post(
+        self, path: str, headers: dict[str, str] | None = None, **body: Any
+    ) -> tuple[int, dict[str, Any]]:
+        request = urllib.request.Request(
+            self.url + path, json.dumps(body).encode(), headers or {}, method="POST"
+        )
         try:
             with urllib.request.urlopen(request, timeout=120) as answer:
                 return answer.status, json.load(answer)
@@ -137,19 +141,34 @@ def test_an_update_takes_the_place_of_what_is_served(
 
     seen = [bundle()]
     for _ in range(2):
-        command = ["update", place, "--data", tmp_path / "new.csv", "--replace", "--epochs", 1, "--force"]
+        command = [
+            "update",
+            place,
+            "--data",
+            tmp_path / "new.csv",
+            "--replace",
+            "--epochs",
+            1,
+            "--force",
+        ]
         done = CliRunner().invoke(app, [*map(str, command)])
         assert done.exit_code == 0, done.output
         until(lambda: bundle() not in seen)
         seen.append(bundle())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.csv", "served", "served-before"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "new.csv",
+        "served",
+        "served-before",
+    ]
     assert digest(bundle_of(place))[:12] == seen[2]
     assert digest(bundle_of(tmp_path / "served-before"))[:12] == seen[1]
     status, said = service.stop()
     assert (status, said.count(seen[0]), said.count(seen[1]), said.count(seen[2])) == (0, 1, 2, 1)
 
 
-def test_requests_in_flight_are_answered_before_it_stops(run: Path, start: Callable[..., Process]) -> None:
+def test_requests_in_flight_are_answered_before_it_stops(
+    run: Path, start: Callable[..., Process]
+) -> None:
     service = start(run, "--max-users", 4096, "--max-body-kib", 4096)
     users = rg.load(run).users.values.to_list()
 
@@ -167,7 +186,9 @@ def test_requests_in_flight_are_answered_before_it_stops(run: Path, start: Calla
     assert ended.result()[0] == 0
 
 
-def test_a_signal_reads_the_bundle_again(run: Path, start: Callable[..., Process], tmp_path: Path) -> None:
+def test_a_signal_reads_the_bundle_again(
+    run: Path, start: Callable[..., Process], tmp_path: Path
+) -> None:
     bundle = tmp_path / "bundle"
     recommender = rg.load(run)
     recommender.save(bundle)
@@ -181,7 +202,9 @@ def test_a_signal_reads_the_bundle_again(run: Path, start: Callable[..., Process
     assert service.stop(signal.SIGINT)[0] == 0
 
 
-def test_it_says_that_newest_events_were_held_out(run: Path, start: Callable[..., Process], tmp_path: Path) -> None:
+def test_it_says_that_newest_events_were_held_out(
+    run: Path, start: Callable[..., Process], tmp_path: Path
+) -> None:
     service = start(run)
     assert "--refit" in service.process.error
     assert "--refit" in json.loads(service.get("/health"))["bundle"]["held_out"]
@@ -198,14 +221,21 @@ def test_it_says_that_newest_events_were_held_out(run: Path, start: Callable[...
     assert json.loads(start(tmp_path / "whole").get("/health"))["bundle"]["held_out"] is None
 
 
-def test_only_requests_with_a_key_are_answered(run: Path, start: Callable[..., Process], tmp_path: Path) -> None:
+def test_only_requests_with_a_key_are_answered(
+    run: Path, start: Callable[..., Process], tmp_path: Path
+) -> None:
     keys = tmp_path / "keys"
     keys.write_text("")
     assert CliRunner().invoke(app, ["serve", str(run), "--api-key-file", str(keys)]).exit_code != 0
     keys.write_text("first\nsecond\n")
     service = start(run, "--api-key-file", keys, "--admin")
     service.get("/health")
-    for headers in ({}, {"X-API-Key": "third"}, {"Authorization": "Bearer "}, {"Authorization": "Basic first"}):
+    for headers in (
+        {},
+        {"X-API-Key": "third"},
+        {"Authorization": "Bearer "},
+        {"Authorization": "Basic first"},
+    ):
         assert service.post("/recommend", headers, user=7)[0] == 401
         assert service.post("/reload", headers)[0] == 401
     for headers in ({"X-API-Key": "second"}, {"Authorization": "bearer first"}):
@@ -217,7 +247,9 @@ def test_only_requests_with_a_key_are_answered(run: Path, start: Callable[..., P
 def test_a_request_with_two_lengths_is_refused(run: Path, start: Callable[..., Process]) -> None:
     service = start(run)
     lengths = "Content-Length: 11\nTransfer-Encoding: chunked\n"
-    answer = service.raw(f'POST /recommend HTTP/1.1\nHost: here\n{lengths}\nb\n{{"user": 7}}\n0\n\n')
+    answer = service.raw(
+        f'POST /recommend HTTP/1.1\nHost: here\n{lengths}\nb\n{{"user": 7}}\n0\n\n'
+    )
     assert answer.startswith("HTTP/1.1 400")
     assert service.post("/recommend", user=7)[0] == 200
 
@@ -229,13 +261,19 @@ runpy.run_module("recgraph", run_name="__main__")
 """
 
 
-def test_half_open_connections_stop_nothing(run: Path, start: Callable[..., Process], tmp_path: Path) -> None:
+def test_half_open_connections_stop_nothing(
+    run: Path, start: Callable[..., Process], tmp_path: Path
+) -> None:
     """1,300 clients that never end their request, of a service that may have 1,024 files."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limits[1] < 2048:
         pytest.skip("this process may not open as many files")
     (tmp_path / "few.py").write_text(_FEW_FILES)
-    heads = ("GET /hea", "POST /recommend HTTP/1.1\r\nHost: here\r\nContent-Length: 99\r\n\r\n{", "")
+    heads = (
+        "GET /hea",
+        "POST /recommend HTTP/1.1\r\nHost: here\r\nContent-Length: 99\r\n\r\n{",
+        "",
+    )
     service = start(run, program=str(tmp_path / "few.py"))
     with contextlib.ExitStack() as opened:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], 2048), limits[1]))

@@ -15,7 +15,9 @@ from recgraph.contrast.weights import Pairs, Weight
 def agree(ours: Tensor, theirs: Tensor, *inputs: Tensor) -> None:
     """Values and gradients to 1e-10."""
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
-    for mine, other in zip(*(torch.autograd.grad(loss, inputs) for loss in (ours, theirs)), strict=True):
+    for mine, other in zip(
+        *(torch.autograd.grad(loss, inputs) for loss in (ours, theirs)), strict=True
+    ):
         torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-12)
 
 

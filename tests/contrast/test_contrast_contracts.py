@@ -17,7 +17,9 @@ B, D = 9, 8
 OBJECTIVES = registry.names("objective")
 
 
-def views(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64, n: int = B) -> tuple[Tensor, Tensor]:
+def views(
+    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64, n: int = B
+) -> tuple[Tensor, Tensor]:
     g = torch.Generator().manual_seed(4)
     a = torch.randn(n, D, generator=g, dtype=torch.float64)
     b = a + torch.randn(n, D, generator=g, dtype=torch.float64)
@@ -39,7 +41,9 @@ class TestWeight:
         weight: Weight = cls(**({"dim": D} if "dim" in cls.Config.model_fields else {}))
         return weight
 
-    def pairs(self, device: torch.device, rows: slice = slice(None), dtype: torch.dtype = torch.float64) -> Pairs:
+    def pairs(
+        self, device: torch.device, rows: slice = slice(None), dtype: torch.dtype = torch.float64
+    ) -> Pairs:
         a, b = views(device, dtype)
         ids = torch.tensor([0, 1, 2, 3, 1, 5, 6, 2, 8], device=device)
         return Pairs(ids[rows], ids, a.detach()[rows], b.detach())
@@ -57,7 +61,9 @@ class TestWeight:
         parts = [weight.log_w(self.pairs(device, slice(i, i + 2))) for i in range(0, B, 2)]
         torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-12, atol=1e-12)
 
-    def test_one_more_candidate_counts_as_one_of_them(self, name: str, device: torch.device) -> None:
+    def test_one_more_candidate_counts_as_one_of_them(
+        self, name: str, device: torch.device
+    ) -> None:
         pairs = self.pairs(device)
         weight = self.make(name).to(device).double()
         beside = weight.log_w_beside(pairs, pairs.candidate_ids, pairs.candidates)
@@ -66,7 +72,9 @@ class TestWeight:
     @pytest.mark.parametrize("objective", ["info_nce", "debiased_nt_xent"])
     def test_derivatives(self, name: str, objective: str) -> None:
         with seeded_init(0):
-            term = ContrastiveTerm(weight=self.make(name).double(), objective=objective, dim=D).double()
+            term = ContrastiveTerm(
+                weight=self.make(name).double(), objective=objective, dim=D
+            ).double()
         ids = torch.tensor([0, 1, 2, 3, 1, 5, 6, 2, 8])
         assert torch.autograd.gradcheck(lambda a, b: term(a, b, ids), views(), fast_mode=True)
 
@@ -75,16 +83,24 @@ class TestWeight:
 class TestObjective:
     def make(self, name: str, **settings: object) -> Objective:
         with seeded_init(0):
-            objective: Objective = ContrastiveTerm(objective={"name": name, **settings}, dim=D).objective
+            objective: Objective = ContrastiveTerm(
+                objective={"name": name, **settings}, dim=D
+            ).objective
         return objective
 
-    def value(self, objective: Objective, a: Tensor, b: Tensor, weight: Weight | None = None) -> Tensor:
-        ids = a.detach()[:, 0].double().argsort().argsort()  # rows keep their ids in whatever order they stand
+    def value(
+        self, objective: Objective, a: Tensor, b: Tensor, weight: Weight | None = None
+    ) -> Tensor:
+        ids = (
+            a.detach()[:, 0].double().argsort().argsort()
+        )  # rows keep their ids in whatever order they stand
         loss: Tensor = objective(Views(a, b, ids, ids), Similarity(), weight).loss
         return loss
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-    def test_scalar_with_gradients(self, name: str, dtype: torch.dtype, device: torch.device) -> None:
+    def test_scalar_with_gradients(
+        self, name: str, dtype: torch.dtype, device: torch.device
+    ) -> None:
         a, b = views(device, dtype)
         loss = self.value(self.make(name), a, b)
         assert (loss.shape, loss.dtype) == ((), dtype)
@@ -101,7 +117,9 @@ class TestObjective:
         a, b = views()
         losses = [self.value(self.make(name, block_rows=rows), a, b) for rows in (4, None)]
         torch.testing.assert_close(*losses, rtol=1e-12, atol=1e-12)
-        for ours, theirs in zip(*(torch.autograd.grad(loss, (a, b)) for loss in losses), strict=True):
+        for ours, theirs in zip(
+            *(torch.autograd.grad(loss, (a, b)) for loss in losses), strict=True
+        ):
             torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
     def test_half_precision(self, name: str, device: torch.device) -> None:
@@ -109,7 +127,9 @@ class TestObjective:
         with torch.autocast(device.type, dtype=torch.bfloat16):
             loss = self.value(self.make(name), *half)
             assert loss.dtype == torch.float32
-            torch.testing.assert_close(loss, self.value(self.make(name), *exact), rtol=0.05, atol=0.05)
+            torch.testing.assert_close(
+                loss, self.value(self.make(name), *exact), rtol=0.05, atol=0.05
+            )
         check_gradients(loss, *half)
 
     @pytest.mark.parametrize("value", [0.0, 100.0])
@@ -141,7 +161,9 @@ class TestTransform:
 
     def sides(self, name: str, a: Tensor, b: Tensor, device: torch.device | str = "cpu") -> Tensor:
         ids = torch.arange(len(a), device=device)
-        pairs = self.made(name)(Views(a, b, ids, ids, generator=torch.Generator(device).manual_seed(1)))
+        pairs = self.made(name)(
+            Views(a, b, ids, ids, generator=torch.Generator(device).manual_seed(1))
+        )
         return torch.stack([side for pair in pairs for side in pair])
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -164,7 +186,9 @@ class TestTransform:
         term = ContrastiveTerm(transform=name, objective=objective, temperature=0.5)
         plain = ContrastiveTerm(objective=objective, temperature=0.5)
         sides = self.sides(name, a, b)
-        expected = torch.stack([plain(x, y) for x, y in zip(sides[::2], sides[1::2], strict=True)]).mean()
+        expected = torch.stack(
+            [plain(x, y) for x, y in zip(sides[::2], sides[1::2], strict=True)]
+        ).mean()
         torch.testing.assert_close(term(a, b, generator=torch.Generator().manual_seed(1)), expected)
 
 
@@ -175,14 +199,18 @@ class TestRegulariser:
         return found
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-    def test_scalar_with_gradients(self, name: str, dtype: torch.dtype, device: torch.device) -> None:
+    def test_scalar_with_gradients(
+        self, name: str, dtype: torch.dtype, device: torch.device
+    ) -> None:
         a, b = views(device, dtype)
         value = self.value(name, a, b)
         assert (value.shape, value.dtype) == ((), dtype)
         check_gradients(value, a, b)
 
     def test_derivatives(self, name: str) -> None:
-        assert torch.autograd.gradcheck(registry.load("regulariser", name)(), views(), fast_mode=True)
+        assert torch.autograd.gradcheck(
+            registry.load("regulariser", name)(), views(), fast_mode=True
+        )
 
     @pytest.mark.parametrize("value", [0.0, 100.0])
     def test_rows_that_are_all_the_same(self, name: str, value: float) -> None:

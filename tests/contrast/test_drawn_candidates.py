@@ -64,25 +64,33 @@ def test_all_candidates_give_the_exact_loss(kind: str, flags: tuple[bool, bool])
 @pytest.mark.parametrize("kind", ["none", "learned"])
 @pytest.mark.parametrize("flags", FLAGS)
 def test_the_sum_is_estimated_without_bias(kind: str, flags: tuple[bool, bool]) -> None:
-    """Of one anchor the loss is the logarithm of that sum, less the positive's similarity; all 56 draws are made."""
+    """Of one anchor the loss is the logarithm of that sum, less the positive's similarity; all 56
+    draws are made.
+    """
     a, b = (view.detach() for view in views(8))
     weight, candidates = weight_of(kind), Candidates(torch.tensor([4]), None, *flags)
     pairs = None if weight is None else Pairs(torch.tensor([4]), torch.arange(8), a[:1], b)
     exact = contrast(a[:1], b, candidates, weight, pairs)[0].exp()
     draws = torch.combinations(torch.arange(8), 3)
-    found = torch.stack([contrast_drawn(a[:1], b, drawn, candidates, weight, pairs)[0].exp() for drawn in draws])
+    found = torch.stack(
+        [contrast_drawn(a[:1], b, drawn, candidates, weight, pairs)[0].exp() for drawn in draws]
+    )
     torch.testing.assert_close(found.mean(), exact, rtol=1e-10, atol=1e-12)
     assert bool(found.std() > 0)
 
 
 @pytest.mark.parametrize("flags", FLAGS)
 def test_drawn_candidates_are_dense(flags: tuple[bool, bool]) -> None:
-    """The loss and its gradients written out, with log-weights that are no function of the embeddings."""
+    """The loss and its gradients written out, with log-weights that are no function of the
+    embeddings.
+    """
     a, b = views()
     log_w = torch.randn(N, N, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     drawn, positives = torch.tensor([0, 3, 5, 9]), torch.arange(N)
     pairs = Pairs(torch.arange(N), torch.arange(N), a, b)
-    found, _ = contrast_drawn(a, b, drawn, Candidates(positives, None, *flags), dense.Dense(log_w), pairs)
+    found, _ = contrast_drawn(
+        a, b, drawn, Candidates(positives, None, *flags), dense.Dense(log_w), pairs
+    )
     s = a @ b.T
     logits = (s + log_w)[:, drawn] + math.log(N / 4)
     logits = logits.masked_fill(drawn == positives[:, None], -math.inf)
@@ -105,12 +113,20 @@ def queued_views(seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def queued(**settings: Any) -> ContrastiveTerm:
-    given = {"similarity": "cosine", "temperature": 0.5, "objective": "info_nce", "queue_size": 8, "dim": FEW_D}
+    given = {
+        "similarity": "cosine",
+        "temperature": 0.5,
+        "objective": "info_nce",
+        "queue_size": 8,
+        "dim": FEW_D,
+    }
     return ContrastiveTerm(**{**given, **settings}).double()
 
 
 def test_earlier_rows_are_candidates() -> None:
-    """The loss of the second step, written out: the queue is aligned with the batch and has no ids of it."""
+    """The loss of the second step, written out: the queue is aligned with the batch and has no ids
+    of it.
+    """
     term, ids = queued(), torch.arange(FEW_N)
     first, second = queued_views(1), queued_views(2)
     term(*first, ids)
@@ -128,14 +144,20 @@ def test_of_one_id_the_last_rows_stay_and_a_batch_that_comes_again_replaces_itse
     queue.push(rows[:3], torch.tensor([0, 1, 2]))
     queue.push(rows[3:5], torch.tensor([1, 5]))
     queue.push(rows[5:7], torch.tensor([1, 5]))
-    held = {int(one): float(row) for one, row in zip(queue.ids, queue.rows[:, 0], strict=True) if one >= 0}
+    held = {
+        int(one): float(row)
+        for one, row in zip(queue.ids, queue.rows[:, 0], strict=True)
+        if one >= 0
+    }
     assert held == {1: 5.0, 5: 6.0, 2: 2.0}
     queue.push(rows, torch.arange(8))
     assert sorted(queue.ids.tolist()) == [4, 5, 6, 7]
 
 
 def test_ranks_divide_the_anchors_of_a_queue() -> None:
-    """The mean over two ranks, each with its anchors, is the loss of one process; all ranks keep the same rows."""
+    """The mean over two ranks, each with its anchors, is the loss of one process; all ranks keep
+    the same rows.
+    """
     whole, shares = queued(), [Share((4, 2), rank) for rank in range(2)]
     ranks = [queued() for _ in shares]
     for seed in (1, 2):

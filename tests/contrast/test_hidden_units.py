@@ -1,4 +1,6 @@
-"""Sums of hidden units against the tensor of pairs and units, in each of the ways that they are computed."""
+"""Sums of hidden units against the tensor of pairs and units, in each of the ways that they are
+computed.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,10 @@ N, M, H = 70, 900, 5
 
 def draw(*shape: int, size: float = 1.0, seed: int = 0) -> Tensor:
     """Within ``size`` of 0, the ends included."""
-    values = torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2 - 1
+    values = (
+        torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2
+        - 1
+    )
     return values * (size / values.abs().max())
 
 
@@ -30,7 +35,9 @@ def oracle(x: Tensor, y: Tensor, v: Tensor, direction: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("size", [0.0, 1e-30, 1e-3, 0.3, 0.9, 3.0, 500.0])  # by series, by quotients, unit by unit
+@pytest.mark.parametrize(
+    "size", [0.0, 1e-30, 1e-3, 0.3, 0.9, 3.0, 500.0]
+)  # by series, by quotients, unit by unit
 def test_of_any_size(size: float, dtype: torch.dtype) -> None:
     x, y = draw(N, H, size=size).to(dtype), draw(H, M, size=size, seed=1).to(dtype)
     v, direction = draw(H, seed=2).to(dtype), draw(N, M, seed=3)

@@ -1,4 +1,6 @@
-"""k-means and prototypes; comparing rows with the centroids that moved gives what comparing them with all would."""
+"""k-means and prototypes; comparing rows with the centroids that moved gives what comparing them
+with all would.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ class TestKMeans:
     @pytest.mark.parametrize("method", ["published", "scikit-learn"])
     def test_the_seed_decides(self, method: str) -> None:
         x = draw(80, 5)
-        one, two, other = (kmeans(x, 9, seed=seed, method=method, iterations=3) for seed in (1, 1, 2))
+        one, two, other = (
+            kmeans(x, 9, seed=seed, method=method, iterations=3) for seed in (1, 1, 2)
+        )
         assert torch.equal(one.assignments, two.assignments)
         assert not torch.equal(one.assignments, other.assignments)
 
@@ -52,7 +56,10 @@ class TestKMeans:
 
     def test_warm_start(self) -> None:
         x, _ = self.blobs()
-        cold, warm = Prototypes(n_clusters=(4, 6)), Prototypes(dim=8, n_clusters=(4, 6), warm_start=True).double()
+        cold, warm = (
+            Prototypes(n_clusters=(4, 6)),
+            Prototypes(dim=8, n_clusters=(4, 6), warm_start=True).double(),
+        )
         first = warm(x)
         for ours, theirs in zip(first, cold(x), strict=True):
             assert torch.equal(ours.assignments, theirs.assignments)
@@ -82,7 +89,9 @@ def test_concentration_of_singletons_and_right_angles() -> None:
     singles = torch.bincount(found.assignments, minlength=12) < 2
     assert bool((phi[singles] == phi.max()).all())
     crossed = Clustering(torch.tensor([0, 0]), torch.tensor([[0.0, 1.0]]), 0.0)
-    assert concentration(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), crossed, 0.3).tolist() == pytest.approx([0.3])
+    assert concentration(
+        torch.tensor([[1.0, 0.0], [1.0, 0.0]]), crossed, 0.3
+    ).tolist() == pytest.approx([0.3])
 
 
 def all_again(x: Tensor, centroids: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
@@ -108,7 +117,12 @@ def test_moved_centroids_alone(data: str, k: int, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(
     ("k", "data", "given"),
-    [(7, "spread", "drawn"), (40, "narrow", "started"), (40, "narrow", "drawn"), (40, "repeated", "drawn")],
+    [
+        (7, "spread", "drawn"),
+        (40, "narrow", "started"),
+        (40, "narrow", "drawn"),
+        (40, "repeated", "drawn"),
+    ],
 )
 def test_an_accelerator_finds_the_same_clusters_and_reads_nothing(
     k: int, data: str, given: str, monkeypatch: pytest.MonkeyPatch

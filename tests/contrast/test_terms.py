@@ -51,7 +51,9 @@ def settings(flags: tuple[bool, bool], block_rows: int | None) -> dict[str, Any]
 
 
 @pytest.mark.parametrize("flags", FLAGS)
-@pytest.mark.parametrize(("similarity", "weighted"), [("dot", True), ("cosine", True), ("cosine", False)])
+@pytest.mark.parametrize(
+    ("similarity", "weighted"), [("dot", True), ("cosine", True), ("cosine", False)]
+)
 def test_info_nce_is_dense(similarity: str, weighted: bool, flags: tuple[bool, bool]) -> None:
     (a, b), block_rows = views(), 3
     log_w = log_weights(N, N) if weighted else None
@@ -82,16 +84,26 @@ def test_nt_xent_is_dense(weighted: bool, flags: tuple[bool, bool]) -> None:
         weight=None if log_w is None else dense.Dense(log_w),
     )
     root = math.sqrt(0.5)
-    expected, _ = dense.nt_xent(a / root, b / root, log_w, count_positive=flags[0], weigh_positive=flags[1])
+    expected, _ = dense.nt_xent(
+        a / root, b / root, log_w, count_positive=flags[0], weigh_positive=flags[1]
+    )
     agree(term(a, b, torch.arange(N), torch.arange(N, 2 * N)), expected, a, b)
 
 
 def test_prototypes() -> None:
     """Fewer candidates than anchors, a temperature for each (MEOW's ProtoNCE)."""
     a, c = views(8, 3)
-    phi, cluster = torch.tensor([0.3, 0.5, 0.9], dtype=torch.float64), torch.tensor([0, 1, 2, 2, 1, 0, 0, 1])
+    phi, cluster = (
+        torch.tensor([0.3, 0.5, 0.9], dtype=torch.float64),
+        torch.tensor([0, 1, 2, 2, 1, 0, 0, 1]),
+    )
     term = ContrastiveTerm(objective="info_nce")
-    agree(term(a, c, positives=cluster, temperatures=phi), F.cross_entropy(a @ c.T / phi, cluster), a, c)
+    agree(
+        term(a, c, positives=cluster, temperatures=phi),
+        F.cross_entropy(a @ c.T / phi, cluster),
+        a,
+        c,
+    )
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -112,13 +124,19 @@ def test_several_positives(weighted: bool) -> None:
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])
 @pytest.mark.parametrize("block_rows", [None, 3])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_rows_of_an_id_are_positives_of_one_another(weighted: bool, block_rows: int | None, similarity: str) -> None:
-    """SupCon's equation 2, a positive at a time; an anchor whose candidates have weight 0 is left out."""
+def test_rows_of_an_id_are_positives_of_one_another(
+    weighted: bool, block_rows: int | None, similarity: str
+) -> None:
+    """SupCon's equation 2, a positive at a time; an anchor whose candidates have weight 0 is left
+    out.
+    """
     a, b = views()
     ids, table = torch.tensor([3, 5, 3, 0, 5, 3, 7, 2]), log_weights(N, N)
     objective = {"name": "sup_con", "block_rows": block_rows, "count_positive": not weighted}
     weight = dense.Dense(table) if weighted else None
-    term = ContrastiveTerm(objective=objective, similarity=similarity, temperature=0.5, weight=weight)
+    term = ContrastiveTerm(
+        objective=objective, similarity=similarity, temperature=0.5, weight=weight
+    )
     z, owners, losses = torch.cat([a, b]), torch.cat([ids, ids]), []
     x = F.normalize(z, dim=1) if similarity == "cosine" else z
     s = x @ x.T / 0.5
@@ -174,18 +192,26 @@ def test_a_term_from_a_configuration_and_its_refusals() -> None:
             ContrastiveTerm(**{name: value})
     with refused("positives"):
         ContrastiveTerm(objective="info_nce")(a, b[:-1])
-    for change in ({"b": b[:-1]}, {"positives": torch.arange(N)}, {"positives": Ragged.from_lists([[0, 1]] * N)}):
+    for change in (
+        {"b": b[:-1]},
+        {"positives": torch.arange(N)},
+        {"positives": Ragged.from_lists([[0, 1]] * N)},
+    ):
         with refused("pairs"):
             ContrastiveTerm()(**{"a": a, "b": b, **change})
 
 
 def slow_debiased(a: Tensor, b: Tensor, tau: float, tau_plus: float, beta: float | None) -> Tensor:
-    """The loss of the authors' code, of stacked views, an anchor at a time; with beta that of hard negatives."""
+    """The loss of the authors' code, of stacked views, an anchor at a time; with beta that of hard
+    negatives.
+    """
     z, n, losses = F.normalize(torch.cat([a, b]), dim=1), len(a), []
     for i in range(2 * n):
         partner = (i + n) % (2 * n)
         positive = (z[i] @ z[partner] / tau).exp()
-        negative = torch.stack([(z[i] @ z[j] / tau).exp() for j in range(2 * n) if j not in (i, partner)])
+        negative = torch.stack(
+            [(z[i] @ z[j] / tau).exp() for j in range(2 * n) if j not in (i, partner)]
+        )
         total, count = negative.sum(), 2 * n - 2
         if beta is not None:
             importance = (beta * negative.log()).exp()
@@ -197,7 +223,9 @@ def slow_debiased(a: Tensor, b: Tensor, tau: float, tau_plus: float, beta: float
 
 
 @pytest.mark.parametrize("beta", [None, 0.7])
-@pytest.mark.parametrize("tau_plus", [0.0, 0.1, 0.6])  # the last one leaves less than the least for some anchors
+@pytest.mark.parametrize(
+    "tau_plus", [0.0, 0.1, 0.6]
+)  # the last one leaves less than the least for some anchors
 def test_debiased_nt_xent_as_published(tau_plus: float, beta: float | None) -> None:
     a, b = views(6)
     given: dict[str, Any] = {"objective": {"name": "debiased_nt_xent", "tau_plus": tau_plus}}
@@ -210,7 +238,9 @@ def test_debiased_nt_xent_as_published(tau_plus: float, beta: float | None) -> N
 def test_debiased_info_nce_is_info_nce_without_bias(flags: tuple[bool, bool]) -> None:
     (a, b), own, weight = views(), settings(flags, None), dense.Dense(log_weights(N, N))
     plain = ContrastiveTerm(objective={"name": "info_nce", **own}, weight=weight)
-    other = ContrastiveTerm(objective={"name": "debiased_info_nce", **own, "tau_plus": 0.0}, weight=weight)
+    other = ContrastiveTerm(
+        objective={"name": "debiased_info_nce", **own, "tau_plus": 0.0}, weight=weight
+    )
     agree(other(a, b), plain(a, b), a, b)
 
 
@@ -221,7 +251,10 @@ def test_barlow_twins_is_a_loop_over_correlations() -> None:
         for e in range(D):
             x, y = a[:, d].tolist(), b[:, e].tolist()
             mean_x, mean_y = sum(x) / N, sum(y) / N
-            variances = (sum((v - mean) ** 2 for v in side) / N + 1e-5 for side, mean in ((x, mean_x), (y, mean_y)))
+            variances = (
+                sum((v - mean) ** 2 for v in side) / N + 1e-5
+                for side, mean in ((x, mean_x), (y, mean_y))
+            )
             c = (
                 sum((p - mean_x) * (q - mean_y) for p, q in zip(x, y, strict=True))
                 / N
@@ -247,21 +280,32 @@ def test_ranks_divide_the_anchors(objective: str, own: dict[str, Any], weight: s
     """The mean of the losses and gradients of ranks is that of one process."""
     count = 3
     torch.manual_seed(0)
-    term = ContrastiveTerm(objective={"name": objective, **own}, weight=weight, dim=D, temperature=0.7).double()
+    term = ContrastiveTerm(
+        objective={"name": objective, **own}, weight=weight, dim=D, temperature=0.7
+    ).double()
     ids = torch.arange(N) % 4
 
     def outcome(share: Share | None) -> list[Tensor]:
         a, b = views()
         loss = term(a, b, ids, ids, share=share, generator=torch.Generator().manual_seed(3))
         assert term.outcome is not None
-        return [loss.detach(), *torch.autograd.grad(loss, (a, b)), torch.tensor(term.outcome.n_anchors)]
+        return [
+            loss.detach(),
+            *torch.autograd.grad(loss, (a, b)),
+            torch.tensor(term.outcome.n_anchors),
+        ]
 
     *whole, n_anchors = outcome(None)
     found = [outcome(Ranks(rank, count).share_of_batch(N)) for rank in range(count)]
     for number, wanted in enumerate(whole):
-        torch.testing.assert_close(torch.stack([of_rank[number] for of_rank in found]).mean(0), wanted)
-    # where an anchor may have no candidate, the mean is over an unknown number of them: each rank computes all
-    fully = own.get("count_positive", True) and not (weight is not None and own.get("weigh_positive", False))
+        torch.testing.assert_close(
+            torch.stack([of_rank[number] for of_rank in found]).mean(0), wanted
+        )
+    # where an anchor may have no candidate, the mean is over an unknown number of them: each rank
+    # computes all
+    fully = own.get("count_positive", True) and not (
+        weight is not None and own.get("weigh_positive", False)
+    )
     divides = fully or (weight is None and "n_candidates" not in own)
     assert sum(int(of_rank[-1]) for of_rank in found) == int(n_anchors) * (1 if divides else count)
 
@@ -288,7 +332,9 @@ def test_uniformity_is_dense(t: float) -> None:
     a, b = views()
     agree(Uniformity(t=t)(a, b), dense.uniformity(a, b, t), a, b)
     x, y = F.normalize(a, dim=1), F.normalize(b, dim=1)
-    pairs = [(-t * (x[i] - y[j]).square().sum()).exp() for i in range(N) for j in range(N) if i != j]
+    pairs = [
+        (-t * (x[i] - y[j]).square().sum()).exp() for i in range(N) for j in range(N) if i != j
+    ]
     agree(CrossUniformity(t=t)(a, b), torch.stack(pairs).mean().log(), a, b)
 
 
@@ -300,13 +346,24 @@ def test_alignment_is_dense() -> None:
 
 def test_regularisers_are_added() -> None:
     a, b = views()
-    given = [{"name": "alignment", "coefficient": 0.5}, {"name": "uniformity", "coefficient": 2.0, "t": 3.0}, "margin"]
+    given = [
+        {"name": "alignment", "coefficient": 0.5},
+        {"name": "uniformity", "coefficient": 2.0, "t": 3.0},
+        "margin",
+    ]
     term, plain = ContrastiveTerm(regularisers=given), ContrastiveTerm()
-    wanted = plain(a, b) + 0.5 * Alignment()(a, b) + 2 * Uniformity(t=3.0)(a, b) + 0.1 * Margin()(a, b)
+    wanted = (
+        plain(a, b) + 0.5 * Alignment()(a, b) + 2 * Uniformity(t=3.0)(a, b) + 0.1 * Margin()(a, b)
+    )
     close(term(a, b), wanted)
     chosen = torch.arange(N).flip(0)
-    of_positives = ContrastiveTerm(objective="info_nce", regularisers=["alignment"])(a, b, positives=chosen)
-    close(of_positives, ContrastiveTerm(objective="info_nce")(a, b, positives=chosen) + Alignment()(a, b[chosen]))
+    of_positives = ContrastiveTerm(objective="info_nce", regularisers=["alignment"])(
+        a, b, positives=chosen
+    )
+    close(
+        of_positives,
+        ContrastiveTerm(objective="info_nce")(a, b, positives=chosen) + Alignment()(a, b[chosen]),
+    )
 
 
 # Agreement with what the published code of MCLRec computes from the same embeddings
@@ -322,7 +379,9 @@ def test_mclrec(step: str) -> None:
     h1, h2, z1, z2 = (golden[name] for name in ("z1", "z2", "v1", "v2"))
     tau = float(golden["tau"])
     close_to_published(ContrastiveTerm(temperature=tau)(h1, h2), golden["nce_dot"])
-    close_to_published(ContrastiveTerm(temperature=tau, similarity="cosine")(h1, h2), golden["nce_cos"])
+    close_to_published(
+        ContrastiveTerm(temperature=tau, similarity="cosine")(h1, h2), golden["nce_cos"]
+    )
     pairs = [(z1, z2), (h1, z2), (h2, z1)]
     plain = ContrastiveTerm()
     cl2 = torch.stack([plain(a, b) for a, b in pairs]).sum()

@@ -16,7 +16,9 @@ N, D = 24, 8
 
 def views() -> Views:
     draw = torch.Generator().manual_seed(4)
-    a = torch.randn(N, D, generator=draw, dtype=torch.float64) @ torch.randn(D, D, generator=draw, dtype=torch.float64)
+    a = torch.randn(N, D, generator=draw, dtype=torch.float64) @ torch.randn(
+        D, D, generator=draw, dtype=torch.float64
+    )
     b = a + torch.randn(N, D, generator=draw, dtype=torch.float64)
     return Views(a, b, torch.arange(N), torch.arange(N), generator=torch.Generator().manual_seed(1))
 
@@ -39,7 +41,9 @@ def slow_whitening(x: np.ndarray, order: list[int], size: int, eps: float) -> np
 def test_whitening_equals_a_loop_over_groups(size: int) -> None:
     x, order = views().a, [3, 0, 7, 2, 6, 1, 5, 4]
     found = _whiten(x, torch.tensor(order), size, 1e-3)
-    np.testing.assert_allclose(found.numpy(), slow_whitening(x.numpy(), order, size, 1e-3), rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(
+        found.numpy(), slow_whitening(x.numpy(), order, size, 1e-3), rtol=1e-8, atol=1e-10
+    )
 
 
 def test_as_many_positives_as_shuffles() -> None:
@@ -61,7 +65,9 @@ def test_the_inverse_root_has_gradients_where_eigenvalues_meet() -> None:
         return _InverseRoot.apply((matrices + matrices.transpose(1, 2)) / 2)
 
     assert torch.autograd.gradcheck(root, equal)
-    torch.testing.assert_close(root(equal) @ root(equal), torch.eye(3, dtype=torch.float64).expand(2, 3, 3) / 2)
+    torch.testing.assert_close(
+        root(equal) @ root(equal), torch.eye(3, dtype=torch.float64).expand(2, 3, 3) / 2
+    )
 
 
 @pytest.mark.parametrize("n", [5, 2, 1])

@@ -27,9 +27,13 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def info(weight: Weight, block_rows: int | None = None, tau: float = 0.5, **flags: bool) -> ContrastiveTerm:
+def info(
+    weight: Weight, block_rows: int | None = None, tau: float = 0.5, **flags: bool
+) -> ContrastiveTerm:
     return ContrastiveTerm(
-        temperature=tau, objective={"name": "info_nce", "block_rows": block_rows, **flags}, weight=weight
+        temperature=tau,
+        objective={"name": "info_nce", "block_rows": block_rows, **flags},
+        weight=weight,
     )
 
 
@@ -48,7 +52,9 @@ class TestCluster:
     def test_each_granularity_is_clustered_with_a_seed_of_its_own(self) -> None:
         x, ids = draw(40, 6), torch.arange(40)
         units = F.normalize(x, dim=1)
-        found = [kmeans(units, 4, seed=seed, iterations=3, restarts=1).assignments for seed in range(3)]
+        found = [
+            kmeans(units, 4, seed=seed, iterations=3, restarts=1).assignments for seed in range(3)
+        ]
         assert not torch.equal(found[0], found[1])
         shared = sum((one[:, None] == one).long() for one in found)
         w = Cluster(n_clusters=(4, 4, 4), iterations=3).log_w(Pairs(ids, ids, x, x)).exp()
@@ -72,7 +78,9 @@ class TestLearned:
     def test_no_tensor_of_pairs_and_units_is_kept(self) -> None:
         saved: list[int] = []
         x = draw(50, 5).requires_grad_()
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: (saved.append(t.numel()), t)[1], lambda t: t):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t: (saved.append(t.numel()), t)[1], lambda t: t
+        ):
             Learned(dim=5).double().log_w(Pairs(torch.arange(50), torch.arange(50), x, x))
         assert max(saved) <= 50 * 50
 
@@ -87,7 +95,9 @@ class TestLearned:
             "second.weight": "2.weight",
             "second.bias": "2.bias",
         }
-        weight.load_state_dict({ours: golden[f"ada.MLP.{theirs}"] for ours, theirs in names.items()})
+        weight.load_state_dict(
+            {ours: golden[f"ada.MLP.{theirs}"] for ours, theirs in names.items()}
+        )
         ids = torch.arange(len(anchors))
         close(weight.log_w(Pairs(ids, ids, anchors, candidates)).exp(), golden["ada_weight_soft"])
         loss = info(weight, 7, float(golden["tau"]), weigh_positive=True)(anchors, candidates)
@@ -108,7 +118,11 @@ def test_published_prototypes(step: str) -> None:
         assert torch.equal(clustering.assignments, golden[f"cluster_{t}"])
         close(concentration(z, clustering, tau), golden[f"density_{t}"])
         clusterings.append(clustering)
-    loss = proto_nce(ContrastiveTerm(objective="info_nce"), golden["z_coarse"], prototypes_of(clusterings, z, tau))
+    loss = proto_nce(
+        ContrastiveTerm(objective="info_nce"),
+        golden["z_coarse"],
+        prototypes_of(clusterings, z, tau),
+    )
     # the authors' mean over N where the formula has one over prototypes
     constant = sum(math.log(len(z) / len(clustering.centroids)) for clustering in clusterings) / 2
     close(loss + constant, golden["loss_proto"])
@@ -153,7 +167,9 @@ def slow(of: Pairs, beta: float, hardest: float) -> Tensor:
 def test_hardness(beta: float, hardest: float) -> None:
     of = pairs()
     weight = Hardness(beta=beta, hardest=hardest)
-    torch.testing.assert_close(weight.log_w(of).exp(), slow(of, beta, hardest), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        weight.log_w(of).exp(), slow(of, beta, hardest), rtol=1e-10, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -193,9 +209,14 @@ def by_logarithm(self: Weight, pairs: Pairs) -> None:
 @pytest.mark.parametrize("scale", [1.0, 60.0])  # within the range of exp, and beyond it
 @pytest.mark.parametrize("positive", [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize("cls", [Cluster, Learned])
-def test_factor(cls: type[Weight], positive: tuple[bool, bool], scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_factor(
+    cls: type[Weight], positive: tuple[bool, bool], scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     draw = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(30, 5, generator=draw, dtype=torch.float64).mul_(scale).requires_grad_() for _ in range(2))
+    a, b = (
+        torch.randn(30, 5, generator=draw, dtype=torch.float64).mul_(scale).requires_grad_()
+        for _ in range(2)
+    )
     torch.manual_seed(0)
     weight = Cluster() if cls is Cluster else Learned(dim=5).double()
     clusters = torch.stack([torch.randint(k, (30,), generator=draw) for k in (3, 6)])
@@ -205,7 +226,9 @@ def test_factor(cls: type[Weight], positive: tuple[bool, bool], scale: float, mo
     ids, leaves = torch.arange(30), (a, b, *weight.parameters())
 
     def run() -> list[Tensor]:
-        term = ContrastiveTerm(temperature=0.7, objective={"name": "nt_xent", **settings}, weight=weight)
+        term = ContrastiveTerm(
+            temperature=0.7, objective={"name": "nt_xent", **settings}, weight=weight
+        )
         loss = term(a, b, ids, ids)
         return [loss.detach(), *torch.autograd.grad(loss, leaves)]
 
@@ -229,11 +252,16 @@ class Gate(Weight):
 
 def test_a_weight_of_0_passes_no_gradient() -> None:
     draw = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(9, 5, generator=draw, dtype=torch.float64).requires_grad_() for _ in range(2))
+    a, b = (
+        torch.randn(9, 5, generator=draw, dtype=torch.float64).requires_grad_() for _ in range(2)
+    )
     weight, ids = Gate(), torch.arange(9)
     settings = {"weigh_positive": True, "block_rows": 4}
     term = ContrastiveTerm(
-        similarity="cosine", temperature=0.5, objective={"name": "info_nce", **settings}, weight=weight
+        similarity="cosine",
+        temperature=0.5,
+        objective={"name": "info_nce", **settings},
+        weight=weight,
     )
     x, y = (torch.nn.functional.normalize(side, dim=1) for side in (a, b))
     s = x @ y.t() / 0.5

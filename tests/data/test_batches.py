@@ -1,4 +1,6 @@
-"""Batches of pairs and sequences: order, resuming, shares of ranks, time gaps, and the law of the negatives."""
+"""Batches of pairs and sequences: order, resuming, shares of ranks, time gaps, and the law of the
+negatives.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def test_negatives_follow_the_stated_law(power: float, exclude_own: bool) -> Non
     drawn = sampler.draw(torch.arange(6), n, stream())
     assert drawn.shape == (6, n)
     counts = train.item_counts().double()
-    mass = torch.where(counts > 0, counts**power, 0) if power else torch.ones(7, dtype=torch.float64)
+    mass = (
+        torch.where(counts > 0, counts**power, 0) if power else torch.ones(7, dtype=torch.float64)
+    )
     for user, row in enumerate(ROWS):
         expected = mass.clone()
         if exclude_own and len(set(row)) < 7:
@@ -76,7 +80,12 @@ def test_shared_negatives_follow_the_law_of_all_items(power: float, exclude_own:
         set(ROWS[user]) if exclude_own and len(set(ROWS[user])) < 7 else {item}
         for user, item in zip(users.tolist(), items.tolist(), strict=True)
     ]
-    expected = {(b, k) for b, own in enumerate(barred) for k, item in enumerate(drawn[0].tolist()) if item in own}
+    expected = {
+        (b, k)
+        for b, own in enumerate(barred)
+        for k, item in enumerate(drawn[0].tolist())
+        if item in own
+    }
     assert len(expected) == excluded.shape[1]
     assert expected == set(map(tuple, excluded.T.tolist()))
     # ranks draw the same for their shares of a batch
@@ -103,7 +112,9 @@ def test_every_interaction_once_an_epoch() -> None:
     batches = PairBatches(part(), 4, Generators(3), n_negatives=2)
     seen = list(batches.epoch(0))
     assert len(seen) == len(batches) == 5
-    pairs = sorted((int(u), int(i)) for batch in seen for u, i in zip(batch.users, batch.items, strict=True))
+    pairs = sorted(
+        (int(u), int(i)) for batch in seen for u, i in zip(batch.users, batch.items, strict=True)
+    )
     assert pairs == sorted((user, item) for user, row in enumerate(ROWS) for item in row)
     assert all(batch.negatives.shape == (batch.n_targets, 2) for batch in seen)
     assert {batch.epoch for batch in seen} == {0}
@@ -117,13 +128,18 @@ def test_an_epoch_goes_on_where_it_was_left() -> None:
         assert torch.equal(a.items, b.items)
         assert torch.equal(a.negatives, b.negatives)
     other = next(PairBatches(part(), 4, Generators(3)).epoch(1))
-    assert not (torch.equal(whole[0].items, other.items) and torch.equal(whole[0].negatives, other.negatives))
+    assert not (
+        torch.equal(whole[0].items, other.items)
+        and torch.equal(whole[0].negatives, other.negatives)
+    )
 
 
 def random_train(n_users: int = 23) -> Part:
     drawn = torch.Generator().manual_seed(5)
     lengths = torch.randint(2, 12, (n_users,), generator=drawn)
-    return Part(Ragged.from_lengths(torch.randint(30, (int(lengths.sum()),), generator=drawn), lengths), 30)
+    return Part(
+        Ragged.from_lengths(torch.randint(30, (int(lengths.sum()),), generator=drawn), lengths), 30
+    )
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -135,8 +151,16 @@ def test_shares_of_sequences_are_dealt_from_the_batch_of_one_process(
 ) -> None:
     def batches(ranks: Ranks) -> list:
         generators = Generators(1, ranks=ranks)
-        settings = {"batch_size": batch_size, "max_len": 6, "partners": True, "views": True, "window_step": step}
-        return list(SequenceBatches(random_train(), regime, generators=generators, **settings).epoch(2))
+        settings = {
+            "batch_size": batch_size,
+            "max_len": 6,
+            "partners": True,
+            "views": True,
+            "window_step": step,
+        }
+        return list(
+            SequenceBatches(random_train(), regime, generators=generators, **settings).epoch(2)
+        )
 
     of_ranks = [batches(Ranks(rank, count)) for rank in range(count)]
     whole = batches(Ranks())
@@ -161,14 +185,18 @@ def test_shares_of_sequences_are_dealt_from_the_batch_of_one_process(
 @pytest.mark.parametrize("step", [1, 3, 5])
 def test_windows_have_every_target_once_behind_at_least_the_rest_of_a_window(step: int) -> None:
     settings = {"batch_size": 4, "max_len": 5, "window_step": step, "contrast_of": "sequence"}
-    batches = SequenceBatches(train := random_train(), "causal", generators=Generators(1), **settings)
+    batches = SequenceBatches(
+        train := random_train(), "causal", generators=Generators(1), **settings
+    )
     found = []
     for batch in batches.epoch(1):
         rows, at = batch.sequences, torch.arange(len(batch.sequences.values))
         places = at if batch.masked is None else batch.masked.values
         for place, target in zip(places.tolist(), batch.targets.tolist(), strict=True):
             row = int(rows.rows[place])
-            found.append((int(batch.users[row]), rows.values[rows.offsets[row] : place + 1].tolist(), target))
+            found.append(
+                (int(batch.users[row]), rows.values[rows.offsets[row] : place + 1].tolist(), target)
+            )
     wanted = [
         (user, [item + 1 for item in row[:end]], row[end] + 1)
         for user, row in enumerate(train.items.to_lists())
@@ -176,17 +204,24 @@ def test_windows_have_every_target_once_behind_at_least_the_rest_of_a_window(ste
     ]
     assert batches.n_possible == len(wanted)
     assert len(found) == len(wanted)
-    assert Counter((user, target) for user, _, target in found) == Counter((user, item) for user, _, item in wanted)
+    assert Counter((user, target) for user, _, target in found) == Counter(
+        (user, item) for user, _, item in wanted
+    )
     least = 5 + 1 - step
     for user, history, target in found:
         befores = [before for of, before, item in wanted if (of, item) == (user, target)]
-        assert any(history == each[-len(history) :] and len(history) >= min(least, len(each)) for each in befores)
+        assert any(
+            history == each[-len(history) :] and len(history) >= min(least, len(each))
+            for each in befores
+        )
 
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_shares_of_pairs_are_the_batch_of_one_process(count: int) -> None:
     def batches(ranks: Ranks) -> list:
-        return list(PairBatches(random_train(), 10, Generators(1, ranks=ranks), n_negatives=3).epoch(2))
+        return list(
+            PairBatches(random_train(), 10, Generators(1, ranks=ranks), n_negatives=3).epoch(2)
+        )
 
     of_ranks = [batches(Ranks(rank, count)) for rank in range(count)]
     for number, batch in enumerate(batches(Ranks())):
@@ -194,7 +229,9 @@ def test_shares_of_pairs_are_the_batch_of_one_process(count: int) -> None:
         if len(batch.users) < count:  # all compute it
             shares = shares[:1]
         for name in ("users", "items", "negatives"):
-            assert torch.equal(torch.cat([getattr(share, name) for share in shares]), getattr(batch, name))
+            assert torch.equal(
+                torch.cat([getattr(share, name) for share in shares]), getattr(batch, name)
+            )
         for share in shares:
             assert torch.equal(share.all_users, batch.users)
             assert torch.equal(share.all_items, batch.items)
@@ -202,7 +239,9 @@ def test_shares_of_pairs_are_the_batch_of_one_process(count: int) -> None:
 
 
 def slowly(times: list[int]) -> list[int]:
-    return [0, *(1 + (after - before).bit_length() for before, after in pairwise(times))][: len(times)]
+    return [0, *(1 + (after - before).bit_length() for before, after in pairwise(times))][
+        : len(times)
+    ]
 
 
 @pytest.mark.parametrize("regime", ["prefix", "causal"])
@@ -221,9 +260,9 @@ def test_gaps_stay_with_their_items_in_batches(regime: str) -> None:
     buckets = [slowly(row) for row in items.with_values(times).to_lists()]
     behind = [[*(bucket + N_GAPS - 1 for bucket in row[1:]), 0][: len(row)] for row in buckets]
     known = {
-        (user, end): list(zip([item + 1 for item in tokens[user]], buckets[user], behind[user], strict=True))[
-            max(0, end - 4) : end
-        ]
+        (user, end): list(
+            zip([item + 1 for item in tokens[user]], buckets[user], behind[user], strict=True)
+        )[max(0, end - 4) : end]
         for user in range(20)
         for end in range(1, len(tokens[user]) + 1)
     }

@@ -1,4 +1,6 @@
-"""Data cards and getting data sets: what is refused, every source, the cache, and what goes wrong."""
+"""Data cards and getting data sets: what is refused, every source, the cache, and what goes
+wrong.
+"""
 
 from __future__ import annotations
 
@@ -136,7 +138,10 @@ def test_url_source_with_features(tmp_path: Path, server: str) -> None:
 
 def test_the_next_source_is_tried(tmp_path: Path, server: str) -> None:
     archive = _archive(tmp_path / "served")
-    away = f'\n[[sources]]\nkind = "url"\nurl = "https://127.0.0.1:9/toy.zip"\nsha256 = "{"0" * 64}"\n' + _files()
+    away = (
+        f'\n[[sources]]\nkind = "url"\nurl = "https://127.0.0.1:9/toy.zip"\nsha256 = "{"0" * 64}"\n'
+        + _files()
+    )
     body = _expected(2, 2, 5) + LAYOUT + away + _url_source(server, archive) + _files()
     assert catalog.get(_write(tmp_path, "toy", body)).source == f"{server}/toy.zip"
 
@@ -144,7 +149,9 @@ def test_the_next_source_is_tried(tmp_path: Path, server: str) -> None:
 def _local(tmp_path: Path, sha256: str | None = None, expected: str = "") -> str:
     pinned = f'sha256 = "{sha256}"\n' if sha256 else ""
     body = f'\n[[sources]]\nkind = "local"\nfile = "seqs.txt"\n{pinned}\n[sources.files.interactions]\n'
-    return _write(tmp_path, "mine", (expected or _expected(2, 3, 5)) + body + 'format = "sequences"\n')
+    return _write(
+        tmp_path, "mine", (expected or _expected(2, 3, 5)) + body + 'format = "sequences"\n'
+    )
 
 
 def test_a_file_of_the_user(tmp_path: Path) -> None:
@@ -221,7 +228,10 @@ def _card(folder: Path, text: str, name: str = "mine") -> Path:
 @pytest.mark.parametrize("name", NAMES)
 def test_own_cards_state_what_a_user_must_know(name: str) -> None:
     card = find_card(name)
-    assert all(len(text) > 20 for text in (card.description, card.licence, card.citation, card.acknowledgement))
+    assert all(
+        len(text) > 20
+        for text in (card.description, card.licence, card.citation, card.acknowledgement)
+    )
     for source in card.sources:
         if source.kind in ("url", "wheel"):
             assert source.sha256
@@ -236,7 +246,11 @@ def test_own_cards_state_what_a_user_must_know(name: str) -> None:
         ('kind = "local"', 'kind = "ftp"', "sources.0"),
         ('file = "log.txt"', 'file = "log.txt"\nsha256 = "abc"', "sha256"),
         ('name = "mine"', 'name = "yours"', "must be 'mine'"),
-        ('kind = "local"\nfile = "log.txt"', 'kind = "url"\nurl = "https://example.org/a.zip"', "sha256"),
+        (
+            'kind = "local"\nfile = "log.txt"',
+            'kind = "url"\nurl = "https://example.org/a.zip"',
+            "sha256",
+        ),
     ],
 )
 def test_a_wrong_card_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -293,7 +307,9 @@ def test_archives_that_are_wrong(tmp_path: Path) -> None:
     assert path == out / "outside", "a member is never written elsewhere"
 
 
-@pytest.mark.parametrize(("name", "file"), [("amazon-beauty", "Amazon_Beauty.txt"), ("ml-1m-ordered", "ml-1m.txt")])
+@pytest.mark.parametrize(
+    ("name", "file"), [("amazon-beauty", "Amazon_Beauty.txt"), ("ml-1m-ordered", "ml-1m.txt")]
+)
 def test_published_sequences(shared: Path, name: str, file: str) -> None:
     path = shared / "data" / "sequences" / file
     assert catalog.get(name, from_path=path).counts == find_card(name).sizes
@@ -332,8 +348,12 @@ def test_jumps_have_their_probabilities(tables: dict[str, pl.DataFrame]) -> None
 
 
 def test_the_structure_can_be_learned_from_the_train_part(tables: dict[str, pl.DataFrame]) -> None:
-    """Counting what follows what in train comes near the best possible ranking on test; popularity does not."""
-    data = Interactions.from_frame(tables["interactions"], user="user_id", item="item_id", timestamp="timestamp")
+    """Counting what follows what in train comes near the best possible ranking on test; popularity
+    does not.
+    """
+    data = Interactions.from_frame(
+        tables["interactions"], user="user_id", item="item_id", timestamp="timestamp"
+    )
     split = data.split("leave-one-out")
     follows = np.zeros((data.n_items, data.n_items))
     popular = split.train.item_counts().numpy() / 1e6

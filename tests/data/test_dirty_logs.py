@@ -1,4 +1,6 @@
-"""Logs as they come: times of any name and several formats, rows that cannot be used, texts of several words."""
+"""Logs as they come: times of any name and several formats, rows that cannot be used, texts of
+several words.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ from recgraph.graph.hetero import HeteroGraph
 
 NOON = 1_714_566_600_000_000  # 2024-05-01T12:30 UTC
 FORMATS = ("%d.%m.%Y %H:%M", "%m/%d/%Y %I:%M %p")
-#: three formats, ISO with a zone and without, a blank, a word; ids that are missing; two blank lines, one of separators
+#: three formats, ISO with a zone and without, a blank, a word; ids that are missing; two blank
+#: lines, one of separators
 DIRTY = """\
 customer,product,purchased_on,city
 ann,tea,2024-05-01 12:30:00,New York
@@ -50,9 +53,13 @@ DROP: dict[str, Any] = {"missing_ids": "drop", "bad_times": "drop", "time_format
         ["2024-05-01", None, "2024-05-02"],
     ],
 )
-def test_a_column_of_dates_is_that_of_the_times_whatever_its_name(name: str, times: list[Any], tmp_path: Path) -> None:
+def test_a_column_of_dates_is_that_of_the_times_whatever_its_name(
+    name: str, times: list[Any], tmp_path: Path
+) -> None:
     n = len(times)
-    frame = pl.DataFrame({"user_id": [1] * n, "item_id": list(range(n)), "city": ["New York"] * n, name: times})
+    frame = pl.DataFrame(
+        {"user_id": [1] * n, "item_id": list(range(n)), "city": ["New York"] * n, name: times}
+    )
     frame.write_csv(tmp_path / "a.csv")
     for given in (frame, frame.lazy(), frame.to_pandas(), frame.to_arrow(), tmp_path / "a.csv"):
         data = rg.load_data(given, bad_times="drop")
@@ -99,23 +106,43 @@ def test_without_times_the_order_is_said(caplog: pytest.LogCaptureFixture, tmp_p
 
 def test_a_script_and_a_board_say_that_there_are_no_times(tmp_path: Path) -> None:
     rows = [(user, item, "New York") for user in range(9) for item in range(5)]
-    pl.DataFrame(rows, schema=["user_id", "item_id", "city"], orient="row").write_csv(tmp_path / "a.csv")
+    pl.DataFrame(rows, schema=["user_id", "item_id", "city"], orient="row").write_csv(
+        tmp_path / "a.csv"
+    )
     script = f"import recgraph as rg; rg.load_data({str(tmp_path / 'a.csv')!r})"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert "'city'" in done.stderr
     board = tmp_path / "board.toml"
-    board.write_text('data = { file = "a.csv" }\nseeds = [0, 1]\n[[models]]\nmodel = "popularity"\n')
+    board.write_text(
+        'data = { file = "a.csv" }\nseeds = [0, 1]\n[[models]]\nmodel = "popularity"\n'
+    )
     done = CliRunner().invoke(app, ["board", "run", str(board)])
     assert done.stderr.count("'city'") == 1, "of each job alike"
-    assert CliRunner().invoke(app, ["board", "render", str(board), "--out", str(tmp_path / "a.md")]).exit_code == 0
+    assert (
+        CliRunner()
+        .invoke(app, ["board", "render", str(board), "--out", str(tmp_path / "a.md")])
+        .exit_code
+        == 0
+    )
     assert "times none" in (tmp_path / "a.md").read_text()
 
 
-def test_a_dirty_log_is_read_as_it_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_dirty_log_is_read_as_it_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "shop.csv"
     path.write_text(DIRTY)
     with refused(
-        "'customer'", "1 of 9", "'purchased_on'", "4 of 9", "'01.05.2024 12:30'", *FORMATS, "drop", by=DataError
+        "'customer'",
+        "1 of 9",
+        "'purchased_on'",
+        "4 of 9",
+        "'01.05.2024 12:30'",
+        *FORMATS,
+        "drop",
+        by=DataError,
     ):
         rg.load_data(path)
     data = rg.load_data(path, **DROP)
@@ -136,29 +163,50 @@ def test_a_dirty_log_is_read_as_it_is_said(tmp_path: Path, caplog: pytest.LogCap
 def test_a_dirty_log_from_the_command_line(tmp_path: Path) -> None:
     path = tmp_path / "shop.csv"
     path.write_text(DIRTY)
-    command = ["train", "popularity", "--data", str(path), "--fit-on", "all", "--out", str(tmp_path / "run")]
+    command = [
+        "train",
+        "popularity",
+        "--data",
+        str(path),
+        "--fit-on",
+        "all",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     failed = CliRunner().invoke(app, command)
     assert failed.exit_code == 2
-    words = ["--drop-missing-ids", "--drop-bad-times", *(word for form in FORMATS for word in ("--time-format", form))]
+    words = [
+        "--drop-missing-ids",
+        "--drop-bad-times",
+        *(word for form in FORMATS for word in ("--time-format", form)),
+    ]
     assert all(word in failed.stderr for word in words)
     done = CliRunner().invoke(app, [*command, *words])
     assert done.exit_code == 0, done.stderr
     assert "4 of 9" in done.stderr
     run = rg.Run.open(tmp_path / "run")
     assert isinstance(run, rg.Run)
-    frame = pl.DataFrame({"customer": ["dan"], "product": ["tea"], "purchased_on": ["01.05.2024 12:30"]})
+    frame = pl.DataFrame(
+        {"customer": ["dan"], "product": ["tea"], "purchased_on": ["01.05.2024 12:30"]}
+    )
     assert len(run.recommend(histories=frame, k=2)) == 2
 
 
 def test_proposed_formats() -> None:
-    assert proposed_formats(pl.Series(["31/12/2024", "01/02/2024", None, "soon"] * 9)) == ["'%d/%m/%Y'"]
+    assert proposed_formats(pl.Series(["31/12/2024", "01/02/2024", None, "soon"] * 9)) == [
+        "'%d/%m/%Y'"
+    ]
     (both,) = proposed_formats(pl.Series(["01/02/2024 10:00"]))
     assert "%d/%m/%Y %H:%M" in both
     assert "%m/%d/%Y %H:%M" in both
 
 
 def test_ids_that_may_be_none_are_said(caplog: pytest.LogCaptureFixture) -> None:
-    rg.load_data(pl.DataFrame({"user_id": ["a", " a ", "b c"], "item_id": ["x", "null", "y"], "time": [1, 2, 3]}))
+    rg.load_data(
+        pl.DataFrame(
+            {"user_id": ["a", " a ", "b c"], "item_id": ["x", "null", "y"], "time": [1, 2, 3]}
+        )
+    )
     assert "' a '" in caplog.text
     assert "'null'" in caplog.text
     assert "'b c'" not in caplog.text
@@ -167,7 +215,11 @@ def test_ids_that_may_be_none_are_said(caplog: pytest.LogCaptureFixture) -> None
 def test_texts_of_several_words_are_one_value(tmp_path: Path) -> None:
     log = pl.DataFrame({"user_id": [1, 2, 3, 4], "item_id": [1, 2, 1, 2], "time": [1, 2, 3, 4]})
     users = pl.DataFrame(
-        {"user_id": [1, 2, 3, 4], "city": ["New York", "York", "New York", "York"], "likes": ["a|b c", "b c", "a", "a"]}
+        {
+            "user_id": [1, 2, 3, 4],
+            "city": ["New York", "York", "New York", "York"],
+            "likes": ["a|b c", "b c", "a", "a"],
+        }
     )
     users.write_csv(tmp_path / "users.csv")
     log.write_csv(tmp_path / "log.csv")
@@ -177,7 +229,13 @@ def test_texts_of_several_words_are_one_value(tmp_path: Path) -> None:
         assert made.nodes["likes"].ids.values.to_list() == ["a", "b c"]  # type: ignore[union-attr]
     split = HeteroGraph.from_interactions(rg.load_data(log, user_features=users), separator=" ")
     assert split.nodes["city"].ids.values.to_list() == ["New", "York"]  # type: ignore[union-attr]
-    command = ["data", "init", str(tmp_path / "log.csv"), "--user-features", str(tmp_path / "users.csv")]
+    command = [
+        "data",
+        "init",
+        str(tmp_path / "log.csv"),
+        "--user-features",
+        str(tmp_path / "users.csv"),
+    ]
     asked = ["--list", "city= ", "--list", "likes=", "--out", str(tmp_path / "log.toml")]
     assert CliRunner().invoke(app, [*command, *asked]).exit_code == 0
     features = rg.load_dataset(str(tmp_path / "log.toml")).user_features
@@ -187,7 +245,9 @@ def test_texts_of_several_words_are_one_value(tmp_path: Path) -> None:
 
 
 def test_sequences_of_recbole_are_lists_where_their_values_come_again(tmp_path: Path) -> None:
-    (tmp_path / "a.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\n1\t1\t1\n1\t2\t2\n")
+    (tmp_path / "a.inter").write_text(
+        "user_id:token\titem_id:token\ttimestamp:float\n1\t1\t1\n1\t2\t2\n"
+    )
     (tmp_path / "a.item").write_text(
         "item_id:token\ttitle:token_seq\tclass:token_seq\n1\tToy Story\twar love\n2\tBig Day\twar\n"
     )

@@ -1,4 +1,6 @@
-"""Parts that are given: against a slow version, what is counted, their draw, their seal, cards and protocols."""
+"""Parts that are given: against a slow version, what is counted, their draw, their seal, cards and
+protocols.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ Rows = list[tuple[int, int]]
 
 def _rows(n: int, n_users: int, n_items: int, seed: int) -> Rows:
     rng = np.random.default_rng(seed)
-    return list(zip(rng.integers(0, n_users, n).tolist(), rng.integers(0, n_items, n).tolist(), strict=True))
+    return list(
+        zip(rng.integers(0, n_users, n).tolist(), rng.integers(0, n_items, n).tolist(), strict=True)
+    )
 
 
 # later parts have users and items of their own, and pairs of earlier ones
@@ -30,7 +34,9 @@ TRAIN, VALID, TEST = _rows(60, 8, 12, 0), _rows(20, 9, 14, 1), _rows(25, 10, 17,
 
 
 def _frame(rows: Rows, **more: Any) -> pl.DataFrame:
-    return pl.DataFrame({"user_id": [user for user, _ in rows], "item_id": [item for _, item in rows], **more})
+    return pl.DataFrame(
+        {"user_id": [user for user, _ in rows], "item_id": [item for _, item in rows], **more}
+    )
 
 
 def _cases(split: rg.Split, part: str) -> dict[int, tuple[list[int], list[int]]]:
@@ -97,7 +103,9 @@ def test_files_and_frames_give_one_split_wherever_they_are_named(tmp_path: Path)
     lines = []
     for name, rows in (("a", TRAIN), ("b", VALID), ("c", TEST)):
         users = sorted({user for user, _ in rows}, key=[user for user, _ in rows].index)
-        texts = [f"{user} {' '.join(str(item) for one, item in rows if one == user)}" for user in users]
+        texts = [
+            f"{user} {' '.join(str(item) for one, item in rows if one == user)}" for user in users
+        ]
         lines.append(tmp_path / f"{name}.txt")
         lines[-1].write_text("\n".join(texts) + "\n")
     by_lines = rg.Split.from_parts(*lines, format="sequences")
@@ -122,7 +130,9 @@ def test_a_validation_part_is_drawn_from_train_alone() -> None:
         assert split.train.n_interactions == len(TRAIN) - n_valid
         assert split.fit_part("train+valid").n_interactions == len(TRAIN)
     assert rg.Split.from_parts(*parts).params["valid"] == 0.1
-    latest = rg.Split.from_parts(*parts, split={"valid": 0.3, "order": "time", "unknown_items": "keep"})
+    latest = rg.Split.from_parts(
+        *parts, split={"valid": 0.3, "order": "time", "unknown_items": "keep"}
+    )
     assert latest.seed is None
     for user, (history, truth) in _cases(latest, "valid").items():
         assert history + truth == [item for one, item in TRAIN if one == user]
@@ -153,7 +163,9 @@ def test_cards_name_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         _frame(rows).write_csv(tmp_path / f"{name}.csv")
     digest = rg.Split.from_parts(_frame(TRAIN), _frame(VALID), _frame(TEST)).hash
     own = tmp_path / "own.toml"
-    own.write_text('name = "own"\n[data]\ntrain = "train.csv"\nvalid = "valid.csv"\ntest = "test.csv"\n')
+    own.write_text(
+        'name = "own"\n[data]\ntrain = "train.csv"\nvalid = "valid.csv"\ntest = "test.csv"\n'
+    )
     assert DataConfig.of().split_of(str(own)).hash == digest
     files = "".join(
         f'[sources.files.{table}]\nformat = "delimited"\n{member}'
@@ -163,11 +175,15 @@ def test_cards_name_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             ("test", 'member = "test.tsv"\n'),
         )
     )
-    texts = "".join(f'{name} = "-"\n' for name in ("title", "description", "licence", "citation", "acknowledgement"))
+    texts = "".join(
+        f'{name} = "-"\n'
+        for name in ("title", "description", "licence", "citation", "acknowledgement")
+    )
     layout = '[layout.interactions]\ncolumns = { user_id = "int", item_id = "int" }\n'
     published = tmp_path / "published.toml"
     published.write_text(
-        f'name = "published"\n{texts}{layout}[[sources]]\nkind = "local"\nfile = "train.tsv"\n{files}', encoding="utf-8"
+        f'name = "published"\n{texts}{layout}[[sources]]\nkind = "local"\nfile = "train.tsv"\n{files}',
+        encoding="utf-8",
     )
     catalog.get(str(published), from_path=tmp_path / "train.tsv")
     assert DataConfig.of().split_of(str(published)).hash == digest
@@ -175,7 +191,9 @@ def test_cards_name_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert DataConfig.of(split="ratio").split_of(str(published)).name == "ratio"
 
 
-def test_what_is_no_set_of_parts_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_no_set_of_parts_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "a.csv").write_text("user_id,item_id,rating\n1,10,5\n2,11,4\n")
     (tmp_path / "train" / "b.csv").write_text("user_id,item_id,rating\n1,11,3\n,12,2\n")
@@ -193,5 +211,7 @@ def test_what_is_no_set_of_parts_is_refused(tmp_path: Path, caplog: pytest.LogCa
     for times in ([1, 2, 3, 4, 5, 6, 7], [1.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0]):
         with refused("timestamp"):
             rg.Split.from_parts(_frame(SEVEN, timestamp=days), test=_frame(SEVEN, timestamp=times))
-    rg.Split.from_parts(_frame([(1, 1), (1, 2), (2, 1)]), _frame([(2, 2)]), _frame([(1, 1), (9, 2), (2, 7)]))
+    rg.Split.from_parts(
+        _frame([(1, 1), (1, 2), (2, 1)]), _frame([(2, 2)]), _frame([(1, 1), (9, 2), (2, 7)])
+    )
     assert "test_repeats = 1, test_unknown_users = 1, test_unknown_items = 1" in caplog.text

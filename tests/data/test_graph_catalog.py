@@ -1,4 +1,6 @@
-"""Cards of graphs: complete, checked against the published files, prepared once, loaded as graph, task and split."""
+"""Cards of graphs: complete, checked against the published files, prepared once, loaded as graph,
+task and split.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _hashes(folder: Path, but: str = "") -> str:
     files = [path for path in sorted(folder.iterdir()) if path.name != but]
-    return "[files]\n" + "".join(f'"{p.name}" = "{hashlib.sha256(p.read_bytes()).hexdigest()}"\n' for p in files)
+    return "[files]\n" + "".join(
+        f'"{p.name}" = "{hashlib.sha256(p.read_bytes()).hexdigest()}"\n' for p in files
+    )
 
 
 def _toy_nodes(tmp_path: Path) -> tuple[Path, Path]:
@@ -92,7 +96,12 @@ def test_a_graph_with_classes(tmp_path: Path) -> None:
     features = graph.features("a")
     assert isinstance(features, Csr)
     assert features.to_dense().tolist() == [[0.25, 0.75], [0, 0], [1, 0]]
-    assert (task.target, task.labels.tolist(), task.n_classes, task.paths) == ("a", [0, 1, 0], 2, ("a-b-a",))
+    assert (task.target, task.labels.tolist(), task.n_classes, task.paths) == (
+        "a",
+        [0, 1, 0],
+        2,
+        ("a-b-a",),
+    )
     assert task.splits["20"].valid.tolist() == [0, 1]
     with refused("toy"):
         load_split(str(card))
@@ -117,7 +126,9 @@ def test_a_card_that_permutes_the_nodes_of_another(tmp_path: Path) -> None:
     columns = sorted(made.adjacency(edge_type).to_dense().T.tolist())
     assert columns == sorted(graph.adjacency(edge_type).to_dense()[order].T.tolist())
     assert of_made.labels.tolist() == task.labels[order].tolist()
-    assert [order[node] for node in of_made.splits["20"].test.tolist()] == task.splits["20"].test.tolist()
+    assert [order[node] for node in of_made.splits["20"].test.tolist()] == task.splits[
+        "20"
+    ].test.tolist()
 
 
 def test_a_graph_for_recommendation(tmp_path: Path) -> None:
@@ -150,14 +161,20 @@ def test_own_cards(name: str, shared: Path) -> None:
     got = catalog.get(name, shared / "data" / ("hin" if name in NODES else "hin-rec"))
     row = next(row for row in catalog.rows() if row["name"] == name)
     assert row["prepared"]
-    assert catalog.info(name)["task"] == card.task == ("nodes" if name in NODES else "recommendation")
+    assert (
+        catalog.info(name)["task"] == card.task == ("nodes" if name in NODES else "recommendation")
+    )
     graph = load_graph(name)
     if card.task == "nodes":
         task = load_node_task(name)
         assert task.labels.numel() == graph.count(task.target)
         assert set(task.splits) == {"20", "40", "60"}
-        assert all(split.valid.numel() == split.test.numel() == 1000 for split in task.splits.values())
-        assert torch.bincount(task.labels[task.splits["20"].train]).tolist() == [20] * task.n_classes
+        assert all(
+            split.valid.numel() == split.test.numel() == 1000 for split in task.splits.values()
+        )
+        assert (
+            torch.bincount(task.labels[task.splits["20"].train]).tolist() == [20] * task.n_classes
+        )
     else:
         assert len(Interactions.load(got.path)) == row["interactions"]
         split = load_split(name)

@@ -1,4 +1,6 @@
-"""Item features: what is learnt of columns, how catalogues are encoded by it, and what is refused."""
+"""Item features: what is learnt of columns, how catalogues are encoded by it, and what is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,10 @@ def learn(wish: FeatureWish, table: pl.DataFrame = TABLE) -> ItemFeatures:
 def test_a_category_is_the_mean_of_its_known_values_and_else_missing() -> None:
     features = learn(("genres",))
     (column,) = features.schema.columns
-    assert (column.kind, column.values) == ("category", ("love", "war"))  # "new" and "x" are not in training
+    assert (column.kind, column.values) == (
+        "category",
+        ("love", "war"),
+    )  # "new" and "x" are not in training
     wanted = [[1, 0, 0], [0, 0.5, 0.5], [0, 0, 1], [1, 0, 0], [0, 0, 1]]
     assert features.entries.to_dense().tolist() == wanted
     assert features.dense.shape == (5, 0)
@@ -65,7 +70,9 @@ def test_a_number_fills_the_intervals_below_it() -> None:
     assert column.edges == tuple(edges)
     years = {"a": 1980, "b": 2000, "c": 1990, "cold": 2050}
     filled = {
-        name: [min(max((year - low) / (high - low), 0), 1) for low, high in itertools.pairwise(edges)]
+        name: [
+            min(max((year - low) / (high - low), 0), 1) for low, high in itertools.pairwise(edges)
+        ]
         for name, year in years.items()
     }
     means = np.mean([filled[name] for name in "abc"], 0)
@@ -90,7 +97,12 @@ def test_items_of_a_later_day_are_encoded_by_what_was_learnt() -> None:
     before = learn(("genres", "year", "vector"))
     later = ITEMS.extended(["z"])
     more = pl.concat(
-        [TABLE, pl.DataFrame([["z"], [["love"]], ["M"], [1990], [[1.0, 1.0]], ["Z"]], schema=TABLE.schema)]
+        [
+            TABLE,
+            pl.DataFrame(
+                [["z"], [["love"]], ["M"], [1990], [[1.0, 1.0]], ["Z"]], schema=TABLE.schema
+            ),
+        ]
     )
     schema = FeatureSchema.of(before.schema.model_dump(mode="json"))  # as a bundle keeps it
     after = ItemFeatures.encode(schema, more, "id", later)

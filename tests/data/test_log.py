@@ -1,4 +1,6 @@
-"""Logs: ids and times come in as they are written, in every format; errors name the place; filters."""
+"""Logs: ids and times come in as they are written, in every format; errors name the place;
+filters.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,10 @@ IDS: list[tuple[list[str], list[Any] | None]] = [
     (["NaN", "nan", "null"], None),
     (["true", "false", "True"], None),
     (["9007199254740993", "9007199254740992", "1"], [9007199254740993, 9007199254740992, 1]),
-    (["9223372036854775807", "-9223372036854775808", "1"], [9223372036854775807, -9223372036854775808, 1]),
+    (
+        ["9223372036854775807", "-9223372036854775808", "1"],
+        [9223372036854775807, -9223372036854775808, 1],
+    ),
     (["9223372036854775808", "5", "1"], None),
     (["a", "b", "ü"], None),
 ]
@@ -54,7 +59,12 @@ def _csv(ids: list[str], separator: str = ",", header: bool = True) -> str:
         f"{user}{separator}{item}{separator}{time}"
         for user, item, time in zip(ids, (10, 20, 10), (3, 1, 2), strict=True)
     ]
-    return "\n".join([*(["user_id,item_id,timestamp".replace(",", separator)] if header else []), *rows]) + "\n"
+    return (
+        "\n".join(
+            [*(["user_id,item_id,timestamp".replace(",", separator)] if header else []), *rows]
+        )
+        + "\n"
+    )
 
 
 def _check(data: rg.Interactions, ids: list[Any]) -> None:
@@ -64,7 +74,9 @@ def _check(data: rg.Interactions, ids: list[Any]) -> None:
 
 
 @pytest.mark.parametrize(("ids", "wanted"), IDS)
-def test_ids_come_in_as_they_are_written(ids: list[str], wanted: list[Any] | None, tmp_path: Path) -> None:
+def test_ids_come_in_as_they_are_written(
+    ids: list[str], wanted: list[Any] | None, tmp_path: Path
+) -> None:
     text = _csv(ids)
     files = {
         "a.csv": text.encode(),
@@ -75,7 +87,10 @@ def test_ids_come_in_as_they_are_written(ids: list[str], wanted: list[Any] | Non
         "a.tsv": _csv(ids, "\t").encode(),
         "a.csv.gz": gzip.compress(text.encode()),
         "a.dat": _csv(ids, "::").encode(),
-        "a.inter": _csv(ids, "\t").replace("id\t", "id:token\t").replace("stamp", "stamp:float").encode(),
+        "a.inter": _csv(ids, "\t")
+        .replace("id\t", "id:token\t")
+        .replace("stamp", "stamp:float")
+        .encode(),
     }
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
@@ -85,14 +100,22 @@ def test_ids_come_in_as_they_are_written(ids: list[str], wanted: list[Any] | Non
     (tmp_path / "1.csv").write_bytes(text.encode("latin-1"))
     _check(rg.load_data(tmp_path / "1.csv", encoding="latin-1"), wanted or ids)
     (tmp_path / "names.csv").write_text(_csv(ids, header=False))
-    _check(rg.load_data(tmp_path / "names.csv", names=["user_id", "item_id", "timestamp"]), wanted or ids)
+    _check(
+        rg.load_data(tmp_path / "names.csv", names=["user_id", "item_id", "timestamp"]),
+        wanted or ids,
+    )
 
 
 def test_json_is_lines_or_one_array(tmp_path: Path) -> None:
     values = zip("aba", "xyz", (3, 1, 2), strict=True)
     rows = [dict(zip(("user_id", "item_id", "timestamp"), each, strict=True)) for each in values]
     lines, array = "\n".join(map(json.dumps, rows)), json.dumps(rows)
-    made = {"a.jsonl": lines, "b.json": lines, "c.json": array, "d.json": json.dumps(rows, indent=1)}
+    made = {
+        "a.jsonl": lines,
+        "b.json": lines,
+        "c.json": array,
+        "d.json": json.dumps(rows, indent=1),
+    }
     for name, text in made.items():
         (tmp_path / name).write_text(text)
     (tmp_path / "e.json.gz").write_bytes(gzip.compress(array.encode()))
@@ -128,7 +151,10 @@ def test_the_formats_of_a_data_set_are_one_log(shared: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("values", "wanted"),
     [
-        ([uuid.UUID(int=5), uuid.UUID(int=7), uuid.UUID(int=5)], [str(uuid.UUID(int=5)), str(uuid.UUID(int=7))]),
+        (
+            [uuid.UUID(int=5), uuid.UUID(int=7), uuid.UUID(int=5)],
+            [str(uuid.UUID(int=5)), str(uuid.UUID(int=7))],
+        ),
         ([dt.date(2024, 1, 1), dt.date(2024, 1, 2), dt.date(2024, 1, 1)], None),
         ([1.0, 2.0, 1.0], [1, 2]),
         ([1.5, 2.5, 1.5], None),
@@ -155,8 +181,16 @@ NOON = 1_714_566_600_000_000  # 2024-05-01T12:30 UTC
         (["1.5e9", "1.6e9", "1.7e9"], "own", [1_500_000_000, 1_600_000_000, 1_700_000_000]),
         (["1.5", "2.25", "3"], "seconds", [1_500_000, 2_250_000, 3_000_000]),
         (["20240501", "20240502", "20240503"], "own", [20240501, 20240502, 20240503]),
-        (["2024-05-01T12:30:00Z", "2024-05-01 12:30", "2024-05-01T08:30:00-04:00"], "us", [NOON] * 3),
-        (["2024/05/01 12:30:00.000001", "2024-05-01T12:30", "2024-05-01 12:30:00 UTC"], "us", [NOON + 1, NOON, NOON]),
+        (
+            ["2024-05-01T12:30:00Z", "2024-05-01 12:30", "2024-05-01T08:30:00-04:00"],
+            "us",
+            [NOON] * 3,
+        ),
+        (
+            ["2024/05/01 12:30:00.000001", "2024-05-01T12:30", "2024-05-01 12:30:00 UTC"],
+            "us",
+            [NOON + 1, NOON, NOON],
+        ),
     ],
 )
 def test_times_as_texts(texts: list[str], unit: str, times: list[int], tmp_path: Path) -> None:
@@ -169,7 +203,9 @@ def test_times_as_texts(texts: list[str], unit: str, times: list[int], tmp_path:
 
 def test_times_as_values_and_by_a_format(tmp_path: Path) -> None:
     def read(values: list[Any], **options: Any) -> rg.Interactions:
-        return rg.load_data(pl.DataFrame({"user_id": [1], "item_id": [1], "timestamp": values}), **options)
+        return rg.load_data(
+            pl.DataFrame({"user_id": [1], "item_id": [1], "timestamp": values}), **options
+        )
 
     for value in (dt.datetime(2024, 5, 1, 12, 30), dt.datetime(2024, 5, 1, 8, 30, tzinfo=ZONE)):
         assert (read([value]).time_unit, read([value]).log["time"].to_list()) == ("us", [NOON])
@@ -184,7 +220,9 @@ def test_times_as_values_and_by_a_format(tmp_path: Path) -> None:
 
 
 def test_columns_are_guessed_or_named(tmp_path: Path) -> None:
-    frame = pl.DataFrame({"Customer ID": [1, 2], "sku": [3, 4], "event_time": [5, 6], "stars": [1, 2], "n": [1, 2]})
+    frame = pl.DataFrame(
+        {"Customer ID": [1, 2], "sku": [3, 4], "event_time": [5, 6], "stars": [1, 2], "n": [1, 2]}
+    )
     data = rg.load_data(frame, weight="n")
     assert data.columns.model_dump() == {
         "user": "Customer ID",
@@ -205,7 +243,12 @@ def test_columns_are_guessed_or_named(tmp_path: Path) -> None:
 def test_lines_of_sequences(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("7 3 1\t3\n\n8  2\n")
-    assert rg.load_data(path, format="sequences").to_frame().rows() == [(7, 3), (7, 1), (7, 3), (8, 2)]
+    assert rg.load_data(path, format="sequences").to_frame().rows() == [
+        (7, 3),
+        (7, 1),
+        (7, 3),
+        (8, 2),
+    ]
     path.write_text("7 3\n9\n")
     with refused("a.txt", "row 1", "9", by=DataError):
         rg.load_data(path, format="sequences")
@@ -218,8 +261,18 @@ def test_lines_of_sequences(tmp_path: Path) -> None:
         ("a.csv", b"", (), DataError),
         ("a.csv", b"user_id,item_id\n", (), DataError),
         ("a.csv", b"user_id,item_id\n1,2\n,3\n", ("row 1", "user_id"), DataError),
-        ("a.csv", b"user_id,item_id,rating\n1,2,3\n1,3,good\n", ("row 1", "rating", "'good'"), DataError),
-        ("a.csv", b"user_id,item_id,time\n1,2,3\n1,3,soon\n", ("row 1", "time", "'soon'"), DataError),
+        (
+            "a.csv",
+            b"user_id,item_id,rating\n1,2,3\n1,3,good\n",
+            ("row 1", "rating", "'good'"),
+            DataError,
+        ),
+        (
+            "a.csv",
+            b"user_id,item_id,time\n1,2,3\n1,3,soon\n",
+            ("row 1", "time", "'soon'"),
+            DataError,
+        ),
         ("a.csv", "user_id,item_id\nü,1\n".encode("latin-1"), ("encoding",), CorruptFileError),
         ("a.csv.gz", gzip.compress(b"user_id,item_id\n1,2\n" * 99, mtime=0)[:-20], (), DataError),
         ("a.dat", b"user_id::item_id\n1::2\n1::2::3\n", (), DataError),
@@ -269,14 +322,18 @@ def test_numbers_go_by_first_appearance(make: Callable[[np.random.Generator], pl
 
 
 def test_a_saved_log_is_the_same_and_damage_is_named(tmp_path: Path) -> None:
-    frame = pl.DataFrame({"user_id": [1, 2, 1], "item_id": ["a", "b", "b"], "timestamp": [1.5, 2.0, 3.0]})
+    frame = pl.DataFrame(
+        {"user_id": [1, 2, 1], "item_id": ["a", "b", "b"], "timestamp": [1.5, 2.0, 3.0]}
+    )
     data = rg.load_data(frame, item_features=pl.DataFrame({"item_id": ["a"], "title": ["A"]}))
     data.save(tmp_path / "log")
     read = rg.Interactions.load(tmp_path / "log")
     assert read.log.equals(data.log)
     assert (read.columns, read.time_unit) == (data.columns, data.time_unit)
     assert read.item_features is not None
-    assert json.loads((tmp_path / "log" / "interactions.json").read_text())["time_unit"] == "seconds"
+    assert (
+        json.loads((tmp_path / "log" / "interactions.json").read_text())["time_unit"] == "seconds"
+    )
     with pytest.raises(FileNotFoundError):
         SealedSplit.load(tmp_path / "log")
     path = tmp_path / "log" / "users.parquet"
@@ -296,7 +353,9 @@ def _slow_core(pairs: list[tuple[int, int]], users: int, items: int) -> list[int
     rows = list(range(len(pairs)))
     while True:
         user, item = (Counter(pairs[row][side] for row in rows) for side in (0, 1))
-        kept = [row for row in rows if user[pairs[row][0]] >= users and item[pairs[row][1]] >= items]
+        kept = [
+            row for row in rows if user[pairs[row][0]] >= users and item[pairs[row][1]] >= items
+        ]
         if kept == rows:
             return rows
         rows = kept
@@ -314,7 +373,9 @@ def _log(pairs: list[tuple[str, int]], times: list[int] | None = None) -> Intera
     frame = pl.DataFrame(pairs, schema=["u", "i"], orient="row")
     if times is None:
         return Interactions.from_frame(frame, user="u", item="i")
-    return Interactions.from_frame(frame.with_columns(t=pl.Series(times)), user="u", item="i", timestamp="t")
+    return Interactions.from_frame(
+        frame.with_columns(t=pl.Series(times)), user="u", item="i", timestamp="t"
+    )
 
 
 def test_duplicates_by_time_then_by_row() -> None:
@@ -322,7 +383,11 @@ def test_duplicates_by_time_then_by_row() -> None:
     data = _log(pairs, [5, 3, 1, 5, 0])
     assert data.deduplicate("all") is data
     assert data.deduplicate("first").log["row"].to_list() == [1, 2, 4]
-    assert data.deduplicate("last").log["row"].to_list() == [2, 3, 4]  # of two at time 5 the later row
+    assert data.deduplicate("last").log["row"].to_list() == [
+        2,
+        3,
+        4,
+    ]  # of two at time 5 the later row
     assert _log(pairs).deduplicate("first").log["row"].to_list() == [0, 2, 4]
 
 

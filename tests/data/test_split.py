@@ -23,7 +23,9 @@ STRATEGIES = ("leave-one-out", "time", "ratio", "users")
 
 def _log(n: int = 400, n_users: int = 30, seed: int = 0, least: int = 3) -> Interactions:
     rng = np.random.default_rng(seed)
-    users = np.concatenate([np.repeat(np.arange(n_users), least), rng.integers(0, n_users, n - least * n_users)])
+    users = np.concatenate(
+        [np.repeat(np.arange(n_users), least), rng.integers(0, n_users, n - least * n_users)]
+    )
     rng.shuffle(users)
     frame = pl.DataFrame(
         {
@@ -59,10 +61,16 @@ def test_leave_one_out_against_a_slow_version() -> None:
     split = data.split("leave-one-out")
     rows = _sorted_rows(data)
     assert split.train.items.to_lists() == [_items(rows[user][:-2]) for user in rows]
-    assert _as_lists(split.valid) == {u: (_items(of[:-2]), _items(of[-2:-1])) for u, of in rows.items()}
-    assert _as_lists(split.test) == {u: (_items(of[:-1]), _items(of[-1:])) for u, of in rows.items()}
+    assert _as_lists(split.valid) == {
+        u: (_items(of[:-2]), _items(of[-2:-1])) for u, of in rows.items()
+    }
+    assert _as_lists(split.test) == {
+        u: (_items(of[:-1]), _items(of[-1:])) for u, of in rows.items()
+    }
     assert split.fit_part("train") is split.train
-    assert split.fit_part("train+valid").items.to_lists() == [_items(rows[user][:-1]) for user in rows]
+    assert split.fit_part("train+valid").items.to_lists() == [
+        _items(rows[user][:-1]) for user in rows
+    ]
 
 
 def test_time_cut_by_shares_and_by_instants() -> None:
@@ -75,9 +83,13 @@ def test_time_cut_by_shares_and_by_instants() -> None:
     valid = {u: [row for row in of if valid_from <= row[0] < test_from] for u, of in rows.items()}
     test = {u: [row for row in of if row[0] >= test_from] for u, of in rows.items()}
     assert split.train.items.to_lists() == [_items(train[user]) for user in rows]
-    assert _as_lists(split.valid) == {u: (_items(train[u]), _items(valid[u])) for u in rows if valid[u] and train[u]}
+    assert _as_lists(split.valid) == {
+        u: (_items(train[u]), _items(valid[u])) for u in rows if valid[u] and train[u]
+    }
     known = {u: train[u] + valid[u] for u in rows}
-    assert _as_lists(split.test) == {u: (_items(known[u]), _items(test[u])) for u in rows if test[u] and known[u]}
+    assert _as_lists(split.test) == {
+        u: (_items(known[u]), _items(test[u])) for u in rows if test[u] and known[u]
+    }
     same = data.split("time", valid_from=valid_from, test_from=test_from)
     assert torch.equal(same.labels, split.labels)
     assert same.hash != split.hash  # other parameters
@@ -106,7 +118,10 @@ def test_ratio_against_a_slow_version(order: str, valid: float, test: float) -> 
         assert split.train.items.lengths[user] == cut
         if order == "time":
             assert split.train.items.row(user).tolist() == _items(of[:cut])
-            assert not truth or (history, truth) == (_items(of[: len(of) - n_test]), _items(of[len(of) - n_test :]))
+            assert not truth or (history, truth) == (
+                _items(of[: len(of) - n_test]),
+                _items(of[len(of) - n_test :]),
+            )
         assert sorted(history + truth) == sorted(_items(of)) or not truth
 
 
@@ -135,7 +150,9 @@ def test_hash_is_stable_and_sees_everything() -> None:
     frame = pl.DataFrame({"u": [1, 1, 1, 2, 2, 2], "i": [5, 6, 7, 7, 6, 5]})
 
     def digest(table: pl.DataFrame, **params: Any) -> str:
-        return Interactions.from_frame(table, user="u", item="i").split("leave-one-out", **params).hash
+        return (
+            Interactions.from_frame(table, user="u", item="i").split("leave-one-out", **params).hash
+        )
 
     # a constant: the same on every machine and in every version that does not say otherwise
     assert digest(frame) == "eeda27664682b088bea83df9a7a983ebaf8e970cb1536efe88ec2574045a9ae1"
@@ -155,13 +172,19 @@ def test_hash_is_stable_and_sees_everything() -> None:
 def test_sealed_split_has_no_test_rows(name: str) -> None:
     split = _log().split(name)
     sealed = split.sealed()
-    secret = set(split.interactions.ordered.rows[(split.labels == 2) | (split.labels == 4)].tolist())
+    secret = set(
+        split.interactions.ordered.rows[(split.labels == 2) | (split.labels == 4)].tolist()
+    )
     assert secret
     assert not secret & set(sealed.interactions.log["row"].to_list())
     assert sealed.interactions.ordered.rows.tolist() == [
         row for row in split.interactions.ordered.rows.tolist() if row not in secret
     ]
-    assert (sealed.n_users, sealed.n_items, sealed.hash) == (split.n_users, split.n_items, split.hash)
+    assert (sealed.n_users, sealed.n_items, sealed.hash) == (
+        split.n_users,
+        split.n_items,
+        split.hash,
+    )
     assert sealed.train.items.to_lists() == split.train.items.to_lists()
     assert _as_lists(sealed.valid) == _as_lists(split.valid)
     with refused("unseal", by=SealedTestError):
@@ -201,7 +224,12 @@ def test_saved_split_opens_its_test_file_at_unseal_alone(name: str, tmp_path: Pa
     sealed = SealedSplit.load(tmp_path / "split")
     assert sealed.train.items.to_lists() == split.train.items.to_lists()
     assert _as_lists(sealed.valid) == _as_lists(split.valid)
-    assert (sealed.hash, sealed.params, sealed.seed, sealed.name) == (split.hash, split.params, split.seed, name)
+    assert (sealed.hash, sealed.params, sealed.seed, sealed.name) == (
+        split.hash,
+        split.params,
+        split.seed,
+        name,
+    )
     assert sealed.users.ids(range(3)).to_list() == split.users.ids(range(3)).to_list()
     with refused("test.parquet", by=CorruptFileError):
         sealed.unseal("too early")
@@ -254,4 +282,6 @@ def test_what_is_no_split_is_refused(strategy: str, params: dict[str, Any], name
     with refused(named):
         _log().split(strategy, **params)
     with refused("timestamp"):
-        Interactions.from_frame(pl.DataFrame({"u": [1, 1], "i": [1, 2]}), user="u", item="i").split("time")
+        Interactions.from_frame(pl.DataFrame({"u": [1, 1], "i": [1, 2]}), user="u", item="i").split(
+            "time"
+        )

@@ -1,4 +1,6 @@
-"""Folds, and targets after a cut of time: against slow versions; nothing later than the cut or the target is known."""
+"""Folds, and targets after a cut of time: against slow versions; nothing later than the cut or the
+target is known.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,11 @@ _BEFORE: list[tuple[str, dict[str, Any], str]] = [
     ("leave-one-out", {}, "100de674f0795049"),
     ("leave-one-out", {"short_users": "train"}, "55f420adf4a7c08f"),
     ("time", {}, "71616e4b4171c256"),
-    ("time", {"valid": 0.2, "test": 0.3, "targets": "last", "unknown_items": "drop"}, "5c7536555827cf1c"),
+    (
+        "time",
+        {"valid": 0.2, "test": 0.3, "targets": "last", "unknown_items": "drop"},
+        "5c7536555827cf1c",
+    ),
     ("time", {"valid_from": 1000003000, "test_from": 1000004000}, "e3be169e19566324"),
     ("time", {"targets": "random"}, "3f2ecefbc62a10b0"),
     ("ratio", {}, "d126a5109d430102"),
@@ -50,7 +56,9 @@ def _rows(split: rg.Split) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize(("strategy", "params", "digest"), _BEFORE)
-def test_a_split_without_folds_has_the_hash_that_it_had(strategy: str, params: dict[str, Any], digest: str) -> None:
+def test_a_split_without_folds_has_the_hash_that_it_had(
+    strategy: str, params: dict[str, Any], digest: str
+) -> None:
     split = rg.load_data(_frame()).split(strategy, seed=5, **params)
     assert split.hash[:16] == digest
     assert not {"fold", "n_folds"} & split.params.keys()
@@ -61,13 +69,20 @@ def test_leave_one_out_of_a_fold_is_that_of_a_log_that_ends_earlier(least: int) 
     data = rg.load_data(_frame()).k_core(least, 0)
     for fold, split in enumerate(rg.folds(data, 3)):
         found = _rows(split)
-        left = found.groupby("user").cumcount(ascending=False) - fold  # places from the end of what is left
+        left = (
+            found.groupby("user").cumcount(ascending=False) - fold
+        )  # places from the end of what is left
         n = found.groupby("user")["row"].transform("size") - fold
         expected = np.select(
-            [left < 0, (left == 0) & (n >= 3), (left == 1) & (n >= 3)], ["TEST_LEFT", "TEST", "VALID"], "TRAIN"
+            [left < 0, (left == 0) & (n >= 3), (left == 1) & (n >= 3)],
+            ["TEST_LEFT", "TEST", "VALID"],
+            "TRAIN",
         )
         assert (found["part"] == expected).all()
-        assert split.fit_part("train+valid").n_interactions == np.isin(expected, ["TRAIN", "VALID"]).sum()
+        assert (
+            split.fit_part("train+valid").n_interactions
+            == np.isin(expected, ["TRAIN", "VALID"]).sum()
+        )
         history = split.test.history.lengths.sum()
         assert history == (np.isin(expected, ["TRAIN", "VALID"]) & (n >= 3)).sum()
 
@@ -81,14 +96,23 @@ def test_windows_of_time_follow_one_another_to_the_end_of_the_log() -> None:
         times = np.sort(found["time"])
         places = 400 - 80 * fold - 80 - 40, 400 - 80 * fold - 80
         expected = np.select(
-            [found["time"] >= cut_before, found["time"] >= times[places[1]], found["time"] >= times[places[0]]],
+            [
+                found["time"] >= cut_before,
+                found["time"] >= times[places[1]],
+                found["time"] >= times[places[0]],
+            ],
             ["TEST_LEFT", "TEST", "VALID"],
             "TRAIN",
         )
         assert (found["part"] == expected).all()
         cut_before = times[places[1]]
         parts = found.groupby("part")["time"]
-        assert parts.max()["TRAIN"] < parts.min()["VALID"] <= parts.max()["VALID"] < parts.min()["TEST"]
+        assert (
+            parts.max()["TRAIN"]
+            < parts.min()["VALID"]
+            <= parts.max()["VALID"]
+            < parts.min()["TEST"]
+        )
         if fold == 0:
             assert torch.equal(split.labels, whole.labels)
             assert split.hash != whole.hash
@@ -101,7 +125,9 @@ def test_windows_of_time_follow_one_another_to_the_end_of_the_log() -> None:
 
 @pytest.mark.parametrize("n_folds", [2, 3, 7])
 def test_ratio_tests_each_interaction_once(n_folds: int) -> None:
-    frame = pd.concat([_frame(), pd.DataFrame({"user_id": [99], "item_id": [1], "timestamp": [0], "rating": [1]})])
+    frame = pd.concat(
+        [_frame(), pd.DataFrame({"user_id": [99], "item_id": [1], "timestamp": [0], "rating": [1]})]
+    )
     data = rg.load_data(frame)
     made = [_rows(split) for split in rg.folds(data, n_folds, "ratio", seed=3)]
     tested = pd.concat(found[found["part"] == "TEST"] for found in made)
@@ -109,7 +135,9 @@ def test_ratio_tests_each_interaction_once(n_folds: int) -> None:
     assert not tested["row"].duplicated().any()
     assert set(made[0]["row"]) - set(tested["row"]) == {400}  # the user of a single interaction
     for found in made:
-        counts = found.groupby(["user", "part"]).size().unstack(fill_value=0).loc[sizes.index[sizes > 1]]
+        counts = (
+            found.groupby(["user", "part"]).size().unstack(fill_value=0).loc[sizes.index[sizes > 1]]
+        )
         n = sizes[counts.index]
         assert (counts["TEST"].between(n // n_folds, -(-n // n_folds))).all()
         assert (counts["TRAIN"] >= 1).all()
@@ -158,18 +186,30 @@ ONE = ("last", "first", "random")
 def _log(seed: int = 0, n: int = 300, n_items: int = 40) -> rg.Interactions:
     rng = np.random.default_rng(seed)
     frame = pl.DataFrame(
-        {"u": rng.integers(0, 25, n), "i": rng.integers(0, n_items, n), "t": rng.integers(0, 90, n)}  # many ties
+        {
+            "u": rng.integers(0, 25, n),
+            "i": rng.integers(0, n_items, n),
+            "t": rng.integers(0, 90, n),
+        }  # many ties
     )
     return rg.Interactions.from_frame(frame, user="u", item="i", timestamp="t")
 
 
-def _slow(data: rg.Interactions, cut: int, end: int, choose: Any, known: set[int] | None) -> dict[int, Any]:
+def _slow(
+    data: rg.Interactions, cut: int, end: int, choose: Any, known: set[int] | None
+) -> dict[int, Any]:
     """User -> (history, truth) of the targets at the times ``cut <= t < end``."""
     found = {}
     for user in range(data.n_users):
-        own = sorted((r["time"], r["row"], r["item"]) for r in data.log.iter_rows(named=True) if r["user"] == user)
+        own = sorted(
+            (r["time"], r["row"], r["item"])
+            for r in data.log.iter_rows(named=True)
+            if r["user"] == user
+        )
         before = [item for time, _, item in own if time < cut]
-        after = [item for time, _, item in own if cut <= time < end and (known is None or item in known)]
+        after = [
+            item for time, _, item in own if cut <= time < end and (known is None or item in known)
+        ]
         if not after:
             continue
         place = choose(user, len(after))
@@ -203,7 +243,9 @@ def test_one_target_of_a_user_against_a_slow_version(targets: str, unknown_items
 
 
 @pytest.mark.parametrize("targets", ["all", *ONE])
-def test_nothing_at_or_after_a_cut_is_trained_on_and_no_history_is_later_than_its_target(targets: str) -> None:
+def test_nothing_at_or_after_a_cut_is_trained_on_and_no_history_is_later_than_its_target(
+    targets: str,
+) -> None:
     data = _log(1)
     split = data.split("time", valid=0.1, test=0.1, targets=targets, seed=4)
     moments = data.log["time"].sort()

@@ -14,18 +14,28 @@ EPS = 1e-6
 
 
 def of_batch(
-    encoder: PointwiseEncoder, padded: Tensor, lengths: Tensor, table: Tensor, times: Tensor | None = None
+    encoder: PointwiseEncoder,
+    padded: Tensor,
+    lengths: Tensor,
+    table: Tensor,
+    times: Tensor | None = None,
 ) -> Tensor:
-    """[B, L] tokens (and times, None where unknown) -> [B, L, D] states; zeros behind the ends of rows."""
+    """[B, L] tokens (and times, None where unknown) -> [B, L, D] states; zeros behind the ends of
+    rows.
+    """
     n_rows, length = padded.shape
     rows = []
     for row, end in enumerate(lengths.tolist()):
-        states = of_row(encoder, padded[row, :end], table, [None] * end if times is None else times[row][:end])
+        states = of_row(
+            encoder, padded[row, :end], table, [None] * end if times is None else times[row][:end]
+        )
         rows.append(torch.cat([states, states.new_zeros(length - end, states.shape[1])]))
     return torch.stack(rows).view(n_rows, length, -1)
 
 
-def of_row(encoder: PointwiseEncoder, tokens: Tensor, table: Tensor, times: list[int | None]) -> Tensor:
+def of_row(
+    encoder: PointwiseEncoder, tokens: Tensor, table: Tensor, times: list[int | None]
+) -> Tensor:
     items = torch.cat([table[:1].detach(), table[1:]])[tokens]
     x = encoder.hidden_dim**0.5 * items + encoder.position_embedding.weight[: len(tokens)]
     for layer in encoder.layers:
@@ -33,7 +43,9 @@ def of_row(encoder: PointwiseEncoder, tokens: Tensor, table: Tensor, times: list
     return F.layer_norm(x, x.shape[-1:], encoder.norm.weight, encoder.norm.bias, encoder.norm.eps)
 
 
-def of_layer(layer: HSTULayer | FuXiLayer, x: Tensor, is_item: Tensor, times: list[int | None]) -> Tensor:
+def of_layer(
+    layer: HSTULayer | FuXiLayer, x: Tensor, is_item: Tensor, times: list[int | None]
+) -> Tensor:
     """The output [L, D] of a layer, place by place and head by head, by the keys that each sees."""
     width = x.shape[1]
     keys, values, queries, gates = F.silu(normed(layer, x) @ layer.kvqu.weight.T).split(
@@ -53,7 +65,11 @@ def of_layer(layer: HSTULayer | FuXiLayer, x: Tensor, is_item: Tensor, times: li
             scores = scores + sum(biases) if isinstance(layer, HSTULayer) else scores
             shown = values[seen][:, of_head]
             items = (scores * torch.sigmoid(scores) / layer.max_len) @ shown
-            channels += [items] if isinstance(layer, HSTULayer) else [*(bias @ shown for bias in biases), items]
+            channels += (
+                [items]
+                if isinstance(layer, HSTULayer)
+                else [*(bias @ shown for bias in biases), items]
+            )
         attended.append(torch.cat(channels))
     mixed = x + (gates * normed(layer, torch.stack(attended))) @ layer.out.weight.T + layer.out.bias
     if isinstance(layer, HSTULayer):

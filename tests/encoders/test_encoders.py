@@ -37,18 +37,24 @@ from recgraph.sparse.ragged import Ragged
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
 
-def padded_transformer(encoder: Transformer, padded: Tensor, lengths: Tensor, table: Tensor) -> Tensor:
+def padded_transformer(
+    encoder: Transformer, padded: Tensor, lengths: Tensor, table: Tensor
+) -> Tensor:
     """The obvious padded computation, masked items excluded as keys; [B, L, D]."""
     length = padded.shape[1]
     places = torch.arange(length, device=padded.device)
     x = encoder.norm(F.embedding(padded, table, padding_idx=0) + encoder.position_embedding(places))
     visible = (places[:, None] >= places) & (padded != 0)[:, None, :]
     alone = ~visible.any(-1, keepdim=True) & torch.eye(length, device=padded.device).bool()
-    bias = torch.zeros_like(visible, dtype=x.dtype).masked_fill(~(visible | alone), float("-inf"))[:, None]
+    bias = torch.zeros_like(visible, dtype=x.dtype).masked_fill(~(visible | alone), float("-inf"))[
+        :, None
+    ]
     for layer in encoder.layers:
         mixed = padded_attention(layer, x, bias)
         if isinstance(encoder, BSA):
-            filtered = padded_filter(layer, x * (places < lengths[:, None])[:, :, None], encoder.max_len)
+            filtered = padded_filter(
+                layer, x * (places < lengths[:, None])[:, :, None], encoder.max_len
+            )
             mixed = layer.alpha * filtered + (1 - layer.alpha) * mixed
         x = layer.norm(mixed + layer.down(F.gelu(layer.up(mixed))))
     return x
@@ -56,13 +62,18 @@ def padded_transformer(encoder: Transformer, padded: Tensor, lengths: Tensor, ta
 
 def padded_attention(layer: Layer, x: Tensor, bias: Tensor) -> Tensor:
     n, length, _ = x.shape
-    q, k, v = (part.view(n, length, layer.n_heads, -1).transpose(1, 2) for part in layer.qkv(x).chunk(3, -1))
+    q, k, v = (
+        part.view(n, length, layer.n_heads, -1).transpose(1, 2)
+        for part in layer.qkv(x).chunk(3, -1)
+    )
     scores = torch.softmax(q @ k.transpose(2, 3) / q.shape[-1] ** 0.5 + bias, -1)
     return layer.attention_norm(x + layer.out((scores @ v).transpose(1, 2).reshape(n, length, -1)))
 
 
 def padded_filter(layer: FilteredLayer, x: Tensor, max_len: int) -> Tensor:
-    """The filter of BSARec as published, by the transform of the sequence padded on the left to max_len."""
+    """The filter of BSARec as published, by the transform of the sequence padded on the left to
+    max_len.
+    """
     frame = F.pad(x, (0, 0, max_len - x.shape[1], 0))
     frequencies = torch.fft.rfft(frame, dim=1, norm="ortho")
     frequencies[:, layer.c // 2 + 1 :] = 0
@@ -70,8 +81,12 @@ def padded_filter(layer: FilteredLayer, x: Tensor, max_len: int) -> Tensor:
     return layer.filter_norm(x + low + layer.sqrt_beta**2 * (x - low))
 
 
-def padded_gated(encoder: GatedTransformer, padded: Tensor, lengths: Tensor, table: Tensor) -> Tensor:
-    """LiGR layers as RecTools writes them, with torch's own attention; masked items excluded as keys."""
+def padded_gated(
+    encoder: GatedTransformer, padded: Tensor, lengths: Tensor, table: Tensor
+) -> Tensor:
+    """LiGR layers as RecTools writes them, with torch's own attention; masked items excluded as
+    keys.
+    """
     places = torch.arange(padded.shape[1], device=padded.device)
     x = F.embedding(padded, table, padding_idx=0) + encoder.position_embedding(places)
     visible = (places[:, None] >= places) & (padded != 0)[:, None, :]
@@ -82,10 +97,16 @@ def padded_gated(encoder: GatedTransformer, padded: Tensor, lengths: Tensor, tab
         attention.out_proj.weight, attention.out_proj.bias = layer.out.weight, layer.out.bias
         hidden = ~(visible | alone).repeat_interleave(layer.n_heads, 0)
         normed = layer.attention_norm(x)
-        x = x + torch.sigmoid(layer.attention_gate(x)) * attention(normed, normed, normed, attn_mask=hidden)[0]
+        x = (
+            x
+            + torch.sigmoid(layer.attention_gate(x))
+            * attention(normed, normed, normed, attn_mask=hidden)[0]
+        )
         first, second = layer.up.weight.chunk(2)
         normed = layer.norm(x)
-        x = x + torch.sigmoid(layer.gate(x)) * layer.down(F.silu(normed @ first.T) * (normed @ second.T))
+        x = x + torch.sigmoid(layer.gate(x)) * layer.down(
+            F.silu(normed @ first.T) * (normed @ second.T)
+        )
     return x
 
 
@@ -94,7 +115,9 @@ def padded_gru(encoder: GRU, padded: Tensor, lengths: Tensor, table: Tensor) -> 
     return encoder.dense(out.transpose(0, 1))
 
 
-def padded_bidirectional(encoder: Transformer, padded: Tensor, lengths: Tensor, table: Tensor) -> Tensor:
+def padded_bidirectional(
+    encoder: Transformer, padded: Tensor, lengths: Tensor, table: Tensor
+) -> Tensor:
     """Every place sees all of its row, masked items too, which are tokens as others."""
     places = torch.arange(padded.shape[1], device=padded.device)
     x = encoder.norm(F.embedding(padded, table) + encoder.position_embedding(places))
@@ -125,7 +148,9 @@ def narrow(cls: type[Any], **settings: Any) -> SequenceEncoder:
     return made
 
 
-def random_rows(device: torch.device, masked: bool, seed: int = 0, n: int = 40, longest: int = 20) -> Ragged:
+def random_rows(
+    device: torch.device, masked: bool, seed: int = 0, n: int = 40, longest: int = 20
+) -> Ragged:
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, longest + 1, (n,), generator=generator)
     values = torch.randint(0 if masked else 1, 30, (int(lengths.sum()),), generator=generator)
@@ -146,7 +171,12 @@ def test_packed_equals_padded(name: str, masked: bool, device: torch.device) -> 
     """All states, the last ones, and their gradients."""
     cls, padded_encoder = CASES[name]
     torch.manual_seed(0)
-    encoder = narrow(cls, hidden_dim=16, max_len=20, n_layers=2, inner_dim=24, dropout=0.0).to(device).double().eval()
+    encoder = (
+        narrow(cls, hidden_dim=16, max_len=20, n_layers=2, inner_dim=24, dropout=0.0)
+        .to(device)
+        .double()
+        .eval()
+    )
     table = torch.randn(30, 16, device=device, dtype=torch.float64, requires_grad=True)
     rows = random_rows(device, masked, n=12)
     expected = padded_encoder(encoder, rows.to_padded(), rows.lengths, table)
@@ -171,10 +201,14 @@ def test_packed_equals_padded(name: str, masked: bool, device: torch.device) -> 
 def test_the_states_of_some_places_are_those_of_all(name: str, path: str) -> None:
     torch.manual_seed(0)
     cls, wide = CASES[name][0], {"dtype": torch.float64}
-    encoder = narrow(cls, hidden_dim=16, max_len=20, n_layers=2, inner_dim=24, dropout=0.0, time_bias=True).double()
+    encoder = narrow(
+        cls, hidden_dim=16, max_len=20, n_layers=2, inner_dim=24, dropout=0.0, time_bias=True
+    ).double()
     table = torch.randn(30, 16, **wide, requires_grad=True)
     rows = random_rows(torch.device("cpu"), masked=True)
-    places = rows.with_values(torch.arange(len(rows.values))).filter(torch.rand(len(rows.values)) < 0.2)
+    places = rows.with_values(torch.arange(len(rows.values))).filter(
+        torch.rand(len(rows.values)) < 0.2
+    )
     assert 0 in places.lengths
     weights = torch.randn(len(places.values), 16, **wide)
 
@@ -186,7 +220,9 @@ def test_the_states_of_some_places_are_those_of_all(name: str, path: str) -> Non
     every = of(encoder(rows, table, last_only=False)[places.values])
     with accelerator_path() if path == "accelerator" else nullcontext():
         some = of(encoder(rows, table, places=places))
-        none = encoder(rows, table, places=places.filter(torch.zeros(len(places.values), dtype=torch.bool)))
+        none = encoder(
+            rows, table, places=places.filter(torch.zeros(len(places.values), dtype=torch.bool))
+        )
     for got, want in zip(some, every, strict=True):
         torch.testing.assert_close(got, want, atol=1e-12, rtol=1e-9)
     assert none.shape == (0, 16)
@@ -195,9 +231,15 @@ def test_the_states_of_some_places_are_those_of_all(name: str, path: str) -> Non
 
 @pytest.mark.parametrize("name", sorted(CASES))
 @pytest.mark.parametrize("longest", [1, 7])
-def test_the_padded_form_for_exports_equals_the_packed_one(name: str, longest: int, device: torch.device) -> None:
+def test_the_padded_form_for_exports_equals_the_packed_one(
+    name: str, longest: int, device: torch.device
+) -> None:
     torch.manual_seed(0)
-    encoder = narrow(CASES[name][0], hidden_dim=16, max_len=20, n_layers=2, inner_dim=24).to(device).eval()
+    encoder = (
+        narrow(CASES[name][0], hidden_dim=16, max_len=20, n_layers=2, inner_dim=24)
+        .to(device)
+        .eval()
+    )
     table = torch.randn(30, 16, device=device)
     rows = random_rows(device, masked=False, longest=longest)
     nothing = Ragged.from_lists([[0]], device)
@@ -213,7 +255,9 @@ def test_dropout_needs_a_generator_and_is_repeated_by_it(name: str, device: torc
     table, rows = torch.randn(30, 16, device=device), random_rows(device, masked=False)
     with refused("generator"):
         encoder(rows, table)
-    one, two, other = (encoder(rows, table, torch.Generator(device).manual_seed(seed)) for seed in (1, 1, 2))
+    one, two, other = (
+        encoder(rows, table, torch.Generator(device).manual_seed(seed)) for seed in (1, 1, 2)
+    )
     assert torch.equal(one, two)
     assert not torch.allclose(one, other)
 
@@ -239,7 +283,9 @@ def test_gated_layers_may_leave_embeddings_without_dropout() -> None:
 
 
 def test_attention_gradients() -> None:
-    packed = pack(Ragged.from_lists([[1], [2, 3], [4, 0, 5], [6, 7, 8], [1, 2, 3, 0]]), last_only=False)
+    packed = pack(
+        Ragged.from_lists([[1], [2, 3], [4, 0, 5], [6, 7, 8], [1, 2, 3, 0]]), last_only=False
+    )
     qkv = torch.randn(13, 12, dtype=torch.float64, requires_grad=True)
     queries = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
     kv = torch.randn(13, 8, dtype=torch.float64, requires_grad=True)
@@ -247,16 +293,25 @@ def test_attention_gradients() -> None:
     def again() -> torch.Generator:
         return torch.Generator().manual_seed(3)
 
-    assert torch.autograd.gradcheck(lambda x: attend(x, packed, 2, 0.5, again()), qkv, fast_mode=True)
-    assert torch.autograd.gradcheck(lambda q, x: attend(x, packed, 2, 0.5, again(), q), (queries, kv), fast_mode=True)
+    assert torch.autograd.gradcheck(
+        lambda x: attend(x, packed, 2, 0.5, again()), qkv, fast_mode=True
+    )
+    assert torch.autograd.gradcheck(
+        lambda q, x: attend(x, packed, 2, 0.5, again(), q), (queries, kv), fast_mode=True
+    )
 
 
 @pytest.mark.parametrize("step", ["a", "b"])
 def test_published_encoder(step: str) -> None:
     given = {
-        name: torch.from_numpy(np.asarray(value)) for name, value in np.load(GOLDEN / f"mclrec_step_{step}.npz").items()
+        name: torch.from_numpy(np.asarray(value))
+        for name, value in np.load(GOLDEN / f"mclrec_step_{step}.npz").items()
     }
-    state = {name.removeprefix("model."): value for name, value in given.items() if name.startswith("model.")}
+    state = {
+        name.removeprefix("model."): value
+        for name, value in given.items()
+        if name.startswith("model.")
+    }
     weights = encoder_weights(state)
     encoder = Transformer(
         hidden_dim=state["item_embedding.weight"].shape[1],
@@ -273,7 +328,9 @@ def test_published_encoder(step: str) -> None:
         ("aug_seq1", "aug_len1", "z1"),
         ("aug_seq2", "aug_len2", "z2"),
     ]:
-        got = encoder(Ragged.from_padded(given[rows], given[lengths]), state["item_embedding.weight"])
+        got = encoder(
+            Ragged.from_padded(given[rows], given[lengths]), state["item_embedding.weight"]
+        )
         torch.testing.assert_close(got, given[wanted], rtol=1e-8, atol=1e-12)
 
 
@@ -290,7 +347,9 @@ def encoder(causal: bool, device: torch.device | str = "cpu", **settings: object
 
 
 def table(device: torch.device | str = "cpu") -> Tensor:
-    return torch.randn(30, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(device)
+    return torch.randn(30, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(
+        device
+    )
 
 
 @pytest.mark.parametrize("max_len", [11, 12])
@@ -311,7 +370,9 @@ def test_the_causal_filter_is_the_filter_of_each_prefix() -> None:
     for end in range(1, 13):
         prefix = x.clone()
         prefix[end:] = 0
-        torch.testing.assert_close(made[end - 1], (low_pass(12, 5, False, x) @ prefix)[end - 1], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            made[end - 1], (low_pass(12, 5, False, x) @ prefix)[end - 1], rtol=1e-12, atol=1e-12
+        )
 
 
 def test_no_later_item_reaches_an_earlier_state_of_the_causal_filter(device: torch.device) -> None:
@@ -324,7 +385,8 @@ def test_no_later_item_reaches_an_earlier_state_of_the_causal_filter(device: tor
         made[causal] = (changed[0] - changed[1]).abs().amax(1)
     assert float(made[True][:-1].max()) == 0
     assert float(made[True][-1]) > 1e-3
-    # the published filter shows an inner place what comes later: all but the last state are no predictions
+    # the published filter shows an inner place what comes later: all but the last state are no
+    # predictions
     assert float(made[False][:-1].min()) > 1e-6
 
 
@@ -341,4 +403,6 @@ def test_a_filter_made_under_inference_mode_is_none_to_train_with() -> None:
 def test_positions_of_gated_layers_begin_as_wide_as_the_matrices_unless_set() -> None:
     for std, expected in ((None, math.sqrt(2 / (2000 + 16))), (0.02, 0.02)):
         encoder = narrow(GatedTransformer, max_len=2000, position_std=std)
-        assert float(encoder.position_embedding.weight.detach().std()) == pytest.approx(expected, rel=0.03)
+        assert float(encoder.position_embedding.weight.detach().std()) == pytest.approx(
+            expected, rel=0.03
+        )

@@ -51,9 +51,14 @@ def test_semantic_attention_equals_its_definition(device: torch.device) -> None:
     _, x = graph(device)
     views = [x, x.flip(0), x * 2]
     attention = SemanticAttention(6, inner_dim=3).to(device).double()
-    scores = [(torch.tanh(z @ attention.fc.weight.T + attention.fc.bias) @ attention.att[0]).mean() for z in views]
+    scores = [
+        (torch.tanh(z @ attention.fc.weight.T + attention.fc.bias) @ attention.att[0]).mean()
+        for z in views
+    ]
     beta = torch.stack(scores).softmax(0)
-    torch.testing.assert_close(attention(views), sum(b * z for b, z in zip(beta, views, strict=True)))
+    torch.testing.assert_close(
+        attention(views), sum(b * z for b, z in zip(beta, views, strict=True))
+    )
     assert attention.last is not None
     torch.testing.assert_close(attention.last, beta.detach())
 
@@ -66,9 +71,13 @@ def test_published(step: str) -> None:
     slope = golden["model.Encoder.gc1.act.weight"]
     gcn.load_state_dict({"weights.0": w1, "weights.1": w2, "activations.0.weight": slope})
     attention = SemanticAttention(w2.shape[1]).double()
-    attention.load_state_dict({name: golden[f"model.att.{name}"] for name in ("att", "fc.weight", "fc.bias")})
+    attention.load_state_dict(
+        {name: golden[f"model.att.{name}"] for name in ("att", "fc.weight", "fc.bias")}
+    )
     views = [
-        F.normalize(gcn(Csr.from_dense(golden[f"{kind}norm_{path}"]), golden[f"context_{path}{end}"]), dim=1)
+        F.normalize(
+            gcn(Csr.from_dense(golden[f"{kind}norm_{path}"]), golden[f"context_{path}{end}"]), dim=1
+        )
         for path in ("pap", "psp")
         for kind, end in (("", ""), ("masked_", "_masked"))
     ]
@@ -98,7 +107,9 @@ def rows(seed: int = 0) -> Ragged:
     """Users of 0 to 9 items; the last item has no user."""
     g = torch.Generator().manual_seed(seed)
     lengths = [0, 1, *torch.randint(2, 10, (N_USERS - 2,), generator=g).tolist()]
-    return Ragged.from_lists([torch.randperm(N_ITEMS - 1, generator=g)[:n].sort().values.tolist() for n in lengths])
+    return Ragged.from_lists(
+        [torch.randperm(N_ITEMS - 1, generator=g)[:n].sort().values.tolist() for n in lengths]
+    )
 
 
 def dense(edges: Ragged, keep_mask: Tensor | None = None) -> Tensor:
@@ -125,7 +136,12 @@ def vectors(dtype: torch.dtype = torch.float64, device: torch.device | None = No
 
 def test_values_and_gradients_equal_a_dense_oracle(device: torch.device) -> None:
     x, a = vectors(device=device), dense(rows()).to(device)
-    oracle = sum((torch.linalg.matrix_power(a, k) for k in range(1, 4)), torch.eye(len(a), device=device)) / 4
+    oracle = (
+        sum(
+            (torch.linalg.matrix_power(a, k) for k in range(1, 4)), torch.eye(len(a), device=device)
+        )
+        / 4
+    )
     pull = torch.linspace(-1, 2, x.numel(), dtype=torch.float64, device=device).view_as(x)
     out = connected(device=device)(x)
     torch.testing.assert_close(out, oracle.to(x.dtype) @ x, rtol=1e-12, atol=1e-12)

@@ -21,7 +21,11 @@ ROWS = [[3, 1, 8], [], [5], [2, 2, 0, 7]]
 
 def case(dtype: torch.dtype = torch.float64, times: int = 1) -> tuple[Tensor, Ragged, Tensor]:
     g = torch.Generator().manual_seed(4)
-    own = torch.randn(times * len(ROWS), D, generator=g, dtype=torch.float64).to(dtype).requires_grad_()
+    own = (
+        torch.randn(times * len(ROWS), D, generator=g, dtype=torch.float64)
+        .to(dtype)
+        .requires_grad_()
+    )
     items = torch.randn(N_ITEMS, D, generator=g, dtype=torch.float64).to(dtype).requires_grad_()
     return own, Ragged.from_lists(times * ROWS), items
 
@@ -29,7 +33,9 @@ def case(dtype: torch.dtype = torch.float64, times: int = 1) -> tuple[Tensor, Ra
 def made(name: str, dtype: torch.dtype = torch.float64, **settings: Any) -> HistoryAggregator:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        one: HistoryAggregator = registry.make("aggregator", {"name": name, **settings}, hidden_dim=D)
+        one: HistoryAggregator = registry.make(
+            "aggregator", {"name": name, **settings}, hidden_dim=D
+        )
     return one.to(dtype)
 
 
@@ -49,15 +55,24 @@ def test_a_history_is_the_weighted_mean_of_its_items(name: str, times: int) -> N
         asked = question(aggregator, own[user])
         shares = [1.0] * len(history)
         if asked is not None:
-            keys = [torch.tanh(aggregator.key.weight @ items[i] + aggregator.key.bias) for i in history]
+            keys = [
+                torch.tanh(aggregator.key.weight @ items[i] + aggregator.key.bias) for i in history
+            ]
             shares = [math.exp(float(asked @ key)) for key in keys]
-        pooled = sum((share / sum(shares) * items[i] for share, i in zip(shares, history, strict=True)), torch.zeros(D))
-        torch.testing.assert_close(found[user], aggregator.out.weight @ pooled.double(), rtol=1e-12, atol=1e-12)
+        pooled = sum(
+            (share / sum(shares) * items[i] for share, i in zip(shares, history, strict=True)),
+            torch.zeros(D),
+        )
+        torch.testing.assert_close(
+            found[user], aggregator.out.weight @ pooled.double(), rtol=1e-12, atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("n_places", [1, 3, 700])
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "mean"])
-def test_empty_places_take_a_share_as_padding_does_in_the_published_code(name: str, n_places: int) -> None:
+def test_empty_places_take_a_share_as_padding_does_in_the_published_code(
+    name: str, n_places: int
+) -> None:
     aggregator, (own, rows, items) = made(name, n_places=n_places), case()
     width = max(n_places, rows.longest)
     padded = torch.zeros(len(ROWS), width, D, dtype=torch.float64)

@@ -1,4 +1,6 @@
-"""Graphs of items learned from a log: against loops over users and places, their state, and what is refused."""
+"""Graphs of items learned from a log: against loops over users and places, their state, and what is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,15 @@ from recgraph.encoders.graph import Interactions, LinkedItems, Transitions
 from recgraph.sparse.ragged import Ragged
 
 N_ITEMS, DIM = 7, 3
-# item 6 has no interaction, one user none, one item occurs twice in a row and one twice in a history
+# item 6 has no interaction, one user none, one item occurs twice in a row and one twice in a
+# history
 ROWS = [[0, 1, 1, 2], [], [3, 0, 4, 3], [5]]
 
 
 def vectors(device: torch.device | str = "cpu") -> Tensor:
-    return torch.randn(N_ITEMS, DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(device)
+    return torch.randn(
+        N_ITEMS, DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    ).to(device)
 
 
 def connected(graph: LinkedItems, device: torch.device | str = "cpu") -> LinkedItems:
@@ -33,7 +38,11 @@ def of_interactions() -> list[list[float]]:
     degrees = [sum(item in of_user for of_user in sets) for item in range(N_ITEMS)]
     return [
         [
-            sum((i in own and j in own) / len(own) / (degrees[i] * degrees[j]) ** 0.5 for own in sets if {i, j} <= own)
+            sum(
+                (i in own and j in own) / len(own) / (degrees[i] * degrees[j]) ** 0.5
+                for own in sets
+                if {i, j} <= own
+            )
             for j in range(N_ITEMS)
         ]
         for i in range(N_ITEMS)
@@ -64,19 +73,27 @@ def propagated(operator: list[list[float]], x: Tensor, n_layers: int) -> Tensor:
 @pytest.mark.parametrize("n_layers", [1, 3])
 def test_items_of_the_same_users(n_layers: int, device: torch.device) -> None:
     graph, x = connected(Interactions(N_ITEMS, n_layers), device), vectors(device)
-    torch.testing.assert_close(graph(x), propagated(of_interactions(), x, n_layers), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(
+        graph(x), propagated(of_interactions(), x, n_layers), rtol=1e-6, atol=1e-7
+    )
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 9])
 def test_items_that_follow_one_another(window: int, device: torch.device) -> None:
     graph, x = connected(Transitions(N_ITEMS, 2, window), device), vectors(device)
-    torch.testing.assert_close(graph(x), propagated(of_transitions(window), x, 2), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(
+        graph(x), propagated(of_transitions(window), x, 2), rtol=1e-6, atol=1e-7
+    )
 
 
-@pytest.mark.parametrize("graph", [Interactions(N_ITEMS), Transitions(N_ITEMS, window=2)], ids=["users", "places"])
+@pytest.mark.parametrize(
+    "graph", [Interactions(N_ITEMS), Transitions(N_ITEMS, window=2)], ids=["users", "places"]
+)
 def test_gradients_and_state(graph: LinkedItems) -> None:
     untouched = torch.zeros(N_ITEMS, DIM, dtype=torch.float64)
-    torch.testing.assert_close(graph.double()(untouched + 3), untouched + 1)  # no neighbours: x of three layers
+    torch.testing.assert_close(
+        graph.double()(untouched + 3), untouched + 1
+    )  # no neighbours: x of three layers
     connected(graph)
     x = vectors().requires_grad_()
     assert torch.autograd.gradcheck(graph, (x,))

@@ -14,9 +14,13 @@ N_ITEMS, N_VALUES, WIDTH, DIM = 7, 6, 3, 4
 MISSING = [0, 4]
 
 
-def made(device: torch.device | str = "cpu", id_dropout: float = 0.0, width: int = WIDTH) -> ItemTower:
+def made(
+    device: torch.device | str = "cpu", id_dropout: float = 0.0, width: int = WIDTH
+) -> ItemTower:
     draw = torch.Generator().manual_seed(1)
-    entries = torch.rand(N_ITEMS, N_VALUES, generator=draw) * (torch.rand(N_ITEMS, N_VALUES, generator=draw) < 0.5)
+    entries = torch.rand(N_ITEMS, N_VALUES, generator=draw) * (
+        torch.rand(N_ITEMS, N_VALUES, generator=draw) < 0.5
+    )
     dense = torch.randn(N_ITEMS, width, generator=draw)
     torch.manual_seed(3)
     return ItemTower(DIM, Csr.from_dense(entries), dense, MISSING, id_dropout).to(device).double()

@@ -46,7 +46,9 @@ class Vectors(Scores):
         return self.items
 
 
-def random_cases(n_users: int, n_items: int, truths: int = 6, graded: bool = False, seed: int = 0) -> Cases:
+def random_cases(
+    n_users: int, n_items: int, truths: int = 6, graded: bool = False, seed: int = 0
+) -> Cases:
     """Histories with a repeated and with an unreachable item among them."""
     rng = np.random.default_rng(seed)
     drawn = [rng.permutation(n_items)[: rng.integers(2, 30)].tolist() for _ in range(n_users)]
@@ -55,5 +57,7 @@ def random_cases(n_users: int, n_items: int, truths: int = 6, graded: bool = Fal
     history[0] = history[0] * 2
     history[1] = [drawn[1][0], *history[1]]
     truth = Ragged.from_lists([row[:n] for row, n in zip(drawn, cut, strict=True)])
-    grades = torch.from_numpy(rng.integers(1, 6, truth.values.numel()).astype(float)) if graded else None
+    grades = (
+        torch.from_numpy(rng.integers(1, 6, truth.values.numel()).astype(float)) if graded else None
+    )
     return Cases(torch.arange(n_users), Ragged.from_lists(history), truth, n_items, grades)

@@ -32,10 +32,13 @@ from recgraph.train.order import order
 
 def interactions(rows: list[tuple[int, int, int]], timed: bool = True) -> rg.Interactions:
     frame = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
-    return rg.Interactions.from_frame(frame, user="user", item="item", timestamp="time" if timed else None)
+    return rg.Interactions.from_frame(
+        frame, user="user", item="item", timestamp="time" if timed else None
+    )
 
 
-# user 1 ends before user 2 begins; item 5 occurs only in user 2's test; user 1's test repeats item 1
+# user 1 ends before user 2 begins; item 5 occurs only in user 2's test; user 1's test repeats item
+# 1
 ROWS = [(1, 1, 0), (1, 2, 1), (1, 3, 2), (1, 1, 3), (2, 1, 10), (2, 2, 11), (2, 3, 12), (2, 5, 13)]
 
 
@@ -69,12 +72,17 @@ def popularity_of(split: rg.Split) -> Check:
 
 def test_popularity_by_hand() -> None:
     found = popularity_of(interactions(ROWS).split("leave-one-out"))
-    # items 1 and 2 have two training interactions each; valid asks for item 3 twice, test for items 1 and 5
+    # items 1 and 2 have two training interactions each; valid asks for item 3 twice, test for items
+    # 1 and 5
     assert (found.status, found.value) == ("ok", None)
-    assert found.detail.endswith("has 1.0 training interactions in the mean, one of valid 0.0 (within 5 allowed)")
+    assert found.detail.endswith(
+        "has 1.0 training interactions in the mean, one of valid 0.0 (within 5 allowed)"
+    )
     # every other user begins with item 0, and in the end all want it
     rows = [(user, user % 2 * (1 + user), 0) for user in range(40)]
-    rows += [(user, 100 + (user + place) % 7, 1 + place) for user in range(40) for place in range(2)]
+    rows += [
+        (user, 100 + (user + place) % 7, 1 + place) for user in range(40) for place in range(2)
+    ]
     rows += [(user, 0, 9) for user in range(40) if user % 2]
     found = popularity_of(interactions(rows).split("leave-one-out", short_users="train"))
     # item 0 has twenty training interactions, the seven others twenty together
@@ -107,7 +115,9 @@ def test_all_rows_of_a_sound_split() -> None:
     assert [row.status for row in order(random_log().split("all"))] == ["skipped"]
 
 
-@pytest.mark.parametrize(("which", "status", "share"), [(1, "fail", 1), (-1, "fail", 0), (0, "ok", 0.5)])
+@pytest.mark.parametrize(
+    ("which", "status", "share"), [(1, "fail", 1), (-1, "fail", 0), (0, "ok", 0.5)]
+)
 def test_ids_that_ascend_within_ties_fail(which: int, status: str, share: float) -> None:
     rng, rows = np.random.default_rng(0), []
     for user in range(100):
@@ -124,7 +134,9 @@ def test_ids_that_ascend_within_ties_fail(which: int, status: str, share: float)
     assert tied_times(interactions(rows[:16]).split("leave-one-out")).status == "ok"
 
 
-def chain(n_users: int = 400, n_items: int = 150, n_next: int = 3, length: int = 12) -> rg.Interactions:
+def chain(
+    n_users: int = 400, n_items: int = 150, n_next: int = 3, length: int = 12
+) -> rg.Interactions:
     """A Markov chain: after item ``i`` comes one of ``n_next`` items of its own, each as often."""
     rng = np.random.default_rng(0)
     follow, rows = np.stack([rng.permutation(n_items)[:n_next] for _ in range(n_items)]), []
@@ -137,7 +149,9 @@ def chain(n_users: int = 400, n_items: int = 150, n_next: int = 3, length: int =
 
 
 def test_branching_is_that_of_the_chain() -> None:
-    assert branching(chain(n_users=3000).split("leave-one-out").train).value == pytest.approx(3, rel=0.01)
+    assert branching(chain(n_users=3000).split("leave-one-out").train).value == pytest.approx(
+        3, rel=0.01
+    )
     train = random_log().split("leave-one-out").train
     pairs = [pair for row in train.items.to_lists() for pair in pairwise(row)]
     counts, firsts = Counter(pairs), Counter(first for first, _ in pairs)
@@ -169,12 +183,21 @@ def test_smoothness_counts_shared_values() -> None:
         [item % 3 for item in range(60)],
         [[f"t{item % 4}", f"t{item % 7}", f"{item % 5}"] for item in range(60)],
     )
-    table = {"item": range(60), "title": [f"film {item}" for item in range(60)], "brand": brand, "tags": tags}
+    table = {
+        "item": range(60),
+        "title": [f"film {item}" for item in range(60)],
+        "brand": brand,
+        "tags": tags,
+    }
     features = pl.DataFrame({**table, "price": [item / 7 for item in range(60)]})
     split = random_log().with_features(item_features=features).split("leave-one-out")
     found = {row.name: row.value for row in smoothness(split)}
     items = split.items.values.to_list()
-    pairs = [pair for row in split.train.items.to_lists() for pair in pairwise([items[index] for index in row])]
+    pairs = [
+        pair
+        for row in split.train.items.to_lists()
+        for pair in pairwise([items[index] for index in row])
+    ]
     same = [brand[first] == brand[second] for first, second in pairs]
     shared = [bool({*tags[first]} & {*tags[second]}) for first, second in pairs]
     assert found == {
@@ -202,4 +225,7 @@ def test_groups() -> None:
     # to the last digit those of NumPy, whatever the number of threads
     drawn = np.random.default_rng(0).random(20_000)
     many = Result(Protocol(), np.arange(20_000), {"mrr@5": drawn})
-    assert by_group(many, ["a", "b"] * 10_000)["mrr@5"].to_list() == [drawn[::2].mean(), drawn[1::2].mean()]
+    assert by_group(many, ["a", "b"] * 10_000)["mrr@5"].to_list() == [
+        drawn[::2].mean(),
+        drawn[1::2].mean(),
+    ]

@@ -1,4 +1,6 @@
-"""``evaluate`` against slow oracles: conventions, ties, candidates, names of metrics; on several processes."""
+"""``evaluate`` against slow oracles: conventions, ties, candidates, names of metrics; on several
+processes.
+"""
 
 from __future__ import annotations
 
@@ -51,12 +53,16 @@ def oracle(scores: Tensor, cases: Cases, k: int, exclude: bool) -> dict[str, lis
     values: dict[str, list[float]] = {name: [] for name in DEFAULT_METRICS}
     for row in range(len(cases)):
         truth, seen = cases.truth.row(row).tolist(), set(cases.history.row(row).tolist())
-        order = [i for i in np.lexsort((place, -scores[row].numpy())) if not (exclude and i in seen)][:k]
+        order = [
+            i for i in np.lexsort((place, -scores[row].numpy())) if not (exclude and i in seen)
+        ][:k]
         hits = np.zeros(k)
         hits[: len(order)] = [i in truth for i in order]
         gains, ideal = hits, np.ones(len(truth))
         if cases.grades is not None:
-            grade = dict(zip(truth, cases.truth.with_values(cases.grades).row(row).tolist(), strict=True))
+            grade = dict(
+                zip(truth, cases.truth.with_values(cases.grades).row(row).tolist(), strict=True)
+            )
             gains = np.zeros(k)
             gains[: len(order)] = [grade.get(i, 0.0) for i in order]
             ideal = np.sort(list(grade.values()))[::-1]
@@ -83,7 +89,9 @@ def test_equals_the_definitions(graded: bool, ties: bool) -> None:
         for k in (1, 5, 50):
             for name, values in oracle(scores, cases, k, convention == "exclude").items():
                 own = results[convention].per_user[f"{name}@{k}"]
-                np.testing.assert_allclose(own, values, rtol=1e-12, atol=1e-15, err_msg=f"{name}@{k}")
+                np.testing.assert_allclose(
+                    own, values, rtol=1e-12, atol=1e-15, err_msg=f"{name}@{k}"
+                )
     assert results["exclude"].n_unreachable_users == 1
     assert results["keep"].n_unreachable_users == 0
 
@@ -105,7 +113,13 @@ def test_the_protocol_is_recorded_and_guards_comparison() -> None:
     model = Scores(torch.randn(50, 60))
 
     results = evaluate(
-        model, cases, split=Labelled(), part="test", fitted_on="train", history="train+valid", tie_seed=3
+        model,
+        cases,
+        split=Labelled(),
+        part="test",
+        fitted_on="train",
+        history="train+valid",
+        tie_seed=3,
     )
     protocol = results["exclude"].protocol
     assert (protocol.split, protocol.split_hash, protocol.part) == ("leave-one-out", "abc", "test")
@@ -114,7 +128,10 @@ def test_the_protocol_is_recorded_and_guards_comparison() -> None:
     with refused("seen", by=ProtocolMismatch):
         compare(results["keep"], results["exclude"])
     same = evaluate(Scores(torch.zeros(50, 60)), cases, protocols=[protocol])[0]
-    assert compare(same, results["exclude"])["ndcg@10"] == results["exclude"]["ndcg@10"] - same["ndcg@10"]
+    assert (
+        compare(same, results["exclude"])["ndcg@10"]
+        == results["exclude"]["ndcg@10"] - same["ndcg@10"]
+    )
     assert same.hash == results["exclude"].hash == Protocol.of(protocol.model_dump()).hash
 
 
@@ -133,11 +150,19 @@ def test_a_part_that_the_model_was_fitted_on_is_refused(part: str) -> None:
 
 def test_results_as_table_dictionary_and_frames() -> None:
     results = evaluate(
-        Scores(torch.randn(50, 60)), random_cases(50, 60), cutoffs=(10, 5, 5), metrics=["ndcg", "hit_rate"]
+        Scores(torch.randn(50, 60)),
+        random_cases(50, 60),
+        cutoffs=(10, 5, 5),
+        metrics=["ndcg", "hit_rate"],
     )
     lines = str(results).splitlines()
     assert lines[0].split() == ["metric", "seen", "kept", "seen", "excluded"]
-    assert [line.split()[0] for line in lines[1:5]] == ["ndcg@5", "ndcg@10", "hit_rate@5", "hit_rate@10"]
+    assert [line.split()[0] for line in lines[1:5]] == [
+        "ndcg@5",
+        "ndcg@10",
+        "hit_rate@5",
+        "hit_rate@10",
+    ]
     assert "1 users have unreachable" in lines[-1]
     frame = results.to_polars()
     assert frame.columns == ["metric", "seen kept", "seen excluded"]
@@ -157,12 +182,28 @@ def test_a_metric_of_ones_own_in_every_place(monkeypatch: pytest.MonkeyPatch) ->
     registry.register("metric")(FirstHit)
     cases = random_cases(40, 50)
     model, part = Scores(torch.randn(40, 50)), Part(cases.history, 50)
-    result = evaluate(model, cases, seen=("keep",), cutoffs=(1, 5), metrics=["FirstHit", "coverage"], fit_part=part)[0]
-    assert set(result.metrics) == {"first_hit@1", "first_hit@5", "catalogue_coverage@1", "catalogue_coverage@5"}
+    result = evaluate(
+        model,
+        cases,
+        seen=("keep",),
+        cutoffs=(1, 5),
+        metrics=["FirstHit", "coverage"],
+        fit_part=part,
+    )[0]
+    assert set(result.metrics) == {
+        "first_hit@1",
+        "first_hit@5",
+        "catalogue_coverage@1",
+        "catalogue_coverage@5",
+    }
     found = validation(model, cases, "first_hit@7", seen="keep", fit_part=part)
     assert found["first_hit@7"] == result["first_hit@1"]
     assert validation(model, cases, "auc", seen="keep", fit_part=part)["auc"] > 0
-    assert (canonical("FirstHit@3"), canonical("auc"), direction("first_hit@3")) == ("first_hit@3", "auc", "maximize")
+    assert (canonical("FirstHit@3"), canonical("auc"), direction("first_hit@3")) == (
+        "first_hit@3",
+        "auc",
+        "maximize",
+    )
 
 
 @pytest.mark.parametrize(
@@ -220,17 +261,32 @@ def test_a_metric_names_its_cut_off() -> None:
     }
     assert set(metrics_of("ndcg@7", "recall", cutoffs=(3,))) == {"ndcg@7", "recall@3", "recall@7"}
     assert set(metrics_of("ndcg@7", "ndcg@3", "auc")) == {"ndcg@3", "ndcg@7", "auc"}
-    assert metrics_of("ndcg@10", NDCG()) == {name: value for name, value in plain.items() if name.startswith("ndcg")}
-    assert set(metrics_of("recall@7", F1(beta=2.0), cutoffs=(3,))) == {"recall@7", "f1(beta=2.0)@3", "f1(beta=2.0)@7"}
+    assert metrics_of("ndcg@10", NDCG()) == {
+        name: value for name, value in plain.items() if name.startswith("ndcg")
+    }
+    assert set(metrics_of("recall@7", F1(beta=2.0), cutoffs=(3,))) == {
+        "recall@7",
+        "f1(beta=2.0)@3",
+        "f1(beta=2.0)@7",
+    }
 
 
 def test_names_of_metrics() -> None:
     assert split_metric("HitRate@5") == ("hit_rate", 5)
     assert (split_metric("auc"), split_metric("auc@10")) == (("auc", None), ("auc", 10))
-    assert (full_name("Coverage@20"), full_name("R-Precision")) == ("catalogue_coverage@20", "r_precision")
+    assert (full_name("Coverage@20"), full_name("R-Precision")) == (
+        "catalogue_coverage@20",
+        "r_precision",
+    )
     assert value_of({"auc": 0.5, "catalogue_coverage@5": 0.1}, "auc@10") == 0.5
     names = ("gini@5", "f1(beta=2.0)@10", "auc", "macro_f1", "train_seconds")
-    assert [metric and metric.name for metric in map(metric_of, names)] == ["gini", "f1", "auc", None, None]
+    assert [metric and metric.name for metric in map(metric_of, names)] == [
+        "gini",
+        "f1",
+        "auc",
+        None,
+        None,
+    ]
 
 
 @pytest.mark.parametrize("selects", ["coverage@20", "novelty@3", "auc@5"])
@@ -256,7 +312,9 @@ def auc(scores: Tensor, relevant: set[int], candidates: list[int]) -> float:
 
 
 @pytest.mark.parametrize("block_items", [1 << 17, 64])
-def test_auc_and_r_precision_of_all_items(block_items: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auc_and_r_precision_of_all_items(
+    block_items: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(topk, "CHUNK", 64)
     monkeypatch.setattr(topk, "BLOCK_ITEMS", block_items)
     cases = random_cases(300, 250)
@@ -268,8 +326,12 @@ def test_auc_and_r_precision_of_all_items(block_items: int, monkeypatch: pytest.
         for row in range(300):
             truth, known = set(cases.truth.row(row).tolist()), set(cases.history.row(row).tolist())
             candidates = [item for item in range(250) if not (seen == "exclude" and item in known)]
-            assert results[seen].per_user["auc"][row] == pytest.approx(auc(scores[row], truth, candidates), abs=1e-12)
-            best = sorted(candidates, key=lambda item, row=row: (-float(scores[row, item]), place[item]))[: len(truth)]
+            assert results[seen].per_user["auc"][row] == pytest.approx(
+                auc(scores[row], truth, candidates), abs=1e-12
+            )
+            best = sorted(
+                candidates, key=lambda item, row=row: (-float(scores[row, item]), place[item])
+            )[: len(truth)]
             found = len(truth & set(best)) / len(truth)
             assert results[seen].per_user["r_precision"][row] == pytest.approx(found)
 
@@ -283,10 +345,17 @@ def test_the_expectation_is_the_mean_over_all_orders(name: str) -> None:
     for relevant in ([1], [1, 2], [0, 3, 4], [2, 5, 6], [0, 1, 2, 3, 4, 5]):
         cases = Cases(torch.tensor([0]), Ragged.from_lists([[]]), Ragged.from_lists([relevant]), 7)
         result = evaluate(
-            Scores(scores), cases, seen=("keep",), cutoffs=(1, 2, 4, 7), metrics=[name], ties="expectation"
+            Scores(scores),
+            cases,
+            seen=("keep",),
+            cutoffs=(1, 2, 4, 7),
+            metrics=[name],
+            ties="expectation",
         )
         orders = [
-            [*groups[0], *middle, *next_, 6] for middle in permutations(groups[1]) for next_ in permutations(groups[2])
+            [*groups[0], *middle, *next_, 6]
+            for middle in permutations(groups[1])
+            for next_ in permutations(groups[2])
         ]
         hits = torch.tensor([[item in relevant for item in order] for order in orders])
         every = RankedHits(hits, torch.full((12,), len(relevant)))
@@ -296,14 +365,30 @@ def test_the_expectation_is_the_mean_over_all_orders(name: str) -> None:
             continue
         for k in (1, 2, 4, 7) if metric.cut else (None,):
             label = f"{metric.name}@{k}" if metric.cut else metric.name
-            assert result[0][label] == pytest.approx(float(metric(every, k).mean()), abs=1e-12), (relevant, k)
+            assert result[0][label] == pytest.approx(float(metric(every, k).mean()), abs=1e-12), (
+                relevant,
+                k,
+            )
 
 
 def test_the_expectation_of_grades_is_the_mean_over_both_orders() -> None:
-    cases = Cases(torch.tensor([0]), Ragged.from_lists([[]]), Ragged.from_lists([[1, 3]]), 4, torch.tensor([3.0, 1.0]))
+    cases = Cases(
+        torch.tensor([0]),
+        Ragged.from_lists([[]]),
+        Ragged.from_lists([[1, 3]]),
+        4,
+        torch.tensor([3.0, 1.0]),
+    )
     rows = [[3.0, 2.0, 2.0, 1.0], [3.0, 2.5, 2.0, 1.0], [3.0, 2.0, 2.5, 1.0]]
-    asked: dict[str, Any] = {"seen": ("keep",), "metrics": ["ndcg", "dcg"], "cutoffs": (2, 3), "ties": "expectation"}
-    tied, one, other = (evaluate(Scores(torch.tensor([row])), cases, **asked)[0].metrics for row in rows)
+    asked: dict[str, Any] = {
+        "seen": ("keep",),
+        "metrics": ["ndcg", "dcg"],
+        "cutoffs": (2, 3),
+        "ties": "expectation",
+    }
+    tied, one, other = (
+        evaluate(Scores(torch.tensor([row])), cases, **asked)[0].metrics for row in rows
+    )
     assert tied == pytest.approx({name: (one[name] + other[name]) / 2 for name in tied})
     assert one["ndcg@2"] != other["ndcg@2"]
 
@@ -314,17 +399,23 @@ def test_own_candidates_are_what_barring_the_others_gives(seen: str, ties: str) 
     cases = random_cases(300, 200)
     scores = torch.randn(300, 200, generator=torch.Generator().manual_seed(6)).round()
     rng = np.random.default_rng(5)
-    lists = Ragged.from_lists([list({*row, *rng.integers(0, 200, 30).tolist()}) for row in cases.truth.to_lists()])
+    lists = Ragged.from_lists(
+        [list({*row, *rng.integers(0, 200, 30).tolist()}) for row in cases.truth.to_lists()]
+    )
     metrics = ("ndcg", "mrr", "auc", "r_precision")
     protocol = Protocol(seen=seen, ties=ties, candidates="lists")
-    own = evaluate(Scores(scores), cases, protocols=[protocol], candidate_lists=lists, metrics=metrics)[0]
+    own = evaluate(
+        Scores(scores), cases, protocols=[protocol], candidate_lists=lists, metrics=metrics
+    )[0]
     barred = torch.ones(300, 200, dtype=torch.bool)
     barred[lists.rows, lists.values] = False
     if seen == "exclude":
         barred[cases.history.rows, cases.history.values] = True
     gone = Ragged.from_lists([row.nonzero().flatten().tolist() for row in barred])
     other = Cases(cases.users, gone, cases.truth, 200)
-    wanted = evaluate(Scores(scores), other, protocols=[Protocol(seen="exclude", ties=ties)], metrics=metrics)[0]
+    wanted = evaluate(
+        Scores(scores), other, protocols=[Protocol(seen="exclude", ties=ties)], metrics=metrics
+    )[0]
     for name, values in own.per_user.items():
         np.testing.assert_allclose(values, wanted.per_user[name], rtol=1e-12, err_msg=name)
     assert own.protocol.candidate_hash
@@ -339,11 +430,19 @@ def test_sampled_candidates() -> None:
         assert len(items) == len(set(items)) == 20 + len(truth)
         assert truth <= set(items)
         assert not (set(items) - truth) & set(cases.history.row(row).tolist())
-    some = Cases(cases.users[5:9], cases.history.take(cases.users[5:9]), cases.truth.take(cases.users[5:9]), 300)
+    some = Cases(
+        cases.users[5:9],
+        cases.history.take(cases.users[5:9]),
+        cases.truth.take(cases.users[5:9]),
+        300,
+    )
     assert sample_candidates(some, 20, seed=1).to_lists() == drawn.to_lists()[5:9]
     assert sample_candidates(cases, 20, seed=2).to_lists() != drawn.to_lists()
     few = sample_candidates(cases, 1000, seed=1)
-    known = [len(set(cases.truth.row(row).tolist()) | set(cases.history.row(row).tolist())) for row in range(200)]
+    known = [
+        len(set(cases.truth.row(row).tolist()) | set(cases.history.row(row).tolist()))
+        for row in range(200)
+    ]
     assert (few.lengths - cases.truth.lengths).tolist() == [300 - n for n in known]
     every = torch.bincount(drawn.values, minlength=300).double()
     assert every.min() > 0
@@ -371,9 +470,21 @@ def test_metrics_of_lists_need_what_they_read() -> None:
     cases = random_cases(30, 60)
     model = Scores(torch.randn(30, 60, generator=torch.Generator().manual_seed(8)))
     part = Part(cases.history, 60)
-    names = ["catalogue_coverage", "gini", "average_popularity", "novelty", "new_items", "intra_list_diversity"]
+    names = [
+        "catalogue_coverage",
+        "gini",
+        "average_popularity",
+        "novelty",
+        "new_items",
+        "intra_list_diversity",
+    ]
     results = evaluate(
-        model, cases, metrics=names, cutoffs=(5,), fit_part=part, features=torch.nn.Embedding(60, 4).weight
+        model,
+        cases,
+        metrics=names,
+        cutoffs=(5,),
+        fit_part=part,
+        features=torch.nn.Embedding(60, 4).weight,
     )
     assert results["exclude"]["new_items@5"] == 1
     assert results["keep"]["new_items@5"] < 1
@@ -393,7 +504,8 @@ def test_metrics_of_lists_need_what_they_read() -> None:
             evaluate(model, cases, features=wrong)
 
 
-# --- several processes, or an engine: each ranks for its share of the users, and all find what one finds
+# --- several processes, or an engine: each ranks for its share of the users, and all find what one
+# finds
 
 N_ITEMS = 300
 #: three groups, the last of which is short
@@ -407,7 +519,9 @@ def scores(n_users: int) -> torch.Tensor:
 
 
 def measured(n_users: int, graded: bool, engine: Engine | None = None) -> dict[str, Any]:
-    """All that evaluations of several kinds find: values of users, over all users, protocols; who was ranked for."""
+    """All that evaluations of several kinds find: values of users, over all users, protocols; who
+    was ranked for.
+    """
     cases = random_cases(n_users, N_ITEMS, graded=graded)
     lists = Ragged.from_lists([list(range(row % 7, N_ITEMS, 3)) for row in range(n_users)])
     part = Part(cases.history, N_ITEMS)
@@ -420,14 +534,22 @@ def measured(n_users: int, graded: bool, engine: Engine | None = None) -> dict[s
     metrics = ("ndcg", "recall", "mrr", "auc", "coverage", "gini", "novelty")
     asked: dict[str, Any] = {"metrics": metrics, "fit_part": part, "engine": engine}
     generator = torch.Generator().manual_seed(2)
-    vectors = Vectors(torch.randn(n_users, 8, generator=generator), torch.randn(N_ITEMS, 8, generator=generator))
+    vectors = Vectors(
+        torch.randn(n_users, 8, generator=generator), torch.randn(N_ITEMS, 8, generator=generator)
+    )
     model = Scores(scores(n_users))
     found = evaluate(model, cases, protocols=protocols, candidate_lists=lists, **asked)
-    of_ties = evaluate(model, cases, ties="expectation", metrics=("ndcg", "recall", "mrr"), engine=engine)
+    of_ties = evaluate(
+        model, cases, ties="expectation", metrics=("ndcg", "recall", "mrr"), engine=engine
+    )
     of_vectors = evaluate(vectors, cases, seen=("exclude",), **asked)
     return {
         "results": [
-            (each.to_dict(), each.users.tolist(), {name: values.tobytes() for name, values in each.per_user.items()})
+            (
+                each.to_dict(),
+                each.users.tolist(),
+                {name: values.tobytes() for name, values in each.per_user.items()},
+            )
             for each in (*found, *of_ties, *of_vectors)
         ],
         "validation": validation(vectors, cases, "coverage@20", seen="exclude", fit_part=part),
@@ -456,7 +578,8 @@ def test_two_processes_find_bit_for_bit_what_one_finds(case: int, ranks: list[An
     for found in of_ranks:
         assert found["validation"] == alone["validation"]
         assert found["results"] == alone["results"]
-    # three groups of 256 on two processes; a single group is one process's. Two evaluations ask the model
+    # three groups of 256 on two processes; a single group is one process's. Two evaluations ask the
+    # model
     shares = [GROUP + 70, GROUP] if n_users > GROUP else [n_users, 0]
     assert [found["scored"] for found in of_ranks] == [2 * share for share in shares]
     assert alone["scored"] == 2 * n_users

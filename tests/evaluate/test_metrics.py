@@ -1,4 +1,6 @@
-"""A contract for every metric that the registry finds, and worked examples that can be checked by hand."""
+"""A contract for every metric that the registry finds, and worked examples that can be checked by
+hand.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ from recgraph.sparse.ragged import Ragged
 NAMES = registry.names("metric")
 #: those that read hits alone, and are 1 for the best possible ranking
 FROM_HITS = [
-    name for name in NAMES if (of := registry.load("metric", name)).needs_truth and not of.needs and of != metrics.DCG
+    name
+    for name in NAMES
+    if (of := registry.load("metric", name)).needs_truth and not of.needs and of != metrics.DCG
 ]
 
 
@@ -50,7 +54,9 @@ def complete(n_users: int = 6, n_items: int = 30, k: int = 10, seed: int = 0) ->
     relevant = Ragged.from_lists([row.nonzero().flatten().tolist() for row in is_relevant])
     rank = items.argsort(1)[relevant.rows, relevant.values]
     ones = torch.ones_like(rank)
-    places = RelevantRanks(relevant.with_values(rank), ones, 0 * ones, ones.bool(), torch.full((n_users,), n_items))
+    places = RelevantRanks(
+        relevant.with_values(rank), ones, 0 * ones, ones.bool(), torch.full((n_users,), n_items)
+    )
     counts = torch.randint(0, 9, (n_items,), generator=generator)
     features = torch.rand(n_items, 4, generator=generator)
     known = torch.rand(n_users, k, generator=generator) < 0.3
@@ -86,7 +92,9 @@ def test_what_is_not_known_is_asked_for(metric: Metric) -> None:
 @pytest.mark.parametrize("k", [1, 3, 7])
 def test_perfect_is_one_and_nothing_is_zero(of_hits: Metric, k: int, device: torch.device) -> None:
     # as many relevant items as places, so that recall and precision can both be perfect
-    best = RankedHits(torch.ones(4, 7, dtype=torch.bool, device=device), torch.full((4,), k, device=device))
+    best = RankedHits(
+        torch.ones(4, 7, dtype=torch.bool, device=device), torch.full((4,), k, device=device)
+    )
     assert of_hits(best, k).tolist() == pytest.approx([1.0] * 4)
     values = of_hits(replace(best, hits=~best.hits), k)
     assert values.tolist() == [0.0] * 4
@@ -123,7 +131,9 @@ WORKED = {
 
 @pytest.mark.parametrize("name", WORKED)
 def test_a_worked_example(name: str) -> None:
-    assert value_of(name, ranked([[0, 1, 0, 1, 0]], [3]), 5) == pytest.approx(WORKED[name], abs=1e-12)
+    assert value_of(name, ranked([[0, 1, 0, 1, 0]], [3]), 5) == pytest.approx(
+        WORKED[name], abs=1e-12
+    )
 
 
 def test_grades() -> None:
@@ -131,13 +141,18 @@ def test_grades() -> None:
     ideal = torch.tensor([[3.0, 2.0, 1.0]], dtype=torch.float64)
     example = RankedHits(gains > 0, torch.tensor([3]), gains, ideal)
     log3 = math.log2(3)
-    assert value_of("ndcg", example, 3) == pytest.approx((1 + 3 / 2) / (3 + 2 / log3 + 1 / 2), abs=1e-12)
+    assert value_of("ndcg", example, 3) == pytest.approx(
+        (1 + 3 / 2) / (3 + 2 / log3 + 1 / 2), abs=1e-12
+    )
     exponential = metrics.NDCG(gain="exponential")
     assert exponential.label == "ndcg(gain=exponential)"
-    assert exponential(example, 3).tolist() == pytest.approx([(1 + 7 / 2) / (7 + 3 / log3 + 1 / 2)], abs=1e-12)
+    assert exponential(example, 3).tolist() == pytest.approx(
+        [(1 + 7 / 2) / (7 + 3 / log3 + 1 / 2)], abs=1e-12
+    )
 
 
-# two users, two places, four items seen 4, 2, 2 and 0 times by eight users; the first item of each list is a hit
+# two users, two places, four items seen 4, 2, 2 and 0 times by eight users; the first item of each
+# list is a hit
 LISTS = RankedHits(
     torch.tensor([[True, False], [True, False]]),
     torch.tensor([1, 2]),
@@ -162,7 +177,8 @@ LISTED = {
     "unexpectedness": (0 + 1 / 2) / 2,
     # the first place is expected of item 0: 1 - 1
     "serendipity": 0.0,
-    # the tail is the least popular of three items with an interaction, the first of two equals: item 1
+    # the tail is the least popular of three items with an interaction, the first of two equals:
+    # item 1
     "tail_share": (1 / 2 + 0) / 2,
     "intra_list_diversity": (1 - 1 / math.sqrt(2) + 1) / 2,
 }
@@ -174,7 +190,9 @@ def test_a_worked_example_of_lists(name: str) -> None:
 
 
 def test_the_whole_ranking() -> None:
-    """Two relevant items of six: above one stands nothing, above the other one irrelevant item and two are equal."""
+    """Two relevant items of six: above one stands nothing, above the other one irrelevant item and
+    two are equal.
+    """
     places = RelevantRanks(
         Ragged.from_lists([[0, 2]]), torch.tensor([1, 3]), torch.tensor([0, 1]), torch.tensor([True, True]),
         torch.tensor([6]),
@@ -186,20 +204,33 @@ def test_the_whole_ranking() -> None:
     assert AUC()(lost).tolist() == pytest.approx([1 / 2])
 
 
-# -- our metrics against the values that nine libraries computed (``golden/metrics``), where the definitions agree
+# -- our metrics against the values that nine libraries computed (``golden/metrics``), where the
+# definitions agree
 
 #: lists are padded to this length, so that every cut-off fits
 LONGEST = 64
 #: libraries that read a full score matrix: the list, then every other item
 COMPLETED = {"torchmetrics", "torch-geometric", "recbole"}
 HIT, PRECISION, RECALL, F1 = metrics.HitRate(), metrics.Precision(), metrics.Recall(), metrics.F1()
-MAP, MRR, NDCG, DCG, R = metrics.MAP(), metrics.MRR(), metrics.NDCG(), metrics.DCG(), metrics.RPrecision()
+MAP, MRR, NDCG, DCG, R = (
+    metrics.MAP(),
+    metrics.MRR(),
+    metrics.NDCG(),
+    metrics.DCG(),
+    metrics.RPrecision(),
+)
 POPULARITY = metrics.AveragePopularity()
 USUAL = {"Precision": PRECISION, "Recall": RECALL, "MRR": MRR, "NDCG": NDCG, "MAP": MAP}
 
 #: library -> metric, with the values of parameters that matter -> ours
 AGREE: dict[str, dict[str, Metric]] = {
-    "cornac": {"FMeasure": F1, "HitRatio": HIT, "NDCG": NDCG, "Precision": PRECISION, "Recall": RECALL},
+    "cornac": {
+        "FMeasure": F1,
+        "HitRatio": HIT,
+        "NDCG": NDCG,
+        "Precision": PRECISION,
+        "Recall": RECALL,
+    },
     "lenskit": {
         "Hit": HIT,
         "RecipRank": MRR,
@@ -210,13 +241,32 @@ AGREE: dict[str, dict[str, Metric]] = {
         "DCG rating LogRankWeight(offset=1)": DCG,
     },
     "ranx": {
-        **{"hit_rate": HIT, "precision": PRECISION, "recall": RECALL, "f1": F1, "mrr": MRR, "ndcg": NDCG, "dcg": DCG},
+        **{
+            "hit_rate": HIT,
+            "precision": PRECISION,
+            "recall": RECALL,
+            "f1": F1,
+            "mrr": MRR,
+            "ndcg": NDCG,
+            "dcg": DCG,
+        },
         "r-precision": R,
         "ndcg_burges": metrics.NDCG(gain="exponential"),
         "dcg_burges": metrics.DCG(gain="exponential"),
     },
-    "recbole": {**USUAL, "Hit": HIT, "AveragePopularity": POPULARITY, "TailPercentage 0.2": metrics.TailShare()},
-    "recpack": {"PrecisionK": PRECISION, "RecallK": RECALL, "ReciprocalRankK": MRR, "NDCGK": NDCG, "DCGK": DCG},
+    "recbole": {
+        **USUAL,
+        "Hit": HIT,
+        "AveragePopularity": POPULARITY,
+        "TailPercentage 0.2": metrics.TailShare(),
+    },
+    "recpack": {
+        "PrecisionK": PRECISION,
+        "RecallK": RECALL,
+        "ReciprocalRankK": MRR,
+        "NDCGK": NDCG,
+        "DCGK": DCG,
+    },
     "rectools": {
         **{"HitRate": HIT, "Precision": PRECISION, "Recall": RECALL, "MRR": MRR},
         "F1Beta 1.0": F1,
@@ -231,16 +281,33 @@ AGREE: dict[str, dict[str, Metric]] = {
     "torch-geometric": {
         **{f"LinkPred{name}": metric for name, metric in USUAL.items()},
         **{"LinkPredHitRatio": HIT, "LinkPredF1": F1, "LinkPredAveragePopularity": POPULARITY},
-        **{"LinkPredCoverage": metrics.CatalogueCoverage(), "LinkPredPersonalization": metrics.Personalization()},
+        **{
+            "LinkPredCoverage": metrics.CatalogueCoverage(),
+            "LinkPredPersonalization": metrics.Personalization(),
+        },
         "LinkPredNDCG True": NDCG,
     },
     "torchmetrics": {
-        **{"RetrievalHitRate": HIT, "RetrievalNormalizedDCG": NDCG, "RetrievalNormalizedDCG grades": NDCG},
+        **{
+            "RetrievalHitRate": HIT,
+            "RetrievalNormalizedDCG": NDCG,
+            "RetrievalNormalizedDCG grades": NDCG,
+        },
         "RetrievalRPrecision": R,
     },
 }
 PARAMETERS = (
-    *("gain", "weight", "rel_lvl", "tail_ratio", "beta", "divide_by_achievable", "log_base", "weighted", "target"),
+    *(
+        "gain",
+        "weight",
+        "rel_lvl",
+        "tail_ratio",
+        "beta",
+        "divide_by_achievable",
+        "log_base",
+        "weighted",
+        "target",
+    ),
     *("adaptive_k", "r_precision"),
 )
 GRADED = {"gain": "rating", "weighted": True, "target": "grades"}
@@ -268,7 +335,9 @@ class Case:
         return {"n_items": self.n_items, "counts": found, "n_users": n_users}
 
     def order(self, record: dict[str, Any], user: str) -> list[int]:
-        """The list that the library ranked, best first; of a full matrix, every other item has -1/256, -2/256, ..."""
+        """The list that the library ranked, best first; of a full matrix, every other item has
+        -1/256, -2/256, ...
+        """
         data = self.users[user]
         if record["peer"] not in COMPLETED:
             return list(data["recs"])
@@ -279,14 +348,19 @@ class Case:
 
     def ranked(self, record: dict[str, Any], users: list[str]) -> RankedHits:
         orders = [self.order(record, user) for user in users]
-        graded = any(record["params"].get(name) == value for name, value in GRADED.items()) or record["peer"] == "ranx"
+        graded = (
+            any(record["params"].get(name) == value for name, value in GRADED.items())
+            or record["peer"] == "ranx"
+        )
         grades = [
             {int(item): float((self.users[user].get("grades") or {}).get(str(item), 1)) if graded else 1.0
              for item in self.users[user]["relevant"]}
             for user in users
         ]  # fmt: skip
         items = Ragged.from_lists(orders).to_padded(fill=-1, width=LONGEST)
-        gains = torch.tensor([[own.get(int(i), 0.0) for i in row] for own, row in zip(grades, items, strict=True)])
+        gains = torch.tensor(
+            [[own.get(int(i), 0.0) for i in row] for own, row in zip(grades, items, strict=True)]
+        )
         ideal = torch.zeros(len(users), LONGEST, dtype=torch.float64)
         for row, own in enumerate(grades):
             ideal[row, : len(own)] = torch.tensor(sorted(own.values(), reverse=True))
@@ -301,7 +375,9 @@ def golden(shared: Path) -> tuple[dict[str, Case], list[dict[str, Any]]]:
     cases = [Case(raw) for raw in json.loads((folder / "cases_public.json").read_text())["cases"]]
     # test_evaluate.py has equal scores: cases without a list
     cases = [case for case in cases if all("recs" in user for user in case.users.values())]
-    return {case.raw["id"]: case for case in cases}, json.loads((folder / "parity_public.json").read_text())
+    return {case.raw["id"]: case for case in cases}, json.loads(
+        (folder / "parity_public.json").read_text()
+    )
 
 
 @pytest.mark.parametrize("peer", sorted(AGREE))
@@ -317,7 +393,9 @@ def test_a_library_agrees(peer: str, golden: Any) -> None:
         users = [user for user in (per_user if ours.per_user else case.users) if user in case.users]
         if "non-empty" in str(record["params"]):
             users = [user for user in users if case.users[user]["recs"]]
-        if not users or (peer == "cornac" and record["k"] is None):  # then it divides by the length of the list
+        if not users or (
+            peer == "cornac" and record["k"] is None
+        ):  # then it divides by the length of the list
             continue
         ranked = case.ranked(record, users)
         values = ours(ranked, record["k"])
@@ -325,7 +403,9 @@ def test_a_library_agrees(peer: str, golden: Any) -> None:
         has = (ranked.n_relevant > 0).tolist() if ours.needs_truth else [True] * len(wanted)
         gaps = [
             abs(own - other)
-            for own, other, is_compared in zip(values.reshape(-1).tolist(), wanted, has, strict=True)
+            for own, other, is_compared in zip(
+                values.reshape(-1).tolist(), wanted, has, strict=True
+            )
             if is_compared and not (np.isnan(own) and np.isnan(other))
         ]
         n_compared += 1

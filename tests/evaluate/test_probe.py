@@ -1,4 +1,6 @@
-"""The node task: the probe equals classifiers trained one by one, and the authors' embeddings score as published."""
+"""The node task: the probe equals classifiers trained one by one, and the authors' embeddings score
+as published.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def nodes(n: int = 150, classes: int = 3, seed: int = 0) -> tuple[Tensor, Tensor
     return x, labels, NodeSplit(order[:30], order[30:80], order[80:])
 
 
-def one_by_one(x: Tensor, y: Tensor, split: NodeSplit, weight: Tensor, steps: int, lr: float, wd: float) -> list[float]:
+def one_by_one(
+    x: Tensor, y: Tensor, split: NodeSplit, weight: Tensor, steps: int, lr: float, wd: float
+) -> list[float]:
     """HeCo's evaluation of one classifier, with scikit-learn's metrics."""
     w, b = weight.clone().requires_grad_(), torch.zeros(len(weight)).requires_grad_()
     optimiser = torch.optim.Adam([w, b], lr=lr, weight_decay=wd)
@@ -103,11 +107,16 @@ PUBLISHED = {
 @pytest.mark.parametrize("dataset", sorted(PUBLISHED))
 def test_the_authors_embeddings_score_as_published(dataset: str, shared: Path) -> None:
     rate, rows, nmi = PUBLISHED[dataset]
-    embedding = torch.from_numpy(np.load(shared / "golden" / f"meow_embedding_{dataset}.npz")["embedding"])
+    embedding = torch.from_numpy(
+        np.load(shared / "golden" / f"meow_embedding_{dataset}.npz")["embedding"]
+    )
     folder = shared / "data" / "hin" / dataset
     y = torch.from_numpy(np.load(folder / "labels.npy")).long()
     for labels, want in zip(("20", "40", "60"), rows, strict=True):
-        parts = (np.load(folder / f"{part}_{labels}.npy").astype(np.int64) for part in ("train", "val", "test"))
+        parts = (
+            np.load(folder / f"{part}_{labels}.npy").astype(np.int64)
+            for part in ("train", "val", "test")
+        )
         split = NodeSplit(*(torch.from_numpy(part) for part in parts))
         scores = linear_probe(embedding, y, split, probe.ProbeConfig(learning_rate=rate)).mean()
         assert [100 * scores[name] for name in probe.SCORES] == pytest.approx(list(want), abs=0.3)

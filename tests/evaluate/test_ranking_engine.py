@@ -23,8 +23,16 @@ BOTH = ("keep", "exclude")
 N_ITEMS = 300
 
 
-def oracle(scores: Tensor, seen: list[list[int]] | None, k: int, tie_seed: int = 0, allowed: Tensor | None = None):
-    """Sort every row by (-score, place in the permutation); seen and disallowed items are taken out first."""
+def oracle(
+    scores: Tensor,
+    seen: list[list[int]] | None,
+    k: int,
+    tie_seed: int = 0,
+    allowed: Tensor | None = None,
+):
+    """Sort every row by (-score, place in the permutation); seen and disallowed items are taken out
+    first.
+    """
     n_items = scores.shape[1]
     place = np.empty(n_items, dtype=np.int64)
     place[tie_order(n_items, tie_seed).numpy()] = np.arange(n_items)
@@ -62,7 +70,9 @@ def scores_of(kind: str, n_rows: int, n_items: int) -> Tensor:
 @pytest.mark.parametrize("kind", ["distinct", "ties", "constant", "some -inf", "mostly -inf"])
 def test_equals_a_full_sort(n_items: int, kind: str, device: torch.device) -> None:
     scores, seen, k = scores_of(kind, 70, n_items), random_seen(70, n_items, 30), min(10, n_items)
-    lists = Catalogue(n_items, k, device=device).rank(scores.to(device), Ragged.from_lists(seen).to(device), BOTH)
+    lists = Catalogue(n_items, k, device=device).rank(
+        scores.to(device), Ragged.from_lists(seen).to(device), BOTH
+    )
     for name, own in (("keep", None), ("exclude", seen)):
         expected = oracle(scores, own, k)
         assert torch.equal(lists[name].items.cpu(), expected)
@@ -76,19 +86,26 @@ def test_blocks_merge_exactly(kind: str, k: int, monkeypatch: pytest.MonkeyPatch
     """Also for lists that end at the boundary of a run of 64 columns."""
     monkeypatch.setattr(topk, "CHUNK", 64)
     scores, seen = scores_of(kind, 30, 1000).double(), random_seen(30, 1000, 200)
-    lists = Catalogue(1000, k, block_items=64, tie_seed=5).rank(scores, Ragged.from_lists(seen), BOTH)
+    lists = Catalogue(1000, k, block_items=64, tie_seed=5).rank(
+        scores, Ragged.from_lists(seen), BOTH
+    )
     assert torch.equal(lists["keep"].items, oracle(scores, None, k, tie_seed=5))
     assert torch.equal(lists["exclude"].items, oracle(scores, seen, k, tie_seed=5))
 
 
 def test_results_do_not_depend_on_blocks() -> None:
     generator = torch.Generator().manual_seed(3)
-    users, items = torch.randn(300, 24, generator=generator), torch.randn(5003, 24, generator=generator)
+    users, items = (
+        torch.randn(300, 24, generator=generator),
+        torch.randn(5003, 24, generator=generator),
+    )
     items[100:200] = items[300:400]
     history = Ragged.from_lists(random_seen(300, 5003, 60))
 
     def ranked(block_items: int | None) -> dict[str, Lists]:
-        return Catalogue(5003, 20, item_vectors=items, block_items=block_items).rank(users, history, BOTH)
+        return Catalogue(5003, 20, item_vectors=items, block_items=block_items).rank(
+            users, history, BOTH
+        )
 
     whole = ranked(None)
     for block_items in (1, 2000, 4000):
@@ -120,7 +137,15 @@ def test_nan_scores_name_the_user(where: int, is_seen: bool, block_items: int | 
     for conventions in (BOTH, ("exclude",), ("keep",)):
         catalogue = Catalogue(5000, 10, block_items=block_items)
         with refused("user index 75"):
-            list(rank(Scores(scores), catalogue, Query(torch.arange(80), history), history, conventions))
+            list(
+                rank(
+                    Scores(scores),
+                    catalogue,
+                    Query(torch.arange(80), history),
+                    history,
+                    conventions,
+                )
+            )
 
 
 @pytest.mark.parametrize("with_vectors", [True, False])
@@ -156,12 +181,16 @@ def test_the_lists_are_those_of_one_thread() -> None:
     draw = torch.Generator().manual_seed(0)
     n_users = 5 * GROUP + 7
     lengths = torch.randint(1, 12, (n_users,), generator=draw)
-    history = Ragged.from_lengths(torch.randint(N_ITEMS, (int(lengths.sum()),), generator=draw), lengths)
+    history = Ragged.from_lengths(
+        torch.randint(N_ITEMS, (int(lengths.sum()),), generator=draw), lengths
+    )
 
     def ranked() -> tuple[Tensor, Tensor, Tensor]:
         model.calls.clear()
         catalogue = catalogue_for(model, N_ITEMS, 10)
-        batches = [*rank(model, catalogue, Query(torch.arange(n_users), history), history, ("exclude",))]
+        batches = [
+            *rank(model, catalogue, Query(torch.arange(n_users), history), history, ("exclude",))
+        ]
         lists = Lists.cat([batch.lists["exclude"] for batch in batches])
         return torch.cat([batch.index for batch in batches]), lists.items, lists.scores
 
@@ -178,6 +207,8 @@ def test_the_lists_are_those_of_one_thread() -> None:
     in_one = ranked()
     torch.set_num_threads(before)
     assert model.training
-    assert {(name, training) for name, training, _ in model.calls} == {(threading.main_thread().name, False)}
+    assert {(name, training) for name, training, _ in model.calls} == {
+        (threading.main_thread().name, False)
+    }
     for ours, theirs in zip(in_two, in_one, strict=True):
         assert torch.equal(ours, theirs)

@@ -13,7 +13,16 @@ from refusing import refused
 from torch import Tensor
 
 from recgraph import registry
-from recgraph.evaluate.rerank import CoOccurrence, Cosine, Jaccard, Reranker, Reranking, Similarity, pick, reranker_of
+from recgraph.evaluate.rerank import (
+    CoOccurrence,
+    Cosine,
+    Jaccard,
+    Reranker,
+    Reranking,
+    Similarity,
+    pick,
+    reranker_of,
+)
 from recgraph.sparse.ragged import Ragged
 
 N_ITEMS = 60
@@ -56,14 +65,18 @@ def relevance_of(scores: list[float], how: str) -> list[float]:
     return [(score - low) / (high - low) if high > low else 1.0 for score in scores]
 
 
-def oracle(reranker: Reranker, full: np.ndarray, items: list[int], scores: list[float], k: int) -> list[int]:
+def oracle(
+    reranker: Reranker, full: np.ndarray, items: list[int], scores: list[float], k: int
+) -> list[int]:
     """One list, from the definitions: the gain of every candidate anew at every step."""
     config = reranker.config
     there = [(item, score) for item, score in zip(items, scores, strict=True) if item >= 0]
     pool = there[: config.pool]
     if not pool:
         return []
-    relevance = dict(zip([i for i, _ in pool], relevance_of([s for _, s in pool], config.relevance), strict=True))
+    relevance = dict(
+        zip([i for i, _ in pool], relevance_of([s for _, s in pool], config.relevance), strict=True)
+    )
     chosen: list[int] = []
     while len(chosen) < min(k, len(pool)):
         best, most = None, -math.inf
@@ -71,7 +84,9 @@ def oracle(reranker: Reranker, full: np.ndarray, items: list[int], scores: list[
             if item in chosen:
                 continue
             if isinstance(reranker, registry.load("reranker", "dpp")):
-                value = (1 - config.strength) * relevance[item] + config.strength * gain(full, chosen, item)
+                value = (1 - config.strength) * relevance[item] + config.strength * gain(
+                    full, chosen, item
+                )
             else:
                 near = max((full[item, other] for other in chosen), default=0.0)
                 value = (1 - config.strength) * relevance[item] - config.strength * near
@@ -85,11 +100,17 @@ def oracle(reranker: Reranker, full: np.ndarray, items: list[int], scores: list[
 def gain(full: np.ndarray, chosen: list[int], item: int) -> float:
     """The log of what an item adds to the determinant."""
     whole = np.linalg.det(full[np.ix_([*chosen, item], [*chosen, item])])
-    return math.log(max(whole / np.linalg.det(full[np.ix_(chosen, chosen)]) if chosen else whole, 1e-6))
+    return math.log(
+        max(whole / np.linalg.det(full[np.ix_(chosen, chosen)]) if chosen else whole, 1e-6)
+    )
 
 
 def picked(
-    specification: dict[str, Any], items: Tensor, scores: Tensor, k: int, similarity: Similarity | None = None
+    specification: dict[str, Any],
+    items: Tensor,
+    scores: Tensor,
+    k: int,
+    similarity: Similarity | None = None,
 ) -> list[list[int]]:
     reranking = Reranking(reranker_of(specification), similarity or Cosine(vectors()))
     places, short_mask = pick(items, scores, k, reranking=reranking)
@@ -101,18 +122,29 @@ def picked(
 def users() -> Ragged:
     """Who has which item; no one has the last ten."""
     drawn = torch.rand(30, N_ITEMS, generator=generator(3))
-    return Ragged.from_lists([(row[: N_ITEMS - 10] > 0.7).nonzero().flatten().tolist() for row in drawn])
+    return Ragged.from_lists(
+        [(row[: N_ITEMS - 10] > 0.7).nonzero().flatten().tolist() for row in drawn]
+    )
 
 
 def codes() -> list[Tensor]:
     """Two columns with up to three and exactly one value; some items have none of the first."""
-    drawn = torch.stack([torch.randperm(9, generator=generator(item))[:3] for item in range(N_ITEMS)])
+    drawn = torch.stack(
+        [torch.randperm(9, generator=generator(item))[:3] for item in range(N_ITEMS)]
+    )
     lengths = torch.arange(N_ITEMS) % 4
-    return [drawn.masked_fill(torch.arange(3) >= lengths[:, None], -1), (torch.arange(N_ITEMS) % 5)[:, None]]
+    return [
+        drawn.masked_fill(torch.arange(3) >= lengths[:, None], -1),
+        (torch.arange(N_ITEMS) % 5)[:, None],
+    ]
 
 
 #: as many dimensions as items that are picked: volumes stay above the least
-SIMILARITIES = {"vectors": Cosine(vectors(16)), "users": CoOccurrence(users(), N_ITEMS), "features": Jaccard(codes())}
+SIMILARITIES = {
+    "vectors": Cosine(vectors(16)),
+    "users": CoOccurrence(users(), N_ITEMS),
+    "features": Jaccard(codes()),
+}
 
 
 @pytest.mark.parametrize("name", ["mmr", "dpp"])
@@ -123,7 +155,9 @@ SIMILARITIES = {"vectors": Cosine(vectors(16)), "users": CoOccurrence(users(), N
 def test_lists_are_those_of_the_oracle(
     name: str, relevance: str, similarity: str, strength: float, k: int, pool: int
 ) -> None:
-    reranker = reranker_of({"name": name, "relevance": relevance, "strength": strength, "pool": pool})
+    reranker = reranker_of(
+        {"name": name, "relevance": relevance, "strength": strength, "pool": pool}
+    )
     items, scores = rankings(14, 30)
     found = picked(reranker.specification, items, scores, k, SIMILARITIES[similarity])
     full = similarities(SIMILARITIES[similarity])
@@ -136,7 +170,10 @@ def test_similarities_are_their_definitions() -> None:
     table[7] = 0.0
     wanted = np.zeros((N_ITEMS, N_ITEMS))
     first, second = (column.tolist() for column in codes())
-    sets = [{(at, v) for at, of in enumerate((first, second)) for v in of[i] if v >= 0} for i in range(N_ITEMS)]
+    sets = [
+        {(at, v) for at, of in enumerate((first, second)) for v in of[i] if v >= 0}
+        for i in range(N_ITEMS)
+    ]
     lists = users().to_lists()
     have = [{row for row in range(30) if i in lists[row]} for i in range(N_ITEMS)]
     for kind in (Cosine(table), Jaccard(codes()), CoOccurrence(users(), N_ITEMS)):
@@ -148,7 +185,9 @@ def test_similarities_are_their_definitions() -> None:
                 elif isinstance(kind, Jaccard):
                     wanted[i, j] = len(sets[i] & sets[j]) / max(len(sets[i] | sets[j]), 1)
                 else:
-                    wanted[i, j] = len(have[i] & have[j]) / max(math.sqrt(len(have[i]) * len(have[j])), 1)
+                    wanted[i, j] = len(have[i] & have[j]) / max(
+                        math.sqrt(len(have[i]) * len(have[j])), 1
+                    )
         np.fill_diagonal(wanted, 1.0)
         assert np.abs(similarities(kind) - wanted).max() < 2e-7
         assert np.linalg.eigvalsh(similarities(kind)).min() > -1e-6
@@ -161,7 +200,9 @@ def test_picks_are_a_permutation_and_a_list_is_the_beginning_of_a_longer_one(nam
     for row, own in enumerate(whole):
         assert sorted(own) == sorted(item for item in items[row].tolist() if item >= 0)
     for k in (1, 5, 15):
-        assert picked({"name": name, "strength": 0.5, "pool": 12}, items, scores, k) == [own[:k] for own in whole]
+        assert picked({"name": name, "strength": 0.5, "pool": 12}, items, scores, k) == [
+            own[:k] for own in whole
+        ]
 
 
 @pytest.mark.parametrize("name", NAMES)

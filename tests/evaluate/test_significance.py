@@ -1,4 +1,6 @@
-"""Significance against scipy and by hand, values of users in files, and the table that marks what is best."""
+"""Significance against scipy and by hand, values of users in files, and the table that marks what
+is best.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,15 @@ import pytest
 from refusing import refused
 from scipy import stats
 
-from recgraph.evaluate import Protocol, ProtocolMismatch, Result, compare, load_users, save_users, table
+from recgraph.evaluate import (
+    Protocol,
+    ProtocolMismatch,
+    Result,
+    compare,
+    load_users,
+    save_users,
+    table,
+)
 from recgraph.evaluate.significance import (
     cohen_d,
     compare_values,
@@ -27,7 +37,9 @@ B = A + RNG.normal(0.03, 0.1, 80)
 
 
 def result(values: np.ndarray, protocol: Protocol | None = None) -> Result:
-    return Result(protocol or Protocol(), np.arange(len(values)), {"ndcg@10": np.asarray(values, dtype=float)})
+    return Result(
+        protocol or Protocol(), np.arange(len(values)), {"ndcg@10": np.asarray(values, dtype=float)}
+    )
 
 
 def test_t_is_scipys() -> None:
@@ -36,11 +48,18 @@ def test_t_is_scipys() -> None:
 
 def test_randomisation_is_scipys_permutation_test() -> None:
     few = (B - A)[:10]
-    exact = stats.permutation_test((few,), lambda x: x.mean(), permutation_type="samples", n_resamples=np.inf)
+    exact = stats.permutation_test(
+        (few,), lambda x: x.mean(), permutation_type="samples", n_resamples=np.inf
+    )
     assert randomisation(few) == pytest.approx(exact.pvalue)
     rng = np.random.default_rng(1)
     drawn = stats.permutation_test(
-        (B - A,), lambda x, axis: x.mean(axis), permutation_type="samples", n_resamples=20_000, rng=rng, vectorized=True
+        (B - A,),
+        lambda x, axis: x.mean(axis),
+        permutation_type="samples",
+        n_resamples=20_000,
+        rng=rng,
+        vectorized=True,
     )
     assert randomisation(B - A, n_draws=20_000) == pytest.approx(drawn.pvalue, abs=0.01)
     # 2 of 4 sign patterns of two equal differences are as great
@@ -50,7 +69,9 @@ def test_randomisation_is_scipys_permutation_test() -> None:
 
 
 def test_the_interval_is_scipys_bootstrap() -> None:
-    other = stats.bootstrap((B - A,), np.mean, method="percentile", rng=np.random.default_rng(2)).confidence_interval
+    other = stats.bootstrap(
+        (B - A,), np.mean, method="percentile", rng=np.random.default_rng(2)
+    ).confidence_interval
     interval = compare_values(A, B).interval
     assert (interval.low, interval.high) == pytest.approx((other.low, other.high), abs=0.003)
     assert compare_values(A, B).interval == interval
@@ -102,7 +123,9 @@ def test_welch_is_scipys() -> None:
     found = welch(a, b)
     other = stats.ttest_ind(b, a, equal_var=False)
     assert found.p_value == pytest.approx(other.pvalue)
-    assert (found.interval.low, found.interval.high) == pytest.approx(tuple(other.confidence_interval(0.95)))
+    assert (found.interval.low, found.interval.high) == pytest.approx(
+        tuple(other.confidence_interval(0.95))
+    )
     assert found.difference == pytest.approx(b.mean() - a.mean())
 
 
@@ -111,15 +134,22 @@ def test_welch_is_scipys() -> None:
 BASE = np.random.default_rng(1).random(200)
 
 
-def shifted(shift: float, seed: int = 0, protocol: Protocol | None = None, ids: pl.Series | None = None) -> Result:
+def shifted(
+    shift: float, seed: int = 0, protocol: Protocol | None = None, ids: pl.Series | None = None
+) -> Result:
     noise = np.random.default_rng(seed).normal(0, 0.05, 200)
     values = {"ndcg@10": BASE + shift + noise, "mrr@10": BASE + noise}
-    return Result(protocol or Protocol(), np.arange(200) * 3, values, {"gini@10": 0.5 + shift}, 4, ids)
+    return Result(
+        protocol or Protocol(), np.arange(200) * 3, values, {"gini@10": 0.5 + shift}, 4, ids
+    )
 
 
 def test_a_file_gives_the_result_back(tmp_path: Path) -> None:
     protocol = Protocol(split="time", seen="exclude", cutoffs=(3, 10))
-    for name, ids in (("plain", None), ("ids", pl.Series("user_id", [f"u{place}" for place in range(200)]))):
+    for name, ids in (
+        ("plain", None),
+        ("ids", pl.Series("user_id", [f"u{place}" for place in range(200)])),
+    ):
         own = shifted(0.1, protocol=protocol, ids=ids)
         own.per_user["mrr@10"][5] = np.nan
         path = tmp_path / "deep" / f"{name}.parquet"
@@ -149,10 +179,15 @@ def test_marks_and_corrected_p_values() -> None:
     made = table(models, ["ndcg@10", "mrr@10", "gini@10"], n_draws=999)
     marks = {name: row["ndcg@10"].mark for name, row in made.cells.items()}
     assert marks == {"plain": "", "near": "tied", "good": "tied"}
-    best = {metric: max(models, key=lambda name: models[name][metric]) for metric in ("ndcg@10", "mrr@10")}
+    best = {
+        metric: max(models, key=lambda name: models[name][metric])
+        for metric in ("ndcg@10", "mrr@10")
+    }
     pairs = [(name, metric) for metric in best for name in models if name != best[metric]]
     raw = [
-        randomisation(models[best[metric]].per_user[metric] - models[name].per_user[metric], n_draws=999)
+        randomisation(
+            models[best[metric]].per_user[metric] - models[name].per_user[metric], n_draws=999
+        )
         for name, metric in pairs
     ]
     for (name, metric), expected in zip(pairs, holm(raw), strict=True):
@@ -180,7 +215,9 @@ def test_the_best_alone_is_marked_so_and_seeds_are_averaged(tmp_path: Path) -> N
         table({"a": shifted(0), "b": shifted(0, protocol=Protocol(seen="exclude"))})
 
 
-def test_results_whose_lists_of_cut_offs_alone_differ_are_compared_where_both_have_a_number() -> None:
+def test_results_whose_lists_of_cut_offs_alone_differ_are_compared_where_both_have_a_number() -> (
+    None
+):
     def made(cutoffs: tuple[int, ...], **settings: object) -> Result:
         names = {f"ndcg@{k}": BASE / k for k in cutoffs}
         return Result(Protocol.of(settings, cutoffs=cutoffs), np.arange(200), names)
@@ -189,7 +226,12 @@ def test_results_whose_lists_of_cut_offs_alone_differ_are_compared_where_both_ha
     assert one.hash != other.hash
     assert compare(one, other) == {"ndcg@10": 0}
     assert table({"a": one, "b": other}).cells["a"].keys() == {"ndcg@10"}
-    for settings in ({"seen": "exclude"}, {"tie_seed": 1}, {"part": "valid"}, {"split_hash": "other"}):
+    for settings in (
+        {"seen": "exclude"},
+        {"tie_seed": 1},
+        {"part": "valid"},
+        {"split_hash": "other"},
+    ):
         with refused(*settings, by=ProtocolMismatch):
             compare(one, made((5, 10, 20), **settings))
     with refused("cutoffs", by=ProtocolMismatch):

@@ -1,4 +1,6 @@
-"""A graph small enough to count its paths by hand, the slow way to count them, and models of random weights for it."""
+"""A graph small enough to count its paths by hand, the slow way to count them, and models of random
+weights for it.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def small_graph(interactions: Sequence[tuple[int, int]] = INTERACTIONS) -> Heter
             ("item", "has", "genre"): ends(GENRES),
             ("user", "friend", "user"): ends(FRIENDS),
         },
-        weights={("user", "interacts", "item"): [float(place + 2) for place in range(len(interactions))]},
+        weights={
+            ("user", "interacts", "item"): [float(place + 2) for place in range(len(interactions))]
+        },
     )
 
 
@@ -60,7 +64,9 @@ def every_path(graph: HeteroGraph, path: str, start: int) -> Iterator[tuple[int,
 
 
 def chance(graph: HeteroGraph, path: str, nodes: tuple[int, ...]) -> float:
-    """The probability that a random walk along a meta-path from the first of the nodes goes through all of them."""
+    """The probability that a random walk along a meta-path from the first of the nodes goes through
+    all of them.
+    """
     found = 1.0
     for step, node in zip(MetaPath(path).route(graph), nodes, strict=False):
         row = step.matrix(graph).with_weights(None).to_dense()[node]
@@ -92,9 +98,14 @@ def recommender(
     """A model of random weights for the hand-worked graph, with names."""
     base = small_graph(interactions)
     ids = {"user": USERS, "item": ITEMS, "genre": ["sf", "tense"]}
-    nodes = {kind: type(node)(node.count, IdMap(pl.Series(ids[kind]))) for kind, node in base.nodes.items()}
+    nodes = {
+        kind: type(node)(node.count, IdMap(pl.Series(ids[kind])))
+        for kind, node in base.nodes.items()
+    }
     graph = HeteroGraph(nodes, base.edges)
-    seen = Ragged.from_lists([[item for user, item in interactions if user == number] for number in range(4)])
+    seen = Ragged.from_lists(
+        [[item for user, item in interactions if user == number] for number in range(4)]
+    )
     model = registry.load("model", name)(**settings)
     sizes = {"n_users": 4, "n_items": 5}
     model.build(GraphSpace(**sizes, graph=graph) if model.reads_graph else Space(**sizes), seed=3)
@@ -110,7 +121,8 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-# -- models of random weights whose scores say something, on a random log of a dozen users and thirty items
+# -- models of random weights whose scores say something, on a random log of a dozen users and
+# thirty items
 
 N_USERS, N_ITEMS = 12, 30
 #: a model of every kind that reads a history, small
@@ -121,8 +133,16 @@ SEQUENCES: dict[str, dict[str, Any]] = {
     "bert4rec": {"hidden_dim": 8, "max_len": 6, "encoder": {"n_layers": 2, "inner_dim": 16}},
     "gru4rec": {"hidden_dim": 8, "max_len": 6, "encoder": {"inner_dim": 16}},
 }
-PATHS = {"hidden_dim": 8, "user_metapaths": ("user-item-user", "user-user"), "item_metapaths": ("item-user-item",)}
-GRAPHS: dict[str, dict[str, Any]] = {"lightgcn": {"hidden_dim": 8}, "meowrec": PATHS, "adameowrec": PATHS}
+PATHS = {
+    "hidden_dim": 8,
+    "user_metapaths": ("user-item-user", "user-user"),
+    "item_metapaths": ("item-user-item",),
+}
+GRAPHS: dict[str, dict[str, Any]] = {
+    "lightgcn": {"hidden_dim": 8},
+    "meowrec": PATHS,
+    "adameowrec": PATHS,
+}
 
 
 def histories(seed: int = 0) -> list[list[int]]:
@@ -171,13 +191,19 @@ def query_of(rows: Sequence[Sequence[int]], user: int) -> Query:
 
 
 def subject_of(
-    model: Model, rows: Sequence[Sequence[int]], user: int, targets: Sequence[int] = (1, 20), **settings: Any
+    model: Model,
+    rows: Sequence[Sequence[int]],
+    user: int,
+    targets: Sequence[int] = (1, 20),
+    **settings: Any,
 ) -> Subject:
     return Subject(model, query_of(rows, user), torch.tensor(targets), **settings)
 
 
 def recommender_of(model: Model, rows: Sequence[Sequence[int]]) -> Recommender:
-    users, items = (IdMap(pl.Series([f"{kind}{n}" for n in range(count)])) for kind, count in _COUNTS)
+    users, items = (
+        IdMap(pl.Series([f"{kind}{n}" for n in range(count)])) for kind, count in _COUNTS
+    )
     return Recommender(model, users, items, Ragged.from_lists(rows))
 
 

@@ -1,4 +1,6 @@
-"""Attributions beside slow ways to get them; what every method keeps on every model; agreement and faithfulness."""
+"""Attributions beside slow ways to get them; what every method keeps on every model; agreement and
+faithfulness.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-from explain_cases import GRAPHS, SEQUENCES, histories, model_of, query_of, recommender_of, subject_of
+from explain_cases import (
+    GRAPHS,
+    SEQUENCES,
+    histories,
+    model_of,
+    query_of,
+    recommender_of,
+    subject_of,
+)
 from refusing import refused
 from torch import Tensor
 
@@ -28,7 +38,11 @@ LENGTH = {name: settings["max_len"] for name, settings in SEQUENCES.items()}
 MODELS = {**SEQUENCES, **GRAPHS}
 #: methods that a model refuses
 REFUSED = {("gru4rec", "attention"), ("lightgcn", "attention")}
-CASES = [(name, method) for name in MODELS for method in ("attention", "integrated_gradients", "leave_one_out")]
+CASES = [
+    (name, method)
+    for name in MODELS
+    for method in ("attention", "integrated_gradients", "leave_one_out")
+]
 NONE = torch.Generator()
 
 
@@ -40,7 +54,9 @@ def make(method: str, **settings: Any) -> attribution.Attribution:
 
 
 @pytest.mark.parametrize(("name", "method"), CASES)
-def test_what_every_method_keeps_on_every_model(name: str, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_every_method_keeps_on_every_model(
+    name: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     few = {"steps": 3} if method == "integrated_gradients" else {}
     model, made = model_of(name, ROWS, **MODELS[name]), make(method, **few)
     if (name, method) in REFUSED:
@@ -77,7 +93,11 @@ def test_models_that_a_method_does_not_apply_to() -> None:
     served = recommender_of(model_of("ease", ROWS, double=False).eval(), ROWS)
     (why,) = rg.explain.attribute(served, "u4", k=1)
     assert [one.method for one in why.methods] == ["leave_one_out"]
-    for asked in ({"user": "u99"}, {"user": "u4", "items": ["i99"]}, {"user": "u4", "methods": ["leave_two_out"]}):
+    for asked in (
+        {"user": "u99"},
+        {"user": "u4", "items": ["i99"]},
+        {"user": "u4", "methods": ["leave_two_out"]},
+    ):
         with refused(str(list(asked.values())[-1]).strip("[']")):
             rg.explain.attribute(served, **asked)
 
@@ -86,7 +106,9 @@ def log_probabilities(model: Model, history: list[int]) -> Tensor:
     """[n_items] of a history, by the model's own ranking."""
     model.eval()
     with torch.no_grad():
-        return torch.log_softmax(model.score(Query(torch.tensor([-1]), Ragged.from_lists([history])))[0], 0)
+        return torch.log_softmax(
+            model.score(Query(torch.tensor([-1]), Ragged.from_lists([history])))[0], 0
+        )
 
 
 @pytest.mark.parametrize("name", [*SEQUENCES, "ials"])
@@ -97,7 +119,9 @@ def test_leave_one_out_of_a_history(name: str) -> None:
     found = LeaveOneOut().attribute(subject_of(model, ROWS, USER, TARGETS), NONE)
     for place in range(len(history)):
         without = log_probabilities(model, history[:place] + history[place + 1 :])
-        assert found[:, place].tolist() == pytest.approx((whole - without)[list(TARGETS)].tolist(), abs=1e-9)
+        assert found[:, place].tolist() == pytest.approx(
+            (whole - without)[list(TARGETS)].tolist(), abs=1e-9
+        )
 
 
 @pytest.mark.parametrize("name", ["lightgcn", "meowrec"])
@@ -120,7 +144,9 @@ def test_leave_one_out_of_a_row_of_a_graph(name: str) -> None:
                 total += layer[len(ROWS) + item] / math.sqrt(len(kept) * degree)
         return torch.log_softmax(vectors @ (total / len(layers)), 0)[list(TARGETS)]
 
-    slow = torch.stack([values(items) - values([one for one in items if one != item]) for item in items], 1)
+    slow = torch.stack(
+        [values(items) - values([one for one in items if one != item]) for item in items], 1
+    )
     assert torch.allclose(LeaveOneOut().attribute(subject, NONE), slow, atol=1e-9)
 
 
@@ -155,7 +181,9 @@ def test_attention_of_transformers(name: str) -> None:
     """By loops over layers, heads and places."""
     model = model_of(name, ROWS, **SEQUENCES[name]).eval()
     subject = subject_of(model, ROWS, USER, TARGETS)
-    x = model.encoder.norm(subject.reading.inputs() + model.encoder.position_embedding.weight[: subject.n_events])  # type: ignore[union-attr, operator, index]
+    x = model.encoder.norm(
+        subject.reading.inputs() + model.encoder.position_embedding.weight[: subject.n_events]
+    )  # type: ignore[union-attr, operator, index]
     flow = torch.eye(subject.n_events, dtype=x.dtype)
     for layer in model.encoder.layers:  # type: ignore[union-attr]
         read = layer.attention_norm(x) if name == "esasrec" else x
@@ -165,9 +193,14 @@ def test_attention_of_transformers(name: str) -> None:
         for head in range(layer.n_heads):
             columns = slice(head * width, (head + 1) * width)
             for place in range(len(x)):
-                raw = [float(queries[place, columns] @ keys[j, columns]) / math.sqrt(width) for j in range(place + 1)]
+                raw = [
+                    float(queries[place, columns] @ keys[j, columns]) / math.sqrt(width)
+                    for j in range(place + 1)
+                ]
                 odds = [math.exp(each - max(raw)) for each in raw]
-                mean[place, : place + 1] += torch.tensor(odds, dtype=x.dtype) / sum(odds) / layer.n_heads
+                mean[place, : place + 1] += (
+                    torch.tensor(odds, dtype=x.dtype) / sum(odds) / layer.n_heads
+                )
         flow = (mean + torch.eye(len(x))) / 2 @ flow
         x = layer.padded(x[None], torch.ones(1, len(x), dtype=torch.bool))[0]
     found = Attention().attribute(subject, NONE)
@@ -199,7 +232,9 @@ def test_attention_of_meta_paths() -> None:
                             total += alike / len(shared)
                 evidence.append(total)
             if sum(evidence):
-                slow[number] += weight / 2 * torch.tensor(evidence, dtype=torch.float64) / sum(evidence)
+                slow[number] += (
+                    weight / 2 * torch.tensor(evidence, dtype=torch.float64) / sum(evidence)
+                )
     found = Attention().attribute(subject, NONE)
     assert float(slow.sum()) > 0
     assert torch.allclose(found, slow)
@@ -208,14 +243,20 @@ def test_attention_of_meta_paths() -> None:
 @pytest.mark.parametrize("name", ["sasrec", "meowrec"])
 def test_agreement_and_faithfulness_by_loops(name: str) -> None:
     recommender = recommender_of(model_of(name, ROWS, double=False, **MODELS[name]).eval(), ROWS)
-    found = rg.explain.attribute(recommender, "u4", ["i1", "i20"], ["leave_one_out", "attention"], seed=5)
-    assert found == rg.explain.attribute(recommender, "u4", ["i1", "i20"], ["leave_one_out", "attention"], seed=5)
+    found = rg.explain.attribute(
+        recommender, "u4", ["i1", "i20"], ["leave_one_out", "attention"], seed=5
+    )
+    assert found == rg.explain.attribute(
+        recommender, "u4", ["i1", "i20"], ["leave_one_out", "attention"], seed=5
+    )
     subject = subject_of(recommender.model, ROWS, USER, TARGETS)
     n = subject.n_events
     assert [node.id for node in found[0].events] == [f"i{item}" for item in subject.items]
 
     def value(kept: Sequence[int], target: int) -> float:
-        return float(subject.values(torch.tensor([[place in kept for place in range(n)]]))[0, target])
+        return float(
+            subject.values(torch.tensor([[place in kept for place in range(n)]]))[0, target]
+        )
 
     def ranks(values: Sequence[float]) -> list[float]:
         return [sum(x < y for x in values) + (sum(x == y for x in values) + 1) / 2 for y in values]
@@ -224,7 +265,9 @@ def test_agreement_and_faithfulness_by_loops(name: str) -> None:
         full = value(range(n), target)
         assert each.value == pytest.approx(full, abs=1e-6)
         for one in each.methods:
-            assert list(one.order) == sorted(range(n), key=lambda place, of=one: (-of.values[place], -place))  # type: ignore[misc]
+            assert list(one.order) == sorted(
+                range(n), key=lambda place, of=one: (-of.values[place], -place)
+            )  # type: ignore[misc]
             taken = [one.order[: math.ceil(share * n)] for share in (0.01, 0.05, 0.1, 0.2, 0.5)]
             rest = [[place for place in one.order if place not in part] for part in taken]
             gone = [full - value(part, target) for part in rest]
@@ -237,5 +280,9 @@ def test_agreement_and_faithfulness_by_loops(name: str) -> None:
         assert correlation == pytest.approx(float(torch.corrcoef(torch.stack([a, b]))[0, 1]))
     (row,) = agreement_rows(found)
     assert row["Spearman"] == pytest.approx(sum(each.agreement[0][2] or 0 for each in found) / 2)
-    assert [row["method"] for row in faithfulness_rows(found)] == ["leave_one_out", "attention", "random order"]
+    assert [row["method"] for row in faithfulness_rows(found)] == [
+        "leave_one_out",
+        "attention",
+        "random order",
+    ]
     assert found[0]._repr_html_().count("<caption>") == 3

@@ -1,4 +1,6 @@
-"""Explanations of users and nodes: worked by hand, every kind of model, the rows, the page, the map, the command."""
+"""Explanations of users and nodes: worked by hand, every kind of model, the rows, the page, the
+map, the command.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,11 @@ def test_history_and_recommendations(found: Explanation) -> None:
     assert [each.item.title for each in found.history] == ["Alien", "Brazil"]
     assert all(each.fitted for each in found.history)
     assert found.history[1].item.fields == {"genres": ("sf", "tense")}
-    assert {each.item.id: each.item.title for each in found.recommendations} == {"C": "Cube", "D": "D", "E": "E"}
+    assert {each.item.id: each.item.title for each in found.recommendations} == {
+        "C": "Cube",
+        "D": "D",
+        "E": "E",
+    }
     assert [each.rank for each in found.recommendations] == [1, 2, 3]
     scores = [each.score for each in found.recommendations]
     assert scores == sorted(scores, reverse=True)
@@ -78,7 +84,9 @@ def test_history_and_recommendations(found: Explanation) -> None:
 
 def test_attention_and_parts(found: Explanation) -> None:
     for side in ("user", "item"):
-        assert sum(each.weight for each in found.path_weights if each.side == side) == pytest.approx(1)
+        assert sum(
+            each.weight for each in found.path_weights if each.side == side
+        ) == pytest.approx(1)
     for each in found.recommendations:
         assert sum(part.value for part in each.parts) == pytest.approx(each.score, abs=1e-6)
         assert {(part.side, part.path) for part in each.parts} == {
@@ -101,13 +109,16 @@ def test_evidence_by_hand(found: Explanation) -> None:
         "user ann > Brazil > sf > Cube",
         "user ann > Brazil > tense > Cube",
     ]
-    # users: bob shares A with ann, cat shares B; each had two or three items: PathSim 2/(2+2) and 2/(2+3)
+    # users: bob shares A with ann, cat shares B; each had two or three items: PathSim 2/(2+2) and
+    # 2/(2+3)
     alike = evidence(found, "C")["user", "user-item-user"]
     assert alike.count == 2
     assert alike.score == pytest.approx(1.0)
     assert {(each.via.id, each.count) for each in alike.connections} == {("bob", 1), ("cat", 1)}
     assert evidence(found, "D")["user", "user-item-user"].score == pytest.approx(0.4 / (0.4 + 0.5))
-    assert [walk(path) for path in alike.connections[0].paths] == ["user ann > Alien > user bob > Cube"]
+    assert [walk(path) for path in alike.connections[0].paths] == [
+        "user ann > Alien > user bob > Cube"
+    ]
     # dan is ann's one friend and had E alone
     friends = evidence(found, "E")
     assert friends["user", "user-user"].count == 1
@@ -122,10 +133,14 @@ def test_evidence_by_hand(found: Explanation) -> None:
 
 def test_nearest_items(found: Explanation) -> None:
     vectors = recommender(**SETTINGS).model.encode_items().detach().double()
-    cosines = torch.nn.functional.cosine_similarity(vectors[:, None], vectors[None], dim=-1).fill_diagonal_(-2)
+    cosines = torch.nn.functional.cosine_similarity(
+        vectors[:, None], vectors[None], dim=-1
+    ).fill_diagonal_(-2)
     for each in found.recommendations:
         row = cosines[ITEMS.index(each.item.id)]
-        assert [near.node.id for near in each.nearest] == [ITEMS[i] for i in row.argsort(descending=True)[:4].tolist()]
+        assert [near.node.id for near in each.nearest] == [
+            ITEMS[i] for i in row.argsort(descending=True)[:4].tolist()
+        ]
         assert each.nearest[0].similarity == pytest.approx(float(row.max()), abs=1e-6)
         assert {near.node.id for near in each.nearest if near.seen} == {"A", "B"}
         assert {near.node.id for near in each.nearest_seen} == {"A", "B"}
@@ -144,7 +159,8 @@ def test_what_was_fitted_to_and_users_who_have_friends_alone() -> None:
     found = rg.explain.explain(recommender(**SETTINGS, interactions=without), "dan", k=5)
     assert found.history == ()
     first_paths = {
-        each.item.id: [walk(one.connections[0].paths[0]) for one in each.evidence] for each in found.recommendations
+        each.item.id: [walk(one.connections[0].paths[0]) for one in each.evidence]
+        for each in found.recommendations
     }
     lead = "user dan > user ann > "
     assert first_paths == {"A": [f"{lead}Alien"], "B": [f"{lead}Brazil"], "C": [], "D": [], "E": []}
@@ -172,7 +188,11 @@ def test_nearest_among_ties() -> None:
         for row, found in enumerate(nearest(vectors, torch.arange(60), k)):
             there = [other for other in range(60) if other != row and vectors[other].any()]
             cosines = {other: round(float(units[row] @ units[other]), 9) for other in there}
-            best = sorted(there, key=lambda other, by=cosines: (-by[other], other))[:k] if vectors[row].any() else []
+            best = (
+                sorted(there, key=lambda other, by=cosines: (-by[other], other))[:k]
+                if vectors[row].any()
+                else []
+            )
             assert [cosines[other] for other, _ in found] == [cosines[other] for other in best]
 
 
@@ -184,9 +204,17 @@ def page_file(whole: Recommender, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def test_the_page_needs_nothing_from_elsewhere(page_file: Path) -> None:
     text = page_file.read_text()
-    assert not re.search(r"https?:|//[a-z]|<script|<link|<img|<iframe|@import|url\(|\b(src|href)=", text)
+    assert not re.search(
+        r"https?:|//[a-z]|<script|<link|<img|<iframe|@import|url\(|\b(src|href)=", text
+    )
     assert text.count("<details") == text.count('aria-label="Attribution of') == 3
-    for words in ("Cube", "user ann → Brazil → sf → Cube", "item-genre-item", "own vectors", "random order"):
+    for words in (
+        "Cube",
+        "user ann → Brazil → sf → Cube",
+        "item-genre-item",
+        "own vectors",
+        "random order",
+    ):
         assert words in text
 
 
@@ -201,7 +229,9 @@ def test_names_are_escaped() -> None:
         assert "&lt;script&gt;" in text
 
 
-@pytest.mark.parametrize("window", [{"dark": False}, {"dark": True, "width": 390}], ids=["a desk", "a dark phone"])
+@pytest.mark.parametrize(
+    "window", [{"dark": False}, {"dark": True, "width": 390}], ids=["a desk", "a dark phone"]
+)
 def test_the_page_in_a_browser(page_file: Path, chromium: Any, window: dict[str, Any]) -> None:
     """Silent, alone, nothing that axe finds, nothing wider than the window; all opened."""
     with chromium.opened(page_file, **window) as opened:
@@ -214,7 +244,16 @@ def test_the_page_in_a_browser(page_file: Path, chromium: Any, window: dict[str,
 
 def test_from_a_bundle_and_the_command_line_the_same(whole: Recommender, tmp_path: Path) -> None:
     whole.save(tmp_path / "run" / "bundle")
-    inspect = ("inspect", tmp_path / "run", "--user", "ann", "-k", 2, "-a", "leave_one_out,attention")
+    inspect = (
+        "inspect",
+        tmp_path / "run",
+        "--user",
+        "ann",
+        "-k",
+        2,
+        "-a",
+        "leave_one_out,attention",
+    )
     found = rg.explain.explain(whole, "ann", k=2, attribution=["leave_one_out", "attention"])
     done = call(*inspect, "--format", "json", "--out", tmp_path / "b.html")
     assert json.loads(done.stdout) == json.loads(json.dumps(found.to_dict()))
@@ -222,25 +261,36 @@ def test_from_a_bundle_and_the_command_line_the_same(whole: Recommender, tmp_pat
     table = call(*inspect, "--format", "table").stdout
     for words in ("User ann of MEOWRec", "path weight", *why_lines(found)):
         assert words in table
-    rows = list(csv.DictReader(call(*inspect[:6], "--format", "tsv").stdout.splitlines(), delimiter="\t"))
+    rows = list(
+        csv.DictReader(call(*inspect[:6], "--format", "tsv").stdout.splitlines(), delimiter="\t")
+    )
     assert rows[0]["meta-path"] == found.recommendations[0].evidence[0].path
     for arguments in (("--user", "anna"), ("--node", 1), ("--user", "ann", "-a", "leave_one")):
         done = call("inspect", tmp_path / "run", *arguments)
-        assert (done.exit_code, str(arguments[-1]) in done.stderr or "run" in done.stderr) == (2, True)
+        assert (done.exit_code, str(arguments[-1]) in done.stderr or "run" in done.stderr) == (
+            2,
+            True,
+        )
 
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> NodeRun:
-    """Papers 0 and 1 share author 0 and subject 0; 2 and 5 have a subject in common with them, or an author."""
+    """Papers 0 and 1 share author 0 and subject 0; 2 and 5 have a subject in common with them, or
+    an author.
+    """
     edges = {
         ("paper", "by", "author"): ([0, 1, 1, 2, 3, 4, 5, 5], [0, 0, 1, 2, 2, 3, 3, 0]),
         ("paper", "on", "subject"): ([0, 1, 2, 3, 4, 5], [0, 0, 0, 1, 1, 1]),
     }
     graph = HeteroGraph.from_edge_lists({"paper": 6, "author": 4, "subject": 2}, edges)
     model = rg.models.MEOW(
-        metapaths=("paper-author-paper", "paper-subject-paper"), hidden_dim=8, prototypes={"n_clusters": (2,)}
+        metapaths=("paper-author-paper", "paper-subject-paper"),
+        hidden_dim=8,
+        prototypes={"n_clusters": (2,)},
     )
-    return rg.fit_graph(model, graph, seed=0, max_epochs=2, out=tmp_path_factory.mktemp("runs") / "papers")
+    return rg.fit_graph(
+        model, graph, seed=0, max_epochs=2, out=tmp_path_factory.mktemp("runs") / "papers"
+    )
 
 
 def test_what_nodes_share(nodes: NodeRun, tmp_path: Path) -> None:
@@ -251,8 +301,12 @@ def test_what_nodes_share(nodes: NodeRun, tmp_path: Path) -> None:
     cosines = vectors[0] @ vectors.T
     order = cosines[1:].argsort(descending=True) + 1
     assert [each.near.node.id for each in found.neighbours] == order.tolist()
-    assert [each.near.similarity for each in found.neighbours] == pytest.approx(cosines[order].tolist())
-    shared = {each.near.node.id: {one.path: one for one in each.evidence} for each in found.neighbours}
+    assert [each.near.similarity for each in found.neighbours] == pytest.approx(
+        cosines[order].tolist()
+    )
+    shared = {
+        each.near.node.id: {one.path: one for one in each.evidence} for each in found.neighbours
+    }
     author = shared[1][by_author]
     # one author in common; 0 has one author, 1 two
     assert (author.count, author.score) == (1, pytest.approx(2 / 3))
@@ -286,7 +340,9 @@ PATHS = [
 def reached(walks: Walks, starts: list[int]) -> dict[tuple[int, int], tuple[float, float]]:
     found = {}
     for part in walks.reach(torch.tensor(starts)):
-        for start, end, similarity, count in zip(*(column.tolist() for column in part), strict=True):
+        for start, end, similarity, count in zip(
+            *(column.tolist() for column in part), strict=True
+        ):
             assert (starts[start], end) not in found
             found[starts[start], end] = count, similarity
     return found
@@ -297,7 +353,9 @@ def test_counts_and_similarities_are_those_of_all_paths(path: str) -> None:
     graph = small_graph()
     walks = Walks(path, graph)
     n = graph.count(walks.types[0])
-    counts = Counter((start, nodes[-1]) for start in range(n) for nodes in every_path(graph, path, start))
+    counts = Counter(
+        (start, nodes[-1]) for start in range(n) for nodes in every_path(graph, path, start)
+    )
     out, into = Counter[int](), Counter[int]()
     for (start, end), count in counts.items():
         out[start] += count
@@ -320,7 +378,9 @@ def test_the_best_paths_are_the_likeliest_of_all(path: str) -> None:
     walks = Walks(path, graph)
     starts = [*range(graph.count(walks.types[0]))]
     for end in range(graph.count(walks.types[-1])):
-        for start, found in zip(starts, walks.best_paths(torch.tensor(starts), end, 3), strict=True):
+        for start, found in zip(
+            starts, walks.best_paths(torch.tensor(starts), end, 3), strict=True
+        ):
             every = [nodes for nodes in every_path(graph, path, start) if nodes[-1] == end]
             chances = sorted((chance(graph, path, nodes) for nodes in every), reverse=True)
             assert len(set(found)) == len(found) == min(3, len(every))

@@ -1,5 +1,5 @@
-"""Commands that are killed go on to the same result (`tune`: tests/tuning/test_studies.py), and damaged files are
-refused or harmless.
+"""Commands that are killed go on to the same result (`tune`: tests/tuning/test_studies.py), and
+damaged files are refused or harmless.
 
 One kill of `train`, `board run` and `update` is part of `make test`; `make test-faults` runs all.
 """
@@ -57,12 +57,23 @@ def contents(path: Path) -> Any:
 
 
 def tree(*places: str) -> Callable[[Path], dict[str, Any]]:
-    """The files below some files and folders -> their contents, but checkpoints, whose moments depend on the kill."""
+    """The files below some files and folders -> their contents, but checkpoints, whose moments
+    depend on the kill.
+    """
 
     def read(case: Path) -> dict[str, Any]:
-        found = [path for place in places for path in (case / place, *(case / place).rglob("*")) if path.is_file()]
+        found = [
+            path
+            for place in places
+            for path in (case / place, *(case / place).rglob("*"))
+            if path.is_file()
+        ]
         names = {path.relative_to(case).as_posix(): path for path in found}
-        kept = {name: path for name, path in names.items() if not _UNREAD.search(name) and "checkpoints/" not in name}
+        kept = {
+            name: path
+            for name, path in names.items()
+            if not _UNREAD.search(name) and "checkpoints/" not in name
+        }
         return {name: contents(path) for name, path in sorted(kept.items())}
 
     return read
@@ -80,10 +91,18 @@ class Command:
 
 COMMANDS = {
     "train": Command(_TRAIN, tree("run"), again=" --resume"),
-    "train, refit": Command(f"{_TRAIN} --refit", tree("run/bundle", "run/record.json"), again=" --resume"),
+    "train, refit": Command(
+        f"{_TRAIN} --refit", tree("run/bundle", "run/record.json"), again=" --resume"
+    ),
     "board": Command(_BOARD, tree("boards/results")),
-    "update": Command("update run --data new.csv --out newer --device cpu --force --seed 4", tree("newer"), "train"),
-    "recommend --all": Command("recommend run --all --out lists.parquet", tree("lists.parquet"), "train"),
+    "update": Command(
+        "update run --data new.csv --out newer --device cpu --force --seed 4",
+        tree("newer"),
+        "train",
+    ),
+    "recommend --all": Command(
+        "recommend run --all --out lists.parquet", tree("lists.parquet"), "train"
+    ),
     "export": Command("export run --out exported", tree("exported"), "train"),
 }
 
@@ -91,7 +110,9 @@ COMMANDS = {
 def cells(names: Iterable[str], moments: Iterable[float]) -> list[Any]:
     """Every pair, the quick ones without the mark of the campaign."""
     pairs = itertools.product(names, moments)
-    return [pytest.param(*pair, marks=() if pair in _QUICK else pytest.mark.faults) for pair in pairs]
+    return [
+        pytest.param(*pair, marks=() if pair in _QUICK else pytest.mark.faults) for pair in pairs
+    ]
 
 
 def make_files(case: Path) -> None:
@@ -122,7 +143,12 @@ def make_files(case: Path) -> None:
 def start(case: Path, line: str, at: int = -1) -> forked.Printing:
     """Start a command in the folder of a case; it is killed at a change of a file."""
     paths = os.pathsep.join([str(Path(__file__).parent), str(forked.ROOT), *filter(None, sys.path)])
-    env = {**os.environ, "RECGRAPH_HOME": str(case.parent / "home"), "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    env = {
+        **os.environ,
+        "RECGRAPH_HOME": str(case.parent / "home"),
+        "PYTHONPATH": paths,
+        "OMP_NUM_THREADS": "1",
+    }
     return forked.call("killed", "command", at, line.split(), env=env, cwd=case)
 
 
@@ -133,7 +159,9 @@ def run(case: Path, line: str, at: int = -1) -> tuple[int, str]:
 
 
 class Cases:
-    """Folders in which commands run; all are made at one place, so that what they write about it is equal."""
+    """Folders in which commands run; all are made at one place, so that what they write about it is
+    equal.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder, self.case = folder, folder / "case"
@@ -171,16 +199,22 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Cases:
 
 
 @pytest.mark.parametrize(("name", "share"), cells(COMMANDS, [0.1, 0.6, 0.9]))
-def test_a_command_that_is_killed_goes_on_to_the_same_result(cases: Cases, name: str, share: float) -> None:
+def test_a_command_that_is_killed_goes_on_to_the_same_result(
+    cases: Cases, name: str, share: float
+) -> None:
     command = COMMANDS[name]
     result, count = cases.whole(name)
     case = cases.begin(command.after)
     code, said = run(case, command.line, 1 + int(share * count))
-    assert code in (0, -signal.SIGKILL), said  # a board whose workers were quick changes fewer files itself
+    assert code in (0, -signal.SIGKILL), (
+        said
+    )  # a board whose workers were quick changes fewer files itself
     code, said = run(case, command.line + command.again)
     assert code == 0 or "already" in said, said  # it was killed when all was there
     found = command.result(case)
-    assert found == result, {name for name in found.keys() | result.keys() if found.get(name) != result.get(name)}
+    assert found == result, {
+        name for name in found.keys() | result.keys() if found.get(name) != result.get(name)
+    }
 
 
 def test_a_second_start_into_a_run_is_refused(cases: Cases) -> None:
@@ -206,21 +240,30 @@ def flipped(folder: Path, draw: random.Random) -> Path:
 
 
 def is_refused_or_harmless(read: Callable[[], Any], whole: Any, damaged: Path) -> None:
-    """What is read is as it was, or an error names the file; of a damaged manifest, a file that it no longer fits."""
+    """What is read is as it was, or an error names the file; of a damaged manifest, a file that it
+    no longer fits.
+    """
     try:
         assert read() == whole, damaged
     except (ValueError, OSError) as error:
-        message, named = f"{error}", damaged.parent.name if damaged.name == "SHA256SUMS" else damaged.name
+        message, named = (
+            f"{error}",
+            damaged.parent.name if damaged.name == "SHA256SUMS" else damaged.name,
+        )
         assert named in message, damaged
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("seed", range(50))
 @pytest.mark.parametrize("what", ["bundle", "checkpoint"])
-def test_a_flipped_bit_is_refused_or_harmless(cases: Cases, tmp_path: Path, what: str, seed: int) -> None:
+def test_a_flipped_bit_is_refused_or_harmless(
+    cases: Cases, tmp_path: Path, what: str, seed: int
+) -> None:
     run_folder = cases.begin("train") / "run"
     newest, *_ = checkpoints.candidates(run_folder / "checkpoints")
-    folder = shutil.copytree(run_folder / "bundle" if what == "bundle" else newest, tmp_path / newest.name)
+    folder = shutil.copytree(
+        run_folder / "bundle" if what == "bundle" else newest, tmp_path / newest.name
+    )
 
     def read() -> Any:
         if what == "bundle":

@@ -1,4 +1,6 @@
-"""Graphs of PyTorch Geometric and DGL, in and out: labels and masks, homogeneous graphs, and what has no place."""
+"""Graphs of PyTorch Geometric and DGL, in and out: labels and masks, homogeneous graphs, and what
+has no place.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,11 @@ def homogeneous(n: int = 12, **more: Any) -> Any:
 
     ring = torch.stack([torch.arange(n), (torch.arange(n) + 1) % n])
     return Data(
-        x=torch.eye(n), edge_index=torch.cat([ring, ring.flip(0)], 1), y=torch.arange(n) % 2, **masks(n), **more
+        x=torch.eye(n),
+        edge_index=torch.cat([ring, ring.flip(0)], 1),
+        y=torch.arange(n) % 2,
+        **masks(n),
+        **more,
     )
 
 
@@ -61,7 +67,9 @@ def test_what_has_no_place_is_named() -> None:
     from torch_geometric.data import HeteroData
 
     with pytest.warns(LeftOutWarning):
-        HeteroGraph.from_pyg_with_task(homogeneous(pos=torch.zeros(12, 2), edge_year=torch.zeros(24)))
+        HeteroGraph.from_pyg_with_task(
+            homogeneous(pos=torch.zeros(12, 2), edge_year=torch.zeros(24))
+        )
     data = HeteroData(source="somewhere")
     data["a"].num_nodes = 2
     data["a"].year = torch.tensor([1, 2])
@@ -81,15 +89,29 @@ def graphs(draw: st.DrawFn) -> tuple[HeteroGraph, NodeTask]:
     edges: dict[EdgeType, Any] = {}
     weights, times = {}, {}
     for number in range(draw(st.integers(0, 3))):
-        edge_type: EdgeType = (draw(st.sampled_from(names)), f"r{number}", draw(st.sampled_from(names)))
+        edge_type: EdgeType = (
+            draw(st.sampled_from(names)),
+            f"r{number}",
+            draw(st.sampled_from(names)),
+        )
         n = draw(st.integers(0, 6))
-        edges[edge_type] = tuple(torch.randint(0, counts[edge_type[end]], (n,), generator=generator) for end in (0, 2))
+        edges[edge_type] = tuple(
+            torch.randint(0, counts[edge_type[end]], (n,), generator=generator) for end in (0, 2)
+        )
         if draw(st.booleans()):
             weights[edge_type] = torch.rand(n, generator=generator)
         if draw(st.booleans()):
             times[edge_type] = torch.randint(0, 9, (n,), generator=generator)
-    features = {name: torch.rand(counts[name], 2, generator=generator) for name in names if draw(st.booleans())}
-    ids = {name: IdMap(pl.Series([f"{name}{i}" for i in range(counts[name])])) for name in names if draw(st.booleans())}
+    features = {
+        name: torch.rand(counts[name], 2, generator=generator)
+        for name in names
+        if draw(st.booleans())
+    }
+    ids = {
+        name: IdMap(pl.Series([f"{name}{i}" for i in range(counts[name])]))
+        for name in names
+        if draw(st.booleans())
+    }
     target = draw(st.sampled_from(names))
     n = counts[target]
     labels = torch.tensor([0, *draw(st.lists(st.integers(-1, 3), min_size=n - 1, max_size=n - 1))])
@@ -99,7 +121,9 @@ def graphs(draw: st.DrawFn) -> tuple[HeteroGraph, NodeTask]:
         f"{number}": NodeSplit(*(torch.tensor(draw(parts), dtype=torch.int64) for _ in range(3)))
         for number in range(draw(st.integers(0, 3)))
     }
-    task = NodeTask(target, labels, splits, tuple(draw(st.lists(st.just(f"{target}-{target}"), max_size=1))))
+    task = NodeTask(
+        target, labels, splits, tuple(draw(st.lists(st.just(f"{target}-{target}"), max_size=1)))
+    )
     return HeteroGraph.from_edge_lists(counts, edges, features, weights, times, ids), task
 
 
@@ -133,13 +157,18 @@ def test_everything_comes_back_from_dgl(dgl: Any, made: tuple[HeteroGraph, NodeT
         warnings.simplefilter("error", LeftOutWarning)
         again, its_task = HeteroGraph.from_dgl_with_task(graph.to_dgl(task))
     # DGL sorts the types
-    nodes, edges = {name: again.nodes[name] for name in graph.nodes}, {name: again.edges[name] for name in graph.edges}
+    nodes, edges = (
+        {name: again.nodes[name] for name in graph.nodes},
+        {name: again.edges[name] for name in graph.edges},
+    )
     assert HeteroGraph(nodes, edges).hash == graph.hash
     assert same_task(its_task, task)
 
 
 def test_labels_of_one_type_and_masks_of_several_splits() -> None:
-    data = HeteroGraph.from_edge_lists({"a": 4, "b": 3}, {("a", "to", "b"): ([0, 1], [0, 2])}).to_pyg()
+    data = HeteroGraph.from_edge_lists(
+        {"a": 4, "b": 3}, {("a", "to", "b"): ([0, 1], [0, 2])}
+    ).to_pyg()
     data["b"].y = torch.tensor([[0], [1], [-1]])
     assert HeteroGraph.from_pyg_with_task(data)[1].labels.tolist() == [0, 1, -1]
     data["a"].y = torch.tensor([0, 1, 0, 1])

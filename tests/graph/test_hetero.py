@@ -25,7 +25,9 @@ CITES: EdgeType = ("paper", "cites", "paper")
 
 
 def graph() -> HeteroGraph:
-    """Everything a graph can hold: ids, dense and sparse features, weights, times, repeated edges, a lonely type."""
+    """Everything a graph can hold: ids, dense and sparse features, weights, times, repeated edges,
+    a lonely type.
+    """
     draw = torch.Generator().manual_seed(0)
     sparse = Csr.from_dense((torch.rand(4, 6, generator=draw) > 0.6).float() * 0.5)
     return HeteroGraph.from_edge_lists(
@@ -96,7 +98,11 @@ def test_scipy() -> None:
     made = HeteroGraph.from_scipy(
         {("paper", "by", "author"): pa, ("paper", "on", "subject"): ps}, {"paper": sp.eye_array(2)}
     )
-    assert {name: made.count(name) for name in made.node_types} == {"paper": 2, "author": 3, "subject": 1}
+    assert {name: made.count(name) for name in made.node_types} == {
+        "paper": 2,
+        "author": 3,
+        "subject": 1,
+    }
     assert made.adjacency(("paper", "by", "author")).weights is None
     assert made.adjacency(("paper", "on", "subject")).values().tolist() == [2]
     assert isinstance(made.features("paper"), Csr)
@@ -107,11 +113,18 @@ def test_scipy() -> None:
 @pytest.mark.parametrize("kind", ["polars", "pandas"])
 def test_frames(kind: str) -> None:
     edges = pl.DataFrame(
-        {"who": ["bob", "ann", "bob"], "what": [7, 9, 7], "weight": [1.0, 2.0, 3.0], "time": [3, 2, 1]}
+        {
+            "who": ["bob", "ann", "bob"],
+            "what": [7, 9, 7],
+            "weight": [1.0, 2.0, 3.0],
+            "time": [3, 2, 1],
+        }
     )
     people = pl.DataFrame({"name": ["ann", "bob"], "age": [30, 40]})
     as_kind = (lambda frame: frame.to_pandas()) if kind == "pandas" else (lambda frame: frame)
-    made = HeteroGraph.from_frames({WRITES: as_kind(edges)}, {"author": as_kind(people)}, {"author": ["age"]})
+    made = HeteroGraph.from_frames(
+        {WRITES: as_kind(edges)}, {"author": as_kind(people)}, {"author": ["age"]}
+    )
     assert made.nodes["paper"].ids.values.to_list() == [7, 9]  # type: ignore[union-attr]
     adj = made.adjacency(WRITES)
     assert (adj.rows.tolist(), adj.indices.tolist()) == ([0, 1, 1], [1, 0, 0])
@@ -129,10 +142,18 @@ def test_frames(kind: str) -> None:
 def _log() -> Interactions:
     log = pl.DataFrame({"u": [1, 1, 2, 3], "i": ["x", "y", "x", "z"], "t": [1, 2, 3, 4]})
     films = pl.DataFrame(
-        {"i": ["x", "y", "z", "q"], "genres": [["war", "love"], ["war"], [], ["law"]], "title": list("abcd")}
+        {
+            "i": ["x", "y", "z", "q"],
+            "genres": [["war", "love"], ["war"], [], ["law"]],
+            "title": list("abcd"),
+        }
     )
-    people = pl.DataFrame({"u": [1, 2, 3, 9], "job": ["cook", "cook", None, "spy"], "age": [1, 2, 3, 4]})
-    return Interactions.from_frame(log, user="u", item="i", timestamp="t").with_features(people, films)
+    people = pl.DataFrame(
+        {"u": [1, 2, 3, 9], "job": ["cook", "cook", None, "spy"], "age": [1, 2, 3, 4]}
+    )
+    return Interactions.from_frame(log, user="u", item="i", timestamp="t").with_features(
+        people, films
+    )
 
 
 def test_interactions_with_what_is_known_of_users_and_items() -> None:
@@ -142,7 +163,11 @@ def test_interactions_with_what_is_known_of_users_and_items() -> None:
     assert made.nodes["genre"].ids.values.to_list() == ["war", "love"]  # type: ignore[union-attr]
     assert genres.to_dense().tolist() == [[1, 1], [1, 0], [0, 0]]
     assert made.adjacency(("user", "has_job", "job")).to_dense().tolist() == [[1], [1], [0]]
-    assert made.adjacency(("user", "interacts", "item")).to_dense().tolist() == [[1, 1, 0], [1, 0, 0], [0, 0, 1]]
+    assert made.adjacency(("user", "interacts", "item")).to_dense().tolist() == [
+        [1, 1, 0],
+        [1, 0, 0],
+        [0, 0, 1],
+    ]
 
 
 def test_interactions_of_a_part_alone() -> None:
@@ -156,7 +181,9 @@ def test_interactions_of_a_part_alone() -> None:
 
 
 def test_interactions_with_a_graph_of_relations(tmp_path: Path) -> None:
-    """Users and items are found by their ids, also after filtering and from disk; the log's own edges stay."""
+    """Users and items are found by their ids, also after filtering and from disk; the log's own
+    edges stay.
+    """
     nodes = {"user": pl.DataFrame({"id": [9, 2, 1]}), "item": pl.DataFrame({"id": ["z", "x"]})}
     relations = HeteroGraph.from_frames(
         {
@@ -169,9 +196,17 @@ def test_interactions_with_a_graph_of_relations(tmp_path: Path) -> None:
     )
     log = _log().with_features(graph=relations)
     log.save(tmp_path)
-    for data in (log, Interactions.load(tmp_path), Interactions.load(tmp_path).deduplicate("first")):
+    for data in (
+        log,
+        Interactions.load(tmp_path),
+        Interactions.load(tmp_path).deduplicate("first"),
+    ):
         made = HeteroGraph.from_interactions(data)
-        assert made.adjacency(("user", "friend", "user")).to_dense().tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
+        assert made.adjacency(("user", "friend", "user")).to_dense().tolist() == [
+            [0, 1, 0],
+            [1, 0, 0],
+            [0, 0, 0],
+        ]
         has = made.adjacency(("item", "has", "tag")).to_dense()
         assert has.tolist() == [[1, 3], [0, 0], [2, 0]]
         assert made.adjacency(("user", "interacts", "item")).nnz == 4
@@ -182,7 +217,11 @@ def test_interactions_with_a_graph_of_relations(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sparse", [False, True])
 def test_interactions_with_a_graph_of_features(sparse: bool) -> None:
     vectors = torch.tensor([[1.0, 0.0], [2.0, 3.0], [0.0, 4.0]])
-    nodes = {"item": Nodes(3, IdMap(pl.Series(["z", "new", "x"])), Csr.from_dense(vectors) if sparse else vectors)}
+    nodes = {
+        "item": Nodes(
+            3, IdMap(pl.Series(["z", "new", "x"])), Csr.from_dense(vectors) if sparse else vectors
+        )
+    }
     data = _log().with_features(graph=HeteroGraph(nodes)).with_ids(items=["new"])
     found = HeteroGraph.from_interactions(data).features("item")
     dense = found.to_dense() if isinstance(found, Csr) else found
@@ -205,7 +244,9 @@ def test_wrong_edges(edges: Any, names: tuple[str, ...]) -> None:
 
 
 def test_nodes_in_other_orders(tmp_path: Path) -> None:
-    """Node by node: features, ids, edges with their weights and times, classes and splits of what they were."""
+    """Node by node: features, ids, edges with their weights and times, classes and splits of what
+    they were.
+    """
     made = graph()
     order, of_authors = torch.tensor([2, 0, 3, 1]), torch.tensor([1, 2, 0])
     moved = made.permuted({"paper": order, "author": of_authors})
@@ -215,7 +256,9 @@ def test_nodes_in_other_orders(tmp_path: Path) -> None:
     assert torch.equal(moved.features("author"), made.features("author")[of_authors])  # type: ignore[index, arg-type]
     assert torch.equal(moved.features("paper").to_dense(), made.features("paper").to_dense()[order])  # type: ignore[union-attr]
     assert moved.nodes["author"].ids.ids([0, 1, 2]).to_list() == ["bob", "eve", "ann"]  # type: ignore[union-attr]
-    assert moved.permuted({"paper": order.argsort(), "author": of_authors.argsort()}).hash == made.hash
+    assert (
+        moved.permuted({"paper": order.argsort(), "author": of_authors.argsort()}).hash == made.hash
+    )
     with pytest.raises(ValueError):
         made.permuted({"author": torch.tensor([0, 0, 1])})
     split = NodeSplit(torch.tensor([0, 1]), torch.tensor([2]), torch.tensor([3]))

@@ -1,4 +1,6 @@
-"""Meta-paths: golden steps, published matrices, notations, forms, costs, proposals; nodes that very many share."""
+"""Meta-paths: golden steps, published matrices, notations, forms, costs, proposals; nodes that very
+many share.
+"""
 
 from __future__ import annotations
 
@@ -47,10 +49,14 @@ def _close(found: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(found, expected, **CLOSE)
 
 
-@pytest.mark.parametrize(("name", "path"), [("pap", "paper-author-paper"), ("psp", "paper-subject-paper")])
+@pytest.mark.parametrize(
+    ("name", "path"), [("pap", "paper-author-paper"), ("psp", "paper-subject-paper")]
+)
 def test_the_golden_counts(step: dict[str, Any], name: str, path: str) -> None:
     """The rest of a step is compared through the model: tests/models/test_metapath_models.py."""
-    graph = HeteroGraph.from_scipy({BY: sp.csr_array(step["pa"].numpy()), ON: sp.csr_array(step["ps"].numpy())})
+    graph = HeteroGraph.from_scipy(
+        {BY: sp.csr_array(step["pa"].numpy()), ON: sp.csr_array(step["ps"].numpy())}
+    )
     counts = MetaPath(path).counts(graph)
     _close(counts.to_dense(), step[name])
     _close(counts.with_weights(similarities(counts)).to_dense(), step[f"pathsim_{name}"])
@@ -65,7 +71,11 @@ PUBLISHED: dict[str, tuple[dict[str, int], dict[str, EdgeType], dict[str, str]]]
     ),
     "imdb": (
         {"movie": 4275, "actor": 5432, "director": 2083, "keyword": 7313},
-        {"ma": ("movie", "with", "actor"), "md": ("movie", "by", "director"), "mk": ("movie", "on", "keyword")},
+        {
+            "ma": ("movie", "with", "actor"),
+            "md": ("movie", "by", "director"),
+            "mk": ("movie", "on", "keyword"),
+        },
         {"mam": "movie-actor-movie", "mdm": "movie-director-movie", "mkm": "movie-keyword-movie"},
     ),
     "dblp": (
@@ -85,7 +95,9 @@ PUBLISHED: dict[str, tuple[dict[str, int], dict[str, EdgeType], dict[str, str]]]
 def test_the_published_matrices(name: str, shared: Path) -> None:
     folder = shared / "data" / "hin" / name
     counts, files, matrices = PUBLISHED[name]
-    edges = {kind: np.loadtxt(folder / f"{file}.txt", dtype=np.int64) for file, kind in files.items()}
+    edges = {
+        kind: np.loadtxt(folder / f"{file}.txt", dtype=np.int64) for file, kind in files.items()
+    }
     graph = HeteroGraph.from_edge_lists(counts, edges)
     for file, path in matrices.items():
         published = sp.csr_array(sp.load_npz(folder / f"{file}.npz"))
@@ -110,7 +122,9 @@ def _typed(seed: int = 0, device: torch.device | None = None) -> HeteroGraph:
         ("item", "has", "genre"): random_matrix(30, 5, 40, draw),
         ("user", "follows", "user"): random_matrix(40, 40, 80, draw),
     }
-    graph = HeteroGraph.from_edge_lists(sizes, {}).with_edges({k: v.to(dtype=torch.float64) for k, v in edges.items()})
+    graph = HeteroGraph.from_edge_lists(sizes, {}).with_edges(
+        {k: v.to(dtype=torch.float64) for k, v in edges.items()}
+    )
     return graph if device is None else graph.to(device)
 
 
@@ -124,7 +138,10 @@ def _dense(graph: HeteroGraph, edge_type: EdgeType) -> torch.Tensor:
 
 def test_notations_and_directions() -> None:
     graph = _typed()
-    rates, follows = _dense(graph, ("user", "rates", "item")), _dense(graph, ("user", "follows", "user"))
+    rates, follows = (
+        _dense(graph, ("user", "rates", "item")),
+        _dense(graph, ("user", "follows", "user")),
+    )
     rated = MetaPath("user>rates>item<rates<user").counts(graph)
     _close(rated.to_dense(), rates @ rates.T)
     for text, expected in {
@@ -136,7 +153,9 @@ def test_notations_and_directions() -> None:
         "item-genre": _dense(graph, ("item", "has", "genre")),
         "genre-item": _dense(graph, ("item", "has", "genre")).T,
     }.items():
-        torch.testing.assert_close(MetaPath(text).counts(graph).to_dense().double(), expected, rtol=1e-6, atol=0)
+        torch.testing.assert_close(
+            MetaPath(text).counts(graph).to_dense().double(), expected, rtol=1e-6, atol=0
+        )
 
 
 @pytest.mark.parametrize("path", ["user", "user-item-user", "user-genre", "user>rates<item"])
@@ -161,19 +180,27 @@ def test_top_k_by_blocks_equals_top_k_of_all(path: str, counts: Any, device: tor
         assert torch.equal(by_blocks.to_dense(), at_once.to_dense())
 
 
-@pytest.mark.parametrize("path", ["user>rates>item<rates<user", "user>views>item>has>genre<has<item<views<user"])
+@pytest.mark.parametrize(
+    "path", ["user>rates>item<rates<user", "user>views>item>has>genre<has<item<views<user"]
+)
 @pytest.mark.parametrize("kind", ["meow", "row", "symmetric", "column"])
-def test_the_factorised_form_equals_the_composed_one(path: str, kind: Normalisation, device: torch.device) -> None:
+def test_the_factorised_form_equals_the_composed_one(
+    path: str, kind: Normalisation, device: torch.device
+) -> None:
     graph = _typed(device=device)
     x = torch.rand(40, 3, dtype=torch.float64, device=device)
     composed = MetaPath(path, normalisation=kind)(graph)
     factorised = MetaPath(path, normalisation=kind, form="factorised")(graph)
-    torch.testing.assert_close(spmm(factorised, x), spmm(composed.to(dtype=torch.float64), x), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(
+        spmm(factorised, x), spmm(composed.to(dtype=torch.float64), x), rtol=1e-6, atol=1e-9
+    )
 
 
 def test_the_compressed_form_equals_the_composed_one(device: torch.device) -> None:
     items = torch.arange(40) % 4  # ten users to an item: four distinct rows
-    graph = HeteroGraph.from_edge_lists({"user": 40, "item": 4}, {("user", "has", "item"): (torch.arange(40), items)})
+    graph = HeteroGraph.from_edge_lists(
+        {"user": 40, "item": 4}, {("user", "has", "item"): (torch.arange(40), items)}
+    )
     graph = graph.to(device)
     x = torch.rand(40, 3, dtype=torch.float64, device=device)
     for k in (None, 5):
@@ -189,7 +216,11 @@ def test_the_compressed_form_equals_the_composed_one(device: torch.device) -> No
 def test_ties_by_the_cosine_of_features(sparse: bool, device: torch.device) -> None:
     """All papers of a subject are equally similar; the nearest by words stay."""
     words = torch.rand(40, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    graph = _two_subjects(words).with_features({"paper": Csr.from_dense(words) if sparse else words}).to(device)
+    graph = (
+        _two_subjects(words)
+        .with_features({"paper": Csr.from_dense(words) if sparse else words})
+        .to(device)
+    )
     kept = MetaPath("paper-subject-paper", top_k=5, ties="cosine").adjacency(graph).to_dense().cpu()
     units = torch.nn.functional.normalize(words, dim=1)
     cosine = (units @ units.T).masked_fill(SUBJECTS[:, None] != SUBJECTS, -1)
@@ -205,19 +236,28 @@ SUBJECTS = torch.arange(40) % 2
 
 def _two_subjects(words: torch.Tensor) -> HeteroGraph:
     return HeteroGraph.from_edge_lists(
-        {"paper": 40, "subject": 2}, {("paper", "on", "subject"): (torch.arange(40), SUBJECTS)}, {"paper": words}
+        {"paper": 40, "subject": 2},
+        {("paper", "on", "subject"): (torch.arange(40), SUBJECTS)},
+        {"paper": words},
     )
 
 
 def test_pathsim_of_ways_without_a_way_back() -> None:
     # 3 and 4 lead back to themselves; 0, 1 and 2 do not
-    dense = torch.tensor([[0, 5, 7, 1, 0], [0] * 5, [0] * 5, [2, 0, 0, 4, 2], [0, 0, 0, 2, 4]], dtype=torch.float64)
+    dense = torch.tensor(
+        [[0, 5, 7, 1, 0], [0] * 5, [0] * 5, [2, 0, 0, 4, 2], [0, 0, 0, 2, 4]], dtype=torch.float64
+    )
     counts = Csr.from_dense(dense)
     expected = [0, 0, 2 / 4, 4 / 4, 1, 4 / 8, 4 / 8, 1]
     assert similarities(counts).clamp(min=0).tolist() == expected
     # a pair that PathSim knows comes before all others, and these by their numbers of paths
-    assert top_k(counts, 1, similarities(counts)).take_rows(torch.tensor([0])).indices.tolist() == [3]
-    assert top_k(counts, 2, similarities(counts)).take_rows(torch.tensor([0])).indices.tolist() == [2, 3]
+    assert top_k(counts, 1, similarities(counts)).take_rows(torch.tensor([0])).indices.tolist() == [
+        3
+    ]
+    assert top_k(counts, 2, similarities(counts)).take_rows(torch.tensor([0])).indices.tolist() == [
+        2,
+        3,
+    ]
 
 
 def test_proposals_from_the_schema() -> None:
@@ -244,8 +284,14 @@ def test_proposals_from_the_schema() -> None:
 def test_contexts_below_the_cap_are_exact_and_others_count_ways() -> None:
     draw = torch.Generator().manual_seed(0)
     edges = {
-        ("paper", "by", "author"): (torch.arange(90) % 40, torch.randint(30, (90,), generator=draw)),
-        ("paper", "on", "subject"): (torch.randint(40, (60,), generator=draw), torch.randint(6, (60,), generator=draw)),
+        ("paper", "by", "author"): (
+            torch.arange(90) % 40,
+            torch.randint(30, (90,), generator=draw),
+        ),
+        ("paper", "on", "subject"): (
+            torch.randint(40, (60,), generator=draw),
+            torch.randint(6, (60,), generator=draw),
+        ),
     }
     graph = HeteroGraph.from_edge_lists({"paper": 40, "author": 30, "subject": 6}, edges)
     h = torch.rand(40, 3, dtype=torch.float64)
@@ -272,20 +318,32 @@ def test_contexts_below_the_cap_are_exact_and_others_count_ways() -> None:
     all_ways = spmm(steps[0].pattern(), spmm(steps[1].pattern(), spmm(steps[2].pattern(), h)))
     n_ways = path_counts([step.pattern() for step in steps])
     expected = all_ways / n_ways.clamp(min=1)[:, None]
-    torch.testing.assert_close(Walked(steps, 1).mean(h)[first], expected[first], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        Walked(steps, 1).mean(h)[first], expected[first], rtol=1e-12, atol=1e-12
+    )
 
 
 def shopping(weighted: bool = False) -> HeteroGraph:
-    """300 users of nine items: item 7 has all of them, item 2 has 40, the others few; some view it, too."""
+    """300 users of nine items: item 7 has all of them, item 2 has 40, the others few; some view it,
+    too.
+    """
     draw = torch.Generator().manual_seed(1)
     few = torch.randperm(300, generator=draw)[:60]
     users = torch.cat([torch.arange(300), torch.arange(40) * 7, few])
     items = torch.cat([torch.full((300,), 7), torch.full((40,), 2), torch.arange(60) % 9])
     pairs = torch.unique(torch.stack([users, items]), dim=1)
     views = torch.randint(300, (90,), generator=draw), torch.where(torch.arange(90) < 70, 7, 1)
-    edges = {("user", "has", "item"): (pairs[0], pairs[1]), ("item", "seen", "user"): (views[1], views[0])}
-    weights = {("user", "has", "item"): torch.rand(pairs.shape[1], generator=draw, dtype=torch.float64) + 0.5}
-    return HeteroGraph.from_edge_lists({"user": 300, "item": 9}, edges, weights=weights if weighted else None)
+    edges = {
+        ("user", "has", "item"): (pairs[0], pairs[1]),
+        ("item", "seen", "user"): (views[1], views[0]),
+    }
+    weights = {
+        ("user", "has", "item"): torch.rand(pairs.shape[1], generator=draw, dtype=torch.float64)
+        + 0.5
+    }
+    return HeteroGraph.from_edge_lists(
+        {"user": 300, "item": 9}, edges, weights=weights if weighted else None
+    )
 
 
 BOUGHT, SEEN = "user>has>item<has<user", "user>has>item>seen>user"
@@ -309,10 +367,18 @@ def test_a_divided_hub_relates_a_node_to_its_group_alone(path: str, weighted: bo
     assert torch.equal(split.degrees, left.degrees)
     torch.testing.assert_close(split.values(torch.float64).sum(), left.values(torch.float64).sum())
     a, b = left.to_dense().double(), right.to_dense().double()
-    found, exact, by_hub = split.to_dense().double() @ back.to_dense().double(), a @ b, a[:, 7:8] @ b[7:8]
+    found, exact, by_hub = (
+        split.to_dense().double() @ back.to_dense().double(),
+        a @ b,
+        a[:, 7:8] @ b[7:8],
+    )
     through = found - (exact - by_hub)
     close = {"rtol": 1e-10, "atol": 1e-10}
-    assert bool((torch.isclose(through, by_hub, **close) | torch.isclose(through, through * 0, **close)).all())
+    assert bool(
+        (
+            torch.isclose(through, by_hub, **close) | torch.isclose(through, through * 0, **close)
+        ).all()
+    )
     torch.testing.assert_close(found.diagonal(), exact.diagonal())
     if path == BOUGHT:
         torch.testing.assert_close(found, found.t())

@@ -1,4 +1,6 @@
-"""Every idea of experiments/ideas against a slow oracle, loaded as ``--import`` does it, and in a short training."""
+"""Every idea of experiments/ideas against a slow oracle, loaded as ``--import`` does it, and in a
+short training.
+"""
 
 from __future__ import annotations
 
@@ -54,10 +56,14 @@ def views(n: int = B) -> tuple[Tensor, Tensor]:
     return a.requires_grad_(), b.requires_grad_()
 
 
-def term(objective: str, temperature: float = 0.5, similarity: str = "cosine", **settings: Any) -> ContrastiveTerm:
+def term(
+    objective: str, temperature: float = 0.5, similarity: str = "cosine", **settings: Any
+) -> ContrastiveTerm:
     chosen = {"name": objective, **settings}
     with seeded_init(0):
-        return ContrastiveTerm(objective=chosen, temperature=temperature, similarity=similarity, dim=D).double()
+        return ContrastiveTerm(
+            objective=chosen, temperature=temperature, similarity=similarity, dim=D
+        ).double()
 
 
 def draw(seed: int = 5) -> torch.Generator:
@@ -66,7 +72,9 @@ def draw(seed: int = 5) -> torch.Generator:
 
 def agree(ours: Tensor, theirs: Tensor, *inputs: Tensor) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
-    for mine, other in zip(torch.autograd.grad(ours, inputs), torch.autograd.grad(theirs, inputs), strict=True):
+    for mine, other in zip(
+        torch.autograd.grad(ours, inputs), torch.autograd.grad(theirs, inputs), strict=True
+    ):
         torch.testing.assert_close(mine, other, rtol=1e-8, atol=1e-10)
 
 
@@ -83,7 +91,9 @@ def test_swav(idea: Idea) -> None:
             q = q / q.sum(0)
             q = q / q.sum(1, keepdim=True)
         s = side @ c.T / 0.1
-        expected.append(torch.stack([s[i].logsumexp(0) - (q[i] * s[i]).sum() for i in range(B)]).mean())
+        expected.append(
+            torch.stack([s[i].logsumexp(0) - (q[i] * s[i]).sum() for i in range(B)]).mean()
+        )
     agree(own(a, b), (expected[0] + expected[1]) / 2, a, b, own.objective.directions)  # type: ignore[arg-type]
 
 
@@ -107,7 +117,9 @@ def test_vicreg(deviation: float | None, idea: Idea) -> None:
     v = c = torch.zeros((), dtype=torch.float64)
     for x in (a, b):
         for d, e in np.ndindex(D, D):
-            cov = sum((x[i, d] - x[:, d].mean()) * (x[i, e] - x[:, e].mean()) for i in range(B)) / (B - 1)
+            cov = sum((x[i, d] - x[:, d].mean()) * (x[i, e] - x[:, e].mean()) for i in range(B)) / (
+                B - 1
+            )
             v = v + (F.relu(gamma - (cov + 1e-4).sqrt()) / D if d == e else 0)
             c = c + (cov**2 / D if d != e else 0)
     agree(term("vicreg", deviation=deviation)(a, b), 25 * s + 25 * v / 2 + c, a, b)
@@ -125,20 +137,26 @@ def test_symile(n_views: int, idea: Idea) -> None:
             others = [x[torch.randperm(B, generator=order)] for x in others]
         for i in range(B):
             own = math.prod(x[i] for x in z).sum() / 0.2  # type: ignore[union-attr]
-            rest = [(z[m][i] * math.prod(x[j] for x in others)).sum() / 0.2 for j in range(B) if j != i]
+            rest = [
+                (z[m][i] * math.prod(x[j] for x in others)).sum() / 0.2 for j in range(B) if j != i
+            ]
             losses.append(torch.stack([own, *rest]).logsumexp(0) - own)
     agree(found, torch.stack(losses).mean(), a, b)
 
 
 def test_mochi(idea: Idea) -> None:
-    """The mixtures lie where they should, and the loss has them beside the candidates, without a gradient of theirs."""
+    """The mixtures lie where they should, and the loss has them beside the candidates, without a
+    gradient of theirs.
+    """
     idea("mochi")
     (a, b), own = views(), term("mochi", hardest=3, of_candidates=4, with_anchor=2)
     x, y = F.normalize(a, dim=1) / 0.5, F.normalize(b, dim=1)
     mixed = own.objective.mixtures(x.detach(), y.detach(), 3, torch.arange(B)[:, None], draw())  # type: ignore[operator]
     torch.testing.assert_close(mixed.norm(dim=2), torch.ones(B, 6, dtype=torch.float64))
     for i in range(B):
-        hard = sorted((j for j in range(B) if j != i), key=lambda j, i=i: -float((x[i] @ y[j]).detach()))[:3]  # type: ignore[misc]
+        hard = sorted(
+            (j for j in range(B) if j != i), key=lambda j, i=i: -float((x[i] @ y[j]).detach())
+        )[:3]  # type: ignore[misc]
         for each in mixed[i, :4]:  # in the plane, and between, two of the three
             pairs = [(j, k) for j in hard for k in hard if j < k]
             parts = [torch.linalg.lstsq(y[[j, k]].detach().T, each[:, None]) for j, k in pairs]
@@ -176,7 +194,9 @@ def test_near_and_far_labels(idea: Idea) -> None:
     n, weights, losses = 2 * B, [], []
     for i in range(n):
         positive = [j for j in range(n) if j != i and abs(y[i] - y[j]) <= 0.5]
-        negative = [j for j in range(n) if abs(y[i] - y[j]) > 0.5 and float((z[i] @ z[j]).detach()) >= -0.1]
+        negative = [
+            j for j in range(n) if abs(y[i] - y[j]) > 0.5 and float((z[i] @ z[j]).detach()) >= -0.1
+        ]
         weights.append((len(positive) + 1) ** -0.5)
         losses.append((i, positive, negative))
     mean, found = sum(weights) / n, []
@@ -184,8 +204,12 @@ def test_near_and_far_labels(idea: Idea) -> None:
         eta = weight / mean
         if positive and negative:
             near = [(z[i] @ z[j] / 0.5).exp() for j in positive]
-            far = [eta * math.exp(0.3 * abs(y[i] - y[j])) * (z[i] @ z[j] / 0.5).exp() for j in negative]
-            found.append(eta * -sum((one / (sum(near) + sum(far))).log() for one in near) / len(near))
+            far = [
+                eta * math.exp(0.3 * abs(y[i] - y[j])) * (z[i] @ z[j] / 0.5).exp() for j in negative
+            ]
+            found.append(
+                eta * -sum((one / (sum(near) + sum(far))).log() for one in near) / len(near)
+            )
     agree(own(a, b), torch.stack(found).sum() / n, a, b)
 
 
@@ -204,12 +228,19 @@ def test_supremix(idea: Idea) -> None:
         rows += [x[i] @ y[j] + ((labels[i] - labels[j]).abs() / deviation).log() for j in others]
         hard = sorted(others, key=lambda j, i=i: -float((x[i] @ y[j]).detach()))[:2]  # type: ignore[misc]
         for k, j in enumerate(hard):
-            mixture = F.normalize(share[i, k] * F.normalize(a, dim=1)[i] + (1 - share[i, k]) * y[j], dim=0)
-            rows.append(x[i] @ mixture + ((1 - share[i, k]) * (labels[i] - labels[j]).abs() / deviation).log())
+            mixture = F.normalize(
+                share[i, k] * F.normalize(a, dim=1)[i] + (1 - share[i, k]) * y[j], dim=0
+            )
+            rows.append(
+                x[i] @ mixture
+                + ((1 - share[i, k]) * (labels[i] - labels[j]).abs() / deviation).log()
+            )
         losses.append(torch.stack(rows).logsumexp(0) - rows[0])
     agree(own(a, b, generator=draw()), torch.stack(losses).mean(), a, b)
     one, other = F.normalize(a[:1], dim=1), F.normalize(b[:1], dim=1)
-    mixed = module._mixed(torch.tensor([0.3], dtype=torch.float64), one, other, torch.tensor([2.0]).double())
+    mixed = module._mixed(
+        torch.tensor([0.3], dtype=torch.float64), one, other, torch.tensor([2.0]).double()
+    )
     torch.testing.assert_close(mixed, 2 * F.normalize(0.3 * one + 0.7 * other, dim=1))
 
 
@@ -224,24 +255,40 @@ def test_multi_head(idea: Idea) -> None:
         tau = torch.exp(math.log(0.5) + math.log(4) * torch.tanh(layer(z))[:, 0])
         for i in range(2 * B):
             p = (i + B) % (2 * B)
-            s = torch.stack([z[i] @ z[j] / (tau[i] * tau[j]).sqrt() for j in range(2 * B) if j != i])
+            s = torch.stack(
+                [z[i] @ z[j] / (tau[i] * tau[j]).sqrt() for j in range(2 * B) if j != i]
+            )
             pair = (tau[i] * tau[p]).sqrt()
-            losses.append(s.logsumexp(0) - z[i] @ z[p] / pair + 0.3 * ((1 - z[i] @ z[p]) / pair + pair.log()))
+            losses.append(
+                s.logsumexp(0) - z[i] @ z[p] / pair + 0.3 * ((1 - z[i] @ z[p]) / pair + pair.log())
+            )
     agree(own(a, b), torch.stack(losses).mean(), a, b)
 
 
 def test_common_and_salient(idea: Idea) -> None:
     idea("common_salient")
-    (a, b), own = views(), term("common_salient", salient=2.0, background=3.0, independence=4.0, bandwidth=0.7)
+    (a, b), own = (
+        views(),
+        term("common_salient", salient=2.0, background=3.0, independence=4.0, bandwidth=0.7),
+    )
     own.objective.targets = torch.arange(B) % 2 == 0
     rows = torch.cat([a, b])
-    c, s, is_target = F.normalize(rows[:, :2], dim=1), rows[:, 2:], [i % B % 2 == 0 for i in range(2 * B)]
+    c, s, is_target = (
+        F.normalize(rows[:, :2], dim=1),
+        rows[:, 2:],
+        [i % B % 2 == 0 for i in range(2 * B)],
+    )
 
     def k(x: Tensor, y: Tensor) -> Tensor:
         return (-(x - y).square().sum() / 1.4).exp()
 
     def uniformity(points: list[Tensor]) -> Tensor:
-        pairs = [k(points[i], points[j]) for i in range(len(points)) for j in range(len(points)) if i != j]
+        pairs = [
+            k(points[i], points[j])
+            for i in range(len(points))
+            for j in range(len(points))
+            if i != j
+        ]
         return torch.stack(pairs).mean().log()
 
     def alignment(x: Tensor, of: list[int]) -> Tensor:
@@ -251,17 +298,24 @@ def test_common_and_salient(idea: Idea) -> None:
     salient = [s[i] for i in range(2 * B) if is_target[i]] + [torch.zeros(2, dtype=torch.float64)]
     background = torch.stack([s[i].square().sum() for i in range(2 * B) if not is_target[i]]).mean()
     every = range(2 * B)
-    joint = [torch.stack([k(c[i], c[j]) * k(s[i], s[j]) for j in every]).mean().log() for i in every]
+    joint = [
+        torch.stack([k(c[i], c[j]) * k(s[i], s[j]) for j in every]).mean().log() for i in every
+    ]
     expected = alignment(c, list(range(B))) + uniformity(list(c))
     expected = expected + 2 * (alignment(s, targets) + uniformity(salient)) + 3 * background
     agree(own(a, b), expected + 4 * torch.stack(joint).mean(), a, b)
 
 
-@pytest.mark.parametrize(("schedule", "expected"), [("linear", (1.0, 0.775, 0.1)), ("cosine", (1.0, 0.55, 1.0))])
+@pytest.mark.parametrize(
+    ("schedule", "expected"), [("linear", (1.0, 0.775, 0.1)), ("cosine", (1.0, 0.55, 1.0))]
+)
 def test_temperature_schedule(schedule: str, expected: tuple[float, ...], idea: Idea) -> None:
     """At steps 0, a quarter of the period, and the period; the module counts its steps."""
     idea("temperature_schedule")
-    (a, b), own = views(), term("scheduled_nt_xent", 1.0, schedule=schedule, temperature_end=0.1, n_steps=8)
+    (a, b), own = (
+        views(),
+        term("scheduled_nt_xent", 1.0, schedule=schedule, temperature_end=0.1, n_steps=8),
+    )
     found = [own(a, b) for _ in range(9)]
     for step, tau in zip((0, 2, 8), expected, strict=True):
         torch.testing.assert_close(found[step], term("nt_xent", tau)(a, b))
@@ -283,14 +337,20 @@ def test_propensity(idea: Idea) -> None:
     v = [min(30 / max(float(weight.counts[j]), 1), 6.0) for j in of.candidate_ids]
     expected = torch.tensor([one / (sum(v) / M) for one in v], dtype=torch.float64)
     torch.testing.assert_close(weight.log_w(of).exp(), expected.expand(N, M))
-    torch.testing.assert_close(weight.log_w_beside(of, of.candidate_ids[:N], of.candidates[:N]).exp(), expected[:N])
+    torch.testing.assert_close(
+        weight.log_w_beside(of, of.candidate_ids[:N], of.candidates[:N]).exp(), expected[:N]
+    )
 
 
 def test_false_negatives(idea: Idea) -> None:
     of, weight = pairs(), idea("propensity").FalseNegative(threshold=0.1)
     for i, j in np.ndindex(N, M):
         cosine = float(F.cosine_similarity(of.anchors[i], of.candidates[j], dim=0))
-        w = 0.0 if of.anchor_ids[i] == of.candidate_ids[j] else 1 - min(max((cosine - 0.1) / 0.9, 0), 1)
+        w = (
+            0.0
+            if of.anchor_ids[i] == of.candidate_ids[j]
+            else 1 - min(max((cosine - 0.1) / 0.9, 0), 1)
+        )
         assert float(weight.log_w(of).exp()[i, j]) == pytest.approx(w)
 
 
@@ -298,7 +358,10 @@ def test_same_cluster(idea: Idea) -> None:
     of, weight = pairs(), idea("same_cluster").SameCluster()
     clusters = torch.stack([torch.arange(6) % 2, torch.arange(6) % 3])
     weight.prepare(lambda: clusters)
-    expected = [[float(all(row[i] == row[j] for row in clusters)) for j in of.candidate_ids] for i in of.anchor_ids]
+    expected = [
+        [float(all(row[i] == row[j] for row in clusters)) for j in of.candidate_ids]
+        for i in of.anchor_ids
+    ]
     torch.testing.assert_close(weight.log_w(of).exp(), torch.tensor(expected, dtype=torch.float64))
     torch.testing.assert_close(weight.factor(of), torch.tensor(expected, dtype=torch.float64))
     beside = weight.log_w_beside(of, of.candidate_ids[:N], of.candidates[:N]).exp()
@@ -317,7 +380,9 @@ def test_category_gates(idea: Idea) -> None:
                 vector = gate.category_embedding.weight[int(gate.categories[one]) + 1]
                 gates.append(torch.sigmoid(gate.out(F.relu(gate.inner(vector)))))
             x, y = of.anchors[i] / of.anchors[i].norm(), of.candidates[j] / of.candidates[j].norm()
-            torch.testing.assert_close(a[i] @ b[j], sum(gates[0][d] * gates[1][d] * x[d] * y[d] for d in range(D)))
+            torch.testing.assert_close(
+                a[i] @ b[j], sum(gates[0][d] * gates[1][d] * x[d] * y[d] for d in range(D))
+            )
 
 
 def test_the_gap_of_two_sides(idea: Idea) -> None:
@@ -336,11 +401,15 @@ def test_the_gap_of_two_sides(idea: Idea) -> None:
         float(torch.tensor(y[i]) @ torch.tensor(y[j]))
         for i in range(M) for j in range(M) if i != j and classes[i] == classes[j] >= 0
     ]  # fmt: skip
-    assert module.tolerance(of.candidates, classes) == pytest.approx(sum(cosines) / len(cosines), rel=1e-5)
+    assert module.tolerance(of.candidates, classes) == pytest.approx(
+        sum(cosines) / len(cosines), rel=1e-5
+    )
 
 
 def test_autotcl(idea: Idea) -> None:
-    """Without a draw the mask is p, rounded: what is kept is scaled, the rest is 0; the loss written out."""
+    """Without a draw the mask is p, rounded: what is kept is scaled, the rest is 0; the loss
+    written out.
+    """
     torch.manual_seed(0)
     augmenter, x = idea("autotcl").AutoTCL(D, share=0.2, share_weight=2.0).double(), pairs().anchors
     z = augmenter(x)
@@ -356,14 +425,19 @@ def test_popularity_swap(idea: Idea) -> None:
     module = idea("popularity_swap")
     counts = torch.tensor([1, 1, 2, 8, 8, 20])
     expected = [
-        math.floor(3 * (sum(c for c in counts if c < own) + sum(c for c in counts if c == own) / 2) / 40)
+        math.floor(
+            3 * (sum(c for c in counts if c < own) + sum(c for c in counts if c == own) / 2) / 40
+        )
         for own in counts
     ]
     assert module.popularity_groups(counts, 3).tolist() == expected
     # of two places the heavier one is drawn in proportion to its weight
     rows = Ragged.from_lists([[1, 2]] * 4000)
     chosen = module.choose_by_weight(
-        rows, torch.tensor([1.0, 3.0]).repeat(4000), torch.ones(4000).long(), torch.Generator().manual_seed(0)
+        rows,
+        torch.tensor([1.0, 3.0]).repeat(4000),
+        torch.ones(4000).long(),
+        torch.Generator().manual_seed(0),
     )
     assert float(chosen[1::2].float().mean()) == pytest.approx(0.75, abs=0.03)
     log = Ragged.from_lists([[user % 6, (user + 1) % 6, 5] for user in range(30)])
@@ -371,7 +445,10 @@ def test_popularity_swap(idea: Idea) -> None:
     swap.setup(Part(log, 6))
     tokens = log.with_values(log.values + 1)
     swapped = swap(tokens, torch.Generator().manual_seed(1))
-    groups, moved = module.popularity_groups(Part(log, 6).item_counts(), 2), swapped.values != tokens.values
+    groups, moved = (
+        module.popularity_groups(Part(log, 6).item_counts(), 2),
+        swapped.values != tokens.values,
+    )
     assert bool(moved.any())
     assert bool((groups[swapped.values[moved] - 1] != groups[tokens.values[moved] - 1]).all())
 
@@ -404,19 +481,35 @@ _OF_CATEGORIES = {"items": {"features": ("genre",)}}
 #: file -> the model that trains with it, and its settings
 TRAININGS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     **{
-        name: [("cl4srec", {"contrast": {"objective": name}}), ("simgcl", {"contrast": {"objective": name}})]
+        name: [
+            ("cl4srec", {"contrast": {"objective": name}}),
+            ("simgcl", {"contrast": {"objective": name}}),
+        ]
         for name in ("swav", "vicreg", "mochi", "feature_transformation", "multi_head")
     },
     "autotcl": [("autotcl_rec", {})],
     "category_gates": [("gated_cl4srec", _OF_CATEGORIES)],
     "common_salient": [("common_salient_cl4srec", {})],
-    "experts": [("expert_sasrec", {}), ("expert_sasrec", {"routing": "category", **_OF_CATEGORIES})],
-    "gap": [("cl4srec", {"contrast": {"regularisers": ({"name": "mean_gap", "coefficient": 0.1},)}})],
+    "experts": [
+        ("expert_sasrec", {}),
+        ("expert_sasrec", {"routing": "category", **_OF_CATEGORIES}),
+    ],
+    "gap": [
+        ("cl4srec", {"contrast": {"regularisers": ({"name": "mean_gap", "coefficient": 0.1},)}})
+    ],
     "near_far_labels": [("near_far_cl4srec", {})],
     "popularity_swap": [("cl4srec", {"augmentations": ("crop", "popularity_swap")})],
-    "propensity": [("propensity_cl4srec", {}), ("simgcl", {"contrast": {"weight": "false_negative"}})],
-    "same_cluster": [("cl4srec", {"contrast": {"weight": {"name": "same_cluster", "n_clusters": (2,)}}})],
-    "simsiam": [("cl4srec", {"contrast": {"objective": "simsiam"}}), ("byol", {"target_momentum": 0.5})],
+    "propensity": [
+        ("propensity_cl4srec", {}),
+        ("simgcl", {"contrast": {"weight": "false_negative"}}),
+    ],
+    "same_cluster": [
+        ("cl4srec", {"contrast": {"weight": {"name": "same_cluster", "n_clusters": (2,)}}})
+    ],
+    "simsiam": [
+        ("cl4srec", {"contrast": {"objective": "simsiam"}}),
+        ("byol", {"target_momentum": 0.5}),
+    ],
     "supremix": [("supremix_cl4srec", {})],
     "symile": [("symile_cl4srec", {})],
     "temperature_schedule": [("cl4srec", {"contrast": {"objective": "scheduled_nt_xent"}})],
@@ -426,7 +519,11 @@ TRAININGS: dict[str, list[tuple[str, dict[str, Any]]]] = {
 @pytest.mark.parametrize("name", TRAININGS)
 def test_it_trains(name: str, idea: Idea) -> None:
     idea(name)
-    rows = [(u, (u * 3 + k * (1 + u % 4)) % 20, u * 10 + k, 1 + (u + k) % 5) for u in range(30) for k in range(8)]
+    rows = [
+        (u, (u * 3 + k * (1 + u % 4)) % 20, u * 10 + k, 1 + (u + k) % 5)
+        for u in range(30)
+        for k in range(8)
+    ]
     frame = pl.DataFrame(rows, schema=["user", "item", "time", "rating"], orient="row")
     log = rg.load_data(frame).with_features(item_features=ITEMS)
     for model, settings in TRAININGS[name]:
@@ -434,8 +531,12 @@ def test_it_trains(name: str, idea: Idea) -> None:
         small = {"hidden_dim": 8, "max_len": 8, "n_layers": 1, "encoder": layers}
         cls = registry.load("model", model)
         own = {key: value for key, value in small.items() if key in cls.Config.model_fields}
-        run = rg.fit(cls(**own, **settings), log.split("leave-one-out"), seed=0, max_epochs=2, device="cpu")
-        assert all(math.isfinite(value) for value in run.history[-1].values() if isinstance(value, float))
+        run = rg.fit(
+            cls(**own, **settings), log.split("leave-one-out"), seed=0, max_epochs=2, device="cpu"
+        )
+        assert all(
+            math.isfinite(value) for value in run.history[-1].values() if isinstance(value, float)
+        )
 
 
 # -- models
@@ -466,7 +567,9 @@ def test_the_teachers_scores_are_learned_for_its_candidates(idea: Idea) -> None:
     assert run.history[1]["distil"] < run.history[0]["distil"]
     model, (teacher_model, rows) = run.model, run.model._taught
     items, scores = model.candidates(torch.tensor([4]), draw)
-    every = teacher_model.score(rg.data.batches.Query(torch.tensor([4]), rows.take(torch.tensor([4]))))[0]
+    every = teacher_model.score(
+        rg.data.batches.Query(torch.tensor([4]), rows.take(torch.tensor([4])))
+    )[0]
     assert scores[0].tolist() == every[items[0]].tolist()
     assert set(items[0, :64].tolist()) == set(every.topk(64).indices.tolist())
 
@@ -481,7 +584,9 @@ def test_stages_contrast_within_earlier_clusters(idea: Idea) -> None:
             is_near = all(of[i] == of[j] for of in weight.clusters.tolist())
             assert float(found[i, j]) == (0 if is_near else -math.inf)
 
-    model = rg.registry.load("model", "multistage_simgcl")(hidden_dim=8, stage_epochs=1, stage_clusters=3)
+    model = rg.registry.load("model", "multistage_simgcl")(
+        hidden_dim=8, stage_epochs=1, stage_clusters=3
+    )
     model = rg.fit(model, split(), **SHORT).model
     assert int(model.stage) == 1
     assert model.eval().nodes().shape[1] == 16
@@ -507,23 +612,39 @@ def test_pseudo_labels_are_drawn_and_count_by_their_confidence(idea: Idea, tmp_p
         others.append(-math.log(agreed) - max(p[i]) * math.log(q[i][drawn]))
     means = [sum(row[k] for row in p) / 6 for k in range(3)]
     expected = sum(labelled) / 3 + sum(others) / 3 + sum(m * math.log(3 * m) for m in means)
-    assert float(module.pseudo_loss(f, c, w, labels, tau, uniform)) == pytest.approx(expected, rel=1e-4)
+    assert float(module.pseudo_loss(f, c, w, labels, tau, uniform)) == pytest.approx(
+        expected, rel=1e-4
+    )
 
     ends = torch.arange(40) % 20, torch.randint(6, (40,), generator=draw)
-    graph = HeteroGraph.from_edge_lists({"paper": 20, "author": 6}, {("paper", "by", "author"): ends})
+    graph = HeteroGraph.from_edge_lists(
+        {"paper": 20, "author": 6}, {("paper", "by", "author"): ends}
+    )
     np.save(tmp_path / "labels.npy", np.where(np.arange(20) < 8, np.arange(20) % 2, -1))
-    settings: dict[str, Any] = {"metapaths": ("paper-author-paper",), "hidden_dim": 8, "n_classes": 2}
+    settings: dict[str, Any] = {
+        "metapaths": ("paper-author-paper",),
+        "hidden_dim": 8,
+        "n_classes": 2,
+    }
     settings["prototypes"] = {"n_clusters": (3,)}
-    model = rg.registry.load("model", "pseudo_labelled_meow")(known=f"{tmp_path / 'labels.npy'}", **settings)
+    model = rg.registry.load("model", "pseudo_labelled_meow")(
+        known=f"{tmp_path / 'labels.npy'}", **settings
+    )
     run = rg.fit_graph(model, graph, seed=0, max_epochs=3, device="cpu")
     assert bool(model.begun)
     assert {"info", "proto", "pseudo"} <= run.history[0].keys()
 
 
-@pytest.mark.parametrize(("k", "decay", "near", "power"), [(40, 0.7, 0.5, 0.5), (5, 0.83, 0.9, 0.31)])
-def test_stan_reads_the_nearest_of_others(k: int, decay: float, near: float, power: float, idea: Idea) -> None:
+@pytest.mark.parametrize(
+    ("k", "decay", "near", "power"), [(40, 0.7, 0.5, 0.5), (5, 0.83, 0.9, 0.31)]
+)
+def test_stan_reads_the_nearest_of_others(
+    k: int, decay: float, near: float, power: float, idea: Idea
+) -> None:
     module, drawn = idea("stan"), np.random.default_rng(0)
-    rows = [drawn.integers(0, 13, drawn.integers(0, 12)).tolist() for _ in range(90)]  # with repeats, some empty
+    rows = [
+        drawn.integers(0, 13, drawn.integers(0, 12)).tolist() for _ in range(90)
+    ]  # with repeats, some empty
     train, users, expected = rows[:40], torch.tensor([*range(40), *[-1] * 50]), torch.zeros(90, 14)
     for user, history, scores in zip(users.tolist(), rows, expected, strict=True):
         found = []
@@ -550,8 +671,14 @@ def test_lists_of_contrastive_search_are_those_of_mmr_of_probabilities(idea: Ide
     draw, settings = torch.Generator().manual_seed(0), {"strength": 0.6, "pool": 15}
     vectors = torch.randn(40, 8, generator=draw)
     scores, items = (3 * torch.randn(12, 40, generator=draw)).double().sort(1, descending=True)
-    asked = [{"name": "contrastive_search", **settings}, {"name": "mmr", "relevance": "probability", **settings}]
-    ours, mmr = (pick(items, scores, 7, reranking=Reranking(reranker_of(one), Cosine(vectors)))[0] for one in asked)
+    asked = [
+        {"name": "contrastive_search", **settings},
+        {"name": "mmr", "relevance": "probability", **settings},
+    ]
+    ours, mmr = (
+        pick(items, scores, 7, reranking=Reranking(reranker_of(one), Cosine(vectors)))[0]
+        for one in asked
+    )
     assert torch.equal(ours, mmr)
 
 
@@ -571,13 +698,24 @@ def model() -> Model:
 def log_probabilities(model: Model, history: list[int]) -> Tensor:
     """[n_items] of a history, by the model's own ranking."""
     with torch.no_grad():
-        return torch.log_softmax(model.score(Query(torch.tensor([-1]), Ragged.from_lists([history])))[0], 0)
+        return torch.log_softmax(
+            model.score(Query(torch.tensor([-1]), Ragged.from_lists([history])))[0], 0
+        )
 
 
 def test_reagent_one_draw_at_a_time(model: Model, idea: Idea) -> None:
-    """By the model's own ranking of one replaced history after the other, and with the same draws."""
+    """By the model's own ranking of one replaced history after the other, and with the same
+    draws.
+    """
     module, n = idea("reagent"), len(HISTORY)
-    settings = {"n_similar": 4, "round_size": 3, "max_rounds": 3, "n_kept": 2, "top_k": 12, "ratio": 0.5}
+    settings = {
+        "n_similar": 4,
+        "round_size": 3,
+        "max_rounds": 3,
+        "n_kept": 2,
+        "top_k": 12,
+        "ratio": 0.5,
+    }
     method = registry.make("attribution", {"name": "reagent", **settings})
     query = Query(torch.tensor([0]), Ragged.from_lists([HISTORY]))
     subject = Subject(model, query, torch.tensor([TARGET]))
@@ -588,7 +726,10 @@ def test_reagent_one_draw_at_a_time(model: Model, idea: Idea) -> None:
     def replaced(mask: Tensor) -> list[list[int]]:
         draws = torch.rand(mask.shape, generator=g, dtype=torch.float64)
         return [
-            [int(similar[p, int(4 * draws[row, p])]) if mask[row, p] else HISTORY[p] for p in range(n)]
+            [
+                int(similar[p, int(4 * draws[row, p])]) if mask[row, p] else HISTORY[p]
+                for p in range(n)
+            ]
             for row in range(len(mask))
         ]
 
@@ -613,20 +754,26 @@ def test_reagent_one_draw_at_a_time(model: Model, idea: Idea) -> None:
 
 
 @pytest.mark.parametrize("values", [(3.0, -1.0, 1.0, 0.5), (-1.0, -2.0), (1.0, 1.0, 1.0, 1.0, 1.0)])
-def test_every_claim_of_the_words_is_one_of_the_table(values: tuple[float, ...], idea: Idea) -> None:
+def test_every_claim_of_the_words_is_one_of_the_table(
+    values: tuple[float, ...], idea: Idea
+) -> None:
     words, n = idea("attribution_words"), len(values)
     order = tuple(sorted(range(n), key=lambda place: (-values[place], -place)))
     none = Faithfulness(0, 0)
     methods = tuple(MethodAttribution(name, values, order, none) for name in ("leave_one_out", "b"))
     events = tuple(Node("item", place, f"Event {place}") for place in range(n))
     pairs = (("leave_one_out", "b", 0.5),)
-    text = words.sentence_of(Attributed(Item(7, "Film"), "score", 1.0, events, 0, methods, pairs, none), 2, 40, 10)
+    text = words.sentence_of(
+        Attributed(Item(7, "Film"), "score", 1.0, events, 0, methods, pairs, none), 2, 40, 10
+    )
     assert "rank correlation 0.50" in text
     above = sum(value for value in values if value > 0)
     if not above:
         assert "nothing in the history speaks for Film" in text
         return
-    n_half = next(k for k in range(1, n + 1) if sum(values[p] for p in order[:k]) >= 0.5 * above - 1e-9)
+    n_half = next(
+        k for k in range(1, n + 1) if sum(values[p] for p in order[:k]) >= 0.5 * above - 1e-9
+    )
     share = sum(values[place] for place in order[: min(n_half, 3)]) / above
     assert f"{share:.0%}" in text
     assert f"{n_half} of {n}" in text

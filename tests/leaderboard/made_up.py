@@ -52,8 +52,13 @@ PROVENANCE = {
     "cuda": None,
     "commit": "0123456789ab",
 }
-#: entry -> seed -> what its users gain over chance; LightGCN's two entries do not differ, BPRMF failed once
-MEANS = {"Popularity": [0.1], "LightGCN": [0.40, 0.41, 0.42], "LightGCN, three layers": [0.41, 0.40, 0.415]}
+#: entry -> seed -> what its users gain over chance; LightGCN's two entries do not differ, BPRMF
+#: failed once
+MEANS = {
+    "Popularity": [0.1],
+    "LightGCN": [0.40, 0.41, 0.42],
+    "LightGCN, three layers": [0.41, 0.40, 0.415],
+}
 
 
 def write_board(folder: Path, text: str = BOARD, name: str = "synthetic") -> Board:
@@ -101,7 +106,9 @@ def users(job: Job, mean: float, seen: str) -> list[float]:
     return list(np.clip(mean / (2 if seen == "keep" else 1) + noise, 0, 1).round(6))
 
 
-def record(job: Job, scores: Mapping[str, Mapping[str, float]], protocols: Mapping[str, Any]) -> Record:
+def record(
+    job: Job, scores: Mapping[str, Mapping[str, float]], protocols: Mapping[str, Any]
+) -> Record:
     """A record as the worker writes it."""
     trained = job.model != "popularity"
     epochs = [1, 2, 3] if trained else []
@@ -126,15 +133,26 @@ def record(job: Job, scores: Mapping[str, Mapping[str, float]], protocols: Mappi
         "inference": {"seconds": 0.5, "cpu_seconds": 0.4},
         "peak_memory_mb": 300.0,
         "n_parameters": 1000 if trained else 0,
-        "curve": {"epoch": epochs, "ndcg@10": [0.1, 0.5, None][: len(epochs)], "loss": [0.9, 0.5, 0.4][: len(epochs)]},
+        "curve": {
+            "epoch": epochs,
+            "ndcg@10": [0.1, 0.5, None][: len(epochs)],
+            "loss": [0.9, 0.5, 0.4][: len(epochs)],
+        },
         "device": "cpu",
         "provenance": PROVENANCE,
         "at": f"2026-01-0{job.seed + 1}T00:00:00+00:00",
-        "data": {"split": "leave-one-out", "split_hash": "5" * 64, "n_users": USERS, "n_items": 300},
+        "data": {
+            "split": "leave-one-out",
+            "split_hash": "5" * 64,
+            "n_users": USERS,
+            "n_items": 300,
+        },
     }
 
 
-def fill(board: Board, means: Mapping[str, Sequence[float]] = MEANS, split_hash: str = "5" * 64) -> None:
+def fill(
+    board: Board, means: Mapping[str, Sequence[float]] = MEANS, split_hash: str = "5" * 64
+) -> None:
     """Records of users, with their Parquet files, for the seeds of the entries that are given."""
     for name, own in means.items():
         for job, mean in zip(jobs(board)[name], own, strict=False):

@@ -50,9 +50,16 @@ def test_committed_records_are_found_at_their_addresses(name: str) -> None:
 def test_a_board_by_name_folder_and_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_board(tmp_path / "experiments")
     monkeypatch.chdir(tmp_path)
-    for place in ("shop", tmp_path / "experiments/shop", tmp_path / "experiments/shop/synthetic.toml"):
+    for place in (
+        "shop",
+        tmp_path / "experiments/shop",
+        tmp_path / "experiments/shop/synthetic.toml",
+    ):
         found = load_board(place)
-        assert (found.name, [sheet.title for sheet in found.sheets]) == ("shop", ["A shop | with signs"])
+        assert (found.name, [sheet.title for sheet in found.sheets]) == (
+            "shop",
+            ["A shop | with signs"],
+        )
         assert found.results == tmp_path / "experiments" / "results"
     with refused("'nothing'", "smoke"):
         load_board("nothing")
@@ -81,7 +88,9 @@ def test_a_board_that_is_wrong(tmp_path: Path, old: str, new: str, named: str) -
         ("[[models]]\nmodel = 'meow'\nsettings = { probe = { steps = 3 } }\n", "acm", "probe"),
     ],
 )
-def test_settings_that_are_wrong_name_the_entry(tmp_path: Path, text: str, name: str, named: str) -> None:
+def test_settings_that_are_wrong_name_the_entry(
+    tmp_path: Path, text: str, name: str, named: str
+) -> None:
     """Among them those of the protocol, which is the same for all."""
     with refused(f"board on '{name}', model", named, by=ConfigError):
         jobs(write_board(tmp_path, text, name))
@@ -90,7 +99,9 @@ def test_settings_that_are_wrong_name_the_entry(tmp_path: Path, text: str, name:
 def test_metrics(tmp_path: Path) -> None:
     text = BOARD.replace('"ndcg@10", "recall@10"', '"NDCG@10", "HitRate@10", "ndcg@10"')
     assert write_board(tmp_path, text).sheets[0].metrics == ("ndcg@10", "hit_rate@10")
-    nodes = write_board(tmp_path, "metrics = ['Macro-F1', 'NMI']\n[[models]]\nmodel = 'meow'\n", "acm")
+    nodes = write_board(
+        tmp_path, "metrics = ['Macro-F1', 'NMI']\n[[models]]\nmodel = 'meow'\n", "acm"
+    )
     assert nodes.sheets[0].metrics == ("macro_f1", "nmi")
     without = "[protocol]\ncutoffs = [20, 50]\n[[models]]\nmodel = 'popularity'\n"
     assert write_board(tmp_path, without).sheets[0].metrics == ("ndcg@50", "recall@50", "mrr@50")
@@ -125,7 +136,11 @@ def test_the_address_is_of_what_decides_the_numbers(tmp_path: Path) -> None:
     # notes and settings at their defaults are not part of the address
     assert light(tmp_path, "Two layers.", "Else.").address == own.address
     assert light(tmp_path, "n_layers = 2", "n_layers = 2, hidden_dim = 64").address == own.address
-    changes = [("n_layers = 2", "n_layers = 4"), ("max_epochs = 3", "max_epochs = 4"), ("[10]", "[10, 20]")]
+    changes = [
+        ("n_layers = 2", "n_layers = 4"),
+        ("max_epochs = 3", "max_epochs = 4"),
+        ("[10]", "[10, 20]"),
+    ]
     for old, new in changes:
         assert light(tmp_path, old, new).address != own.address
     # what is not trained does not depend on training
@@ -135,7 +150,11 @@ def test_the_address_is_of_what_decides_the_numbers(tmp_path: Path) -> None:
 
 def test_a_last_fit_to_more_has_addresses_and_commands_of_its_own(tmp_path: Path) -> None:
     plain = jobs(write_board(tmp_path))["LightGCN"][0]
-    more = jobs(write_board(tmp_path, BOARD.replace("cutoffs = [10]", 'cutoffs = [10]\nfit_on = "train+valid"')))
+    more = jobs(
+        write_board(
+            tmp_path, BOARD.replace("cutoffs = [10]", 'cutoffs = [10]\nfit_on = "train+valid"')
+        )
+    )
     again, at_once = more["LightGCN"][0], more["Popularity"][0]
     assert again.identity == plain.identity | {"protocols": again.identity["protocols"]}
     assert again.address != plain.address
@@ -149,7 +168,11 @@ def test_a_folder_that_is_moved_keeps_its_addresses(tmp_path: Path) -> None:
     head += "import = ['../data/nothing_new.py']\n"
     here = tmp_path / "before" / "data"
     here.mkdir(parents=True)
-    for name, text in (("log.csv", LOG), ("test.csv", "user,item\n0,1\n"), ("items.csv", "item,kind\n1,a\n")):
+    for name, text in (
+        ("log.csv", LOG),
+        ("test.csv", "user,item\n0,1\n"),
+        ("items.csv", "item,kind\n1,a\n"),
+    ):
         (here / name).write_text(text)
     (here / "nothing_new.py").write_text("")
     board = write_board(tmp_path / "before", head + BOARD, "log")
@@ -170,7 +193,9 @@ def test_a_changed_file_of_features_is_other_data(tmp_path: Path) -> None:
     text = "data = { file = '../log.csv', item_features = '../items.csv' }\n[[models]]\nmodel = 'popularity'\n"
     hashes = []
     for kind in ("a", "b", "a"):
-        (tmp_path / "items.csv").write_text("item,kind\n" + "".join(f"{i},{kind}\n" for i in range(7)))
+        (tmp_path / "items.csv").write_text(
+            "item,kind\n" + "".join(f"{i},{kind}\n" for i in range(7))
+        )
         (sheet,) = write_board(tmp_path, text, "own").sheets
         hashes.append(load_data_hashes(sheet))
     assert hashes[0] == hashes[2]
@@ -185,7 +210,10 @@ def test_the_page_has_what_the_records_have() -> None:
 def test_ours_learn_from_what_theirs_did() -> None:
     for board, fitted_on in (("published", "train+valid"), ("collaborative", "train")):
         for table in sheet_of(board).tables:
-            assert (table.protocol["fitted_on"], table.protocol["history"]) == (fitted_on, "train+valid")
+            assert (table.protocol["fitted_on"], table.protocol["history"]) == (
+                fitted_on,
+                "train+valid",
+            )
             assert table.n_users == 29858
 
 
@@ -193,8 +221,12 @@ def test_ours_learn_from_what_theirs_did() -> None:
 def test_a_gap_has_a_cause_and_nothing_else_has_one(row: Row) -> None:
     found = ratios(row, scores_of(sheet_of("published"), row.entry))
     is_gap = row.theirs is not None and (found is None or not is_close(found))
-    assert bool(row.gap) == is_gap, "say why ours are not run or more than a hundredth below, and then alone"
+    assert bool(row.gap) == is_gap, (
+        "say why ours are not run or more than a hundredth below, and then alone"
+    )
     assert row.gap.startswith("not run") == (is_gap and found is None)
     how = ending(sheet_of("published"), row.entry)
     is_cut = how is not None and how.is_cut
-    assert row.gap.startswith(UNFINISHED) == (is_gap and is_cut), "a training whose best epoch is its last was cut"
+    assert row.gap.startswith(UNFINISHED) == (is_gap and is_cut), (
+        "a training whose best epoch is its last was cut"
+    )

@@ -18,7 +18,9 @@ from recgraph.leaderboard.page import cost_figures
 from recgraph.leaderboard.sheet import Number, Sheet, update_comparisons
 
 
-def scores(sheet: Sheet, title: str = "seen excluded", metric: str = "ndcg@10") -> dict[str, Number]:
+def scores(
+    sheet: Sheet, title: str = "seen excluded", metric: str = "ndcg@10"
+) -> dict[str, Number]:
     found = {entry.name: sheet.score(entry.name, title, metric) for entry in sheet.entries}
     return {name: score for name, score in found.items() if score is not None}
 
@@ -28,13 +30,20 @@ def marks(sheet: Sheet, title: str = "seen excluded", metric: str = "ndcg@10") -
 
 
 def of_users(board: Board, name: str, means: list[float]) -> np.ndarray:
-    return np.mean([users(job, mean, "exclude") for job, mean in zip(jobs(board)[name], means, strict=False)], axis=0)
+    return np.mean(
+        [users(job, mean, "exclude") for job, mean in zip(jobs(board)[name], means, strict=False)],
+        axis=0,
+    )
 
 
 def test_marks(board: Board) -> None:
     assert set(marks(opened(board)).values()) == {"untested"}
     sheet = update_comparisons(opened(board))
-    assert marks(sheet) == {"LightGCN": "tied", "LightGCN, three layers": "tied", "Popularity": "worse"}
+    assert marks(sheet) == {
+        "LightGCN": "tied",
+        "LightGCN, three layers": "tied",
+        "Popularity": "worse",
+    }
     assert sheet.tested == TESTED
     # a metric that is not of the board's has none
     assert {score.mark for score in scores(sheet, metric="recall@10").values()} == {"tied", "worse"}
@@ -72,11 +81,16 @@ def test_holm_goes_over_the_whole_table(board: Board) -> None:
     for columns in sheet.comparisons.values():
         for place in (0, 1):
             tests = [
-                several[place] for own in columns.values() for several in own.versus.values() if len(several) > place
+                several[place]
+                for own in columns.values()
+                for several in own.versus.values()
+                if len(several) > place
             ]
             # two entries against the best in two metrics; one has a single seed
             assert len(tests) == (4, 2)[place]
-            assert [test.p_adjusted for test in tests] == pytest.approx(holm([test.p_value for test in tests]))
+            assert [test.p_adjusted for test in tests] == pytest.approx(
+                holm([test.p_value for test in tests])
+            )
 
 
 def test_git_alone_gives_the_same_marks(board: Board) -> None:
@@ -132,19 +146,27 @@ def test_an_entry_that_comes_leaves_the_marks_of_the_others(board: Board) -> Non
         for score in scores(sheet, metric=metric).values()
         if score.versus
     ]
-    assert [one.p_adjusted for one in own] == pytest.approx(holm([one.p_value for one in own] + [1.0, 1.0])[: len(own)])
+    assert [one.p_adjusted for one in own] == pytest.approx(
+        holm([one.p_value for one in own] + [1.0, 1.0])[: len(own)]
+    )
     fill(board, {**MEANS, "BPRMF": [0.3, 0.31, 0.3]})
     assert marks(update_comparisons(opened(board)))["BPRMF"] == "worse"
 
 
 def test_an_entry_that_goes_leaves_the_marks_of_the_others(board: Board, tmp_path: Path) -> None:
     before = update_comparisons(opened(board))
-    fewer = write_board(tmp_path, BOARD.replace('[[models]]\nmodel = "popularity"\nseeds = [0]\n', ""))
-    assert marks(opened(fewer)) == {name: mark for name, mark in marks(before).items() if name != "Popularity"}
+    fewer = write_board(
+        tmp_path, BOARD.replace('[[models]]\nmodel = "popularity"\nseeds = [0]\n', "")
+    )
+    assert marks(opened(fewer)) == {
+        name: mark for name, mark in marks(before).items() if name != "Popularity"
+    }
 
 
 def test_two_sheets_of_one_data_set_keep_their_own(board: Board, tmp_path: Path) -> None:
-    other = write_board(tmp_path, 'dataset = "synthetic"\n' + BOARD.replace('"ndcg@10", ', ""), "recall-alone")
+    other = write_board(
+        tmp_path, 'dataset = "synthetic"\n' + BOARD.replace('"ndcg@10", ', ""), "recall-alone"
+    )
     before, beside = update_comparisons(opened(board)), update_comparisons(opened(other))
     assert beside.folder == before.folder
     assert sorted(path.name for path in before.folder.glob("comparisons*")) == [
@@ -166,7 +188,11 @@ def node_board(tmp_path: Path, values: dict[str, list[float]], metric: str = "nd
             assert one is not None
             protocol = {"protocol": {"task_hash": "7" * 64}, "protocol_hash": "8" * 16}
             table = "20 labels a class"
-            one |= {"scores": {table: {metric: value}}, "protocols": {table: protocol}, "groups": {}}
+            one |= {
+                "scores": {table: {metric: value}},
+                "protocols": {table: protocol},
+                "groups": {},
+            }
             job.save(one)
     return opened(made)
 
@@ -176,14 +202,21 @@ def test_the_lowest_is_best_of_a_metric_that_is_better_so(tmp_path: Path) -> Non
     sheet = update_comparisons(node_board(tmp_path, values, "gini@10"))
     table = "20 labels a class"
     assert [entry.name for entry in sheet.entries[:3]] == ["BPRMF", "LightGCN", "Popularity"]
-    assert marks(sheet, table, "gini@10") == {"BPRMF": "best", "LightGCN": "worse", "Popularity": "untested"}
+    assert marks(sheet, table, "gini@10") == {
+        "BPRMF": "best",
+        "LightGCN": "worse",
+        "Popularity": "untested",
+    }
     (test,) = scores(sheet, table, "gini@10")["LightGCN"].versus
     assert test.difference < 0
     p = stats.ttest_ind(values["BPRMF"], values["LightGCN"], equal_var=False).pvalue
     assert (test.p_value, test.p_adjusted, test.n) == (pytest.approx(p), pytest.approx(p), 6)
     # BPRMF is the better and as fast, and Popularity trains nothing
     training, _ = cost_figures(sheet)
-    assert sorted(re.findall(r'class="front"[^>]*>\s*<title>([^:]*):', training.svg)) == ["BPRMF", "Popularity"]
+    assert sorted(re.findall(r'class="front"[^>]*>\s*<title>([^:]*):', training.svg)) == [
+        "BPRMF",
+        "Popularity",
+    ]
 
 
 def test_a_file_that_is_not_whole_is_named(board: Board) -> None:

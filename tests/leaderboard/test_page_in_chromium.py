@@ -1,4 +1,6 @@
-"""The page of a leaderboard in a real browser. Each test also fails on an error in the console and on any request."""
+"""The page of a leaderboard in a real browser. Each test also fails on an error in the console and
+on any request.
+"""
 
 from __future__ import annotations
 
@@ -69,13 +71,19 @@ def test_a_card_is_opened_by_keyboard_and_says_how_to_make_the_numbers(
 ) -> None:
     (entry,) = [entry for entry in opened(made).entries if entry.name == "LightGCN"]
     with chromium.opened(path) as page:
-        card = page.locator("details.card", has=page.get_by_role("heading", name=entry.name, exact=True))
+        card = page.locator(
+            "details.card", has=page.get_by_role("heading", name=entry.name, exact=True)
+        )
         table(page).get_by_role("link", name=entry.name, exact=True).focus()
         page.keyboard.press("Enter")
         expect(card.locator("summary").first).to_be_focused()
-        assert card.locator("code:visible", has_text="recgraph train").inner_text() == entry.command(entry.jobs[0])
+        assert card.locator(
+            "code:visible", has_text="recgraph train"
+        ).inner_text() == entry.command(entry.jobs[0])
         card.get_by_role("radio", name="0").focus()
         page.keyboard.press("ArrowRight")
-        assert card.locator("code:visible", has_text="recgraph train").inner_text() == entry.command(entry.jobs[1])
+        assert card.locator(
+            "code:visible", has_text="recgraph train"
+        ).inner_text() == entry.command(entry.jobs[1])
         card.get_by_role("button", name="Copy").first.click()
         expect(page.locator("#said")).to_have_text("Copied.")

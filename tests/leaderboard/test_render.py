@@ -61,7 +61,9 @@ def test_markdown_has_means_marks_and_differences(board: Board) -> None:
 
 
 def test_commands_can_be_pasted(board: Board, tmp_path: Path) -> None:
-    """A shell that runs the text of a card calls recgraph with the arguments that are shown, and writes no file."""
+    """A shell that runs the text of a card calls recgraph with the arguments that are shown, and
+    writes no file.
+    """
     codes = re.findall(r"<code>(export .*?)</code>", rendered(board, "html"), re.DOTALL)
     blocks = [*map(html.unescape, dict.fromkeys(codes))]
     place = tmp_path / "place"
@@ -70,8 +72,12 @@ def test_commands_can_be_pasted(board: Board, tmp_path: Path) -> None:
     by_folder = {f"runs/{job.stem}": job for own in jobs(board).values() for job in own}
     assert len(blocks) == len(by_folder)
     for block in blocks:
-        done = subprocess.run(["bash", "-euc", shell + block], capture_output=True, text=True, cwd=place, check=True)
-        trained, evaluated = (part.split("\n") for part in done.stdout.rstrip("\n").split("CALL\n")[1:])
+        done = subprocess.run(
+            ["bash", "-euc", shell + block], capture_output=True, text=True, cwd=place, check=True
+        )
+        trained, evaluated = (
+            part.split("\n") for part in done.stdout.rstrip("\n").split("CALL\n")[1:]
+        )
         job = by_folder.pop(trained[trained.index("--out") + 1])
         assert trained[:2] == ["train", job.model]
         for name, value in job.settings.items():
@@ -81,7 +87,9 @@ def test_commands_can_be_pasted(board: Board, tmp_path: Path) -> None:
 
 
 def test_the_page(board: Board) -> None:
-    """It needs nothing, has one thing an id, all numbers of each seed, and the commands that make them."""
+    """It needs nothing, has one thing an id, all numbers of each seed, and the commands that make
+    them.
+    """
     text = rendered(board, "html")
     assert not re.search(r"https?:|<img|<iframe|@import|url\(|\bsrc=", text)
     assert "default-src 'none'" in text
@@ -96,17 +104,23 @@ def test_the_page(board: Board) -> None:
         for table in sheet.tables:
             for score in sheet.scores(entry.name, table.title).values():
                 assert all(f"{value:.6f}" in text for value in score.by_seed.values())
-                assert all(f"{versus.low:.4f} to {versus.high:.4f}" in text for versus in score.versus)
+                assert all(
+                    f"{versus.low:.4f} to {versus.high:.4f}" in text for versus in score.versus
+                )
     (failure,) = [failure for *_, failure in sheet.lacking if failure]
     assert escape(failure["message"]) in text
     assert page([], board)
 
 
 def test_figures(board: Board) -> None:
-    """The front is drawn through what nothing beats; curves have a colour an entry and a line a seed."""
+    """The front is drawn through what nothing beats; curves have a colour an entry and a line a
+    seed.
+    """
     sheet = opened(board)
     # LightGCN is best, Popularity trains faster, and all three take the same time to rank
-    for figure, front in zip(cost_figures(sheet), (["LightGCN", "Popularity"], ["LightGCN"]), strict=True):
+    for figure, front in zip(
+        cost_figures(sheet), (["LightGCN", "Popularity"], ["LightGCN"]), strict=True
+    ):
         assert figure.svg.count("<circle") == 3
         assert re.findall(r'<circle class="front"[^>]*><title>(.*?):', figure.svg) == front
         assert figure.svg.count('class="whisker"') == 2
@@ -123,13 +137,19 @@ def test_texts_of_records_do_nothing(board: Board, suffix: str) -> None:
     for path in records_of(board).rglob("*-seed*.json"):
         record = json.loads(path.read_text())
         for part in (record, record["provenance"]):
-            part |= {name: f"={part[name]} {NASTY}" for name in ("message", "machine", "commit") if name in part}
+            part |= {
+                name: f"={part[name]} {NASTY}"
+                for name in ("message", "machine", "commit")
+                if name in part
+            }
         path.write_text(json.dumps(record))
     text = rendered(board, suffix)
     assert "onerror" in text
     assert not {"\x1b", "\u202e"} & {*text}
     if suffix == "md":
-        text = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(text)
+        text = (
+            MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(text)
+        )
     assert not re.search(r"<(img|a href=.http|s>|del>)", text)
     assert "&lt;img src=x" in text
 
@@ -140,7 +160,17 @@ def test_words() -> None:
 
 
 HOSTILE = [
-    *("\x1b[31mred", "\x1b]0;title\x07", "\x9b2J", "a\rb", "a\x08b", "\u202ecod", "\u2066x\u2069", "\u2028", "\ufeff"),
+    *(
+        "\x1b[31mred",
+        "\x1b]0;title\x07",
+        "\x9b2J",
+        "a\rb",
+        "a\x08b",
+        "\u202ecod",
+        "\u2066x\u2069",
+        "\u2028",
+        "\ufeff",
+    ),
     *("<b>x</b>", "[a](http://x.y)", "`code`", "``", "a | b", "*a* _b_", "~~x~~", "&lt;", "a\nb"),
 ]
 

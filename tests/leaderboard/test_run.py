@@ -28,7 +28,8 @@ from recgraph.leaderboard.plan import Job, plan_of
 from recgraph.leaderboard.runner import Summary
 from recgraph.leaderboard.sheet import Sheet, open_sheet
 
-#: MEOWRec follows paths over genres, which this data has not; BPR-MF is long enough to be stopped in the middle
+#: MEOWRec follows paths over genres, which this data has not; BPR-MF is long enough to be stopped
+#: in the middle
 HEAD = """
 title = "Synthetic"
 seeds = [3]
@@ -92,7 +93,10 @@ def records(board: Path) -> dict[str, dict[str, Any]]:
 
 
 def times(board: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_mtime_ns for path in board.parent.glob("results/tiny/synthetic/*-seed*.json")}
+    return {
+        path.name: path.stat().st_mtime_ns
+        for path in board.parent.glob("results/tiny/synthetic/*-seed*.json")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +119,11 @@ def test_from_nothing(ran: tuple[Path, Summary]) -> None:
     bpr, popularity = sheet.entries[:2]
     # the comparisons are made at the end of a run
     scores = [sheet.score(entry.name, "seen excluded", "ndcg@10") for entry in (bpr, popularity)]
-    assert [(entry.name, score.mark) for entry, score in zip((bpr, popularity), scores, strict=True) if score] == [
+    assert [
+        (entry.name, score.mark)
+        for entry, score in zip((bpr, popularity), scores, strict=True)
+        if score
+    ] == [
         ("BPRMF", "best"),
         ("Popularity", "worse"),
     ]
@@ -126,7 +134,9 @@ def test_from_nothing(ran: tuple[Path, Summary]) -> None:
     ((_, _, points),) = bpr.curves
     assert len(points) == 40
     assert group_tables(sheet)
-    assert not [path for path in (sheet.folder / ".work").iterdir() if path.is_dir()], "trainings that are done leave"
+    assert not [path for path in (sheet.folder / ".work").iterdir() if path.is_dir()], (
+        "trainings that are done leave"
+    )
     # a failure is recorded and shown, without paths of this machine
     ((entry, job, failure),) = sheet.lacking
     assert failure is not None
@@ -135,7 +145,9 @@ def test_from_nothing(ran: tuple[Path, Summary]) -> None:
     assert str(Path(rg.__file__).parents[1]) not in failure["traceback"]
 
 
-def test_a_cluster_makes_the_same_records(ran: tuple[Path, Summary], ray_cluster: None, tmp_path: Path) -> None:
+def test_a_cluster_makes_the_same_records(
+    ran: tuple[Path, Summary], ray_cluster: None, tmp_path: Path
+) -> None:
     board = write(tmp_path)
     summary = run(board, only=["popularity", "meowrec"], engine=parallel.Engine.of(name="ray"))
     assert (len(summary.made), len(summary.failed)) == (1, 1)
@@ -143,7 +155,9 @@ def test_a_cluster_makes_the_same_records(ran: tuple[Path, Summary], ray_cluster
     assert found == {name: expected[name] for name in found}
 
 
-def test_what_is_done_is_kept_and_what_changed_is_run_again(ran: tuple[Path, Summary], tmp_path: Path) -> None:
+def test_what_is_done_is_kept_and_what_changed_is_run_again(
+    ran: tuple[Path, Summary], tmp_path: Path
+) -> None:
     board = copied(ran[0], tmp_path)
     before, some = times(board), ["popularity", "bprmf"]
     summary = run(board, only=some)
@@ -153,9 +167,17 @@ def test_what_is_done_is_kept_and_what_changed_is_run_again(ran: tuple[Path, Sum
     write(tmp_path, TEXT.replace('title = "Synthetic"', 'title = "Else"'))
     assert not run(board, only=some).made
     # a setting that was changed
-    write(tmp_path, TEXT.replace("hidden_dim = 8", "hidden_dim = 4").replace("max_epochs = 40", "max_epochs = 1"))
+    write(
+        tmp_path,
+        TEXT.replace("hidden_dim = 8", "hidden_dim = 4").replace(
+            "max_epochs = 40", "max_epochs = 1"
+        ),
+    )
     summary = run(board, only=some)
-    assert (summary.made, summary.kept) == (["synthetic / BPRMF / seed 3"], ["synthetic / Popularity / seed 3"])
+    assert (summary.made, summary.kept) == (
+        ["synthetic / BPRMF / seed 3"],
+        ["synthetic / Popularity / seed 3"],
+    )
 
 
 def test_records_from_git_get_their_values_again(ran: tuple[Path, Summary], tmp_path: Path) -> None:
@@ -174,7 +196,9 @@ def test_records_from_git_get_their_values_again(ran: tuple[Path, Summary], tmp_
 
 
 def test_models_are_tested_after_a_last_fit_to_more(tmp_path: Path) -> None:
-    text = (HEAD + POPULARITY + BPRMF).replace("cutoffs = [10]", 'cutoffs = [10]\nfit_on = "train+valid"')
+    text = (HEAD + POPULARITY + BPRMF).replace(
+        "cutoffs = [10]", 'cutoffs = [10]\nfit_on = "train+valid"'
+    )
     board = write(tmp_path, text.replace("= 40\n", "= 3\n"))
     assert len(run(board).made) == 2
     split = rg.load_dataset("synthetic").split("leave-one-out")
@@ -183,11 +207,27 @@ def test_models_are_tested_after_a_last_fit_to_more(tmp_path: Path) -> None:
         settings = {"hidden_dim": 8} if name == "bprmf" else {}
         training = {"max_epochs": 3, "patience": 3, "batch_size": 1024} if name == "bprmf" else {}
         model = registry.load("model", name)(**settings)
-        fitted = rg.fit(model, split, seed=3, device="cpu", fit_on="train+valid", refit=name == "bprmf", **training)
-        assert record["scores"]["seen excluded"]["ndcg@10"] == fitted.evaluate(cutoffs=(10,))["exclude"]["ndcg@10"]
+        fitted = rg.fit(
+            model,
+            split,
+            seed=3,
+            device="cpu",
+            fit_on="train+valid",
+            refit=name == "bprmf",
+            **training,
+        )
+        assert (
+            record["scores"]["seen excluded"]["ndcg@10"]
+            == fitted.evaluate(cutoffs=(10,))["exclude"]["ndcg@10"]
+        )
         # popular is what is so in all that the model has learned from
-        sizes = {group: one["n_users"] for group, one in record["groups"]["popularity"]["seen excluded"].items()}
-        assert sizes == Counter(popularity_groups(split.test, split.fit_part("train+valid").item_counts()))
+        sizes = {
+            group: one["n_users"]
+            for group, one in record["groups"]["popularity"]["seen excluded"].items()
+        }
+        assert sizes == Counter(
+            popularity_groups(split.test, split.fit_part("train+valid").item_counts())
+        )
         if name == "bprmf":  # the curve and the best epoch are those of the training that chose
             assert record["training"]["best"] == max(record["curve"]["ndcg@10"])
 
@@ -243,10 +283,14 @@ def test_a_board_that_is_killed_goes_on(ran: tuple[Path, Summary], tmp_path: Pat
     assert records(board) == records(ran[0])
     record = job_of(board, 2).record
     assert record is not None
-    assert record["curve"]["seconds"][0] == epochs[0]["seconds"], "the first epoch is the one that was trained before"
+    assert record["curve"]["seconds"][0] == epochs[0]["seconds"], (
+        "the first epoch is the one that was trained before"
+    )
 
 
-@pytest.mark.parametrize(("error", "goes_on"), [(OSError(28, "full"), True), (ValueError("a setting"), False)])
+@pytest.mark.parametrize(
+    ("error", "goes_on"), [(OSError(28, "full"), True), (ValueError("a setting"), False)]
+)
 def test_a_training_goes_on_where_the_machine_gave_out(
     tmp_path: Path, error: Exception, goes_on: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,7 +309,9 @@ def test_a_training_goes_on_where_the_machine_gave_out(
     assert checkpoint.exists() == goes_on
 
 
-def test_a_training_whose_test_fails_is_tested_the_next_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_whose_test_fails_is_tested_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     board = write(tmp_path, HEAD + BPRMF)
     with monkeypatch.context() as patch:
         patch.setattr(jobs, "_test", lambda *_: 1 / 0)
@@ -275,7 +321,9 @@ def test_a_training_whose_test_fails_is_tested_the_next_time(tmp_path: Path, mon
         assert len(run(board).made) == 1
 
 
-def test_a_training_of_other_data_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_of_other_data_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = "user,item\n" + "".join(f"{u},{(3 * u + i) % 9}\n" for u in range(12) for i in range(5))
     (tmp_path / "log.csv").write_text(log)
     board = write(tmp_path, "data = '../log.csv'\n" + HEAD.replace("= 40\n", "= 2\n") + BPRMF)
@@ -291,7 +339,10 @@ def test_a_job_that_another_runner_works_on_is_left_to_it(tmp_path: Path) -> Non
     job = job_of(board, 0)
     with locked(job.folder / ".work" / f"{job.stem}.lock"):
         summary = run(board)
-    assert (summary.made, summary.busy) == (["synthetic / BPRMF / seed 4"], ["synthetic / BPRMF / seed 3"])
+    assert (summary.made, summary.busy) == (
+        ["synthetic / BPRMF / seed 4"],
+        ["synthetic / BPRMF / seed 3"],
+    )
     assert run(board).made == summary.busy
 
 

@@ -32,19 +32,25 @@ def test_every_number_of_a_table_is_that_of_the_records(board: Board) -> None:
         records = [job.record for job in jobs(board)[name]]
         for table in sheet.tables:
             for metric in ("ndcg@10", "recall@10"):
-                values = [each["scores"][table.title][metric] for each in records if each is not None]
+                values = [
+                    each["scores"][table.title][metric] for each in records if each is not None
+                ]
                 score = sheet.score(name, table.title, metric)
                 assert score is not None
                 assert [*score.by_seed.values()] == values
                 assert score.mean == pytest.approx(statistics.fmean(values))
-                assert score.sd == (pytest.approx(statistics.stdev(values)) if len(own) > 1 else None)
+                assert score.sd == (
+                    pytest.approx(statistics.stdev(values)) if len(own) > 1 else None
+                )
         for cost, (part, field) in {
             "training_seconds": ("training", "seconds"),
             "inference_cpu_seconds": ("inference", "cpu_seconds"),
         }.items():
             number = sheet.cost(name, cost)
             assert number is not None
-            assert number.mean == pytest.approx(statistics.fmean(each[part][field] for each in records if each))
+            assert number.mean == pytest.approx(
+                statistics.fmean(each[part][field] for each in records if each)
+            )
     (group, _) = group_tables(sheet)["Interactions known of a user"]
     assert [column.label for column in group.columns] == ["1-4 (20)", "5-19 (40)"]
     expected = sheet.scores("Popularity", "seen excluded")["ndcg@10"].mean
@@ -53,7 +59,11 @@ def test_every_number_of_a_table_is_that_of_the_records(board: Board) -> None:
 
 def test_entries_stand_best_first_and_those_without_records_last(board: Board) -> None:
     sheet = opened(board)
-    means = [score.mean for entry in sheet.entries if (score := sheet.score(entry.name, "seen excluded", "ndcg@10"))]
+    means = [
+        score.mean
+        for entry in sheet.entries
+        if (score := sheet.score(entry.name, "seen excluded", "ndcg@10"))
+    ]
     assert means == sorted(means, reverse=True)
     assert (sheet.entries[-1].name, sheet.entries[-1].records) == ("BPRMF", {})
     assert repr(sheet).endswith("7 of 10 trainings are done)")
@@ -63,7 +73,11 @@ def test_entries_stand_best_first_and_those_without_records_last(board: Board) -
 def test_tables_have_a_protocol_each(board: Board) -> None:
     first, second = opened(board).tables
     assert first.protocol_hash != second.protocol_hash
-    assert (first.protocol["seen"], first.protocol["cutoffs"], first.n_users) == ("exclude", "10", USERS)
+    assert (first.protocol["seen"], first.protocol["cutoffs"], first.n_users) == (
+        "exclude",
+        "10",
+        USERS,
+    )
 
 
 def test_cards(board: Board) -> None:
@@ -80,9 +94,14 @@ def test_cards(board: Board) -> None:
 
 def test_what_has_no_record_is_said(board: Board) -> None:
     sheet = opened(board)
-    failed = [(own.name, job.seed, failure["error"]) for own, job, failure in sheet.lacking if failure]
+    failed = [
+        (own.name, job.seed, failure["error"]) for own, job, failure in sheet.lacking if failure
+    ]
     assert failed == [("BPRMF", 1, "ValueError")]
-    assert [(own.name, job.seed) for own, job, failure in sheet.lacking if not failure] == [("BPRMF", 0), ("BPRMF", 2)]
+    assert [(own.name, job.seed) for own, job, failure in sheet.lacking if not failure] == [
+        ("BPRMF", 0),
+        ("BPRMF", 2),
+    ]
     fail(board, "LightGCN", 0)
     assert {own.name for own, *_ in opened(board).lacking} == {"BPRMF"}, "it has a record"
     fill(board, {"BPRMF": [0.1, 0.1, 0.1]})
@@ -106,9 +125,14 @@ def test_protocols_that_differ_are_refused(board: Board) -> None:
 
 
 def test_tables_of_nodes(tmp_path: Path) -> None:
-    made = write_board(tmp_path, "metrics = ['macro_f1']\nseeds = [0]\n[[models]]\nmodel = 'meow'\n", "acm")
+    made = write_board(
+        tmp_path, "metrics = ['macro_f1']\nseeds = [0]\n[[models]]\nmodel = 'meow'\n", "acm"
+    )
     (job,) = jobs(made)["MEOW"]
-    scores = {"20 labels a class": {"macro_f1": 0.9, "auc": 0.8}, "k-means": {"nmi": 0.5, "ari": 0.4}}
+    scores = {
+        "20 labels a class": {"macro_f1": 0.9, "auc": 0.8},
+        "k-means": {"nmi": 0.5, "ari": 0.4},
+    }
     protocol = {"protocol": {"task_hash": "7" * 64}, "protocol_hash": "8" * 16}
     job.save(record(job, scores, dict.fromkeys(scores, protocol)))
     labels, clusters = opened(made).tables
@@ -151,8 +175,12 @@ def test_the_text_of_a_model() -> None:
             assert len(text_of(cls)) > 1 or name == "popularity", f"{name}: say whose model it is"
 
 
-@pytest.mark.parametrize(("device", "cuda", "wh"), [("cpu", None, 26.0), ("auto", None, 26.0), ("cuda:0", "a", None)])
-def test_energy_is_that_of_the_core_and_of_the_memory(device: str, cuda: str | None, wh: float | None) -> None:
+@pytest.mark.parametrize(
+    ("device", "cuda", "wh"), [("cpu", None, 26.0), ("auto", None, 26.0), ("cuda:0", "a", None)]
+)
+def test_energy_is_that_of_the_core_and_of_the_memory(
+    device: str, cuda: str | None, wh: float | None
+) -> None:
     """Two hours at 10 W of a core and 3 W of 8 GiB; of an accelerator CPU time tells nothing."""
     made: Record = {
         "training": {"seconds": 1, "cpu_seconds": 7200.0, "epochs": 0},
@@ -165,7 +193,9 @@ def test_energy_is_that_of_the_core_and_of_the_memory(device: str, cuda: str | N
     assert costs_of(made)["training_wh"] == (None if wh is None else pytest.approx(wh))
 
 
-@pytest.mark.parametrize(("near", "expected"), [(0.01, "LightGCN"), (0.0, "LightGCN, three layers")])
+@pytest.mark.parametrize(
+    ("near", "expected"), [(0.01, "LightGCN"), (0.0, "LightGCN, three layers")]
+)
 def test_the_cheapest_is_sought_among_the_nearly_best(
     board: Board, near: float, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,7 +210,13 @@ def test_the_cheapest_is_sought_among_the_nearly_best(
 
 
 def test_what_entries_have_beyond_transitions(tmp_path: Path) -> None:
-    fill(board := write_board(tmp_path, BOARD.replace('"popularity"', '"transitions"\nname = "Popularity"')))
+    fill(
+        board := write_board(
+            tmp_path, BOARD.replace('"popularity"', '"transitions"\nname = "Popularity"')
+        )
+    )
     sheet = opened(board)
-    one, base = (sheet.scores(name, "seen kept")["ndcg@10"].mean for name in ("LightGCN", "Popularity"))
+    one, base = (
+        sheet.scores(name, "seen kept")["ndcg@10"].mean for name in ("LightGCN", "Popularity")
+    )
     assert f" / {100 * (one / base - 1):+.0f} %," in markdown([sheet], "shop")

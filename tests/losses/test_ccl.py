@@ -1,5 +1,5 @@
-"""The cosine contrastive loss, and binary cross-entropy with weights, against sums over all pairs; losses of cosines in
-models."""
+"""The cosine contrastive loss, and binary cross-entropy with weights, against sums over all pairs;
+losses of cosines in models."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ def test_ccl_is_its_equation(margin: float, weight: float) -> None:
     value = loss.against(negatives, hidden, targets, table)
     torch.testing.assert_close(value, ccl_oracle(margin, weight, None), rtol=1e-12, atol=1e-12)
     # the same of whatever length the vectors have
-    again = loss.against(negatives, hidden * 3, targets, table * torch.arange(1, N_ITEMS + 2)[:, None])
+    again = loss.against(
+        negatives, hidden * 3, targets, table * torch.arange(1, N_ITEMS + 2)[:, None]
+    )
     torch.testing.assert_close(again, value, rtol=1e-12, atol=1e-12)
 
 
@@ -71,15 +73,24 @@ def test_weights_of_pairs_multiply_their_addends() -> None:
     cosines = F.normalize(hidden, dim=1) @ F.normalize(table, dim=1).T
     cosines = cosines.detach()
     own, drawn = cosines.gather(1, targets[:, None])[:, 0], cosines.gather(1, negatives)
-    value = CCL(margin=0.2, negative_weight=30.0, n_negatives=K).of_scores(own, drawn, keep_mask, N_ITEMS, weights)
+    value = CCL(margin=0.2, negative_weight=30.0, n_negatives=K).of_scores(
+        own, drawn, keep_mask, N_ITEMS, weights
+    )
     torch.testing.assert_close(value, ccl_oracle(0.2, 30.0, weights), rtol=1e-12, atol=1e-12)
     total = 0.0
     for t in range(T):
         total += float(weights.positive[t]) * math.log1p(math.exp(-float(own[t])))
         for k in range(K):
             if keep_mask[t, k]:
-                total += 30 / K * float(weights.negative[t, k]) * math.log1p(math.exp(float(drawn[t, k])))
-    bce = BCE(negative_weight=30.0, n_negatives=K).of_scores(own, drawn, keep_mask, N_ITEMS, weights)
+                total += (
+                    30
+                    / K
+                    * float(weights.negative[t, k])
+                    * math.log1p(math.exp(float(drawn[t, k])))
+                )
+    bce = BCE(negative_weight=30.0, n_negatives=K).of_scores(
+        own, drawn, keep_mask, N_ITEMS, weights
+    )
     assert float(bce) == pytest.approx(total / T, rel=1e-12)
     assert not BPR.weighs_pairs
 
@@ -96,26 +107,36 @@ def test_dropout_of_ccl_comes_after_the_length(shared: bool) -> None:
     unit = dropout(F.normalize(hidden, dim=1), 0.5, torch.Generator().manual_seed(4))
     assert 0 < int((unit == 0).sum()) < unit.numel()
     cosines = unit @ F.normalize(table, dim=1).T
-    assert bool((cosines.gather(1, targets[:, None]) > 1).any())  # such a target costs nothing, and not less
+    assert bool(
+        (cosines.gather(1, targets[:, None]) > 1).any()
+    )  # such a target costs nothing, and not less
     own = (1 - cosines.gather(1, targets[:, None])[:, 0]).clamp(min=0)
     hinge = (cosines.gather(1, of_each) - 0.1).clamp(min=0) * (of_each != targets[:, None])
     expected = (own + 20 * hinge.mean(1)).mean()
     torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
     for ours, theirs in zip(
-        torch.autograd.grad(value, (hidden, table)), torch.autograd.grad(expected, (hidden, table)), strict=True
+        torch.autograd.grad(value, (hidden, table)),
+        torch.autograd.grad(expected, (hidden, table)),
+        strict=True,
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-13)
     plain = CCL(margin=0.1, negative_weight=20.0, n_negatives=K, **settings)
-    without = loss.eval().against(drawn, hidden, targets, table, generator=torch.Generator().manual_seed(4))
+    without = loss.eval().against(
+        drawn, hidden, targets, table, generator=torch.Generator().manual_seed(4)
+    )
     assert torch.equal(without, plain.against(drawn, hidden, targets, table))
 
 
 @pytest.mark.parametrize(("block_rows", "row_sparse"), [(None, False), (7, True)])
-@pytest.mark.parametrize("types", [("float32", "float32"), ("float64", "float32"), ("bfloat16", "float32")])
+@pytest.mark.parametrize(
+    "types", [("float32", "float32"), ("float64", "float32"), ("bfloat16", "float32")]
+)
 def test_own_scores_are_those_of_all_vectors_at_once(
     types: tuple[str, str], block_rows: int | None, row_sparse: bool, device: torch.device
 ) -> None:
-    """In float32 and blocks bit for bit: what the losses over all vectors gave, they give in blocks."""
+    """In float32 and blocks bit for bit: what the losses over all vectors gave, they give in
+    blocks.
+    """
     g = torch.Generator().manual_seed(1)
     hidden = torch.randn(30, 16, generator=g).to(device, getattr(torch, types[0])).requires_grad_()
     table = torch.nn.Parameter(torch.randn(9, 16, generator=g).to(device, getattr(torch, types[1])))
@@ -128,9 +149,14 @@ def test_own_scores_are_those_of_all_vectors_at_once(
     found = torch.autograd.grad(scores, (hidden, table), pull)
     assert found[1].is_sparse == row_sparse
     wanted = torch.autograd.grad(expected, (hidden, table), pull)
-    # a table of a narrower type had its gradient summed in that type, and has it now in the wider one
+    # a table of a narrower type had its gradient summed in that type, and has it now in the wider
+    # one
     in_blocks = block_rows is not None and device.type == "cpu"
-    exact = {"rtol": 0, "atol": 0} if in_blocks and types[0] != "float64" else {"rtol": 1e-4, "atol": 1e-5}
+    exact = (
+        {"rtol": 0, "atol": 0}
+        if in_blocks and types[0] != "float64"
+        else {"rtol": 1e-4, "atol": 1e-5}
+    )
     torch.testing.assert_close(scores, expected, **exact)
     for got, want in zip(found, wanted, strict=True):
         torch.testing.assert_close(got.to_dense() if got.is_sparse else got, want, **exact)

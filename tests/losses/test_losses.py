@@ -59,7 +59,9 @@ class TestContract:
     def test_gradcheck(self, name: str) -> None:
         hidden, targets, table = case()
         loss = self.make(name)
-        assert torch.autograd.gradcheck(lambda h, w: loss(h, targets, w, stream()), (hidden, table), fast_mode=True)
+        assert torch.autograd.gradcheck(
+            lambda h, w: loss(h, targets, w, stream()), (hidden, table), fast_mode=True
+        )
 
     def test_mean_over_targets(self, name: str) -> None:
         hidden, targets, table = case()
@@ -68,7 +70,9 @@ class TestContract:
         if not loss.draws:
             torch.testing.assert_close(loss(*twice, table), loss(hidden, targets, table))
         grad = grads(3 * loss(hidden, targets, table, stream()), table)[0]
-        torch.testing.assert_close(grad, 3 * grads(loss(hidden, targets, table, stream()), table)[0])
+        torch.testing.assert_close(
+            grad, 3 * grads(loss(hidden, targets, table, stream()), table)[0]
+        )
 
     def test_weights_are_of_targets(self, name: str) -> None:
         """Against each target alone; a step's negatives are the same."""
@@ -76,7 +80,9 @@ class TestContract:
         loss = self.make(name, **({"shared": True} if name in {"bce", "bpr", "ccl"} else {}))
         weights = torch.rand(T, generator=stream(), dtype=torch.float64)
         value = loss(hidden, targets, table, stream(), weights=weights)
-        each = torch.stack([loss(hidden[t : t + 1], targets[t : t + 1], table, stream()) for t in range(T)])
+        each = torch.stack(
+            [loss(hidden[t : t + 1], targets[t : t + 1], table, stream()) for t in range(T)]
+        )
         torch.testing.assert_close(value, (weights * each).mean())
         for made, wanted in zip(
             grads(value, hidden, table), grads((weights * each).mean(), hidden, table), strict=True
@@ -97,14 +103,18 @@ class TestContract:
             for inputs in (half, (half[0], *exact[1:])):
                 value = loss(*inputs, stream(device=device))
                 assert value.dtype == torch.float32
-                torch.testing.assert_close(value, loss(*exact, stream(device=device)), rtol=0.05, atol=0.05)
+                torch.testing.assert_close(
+                    value, loss(*exact, stream(device=device)), rtol=0.05, atol=0.05
+                )
                 assert grads(value, inputs[0])[0].dtype == torch.bfloat16
 
 
 SIMILARITIES = [{}, {"similarity": "cosine", "temperature": 0.05}, {"temperature": 0.5}]
 
 
-def similarities(hidden: Tensor, rows: Tensor, similarity: str = "dot", temperature: float = 1.0) -> Tensor:
+def similarities(
+    hidden: Tensor, rows: Tensor, similarity: str = "dot", temperature: float = 1.0
+) -> Tensor:
     if similarity == "cosine":
         hidden, rows = (x / x.norm(dim=1, keepdim=True) for x in (hidden, rows))
     return hidden @ rows.T / temperature
@@ -122,10 +132,14 @@ def test_full_softmax_is_cross_entropy(
     value, first = loss(hidden, targets, table), 0 if pad_candidate else 1
     expected = F.cross_entropy(similarities(hidden, table, **settings)[:, first:], targets - first)
     torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
-    for ours, theirs in zip(grads(value, hidden, table), grads(expected, hidden, table), strict=True):
+    for ours, theirs in zip(
+        grads(value, hidden, table), grads(expected, hidden, table), strict=True
+    ):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
     lengths = loss.as_scored(table).norm(dim=1)
-    torch.testing.assert_close(lengths, torch.ones_like(lengths) if loss.cosine else table.norm(dim=1))
+    torch.testing.assert_close(
+        lengths, torch.ones_like(lengths) if loss.cosine else table.norm(dim=1)
+    )
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e4])
@@ -146,14 +160,22 @@ def test_sampled_softmax_is_dense(
     hidden, targets, table = case(scale=scale)
     counts = torch.arange(1, N_ITEMS + 1, dtype=torch.float64)
     loss = SampledSoftmax(
-        n_negatives=count, log_q=log_q, popularity_power=power, block_rows=block_rows, in_batch=in_batch, **settings
+        n_negatives=count,
+        log_q=log_q,
+        popularity_power=power,
+        block_rows=block_rows,
+        in_batch=in_batch,
+        **settings,
     )
     loss.setup(counts)
     value = loss(hidden, targets, table, stream())
     drawn = loss.sampler.draw((count,), N_ITEMS, stream(), torch.device("cpu"))
     expected_times = count * counts**power / (counts**power).sum()
     if in_batch:
-        drawn, expected_times = torch.cat([drawn, targets]), expected_times + T * counts / counts.sum()
+        drawn, expected_times = (
+            torch.cat([drawn, targets]),
+            expected_times + T * counts / counts.sum(),
+        )
     s, rows = similarities(hidden, table, **settings), []
     for i, target in enumerate(targets):
         others = [s[i, j] - expected_times[j - 1].log() * log_q for j in drawn if j != target]
@@ -161,7 +183,9 @@ def test_sampled_softmax_is_dense(
     expected = torch.stack(rows).mean()
     # the corrections are held in float32
     torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-6)
-    for ours, theirs in zip(grads(value, hidden, table), grads(expected, hidden, table), strict=True):
+    for ours, theirs in zip(
+        grads(value, hidden, table), grads(expected, hidden, table), strict=True
+    ):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
@@ -178,7 +202,9 @@ def test_pairwise_is_dense(name: str, count: int) -> None:
         if name == "bpr":
             rows.append(sum(-F.logsigmoid(positive - s) for s in own) / max(len(own), 1))
         else:
-            rows.append((-F.logsigmoid(positive) - sum(F.logsigmoid(-s) for s in own)) / (1 + count))
+            rows.append(
+                (-F.logsigmoid(positive) - sum(F.logsigmoid(-s) for s in own)) / (1 + count)
+            )
     expected = sum(rows) / T
     torch.testing.assert_close(loss(hidden, targets, table, stream()), expected)
 
@@ -204,7 +230,9 @@ def test_sampler_frequencies(power: float) -> None:
     sampler = Sampler(power)
     sampler.setup(counts)
     tokens = sampler.draw((40_000,), 6, stream(), torch.device("cpu"))
-    expected = torch.where(counts > 0, counts.double() ** power, 0) if power else torch.ones(6).double()
+    expected = (
+        torch.where(counts > 0, counts.double() ** power, 0) if power else torch.ones(6).double()
+    )
     expected = expected / expected.sum()
     found = torch.bincount(tokens, minlength=7)[1:].double() / 40_000
     assert (found - expected).abs().max() < 0.01

@@ -1,4 +1,6 @@
-"""Negatives that all targets of a step share: the loss against a dense one, and against each target's own."""
+"""Negatives that all targets of a step share: the loss against a dense one, and against each
+target's own.
+"""
 
 from __future__ import annotations
 
@@ -27,18 +29,24 @@ LOSSES: list[tuple[str, dict[str, Any]]] = [
 def inputs(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     g = torch.Generator().manual_seed(8)
     hidden = torch.randn(T, D, generator=g, dtype=torch.float64).to(device).requires_grad_()
-    table = torch.nn.Parameter(torch.randn(N_ITEMS + 1, D, generator=g, dtype=torch.float64).to(device))
+    table = torch.nn.Parameter(
+        torch.randn(N_ITEMS + 1, D, generator=g, dtype=torch.float64).to(device)
+    )
     return hidden, torch.randint(1, N_ITEMS + 1, (T,), generator=g).to(device), table
 
 
 def weights_of(device: torch.device) -> PairWeights:
     g = torch.Generator().manual_seed(9)
-    return PairWeights(*(torch.rand(*size, generator=g, dtype=torch.float64).to(device) for size in ((T,), (T, K))))
+    return PairWeights(
+        *(torch.rand(*size, generator=g, dtype=torch.float64).to(device) for size in ((T,), (T, K)))
+    )
 
 
 @pytest.mark.parametrize(("name", "settings"), LOSSES)
 @pytest.mark.parametrize(
-    ("row_sparse", "budget", "bounds"), [(False, 2**20, [0, T]), (True, 1, [0, 37, 37, T])], ids=["one", "groups"]
+    ("row_sparse", "budget", "bounds"),
+    [(False, 2**20, [0, T]), (True, 1, [0, 37, 37, T])],
+    ids=["one", "groups"],
 )
 def test_blocks_of_shared_negatives_are_the_dense_loss(
     name: str,
@@ -53,8 +61,12 @@ def test_blocks_of_shared_negatives_are_the_dense_loss(
     loss = registry.load("loss", name)(n_negatives=K, shared=True, **settings)
     hidden, targets, table = inputs(device)
     n_groups = len(bounds) - 1
-    drawn = torch.randint(1, N_ITEMS + 1, (n_groups, K), generator=torch.Generator().manual_seed(2)).to(device)
-    of_each = torch.stack([drawn[max(g for g in range(n_groups) if bounds[g] <= t)] for t in range(T)])
+    drawn = torch.randint(
+        1, N_ITEMS + 1, (n_groups, K), generator=torch.Generator().manual_seed(2)
+    ).to(device)
+    of_each = torch.stack(
+        [drawn[max(g for g in range(n_groups) if bounds[g] <= t)] for t in range(T)]
+    )
     keep_mask, weights = of_each != targets[:, None], weights_of(device)
     x, y = (F.normalize(one, dim=1) if loss.cosine else one for one in (hidden, table))
     scores = x @ y.T
@@ -72,7 +84,9 @@ def test_blocks_of_shared_negatives_are_the_dense_loss(
 
 @pytest.mark.parametrize(("name", "settings"), LOSSES)
 @pytest.mark.parametrize("n_groups", [4, 250])
-def test_one_draw_serves_all_targets_of_a_group(name: str, settings: dict[str, Any], n_groups: int) -> None:
+def test_one_draw_serves_all_targets_of_a_group(
+    name: str, settings: dict[str, Any], n_groups: int
+) -> None:
     loss = registry.load("loss", name)(n_negatives=K, shared=True, n_groups=n_groups, **settings)
     hidden, targets, table = inputs(torch.device("cpu"))
     drawn = loss.draw(T, N_ITEMS, torch.Generator().manual_seed(4), table.device)
@@ -86,5 +100,7 @@ def test_one_draw_serves_all_targets_of_a_group(name: str, settings: dict[str, A
     value = loss(hidden, targets, table, torch.Generator().manual_seed(4))
     torch.testing.assert_close(value, expected, **EXACT)
     inputs_of = hidden, table
-    for got, want in zip(torch.autograd.grad(value, inputs_of), torch.autograd.grad(expected, inputs_of), strict=True):
+    for got, want in zip(
+        torch.autograd.grad(value, inputs_of), torch.autograd.grad(expected, inputs_of), strict=True
+    ):
         torch.testing.assert_close(got, want, **EXACT)

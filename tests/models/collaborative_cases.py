@@ -17,16 +17,24 @@ from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 
 SPACE = Space(n_users=24, n_items=30)
-NAMES = [name for name in registry.names("model") if issubclass(registry.load("model", name), CollaborativeModel)]
+NAMES = [
+    name
+    for name in registry.names("model")
+    if issubclass(registry.load("model", name), CollaborativeModel)
+]
 CONTRASTIVE = ("ncl", "sgl", "simgcl", "xsimgcl")
 
 
 def planted(n_groups: int = 3) -> tuple[Part, Cases]:
-    """Users and items of one group belong together: each user has 6 of its group's 10 items, 2 are to be found."""
+    """Users and items of one group belong together: each user has 6 of its group's 10 items, 2 are
+    to be found.
+    """
     g = torch.Generator().manual_seed(0)
     rows, truth = [], []
     for user in range(SPACE.n_users):
-        own = torch.arange(user % n_groups, SPACE.n_items, n_groups)[torch.randperm(10, generator=g)].tolist()
+        own = torch.arange(user % n_groups, SPACE.n_items, n_groups)[
+            torch.randperm(10, generator=g)
+        ].tolist()
         rows.append(own[:6])
         truth.append(own[6:8])
     history = Ragged.from_lists(rows)
@@ -36,7 +44,9 @@ def planted(n_groups: int = 3) -> tuple[Part, Cases]:
 
 
 def with_relations(part: Part, n_groups: int = 3) -> GraphSpace:
-    """The interactions as a graph; the items of a group have one genre, its users are friends in a ring."""
+    """The interactions as a graph; the items of a group have one genre, its users are friends in a
+    ring.
+    """
     users, items = torch.arange(part.n_users), torch.arange(part.n_items)
     edges = {
         ("user", "interacts", "item"): (part.items.rows, part.items.values),

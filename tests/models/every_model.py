@@ -1,4 +1,6 @@
-"""Every model of the registry at a small size, built for data that have what data have: what contract tests share."""
+"""Every model of the registry at a small size, built for data that have what data have: what
+contract tests share.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +31,24 @@ SMALL_ON_GRAPHS = {
 N_PAPERS = 30
 
 #: of typed graphs, whose nodes they embed; those that are trained
-OF_NODES = [name for name in registry.names("model") if issubclass(registry.load("model", name), NodeModel)]
-TRAINED_OF_NODES = [name for name in OF_NODES if issubclass(registry.load("model", name), GraphModel)]
+OF_NODES = [
+    name for name in registry.names("model") if issubclass(registry.load("model", name), NodeModel)
+]
+TRAINED_OF_NODES = [
+    name for name in OF_NODES if issubclass(registry.load("model", name), GraphModel)
+]
 RECOMMENDERS = [name for name in registry.names("model") if name not in OF_NODES]
-TRAINABLE = [name for name in RECOMMENDERS if issubclass(registry.load("model", name), TrainableModel)]
-CLOSED_FORM = [name for name in RECOMMENDERS if issubclass(registry.load("model", name), ClosedFormModel)]
+TRAINABLE = [
+    name for name in RECOMMENDERS if issubclass(registry.load("model", name), TrainableModel)
+]
+CLOSED_FORM = [
+    name for name in RECOMMENDERS if issubclass(registry.load("model", name), ClosedFormModel)
+]
 
 
-def recommender(name: str, device: torch.device | str = "cpu", seed: int = 0, **settings: object) -> Model:
+def recommender(
+    name: str, device: torch.device | str = "cpu", seed: int = 0, **settings: object
+) -> Model:
     cls = registry.load("model", name)
     model: Model = cls(**with_small(cls, SMALL, settings))
     return model.build(with_relations(part()) if cls.reads_graph else SPACE, seed=seed).to(device)
@@ -71,9 +83,17 @@ def graph() -> HeteroGraph:
 
 
 def of_nodes(
-    name: str, device: torch.device | str = "cpu", seed: int = 0, of: HeteroGraph | None = None, **settings: object
+    name: str,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    of: HeteroGraph | None = None,
+    **settings: object,
 ) -> Any:
-    """A model of nodes, built for a graph (default: :func:`graph`), and fitted where that is one step."""
+    """A model of nodes, built for a graph (default: :func:`graph`), and fitted where that is one
+    step.
+    """
     cls = registry.load("model", name)
-    model = cls(**with_small(cls, SMALL_ON_GRAPHS, settings)).build(of or graph(), seed=seed).to(device)
+    model = (
+        cls(**with_small(cls, SMALL_ON_GRAPHS, settings)).build(of or graph(), seed=seed).to(device)
+    )
     return model.fit(None) if isinstance(model, ClosedFormModel) else model

@@ -1,4 +1,6 @@
-"""BERT4Rec: its samples, its loss and scores against dense padded attention, and the whole way to served lists."""
+"""BERT4Rec: its samples, its loss and scores against dense padded attention, and the whole way to
+served lists.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +31,19 @@ SMALL: dict[str, Any] = {"hidden_dim": 8, "max_len": 6, "dropout": 0.0, **NARROW
 def random_train(n: int = 30, longest: int = 12) -> Part:
     draw = torch.Generator().manual_seed(2)
     lengths = torch.randint(0, longest + 1, (n,), generator=draw)
-    return Part(Ragged.from_lengths(torch.randint(N_ITEMS, (int(lengths.sum()),), generator=draw), lengths), N_ITEMS)
+    return Part(
+        Ragged.from_lengths(torch.randint(N_ITEMS, (int(lengths.sum()),), generator=draw), lengths),
+        N_ITEMS,
+    )
 
 
 def built(cls: type[SequenceModel] = rg.models.BERT4Rec, **settings: Any) -> SequenceModel:
     """A model in float64 whose weights are large enough for attention to differ from a mean."""
-    model = cls(**with_small(cls, SMALL, settings)).build(Space(n_users=30, n_items=N_ITEMS), seed=3).double()
+    model = (
+        cls(**with_small(cls, SMALL, settings))
+        .build(Space(n_users=30, n_items=N_ITEMS), seed=3)
+        .double()
+    )
     draw = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -42,16 +51,21 @@ def built(cls: type[SequenceModel] = rg.models.BERT4Rec, **settings: Any) -> Seq
     return model
 
 
-# --- the oracle: one padded batch, dense attention, one head at a time ------------------------------
+# --- the oracle: one padded batch, dense attention, one head at a time
+# ------------------------------
 
 
 def norm(layer: Any, x: Tensor) -> Tensor:
     centred = x - x.mean(-1, keepdim=True)
-    return centred / (centred.pow(2).mean(-1, keepdim=True) + 1e-12).sqrt() * layer.weight + layer.bias
+    return (
+        centred / (centred.pow(2).mean(-1, keepdim=True) + 1e-12).sqrt() * layer.weight + layer.bias
+    )
 
 
 def oracle_states(model: Any, rows: list[list[int]], kept: list[Tensor] | None = None) -> Tensor:
-    """[B, L, D] of rows of tokens, 0 the mask; ``kept`` gets the weights [B, L, L] of each head and layer."""
+    """[B, L, D] of rows of tokens, 0 the mask; ``kept`` gets the weights [B, L, L] of each head and
+    layer.
+    """
     encoder, table = model.encoder, model.item_embedding.weight
     length = max(map(len, rows))
     there = torch.tensor([[place < len(row) for place in range(length)] for row in rows])
@@ -64,11 +78,15 @@ def oracle_states(model: Any, rows: list[list[int]], kept: list[Tensor] | None =
         for head in range(layer.n_heads):
             own = slice(head * width, (head + 1) * width)
             scores = queries[..., own] @ keys[..., own].transpose(1, 2) / math.sqrt(width)
-            weights = (scores.exp() * there[:, None]) / (scores.exp() * there[:, None]).sum(-1, keepdim=True)
+            weights = (scores.exp() * there[:, None]) / (scores.exp() * there[:, None]).sum(
+                -1, keepdim=True
+            )
             heads.append(weights @ values[..., own])
             if kept is not None:
                 kept.append(weights)
-        x = norm(layer.attention_norm, x + torch.cat(heads, -1) @ layer.out.weight.T + layer.out.bias)
+        x = norm(
+            layer.attention_norm, x + torch.cat(heads, -1) @ layer.out.weight.T + layer.out.bias
+        )
         inner = F.gelu(x @ layer.up.weight.T + layer.up.bias)
         x = norm(layer.norm, x + inner @ layer.down.weight.T + layer.down.bias)
     return norm(encoder.head_norm, F.gelu(x @ encoder.head.weight.T + encoder.head.bias))
@@ -91,9 +109,15 @@ def oracle_loss(model: Any, batch: Any) -> Tensor:
 @pytest.mark.parametrize("path", ["host", "accelerator"])
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"mask_ratio": 0.6, "last_share": 0.5, "window_step": None}, {"encoder": {"n_heads": 4, "n_layers": 3}}],
+    [
+        {},
+        {"mask_ratio": 0.6, "last_share": 0.5, "window_step": None},
+        {"encoder": {"n_heads": 4, "n_layers": 3}},
+    ],
 )
-def test_the_loss_and_its_gradient_are_those_of_dense_attention(settings: dict[str, Any], path: str) -> None:
+def test_the_loss_and_its_gradient_are_those_of_dense_attention(
+    settings: dict[str, Any], path: str
+) -> None:
     model = built(**settings)
     (batch,) = model.batches(random_train(), 100, Generators(0)).epoch(0)
     parameters = dict(model.named_parameters())
@@ -108,7 +132,9 @@ def test_the_loss_and_its_gradient_are_those_of_dense_attention(settings: dict[s
         with accelerator_path():
             found = of(model(batch, ("rec",))["rec"])
     for name, one, other in zip(("loss", *parameters), found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12, msg=lambda told, name=name: f"{name}: {told}")
+        torch.testing.assert_close(
+            one, other, rtol=1e-10, atol=1e-12, msg=lambda told, name=name: f"{name}: {told}"
+        )
     of_mask = expected[1 + [*parameters].index("item_embedding.weight")][0]
     assert bool(of_mask.any()), "the mask's vector is learned"
 
@@ -127,11 +153,17 @@ def test_scores_are_those_of_the_history_with_the_mask_behind_it(path: str) -> N
         for row, items in enumerate(rows):
             tokens = [item + 1 for item in items[-6:]] + [0]
             state = oracle_states(model, [tokens])[0, -1]
-            torch.testing.assert_close(found[row], model.item_embedding.weight[1:] @ state, rtol=1e-11, atol=1e-12)
+            torch.testing.assert_close(
+                found[row], model.item_embedding.weight[1:] @ state, rtol=1e-11, atol=1e-12
+            )
 
 
 def test_views_of_contrastive_models_are_read_by_a_mask_behind_them() -> None:
-    settings = {"encoder": "bidirectional_transformer", "regime": "prefix", "augmentations": ("mask", "crop")}
+    settings = {
+        "encoder": "bidirectional_transformer",
+        "regime": "prefix",
+        "augmentations": ("mask", "crop"),
+    }
     for cls, more in ((rg.models.CL4SRec, {}), (rg.models.MCLRec, {"augmenter": "attention"})):
         model = built(cls, **settings, **more)
         batch = next(iter(model.batches(random_train(), 16, Generators(0)).epoch(0)))
@@ -146,12 +178,15 @@ def test_views_of_contrastive_models_are_read_by_a_mask_behind_them() -> None:
                 torch.testing.assert_close(encoded.last, wanted, rtol=1e-10, atol=1e-12)
 
 
-# --- samples ----------------------------------------------------------------------------------------
+# --- samples
+# ----------------------------------------------------------------------------------------
 
 
 def batches(train: Part | None = None, seed: int = 1, **settings: Any) -> ClozeBatches:
     given = {"mask_ratio": 0.4, "last_share": 0.0, **settings}
-    return ClozeBatches(train or random_train(), batch_size=8, max_len=6, generators=Generators(seed), **given)
+    return ClozeBatches(
+        train or random_train(), batch_size=8, max_len=6, generators=Generators(seed), **given
+    )
 
 
 def test_samples_are_the_last_items_of_each_user_some_of_them_masked() -> None:
@@ -196,12 +231,16 @@ def test_windows_cover_a_long_history_from_its_end_on(step: int) -> None:
         whole = batch.sequences.values.clone()
         assert batch.masked is not None
         whole[batch.masked.values] = batch.targets
-        for user, row in zip(batch.users.tolist(), batch.sequences.with_values(whole).to_lists(), strict=True):
+        for user, row in zip(
+            batch.users.tolist(), batch.sequences.with_values(whole).to_lists(), strict=True
+        ):
             found.setdefault(user, []).append(row)
     for user, items in enumerate(train.items.to_lists()):
         tokens = [item + 1 for item in items]
         if len(tokens) < 2:
             assert user not in found
             continue
-        begins = [*range(len(tokens) - 7, 0, -step), 0] if len(tokens) > 7 else [0]  # as in the published code
+        begins = (
+            [*range(len(tokens) - 7, 0, -step), 0] if len(tokens) > 7 else [0]
+        )  # as in the published code
         assert sorted(found[user]) == sorted(tokens[begin : begin + 7] for begin in begins)

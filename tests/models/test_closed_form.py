@@ -39,12 +39,16 @@ def _dense(lists: list[list[int]], n_items: int = N_ITEMS) -> Matrix:
     return x
 
 
-def _fitted(model: ClosedFormModel, lists: list[list[int]], device: torch.device) -> ClosedFormModel:
+def _fitted(
+    model: ClosedFormModel, lists: list[list[int]], device: torch.device
+) -> ClosedFormModel:
     built = model.build(Space(n_users=len(lists), n_items=N_ITEMS)).to(device)
     return built.fit(Part(Ragged.from_lists(lists), N_ITEMS))
 
 
-def _scores(model: ClosedFormModel, lists: list[list[int]], device: torch.device | str = "cpu") -> Matrix:
+def _scores(
+    model: ClosedFormModel, lists: list[list[int]], device: torch.device | str = "cpu"
+) -> Matrix:
     query = Query(torch.full((len(lists),), -1), Ragged.from_lists(lists)).to(device)
     scores: Matrix = model.score(query).cpu().double().numpy()
     return scores
@@ -84,13 +88,22 @@ def slim_weights(x: Matrix, l1: float, l2: float) -> Matrix:
 
 
 def ials_vectors(x: Matrix, y: Matrix, steps: int, alpha: float, l2: float, nu: float) -> Matrix:
-    """Item vectors after so many iterations: every user and item by its dense weighted ridge regression."""
+    """Item vectors after so many iterations: every user and item by its dense weighted ridge
+    regression.
+    """
     confidence = 1 + alpha * x
     of_users, of_items = confidence.sum(1) ** nu, confidence[x.any(1)].sum(0) ** nu
     mean = np.concatenate([of_users[x.any(1)], of_items]).mean()
     for _ in range(steps):
-        users = np.stack([_ridge(y, confidence[u], x[u], l2 * of_users[u] / mean) for u in range(len(x))])
-        y = np.stack([_ridge(users, confidence[:, i], x[:, i], l2 * of_items[i] / mean) for i in range(x.shape[1])])
+        users = np.stack(
+            [_ridge(y, confidence[u], x[u], l2 * of_users[u] / mean) for u in range(len(x))]
+        )
+        y = np.stack(
+            [
+                _ridge(users, confidence[:, i], x[:, i], l2 * of_items[i] / mean)
+                for i in range(x.shape[1])
+            ]
+        )
     return y
 
 
@@ -123,7 +136,9 @@ def test_rp3beta_walks_three_steps(alpha: float, beta: float, device: torch.devi
     of_users, of_items = (np.maximum(x.sum(axis), 1) for axis in (1, 0))
     walks = (x.T / of_items[:, None]) ** alpha @ (x / of_users[:, None]) ** alpha / of_items**beta
     np.fill_diagonal(walks, 0)
-    made = _scores(_fitted(RP3beta(alpha=alpha, beta=beta, k=N_ITEMS), lists, device), histories, device)
+    made = _scores(
+        _fitted(RP3beta(alpha=alpha, beta=beta, k=N_ITEMS), lists, device), histories, device
+    )
     np.testing.assert_allclose(made, _dense(histories) @ walks, rtol=1e-5, atol=1e-7)
 
 
@@ -131,7 +146,9 @@ def test_rp3beta_walks_three_steps(alpha: float, beta: float, device: torch.devi
 def test_ease_solves_its_regressions(l2: float, device: torch.device) -> None:
     lists, histories = _lists(1, 40), _lists(2, 9)
     made = _scores(_fitted(EASE(l2=l2), lists, device), histories, device)
-    np.testing.assert_allclose(made, _dense(histories) @ ease_weights(_dense(lists), l2), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        made, _dense(histories) @ ease_weights(_dense(lists), l2), rtol=1e-5, atol=1e-6
+    )
 
 
 def _log_of(n_items: int, n_users: int) -> Part:
@@ -158,8 +175,12 @@ def test_what_no_memory_holds_is_refused(model: ClosedFormModel) -> None:
 
 
 @pytest.mark.parametrize(("solve_in", "bytes_a_pair"), [("float32", 4), ("float64", 12)])
-def test_ease_counts_its_matrix_once(solve_in: str, bytes_a_pair: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it has taken is no longer free: it fits into a memory of just what it takes, and into no smaller one."""
+def test_ease_counts_its_matrix_once(
+    solve_in: str, bytes_a_pair: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has taken is no longer free: it fits into a memory of just what it takes, and into no
+    smaller one.
+    """
     part, space = _log_of(300, 200), Space(n_users=200, n_items=300)
     for short in (0, 1):
         model, room = EASE(solve_in=solve_in), bytes_a_pair * 300**2 - short
@@ -180,7 +201,9 @@ def test_slim_solves_its_elastic_nets(l1: float, l2: float, device: torch.device
     assert 0 < (expected > 0).sum() < expected.size / 2
     made = _scores(fitted, [[j] for j in range(N_ITEMS)], device)
     np.testing.assert_allclose(made, expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(_scores(fitted, histories, device), _dense(histories) @ expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        _scores(fitted, histories, device), _dense(histories) @ expected, rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("nu", [0.0, 1.0])
@@ -190,23 +213,35 @@ def test_ials_solves_its_normal_equations(nu: float, device: torch.device) -> No
     model = IALS(hidden_dim=5, confidence=alpha, l2=l2, frequency_power=nu, n_iterations=3)
     # the models' own start, in float64 throughout
     start = IALS(model.config).build(Space(n_users=40, n_items=N_ITEMS)).double()._start().numpy()
-    model.build(Space(n_users=40, n_items=N_ITEMS)).to(device).double().fit(Part(Ragged.from_lists(lists), N_ITEMS))
+    model.build(Space(n_users=40, n_items=N_ITEMS)).to(device).double().fit(
+        Part(Ragged.from_lists(lists), N_ITEMS)
+    )
     expected = ials_vectors(x, start, 3, alpha, l2, nu)
     np.testing.assert_allclose(model.item_vectors.cpu().numpy(), expected, rtol=1e-6, atol=1e-9)
     of_histories = _dense(histories)
     scale = (1 + alpha * of_histories).sum(1) ** nu / float(model.mean_scale)
     users = np.stack(
-        [_ridge(expected, 1 + alpha * row, row, l2 * by) for row, by in zip(of_histories, scale, strict=True)]
+        [
+            _ridge(expected, 1 + alpha * row, row, l2 * by)
+            for row, by in zip(of_histories, scale, strict=True)
+        ]
     )
-    np.testing.assert_allclose(_scores(model, histories, device), users @ expected.T, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(
+        _scores(model, histories, device), users @ expected.T, rtol=1e-6, atol=1e-9
+    )
 
 
 def test_item_knn_as_a_weighted_mean() -> None:
     lists, histories = _lists(1, 40), _lists(2, 9)
     weights = knn_weights(_dense(lists), N_ITEMS, 2.0)
     sums = weights.sum(0)
-    expected = _dense(histories) @ np.divide(weights, sums, out=np.zeros_like(weights), where=sums > 0)
-    made = _scores(_fitted(ItemKNN(k=N_ITEMS, shrink=2.0, normalise=True), lists, torch.device("cpu")), histories)
+    expected = _dense(histories) @ np.divide(
+        weights, sums, out=np.zeros_like(weights), where=sums > 0
+    )
+    made = _scores(
+        _fitted(ItemKNN(k=N_ITEMS, shrink=2.0, normalise=True), lists, torch.device("cpu")),
+        histories,
+    )
     np.testing.assert_allclose(made, expected, rtol=1e-5, atol=1e-7)
     assert made.max() <= 1 + 1e-6
 
@@ -233,7 +268,8 @@ def test_fit_again_forgets_and_another_catalogue_is_refused(model: type[ClosedFo
         once.fit(Part(Ragged.from_lists([[1]]), 5))
 
 
-# --- recorded numbers -------------------------------------------------------------------------------
+# --- recorded numbers
+# -------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -272,7 +308,9 @@ def hr_ndcg(scores: Matrix, seen: list[list[int]], truth: list[int]) -> tuple[fl
 def test_recorded_numbers_on_ml_100k(
     model: ClosedFormModel, history: str, expected: tuple[float, float], ml_100k: list[list[int]]
 ) -> None:
-    """Fitted on train, seen = train + valid excluded. What others recorded reads train alone at test time."""
+    """Fitted on train, seen = train + valid excluded. What others recorded reads train alone at
+    test time.
+    """
     n_items = 1 + max(max(row) for row in ml_100k)
     train, seen = [row[:-2] for row in ml_100k], [row[:-1] for row in ml_100k]
     fitted = type(model)(model.config).build(Space(n_users=len(train), n_items=n_items))
@@ -308,7 +346,11 @@ def turbo_scores(r: Matrix, x: Matrix, alpha: float, s: float, order: str, k: in
     for item in range(len(gram)):  # of the scored item, which is the column
         kept = np.argsort(-gram[:, item], kind="stable")[:k]
         p[kept, item] = np.where(gram[kept, item] > 0, gram[kept, item] ** s, 0)
-    made = {"linear": p, "second": 2 * p - p @ p, "third": p + 0.01 * (-p @ p @ p + 10 * p @ p - 29 * p)}
+    made = {
+        "linear": p,
+        "second": 2 * p - p @ p,
+        "third": p + 0.01 * (-p @ p @ p + 10 * p @ p - 29 * p),
+    }
     scores: Matrix = x @ made[order]
     return scores
 
@@ -337,7 +379,8 @@ def test_gfcf_is_the_sum_of_both_filters_and_bspm_sharpens_it(
 
 @pytest.mark.parametrize("order", ["linear", "second", "third"])
 @pytest.mark.parametrize(
-    ("alpha", "s", "k"), [(0.5, 1.0, N_ITEMS), (0.6, 1.0, None), (0.4, 1.4, 5), (0.6, 0.7, None), (0.4, 1.4, None)]
+    ("alpha", "s", "k"),
+    [(0.5, 1.0, N_ITEMS), (0.6, 1.0, None), (0.4, 1.4, 5), (0.6, 0.7, None), (0.4, 1.4, None)],
 )
 def test_turbo_cf_is_a_polynomial_of_the_graph_of_items(
     order: str, alpha: float, s: float, k: int | None, device: torch.device

@@ -1,4 +1,6 @@
-"""Models of users and items by index: losses, unknown users, kept vectors, views, and learning a planted structure."""
+"""Models of users and items by index: losses, unknown users, kept vectors, views, and learning a
+planted structure.
+"""
 
 from __future__ import annotations
 
@@ -23,29 +25,35 @@ def query(users: list[int], histories: list[list[int]]) -> Query:
     return Query(torch.tensor(users), Ragged.from_lists(histories))
 
 
-# --- learning ---------------------------------------------------------------------------------------
+# --- learning
+# ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_learns_a_planted_structure(name: str) -> None:
     train, cases = planted()
-    # where the few users of a group are negatives of each other, a strong contrast outweighs what they have in common;
-    # so do many negatives of great weight, which the group's other items are among
+    # where the few users of a group are negatives of each other, a strong contrast outweighs what
+    # they have in common; so do many negatives of great weight, which the group's other items are
+    # among
     few = {"n_negatives": 4, "negative_weight": 2.0}
     own = {"simplex": {"loss": few | {"margin": 0.3}}}
     own["ultragcn"] = {"loss": few, "neighbour_weight": 1.0}
     model = made(name, **({"contrast_weight": 0.02} if name in CONTRASTIVE else own.get(name, {})))
     generators = Generators(0)
-    config = TrainConfig(batch_size=32, learning_rate=0.05, max_epochs=10, metric="loss", patience=None)
+    config = TrainConfig(
+        batch_size=32, learning_rate=0.05, max_epochs=10, metric="loss", patience=None
+    )
     Trainer(model, model.batches(train, 32, generators), config, generators).fit()
     result = evaluate(model, cases, seen=("exclude",), cutoffs=(4,))[0].metrics
-    # of 24 unseen items 4 are the user's group's: by chance a sixth of the truth is in the first four
+    # of 24 unseen items 4 are the user's group's: by chance a sixth of the truth is in the first
+    # four
     assert result["recall@4"] > 0.9
     strangers = Cases(torch.full_like(cases.users, -1), cases.history, cases.truth, cases.n_items)
     assert evaluate(model, strangers, seen=("exclude",), cutoffs=(4,))[0].metrics["recall@4"] > 0.9
 
 
-# --- terms ------------------------------------------------------------------------------------------
+# --- terms
+# ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["bprmf", "lightgcn"])
@@ -57,7 +65,11 @@ def test_bpr_and_l2_equal_lookups_under_autograd(name: str, k: int) -> None:
     users, items = torch.split(model.nodes(), [SPACE.n_users, SPACE.n_items])
     positive = (users[batch.users] * items[batch.items]).sum(1)
     negative = (users[batch.users][:, None] * items[batch.negatives]).sum(2)
-    own = [table[batch.users], table[SPACE.n_users + batch.items], table[SPACE.n_users + batch.negatives].flatten(0, 1)]
+    own = [
+        table[batch.users],
+        table[SPACE.n_users + batch.items],
+        table[SPACE.n_users + batch.negatives].flatten(0, 1),
+    ]
     expected = {
         "rec": F.softplus(negative - positive[:, None]).mean(),
         "l2": sum(part.square().sum(1).mean() for part in own) / 2,
@@ -78,10 +90,13 @@ def test_softmax_over_all_items_has_no_padding() -> None:
     torch.testing.assert_close(model(batch, ["rec"])["rec"], expected)
 
 
-# --- ranking ----------------------------------------------------------------------------------------
+# --- ranking
+# ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "simplex"])  # which reads every history
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if name != "simplex"]
+)  # which reads every history
 def test_unknown_users_are_the_mean_of_their_items(name: str) -> None:
     model = made(name)
     rows = planted()[0].items.to_lists()
@@ -142,14 +157,23 @@ EXACT = {"rtol": 1e-11, "atol": 1e-12}
 @pytest.mark.parametrize("exclude_own", [False, True])
 @pytest.mark.parametrize(
     ("model", "loss"),
-    [("bprmf", "bpr"), ("bprmf", "ccl"), ("lightgcn", "bce"), ("simplex", "ccl"), ("ultragcn", "bce")],
+    [
+        ("bprmf", "bpr"),
+        ("bprmf", "ccl"),
+        ("lightgcn", "bce"),
+        ("simplex", "ccl"),
+        ("ultragcn", "bce"),
+    ],
 )
 def test_models_of_pairs_leave_out_a_users_own_items(
     model: str, loss: str, exclude_own: bool, n_groups: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The term is that of negatives of its own for each sample, where those that are excluded are the sample's item;
-    with ``exclude_own`` the others count as all."""
-    options, plain = {"name": loss, "n_negatives": 12}, {"dropout": 0.0} if model == "simplex" else {}
+    """The term is that of negatives of its own for each sample, where those that are excluded are
+    the sample's item; with ``exclude_own`` the others count as all."""
+    options, plain = (
+        {"name": loss, "n_negatives": 12},
+        {"dropout": 0.0} if model == "simplex" else {},
+    )
     shared = {**options, "shared": True, "n_groups": n_groups}
     ours = made(model, loss=shared, exclude_own=exclude_own, **plain).double()
     batch = first_batch(ours)
@@ -176,5 +200,7 @@ def test_models_of_pairs_leave_out_a_users_own_items(
     torch.testing.assert_close(value, expected, **EXACT)
     parameters = [one for one in ours.parameters() if one.requires_grad]
     theirs = [one for one in own.parameters() if one.requires_grad]
-    for got, want in zip(torch.autograd.grad(value, parameters), torch.autograd.grad(expected, theirs), strict=True):
+    for got, want in zip(
+        torch.autograd.grad(value, parameters), torch.autograd.grad(expected, theirs), strict=True
+    ):
         torch.testing.assert_close(got, want, **EXACT)

@@ -1,4 +1,5 @@
-"""The contract of every recommender that the registry finds; a new model inherits it by being there.
+"""The contract of every recommender that the registry finds; a new model inherits it by being
+there.
 
 Models of typed graphs have one of their own, in test_node_contracts.py.
 """
@@ -21,7 +22,9 @@ from recgraph.sparse.ragged import Ragged
 
 
 def _query(device: torch.device | str = "cpu") -> Query:
-    """Known and unknown users, with and without history, one longer than any ``max_len`` here, one with repeats."""
+    """Known and unknown users, with and without history, one longer than any ``max_len`` here, one
+    with repeats.
+    """
     rows = [[3], [], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], [], [29, 0], [5, 5, 8, 5]]
     return Query(torch.tensor([0, 1, 2, -1, -1, 23]), Ragged.from_lists(rows)).to(device)
 
@@ -36,7 +39,8 @@ def _fit(model: Model) -> Model:
     return model.fit(part()) if isinstance(model, ClosedFormModel) else model
 
 
-# --- every model ------------------------------------------------------------------------------------
+# --- every model
+# ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [*RECOMMENDERS, *OF_NODES])
@@ -91,7 +95,8 @@ def test_build_depends_on_its_seed_alone(name: str) -> None:
         recommender(name).build(SPACE)
 
 
-# --- trainable models -------------------------------------------------------------------------------
+# --- trainable models
+# -------------------------------------------------------------------------------
 
 
 def _phases() -> Iterator[tuple[str, Phase]]:
@@ -105,7 +110,9 @@ def _phases() -> Iterator[tuple[str, Phase]]:
 PHASES = [pytest.param(name, phase, id=f"{name}-{phase.name}") for name, phase in _phases()]
 
 
-def _training(name: str, device: torch.device | str, **settings: object) -> tuple[TrainableModel, object]:
+def _training(
+    name: str, device: torch.device | str, **settings: object
+) -> tuple[TrainableModel, object]:
     """A model in training mode and a batch for it."""
     model = recommender(name, device, **settings)
     assert isinstance(model, TrainableModel)
@@ -128,7 +135,9 @@ def test_parameter_groups_hold_every_parameter_once(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "phase"), PHASES)
-def test_forward_gives_exactly_the_terms_asked_for(name: str, phase: Phase, device: torch.device) -> None:
+def test_forward_gives_exactly_the_terms_asked_for(
+    name: str, phase: Phase, device: torch.device
+) -> None:
     model, batch = _training(name, device)
     for asked in (list(phase.terms), *([term] for term in phase.terms)):
         terms = model(batch, asked)
@@ -141,7 +150,9 @@ def test_forward_gives_exactly_the_terms_asked_for(name: str, phase: Phase, devi
 
 
 @pytest.mark.parametrize(("name", "phase"), PHASES)
-def test_gradients_reach_the_groups_of_the_phase_alone(name: str, phase: Phase, device: torch.device) -> None:
+def test_gradients_reach_the_groups_of_the_phase_alone(
+    name: str, phase: Phase, device: torch.device
+) -> None:
     model, batch = _training(name, device)
     groups = model.parameter_groups()
     for group, parameters in groups.items():
@@ -159,13 +170,17 @@ def test_gradients_reach_the_groups_of_the_phase_alone(name: str, phase: Phase, 
 
 
 @pytest.mark.parametrize(("name", "phase"), PHASES)
-def test_training_draws_from_the_generators_alone(name: str, phase: Phase, device: torch.device) -> None:
+def test_training_draws_from_the_generators_alone(
+    name: str, phase: Phase, device: torch.device
+) -> None:
     seen = []
     for _ in range(2):
         model, batch = _training(name, device)
         before = torch.random.get_rng_state()
         seen.append(model(batch, phase.terms))
-        assert torch.equal(before, torch.random.get_rng_state()), "draws from torch's global generator"
+        assert torch.equal(before, torch.random.get_rng_state()), (
+            "draws from torch's global generator"
+        )
     assert all(torch.equal(value, seen[1][term]) for term, value in seen[0].items())
 
 
@@ -176,10 +191,14 @@ def test_a_step_of_mixed_precision(name: str, phase: Phase, device: torch.device
     model, batch = _training(name, device)
     with torch.autocast(device.type, torch.bfloat16):
         terms = model(batch, phase.terms)
-        loss = torch.stack([phase.terms[term] * value.float() for term, value in terms.items()]).sum()
+        loss = torch.stack(
+            [phase.terms[term] * value.float() for term, value in terms.items()]
+        ).sum()
     loss.backward()
     for term, value in terms.items():
-        torch.testing.assert_close(value.float(), exact[term], rtol=0.1, atol=0.02, msg=f"{term}: {value}")
+        torch.testing.assert_close(
+            value.float(), exact[term], rtol=0.1, atol=0.02, msg=f"{term}: {value}"
+        )
     grads = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     assert any(bool(grad.any()) for grad in grads)
     assert all(bool(grad.isfinite().all()) for grad in grads)
@@ -196,7 +215,9 @@ def test_a_few_steps_lower_the_loss(name: str, regime: str) -> None:
     losses = []
     for _ in range(15):
         optimiser.zero_grad()
-        loss = torch.stack([terms[term] * value for term, value in model(batch, terms).items()]).sum()
+        loss = torch.stack(
+            [terms[term] * value for term, value in model(batch, terms).items()]
+        ).sum()
         loss.backward()
         optimiser.step()
         losses.append(float(loss.detach()))

@@ -42,11 +42,16 @@ def test_the_contrastive_term_is_infonce_of_users_and_items(name: str, candidate
     else:
         a, b = _views(twin, again)
     expected = torch.zeros((), dtype=torch.float64)
-    for start, size, chosen in ((0, SPACE.n_users, batch.users), (SPACE.n_users, SPACE.n_items, batch.items)):
+    for start, size, chosen in (
+        (0, SPACE.n_users, batch.users),
+        (SPACE.n_users, SPACE.n_items, batch.items),
+    ):
         chosen = chosen.unique()
         x, y = (F.normalize(view[start : start + size]) for view in (a, b))
         if candidates == "batch":
-            expected = expected + F.cross_entropy(x[chosen] @ y[chosen].T / 0.3, torch.arange(len(chosen)))
+            expected = expected + F.cross_entropy(
+                x[chosen] @ y[chosen].T / 0.3, torch.arange(len(chosen))
+            )
         else:
             expected = expected + F.cross_entropy(x[chosen] @ y.T / 0.3, chosen)
     torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-10)
@@ -61,7 +66,9 @@ def edge_set(encoder: Encoder, adjacency: Any) -> set[tuple[int, int]]:
 @pytest.mark.parametrize("view", ["edge_drop", "node_drop", "random_walk"])
 def test_views_of_sgl_are_subgraphs(view: str) -> None:
     drop = "node_drop" if view == "node_drop" else "edge_drop"
-    model = made("sgl", each_layer=view == "random_walk", augmentations=[{"name": drop, "ratio": 0.3}])
+    model = made(
+        "sgl", each_layer=view == "random_walk", augmentations=[{"name": drop, "ratio": 0.3}]
+    )
     assert isinstance(model, SGL)
     batch = first_batch(model)
     encoder, views = model.encoder, model._subgraphs(batch)
@@ -103,14 +110,20 @@ def test_noise_has_its_length_and_stays_in_the_orthant(name: str, n_layers: int)
     torch.testing.assert_close(moved.norm(dim=1), torch.full((len(moved),), 0.25))
     assert bool((moved * clean[connected] >= 0).all())
     model.eval()
-    torch.testing.assert_close(model.encode_items(), torch.stack(every).mean(0)[SPACE.n_users :].detach())
+    torch.testing.assert_close(
+        model.encode_items(), torch.stack(every).mean(0)[SPACE.n_users :].detach()
+    )
 
 
-# NCL: both of its contrasts beside slow ones from the paper's equations, the clusters of an epoch, and other parts
+# NCL: both of its contrasts beside slow ones from the paper's equations, the clusters of an epoch,
+# and other parts
 
 
 N_USERS, N_ITEMS = SPACE.n_users, SPACE.n_items
-CLUSTERED: dict[str, Any] = {"prototypes": {"n_clusters": (3, 5), "iterations": 100}, "warm_up_epochs": 0}
+CLUSTERED: dict[str, Any] = {
+    "prototypes": {"n_clusters": (3, 5), "iterations": 100},
+    "warm_up_epochs": 0,
+}
 WARM: dict[str, Any] = {"contrast": {"temperature": 0.3}, "proto_contrast": {"temperature": 0.3}}
 
 
@@ -142,7 +155,9 @@ def cosine(x: Tensor, y: Tensor) -> Tensor:
     return (x * y).sum() / (x.norm() * y.norm())
 
 
-def info_nce(anchors: dict[int, Tensor], candidates: Tensor, own: dict[int, int], tau: float) -> Tensor:
+def info_nce(
+    anchors: dict[int, Tensor], candidates: Tensor, own: dict[int, int], tau: float
+) -> Tensor:
     """The mean over anchors of -log(e^{s / tau} of the own candidate / the sum over all)."""
     losses = []
     for number, x in anchors.items():
@@ -169,17 +184,28 @@ def test_the_structural_contrast_is_that_of_the_paper(k: int, n_layers: int) -> 
         parts.append(info_nce(anchors, every[0][kind], {node: node for node in chosen}, 0.3))
     assert_same(value(model, "cl", batch), parts[0] + 0.4 * parts[1], table)
     # further layers are of the contrast alone
-    mean = torch.stack([torch.cat(layer) for layer in every[: n_layers + 1]]).mean(0) if n_layers <= k else None
+    mean = (
+        torch.stack([torch.cat(layer) for layer in every[: n_layers + 1]]).mean(0)
+        if n_layers <= k
+        else None
+    )
     if mean is not None:
         torch.testing.assert_close(model.nodes(), mean)
-        scores = [mean[:N_USERS][batch.users] * mean[N_USERS:][items] for items in (batch.items, batch.negatives[:, 0])]
+        scores = [
+            mean[:N_USERS][batch.users] * mean[N_USERS:][items]
+            for items in (batch.items, batch.negatives[:, 0])
+        ]
         expected = F.softplus(scores[1].sum(1) - scores[0].sum(1)).mean()
         torch.testing.assert_close(value(model, "rec", batch), expected)
 
 
 @pytest.mark.parametrize("n_clusters", [(4,), (3, 5)])
 def test_the_semantic_contrast_is_that_of_the_paper(n_clusters: tuple[int, ...]) -> None:
-    model = ncl(**{**CLUSTERED, "prototypes": {"n_clusters": n_clusters, "iterations": 100}}, **WARM, item_weight=0.4)
+    model = ncl(
+        **{**CLUSTERED, "prototypes": {"n_clusters": n_clusters, "iterations": 100}},
+        **WARM,
+        item_weight=0.4,
+    )
     batch, table = first_batch(model), model.embedding.weight
     found = value(model, "proto", batch)
     parts = []
@@ -190,10 +216,14 @@ def test_the_semantic_contrast_is_that_of_the_paper(n_clusters: tuple[int, ...])
         for t, k in enumerate(n_clusters):
             own = memory.assignments[t].tolist()
             # k-means has ended: centroids are means of their members, and these are nearest to them
-            centroids = torch.stack([directions[[own[i] == c for i in range(len(own))]].mean(0) for c in range(k)])
+            centroids = torch.stack(
+                [directions[[own[i] == c for i in range(len(own))]].mean(0) for c in range(k)]
+            )
             assert (directions @ centroids.T).argmax(1).tolist() == own
             chosen = sorted(set(of_batch.tolist()))
-            of_each.append(info_nce({i: rows[i] for i in chosen}, centroids, {i: own[i] for i in chosen}, 0.3))
+            of_each.append(
+                info_nce({i: rows[i] for i in chosen}, centroids, {i: own[i] for i in chosen}, 0.3)
+            )
         parts.append(torch.stack(of_each).mean())
     assert_same(found, parts[0] + 0.4 * parts[1], table)
 
@@ -226,8 +256,12 @@ def test_clusters_are_of_the_vectors_in_the_first_step_of_each_epoch() -> None:
         value(model, "proto", second)
         for kind, rows in enumerate(torch.split(at_start, [N_USERS, N_ITEMS])):
             x = F.normalize(rows, dim=1)
-            wanted = prototypes_of(Prototypes(n_clusters=(3, 5), iterations=100, restarts=1)(x), x, 1.0)
-            assert torch.equal(model.memories[kind].assignments, torch.stack([one.assignments for one in wanted]))
+            wanted = prototypes_of(
+                Prototypes(n_clusters=(3, 5), iterations=100, restarts=1)(x), x, 1.0
+            )
+            assert torch.equal(
+                model.memories[kind].assignments, torch.stack([one.assignments for one in wanted])
+            )
             torch.testing.assert_close(directions()[kind], wanted[0].directions)
     assert not torch.allclose(seen[0][0], seen[1][0])
     # another training begins without them

@@ -1,8 +1,10 @@
-"""A training step of models of users, items and nodes on an accelerator: operators that it launches, reads in it.
+"""A training step of models of users, items and nodes on an accelerator: operators that it
+launches, reads in it.
 
-Their tensors are all on the device. So they can be counted on the host, on the path of accelerators, where ``meta``
-lacks operators: a product with a sparse matrix is one operator there as on a card. The first step, which makes what is
-kept (adjacencies and their transposes, the views of an epoch), is not counted.
+Their tensors are all on the device. So they can be counted on the host, on the path of
+accelerators, where ``meta`` lacks operators: a product with a sparse matrix is one operator there
+as on a card. The first step, which makes what is kept (adjacencies and their transposes, the views
+of an epoch), is not counted.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ NODES = {"metapaths": PATHS}
 CLUSTERED = {**NODES, "prototypes": {"n_clusters": (4, 9)}}
 BATCHES = {"mini_batch": True}
 SHARED: dict[str, Any] = {"loss": {"n_negatives": 40, "shared": True}}
-#: launches of a step with the settings that a model has by default, and a few; less is better, and then stands here
+#: launches of a step with the settings that a model has by default, and a few; less is better, and
+#: then stands here
 LAUNCHES: list[tuple[str, dict[str, Any], int]] = [
     ("bprmf", {}, 56),
     ("bprmf", {"loss": "sampled_softmax"}, 77),
@@ -51,8 +54,8 @@ LAUNCHES: list[tuple[str, dict[str, Any], int]] = [
     ("meowrec", {"prototypes": {"n_clusters": (3, 5)}}, 1600),
     ("adameowrec", {}, 1000),
 ]
-#: models that draw neighbours on the device in each step, or take the histories of a batch's users there: launches, and
-#: reads of how many there are
+#: models that draw neighbours on the device in each step, or take the histories of a batch's users
+#: there: launches, and reads of how many there are
 DRAWN: list[tuple[str, dict[str, Any], int, int]] = [
     ("simplex", {}, 119, 1),
     ("heco", NODES, 661, 14),
@@ -67,14 +70,19 @@ def graph() -> HeteroGraph:
     """60 papers with features, 35 authors, 5 subjects."""
     draw = torch.Generator().manual_seed(0)
     pairs = {
-        ("paper", "by", "author"): (torch.arange(150) % 60, torch.randint(35, (150,), generator=draw)),
+        ("paper", "by", "author"): (
+            torch.arange(150) % 60,
+            torch.randint(35, (150,), generator=draw),
+        ),
         ("paper", "on", "subject"): (torch.arange(60), torch.randint(5, (60,), generator=draw)),
     }
     x = {"paper": torch.rand(60, 12, generator=draw), "author": torch.rand(35, 9, generator=draw)}
     return HeteroGraph.from_edge_lists({"paper": 60, "author": 35, "subject": 5}, pairs, features=x)
 
 
-def trainer_of(name: str, settings: dict[str, Any], device: str = "cpu") -> tuple[Trainer, list[Any]]:
+def trainer_of(
+    name: str, settings: dict[str, Any], device: str = "cpu"
+) -> tuple[Trainer, list[Any]]:
     """A trainer, and the first two batches, of which the first is stepped."""
     model: TrainableModel = registry.load("model", name)(**settings)
     train = None if isinstance(model, GraphModel) else planted()[0]
@@ -97,14 +105,18 @@ def on_host(name: str, settings: dict[str, Any]) -> Count:
 
 
 @pytest.mark.parametrize(("name", "settings", "launches"), LAUNCHES)
-def test_a_step_launches_so_many_kernels_and_reads_nothing(name: str, settings: dict[str, Any], launches: int) -> None:
+def test_a_step_launches_so_many_kernels_and_reads_nothing(
+    name: str, settings: dict[str, Any], launches: int
+) -> None:
     found = on_host(name, settings)
     assert found.n_kernels <= MARGIN * launches, found.kernels.most_common()
     assert not found.reads
 
 
 @pytest.mark.parametrize(("name", "settings", "launches", "reads"), DRAWN)
-def test_what_draws_neighbours_reads_so_often(name: str, settings: dict[str, Any], launches: int, reads: int) -> None:
+def test_what_draws_neighbours_reads_so_often(
+    name: str, settings: dict[str, Any], launches: int, reads: int
+) -> None:
     found = on_host(name, settings)
     assert found.n_kernels <= MARGIN * launches, found.kernels.most_common()
     assert found.n_reads <= reads, found.reads
@@ -112,7 +124,10 @@ def test_what_draws_neighbours_reads_so_often(name: str, settings: dict[str, Any
 
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [*((name, {}) for name in ("bprmf", "lightgcn", "ncl", "simgcl", "ultragcn", "xsimgcl")), ("bprmf", SHARED)],
+    [
+        *((name, {}) for name in ("bprmf", "lightgcn", "ncl", "simgcl", "ultragcn", "xsimgcl")),
+        ("bprmf", SHARED),
+    ],
 )
 def test_no_copy_to_the_device_blocks(name: str, settings: dict[str, Any]) -> None:
     """On ``meta``, where tensors of the host are told apart from those of the device."""
@@ -121,7 +136,9 @@ def test_no_copy_to_the_device_blocks(name: str, settings: dict[str, Any]) -> No
     batches = model.batches(planted()[0], BATCH, generators)
     first, second, *_ = batches.epoch(0)
     with on_meta(model) as accelerator:
-        trainer = Trainer(model, batches, TrainConfig.of(metric="loss"), generators, accelerator=accelerator)
+        trainer = Trainer(
+            model, batches, TrainConfig.of(metric="loss"), generators, accelerator=accelerator
+        )
         trainer.module.train()
         for batch in (first, second):
             model.prepare(batch)
@@ -134,7 +151,8 @@ def test_every_model_of_pairs_and_nodes_is_counted() -> None:
     found = {
         name
         for name, cls in models.items()
-        if issubclass(cls, CollaborativeModel | GraphModel) and cls.__module__.startswith("recgraph.")
+        if issubclass(cls, CollaborativeModel | GraphModel)
+        and cls.__module__.startswith("recgraph.")
     }
     assert found == {name for name, *_ in (*LAUNCHES, *DRAWN)}
 

@@ -49,7 +49,9 @@ def test_what_was_learned_stays_in_its_place(name: str, device: torch.device) ->
     model = made(name).to(device)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)).to(device))
+            parameter.add_(
+                torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)).to(device)
+            )
     larger = grown(model, NEW, seed=3)
     assert larger.space == NEW
     assert larger.seed == model.seed
@@ -81,7 +83,9 @@ def test_the_moments_of_the_optimiser_move_with_their_rows(name: str) -> None:
     for optimiser in optimisers.values():
         optimiser.step()
     larger = grown(model, NEW, seed=3)
-    moments = grown_optimiser(model, larger, optimiser_tensors(optimisers), model.parameter_groups())
+    moments = grown_optimiser(
+        model, larger, optimiser_tensors(optimisers), model.parameter_groups()
+    )
     names = {id(parameter): key for key, parameter in larger.named_parameters()}
     seen = set()
     for key, value in moments.items():

@@ -1,4 +1,6 @@
-"""Item graphs inside every sequence model that the registry finds: the table, its gradients, the contrast, runs."""
+"""Item graphs inside every sequence model that the registry finds: the table, its gradients, the
+contrast, runs.
+"""
 
 from __future__ import annotations
 
@@ -34,20 +36,30 @@ def log() -> rg.Interactions:
         for time, place in enumerate(torch.randint(len(own), (7,), generator=draw).tolist()):
             rows.append((user, own[place], time * 60 + user))
     frame = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
-    features = pl.DataFrame({"item": range(N_ITEMS), "group": [f"g{item % 3}" for item in range(N_ITEMS)]})
-    made = rg.Interactions.from_frame(frame, user="user", item="item", timestamp="time", item_features=features)
+    features = pl.DataFrame(
+        {"item": range(N_ITEMS), "group": [f"g{item % 3}" for item in range(N_ITEMS)]}
+    )
+    made = rg.Interactions.from_frame(
+        frame, user="user", item="item", timestamp="time", item_features=features
+    )
     return made.with_ids(items=features["item"])
 
 
 LOG = log()
 TRAIN = Part(LOG.ordered.items, LOG.n_items, times=LOG.ordered.times)
-SPACE = GraphSpace(n_users=LOG.n_users, n_items=LOG.n_items, graph=HeteroGraph.from_interactions(LOG, TRAIN))
+SPACE = GraphSpace(
+    n_users=LOG.n_users, n_items=LOG.n_items, graph=HeteroGraph.from_interactions(LOG, TRAIN)
+)
 
 
-def built(name: str, item_graph: str | None, device: torch.device | str = "cpu", **items: Any) -> SequenceModel:
+def built(
+    name: str, item_graph: str | None, device: torch.device | str = "cpu", **items: Any
+) -> SequenceModel:
     cls = registry.load("model", name)
     made: SequenceModel = (
-        cls(**with_small(cls, SMALL, {"items": {"graph": item_graph, **items}})).build(SPACE, 0).to(device)
+        cls(**with_small(cls, SMALL, {"items": {"graph": item_graph, **items}}))
+        .build(SPACE, 0)
+        .to(device)
     )
     return made
 
@@ -90,14 +102,22 @@ def test_the_contrast_is_that_of_the_distinct_items_that_follow() -> None:
     ids = sorted({int(token) - 1 for token in batch.contrast_targets})
     assert len(ids) < len(batch.contrast_targets), "an item follows two rows"
     cosine = torch.nn.functional.cosine_similarity
-    logits = torch.tensor([[float(cosine(own[i + 1], related[j], dim=0)) / 0.5 for j in ids] for i in ids])
+    logits = torch.tensor(
+        [[float(cosine(own[i + 1], related[j], dim=0)) / 0.5 for j in ids] for i in ids]
+    )
     wanted = torch.nn.functional.cross_entropy(logits.double(), torch.arange(len(ids)))
     assert float(loss) == pytest.approx(float(wanted), rel=1e-5)
     of_all = built("sasrec", "transitions", graph_weight=0.1, candidates="all")
     of_all.setup(TRAIN)
-    logits = torch.nn.functional.normalize(own[1:], dim=1)[ids] @ torch.nn.functional.normalize(related, dim=1).T / 0.2
+    logits = (
+        torch.nn.functional.normalize(own[1:], dim=1)[ids]
+        @ torch.nn.functional.normalize(related, dim=1).T
+        / 0.2
+    )
     wanted = torch.nn.functional.cross_entropy(logits.double(), torch.tensor(ids))
-    assert float(of_all.train()(batch, ("items",))["items"]) == pytest.approx(float(wanted), rel=1e-5)
+    assert float(of_all.train()(batch, ("items",))["items"]) == pytest.approx(
+        float(wanted), rel=1e-5
+    )
     # told ahead, as for an accelerator, it is the same
     assert model.item_graph is not None
     model.item_graph.prepare(batch)

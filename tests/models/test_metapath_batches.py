@@ -1,4 +1,6 @@
-"""MEOW and AdaMEOW by batches: equal to the full graph where batches hide nothing, and trained where they do."""
+"""MEOW and AdaMEOW by batches: equal to the full graph where batches hide nothing, and trained
+where they do.
+"""
 
 from __future__ import annotations
 
@@ -43,29 +45,46 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def graph() -> HeteroGraph:
-    """Papers with dense features, subjects with sparse, authors with none; weighted edges, some of them repeated."""
+    """Papers with dense features, subjects with sparse, authors with none; weighted edges, some of
+    them repeated.
+    """
     draw = torch.Generator().manual_seed(0)
     pairs = {
-        ("paper", "by", "author"): (torch.arange(120) % N, torch.randint(25, (120,), generator=draw)),
+        ("paper", "by", "author"): (
+            torch.arange(120) % N,
+            torch.randint(25, (120,), generator=draw),
+        ),
         ("paper", "on", "subject"): (torch.arange(N), torch.randint(5, (N,), generator=draw)),
     }
-    features = {"paper": torch.rand(N, 12, generator=draw), "subject": torch.rand(5, 3, generator=draw)}
-    weights = {name: torch.ones(len(rows), dtype=torch.float64) for name, (rows, _) in pairs.items()}
+    features = {
+        "paper": torch.rand(N, 12, generator=draw),
+        "subject": torch.rand(5, 3, generator=draw),
+    }
+    weights = {
+        name: torch.ones(len(rows), dtype=torch.float64) for name, (rows, _) in pairs.items()
+    }
     counts = {"paper": N, "author": 25, "subject": 5}
     return HeteroGraph.from_edge_lists(counts, pairs, features=features, weights=weights)
 
 
 def communities(n: int = 120) -> HeteroGraph:
-    """Papers, authors and subjects of four kinds; edges stay within them, and features tell them."""
+    """Papers, authors and subjects of four kinds; edges stay within them, and features tell
+    them.
+    """
     draw = torch.Generator().manual_seed(0)
     kind = torch.arange(n) % 4
     by = torch.arange(3 * n) % n
     pairs = {
         ("paper", "by", "author"): (by, 4 * torch.randint(10, (3 * n,), generator=draw) + kind[by]),
-        ("paper", "on", "subject"): (torch.arange(n), 4 * torch.randint(2, (n,), generator=draw) + kind),
+        ("paper", "on", "subject"): (
+            torch.arange(n),
+            4 * torch.randint(2, (n,), generator=draw) + kind,
+        ),
     }
     x = torch.rand(n, 12, generator=draw) + 2 * torch.eye(12)[kind]
-    return HeteroGraph.from_edge_lists({"paper": n, "author": 40, "subject": 8}, pairs, features={"paper": x})
+    return HeteroGraph.from_edge_lists(
+        {"paper": n, "author": 40, "subject": 8}, pairs, features={"paper": x}
+    )
 
 
 def made(cls: type[MetaPathModel], on: HeteroGraph | None = None, **settings: Any) -> MetaPathModel:
@@ -76,7 +95,10 @@ def made(cls: type[MetaPathModel], on: HeteroGraph | None = None, **settings: An
 def step(model: MetaPathModel, batch_size: int = N) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Terms of the first batch, and the gradients of their sum."""
     model = model.double().train()
-    terms = model(next(iter(model.batches(None, batch_size, Generators(7)).epoch(0))), list(model.phases[0].terms))
+    terms = model(
+        next(iter(model.batches(None, batch_size, Generators(7)).epoch(0))),
+        list(model.phases[0].terms),
+    )
     torch.stack(list(terms.values())).sum().backward()
     return terms, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
@@ -96,13 +118,19 @@ def test_a_batch_of_everything_equals_the_full_graph(cls: type[MetaPathModel], c
 @pytest.mark.parametrize("case", CASES)
 def test_embeddings_are_those_of_the_full_graph(case: str) -> None:
     whole, batched = made(MEOW, **CASES[case]), made(MEOW, **CASES[case], mini_batch=True)
-    torch.testing.assert_close(batched.double().eval().embed(), whole.double().eval().embed(), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        batched.double().eval().embed(), whole.double().eval().embed(), rtol=1e-10, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("weight", [None, "cluster", "learned", "self_mask"])
 @pytest.mark.parametrize("cls", [MEOW, AdaMEOW])
 def test_batches_train(cls: type[MetaPathModel], weight: str | None, device: torch.device) -> None:
-    settings = {**CASES["factorised"], "mini_batch": True, "contrast": {"weight": weight, "queue_size": 60}}
+    settings = {
+        **CASES["factorised"],
+        "mini_batch": True,
+        "contrast": {"weight": weight, "queue_size": 60},
+    }
     model = made(cls, communities(), **settings).to(device)
     generators = Generators(1, device)
     batches = model.batches(None, 40, generators)
@@ -119,9 +147,13 @@ def test_the_sampled_product_is_unbiased() -> None:
     nodes, rounds = torch.arange(6), 400
     draw, everyone = torch.Generator().manual_seed(1), torch.arange(N)
     for path in model._placed(model._inputs).paths:
-        exact = torch.stack([spmm(operator, x)[nodes] for operator in (path.adjacency, path.masked)])
+        exact = torch.stack(
+            [spmm(operator, x)[nodes] for operator in (path.adjacency, path.masked)]
+        )
         walks = (_walk(path, nodes, (2, 1), draw, False).operators(everyone) for _ in range(rounds))
-        found = torch.stack([torch.stack([spmm(operator, x) for operator in both]) for both in walks])
+        found = torch.stack(
+            [torch.stack([spmm(operator, x) for operator in both]) for both in walks]
+        )
         error = found.std(0) / rounds**0.5
         assert bool(((found.mean(0) - exact).abs() <= 4.5 * error + 1e-9).all())
 
@@ -129,11 +161,15 @@ def test_the_sampled_product_is_unbiased() -> None:
 def test_a_batch_depends_on_seed_epoch_and_number_alone(tmp_path: Path) -> None:
     config = TrainConfig(metric="loss", max_epochs=3, patience=None, checkpoint_every=2)
     kept = {"mini_batch": True, "contrast": {"queue_size": 24}}
-    finished, halved = (made(MEOW, **{**CASES["factorised"], "dropout": 0.2}, **kept) for _ in range(2))
+    finished, halved = (
+        made(MEOW, **{**CASES["factorised"], "dropout": 0.2}, **kept) for _ in range(2)
+    )
 
     def trainer(model: MetaPathModel, name: str) -> Trainer:
         generators = Generators(5)
-        return Trainer(model, model.batches(None, 10, generators), config, generators, folder=tmp_path / name)
+        return Trainer(
+            model, model.batches(None, 10, generators), config, generators, folder=tmp_path / name
+        )
 
     trainer(finished, "a").fit()
     first = trainer(halved, "b")
@@ -164,7 +200,9 @@ def test_a_batch_depends_on_seed_epoch_and_number_alone(tmp_path: Path) -> None:
 def test_a_share_gives_its_rows_of_the_batch(case: str, share: Share) -> None:
     """Layers and contexts of the part that a rank has equal the rows of the whole."""
     model = made(MEOW, **CASES[case], mini_batch=True, contrast={"queue_size": 0}).double()
-    batch = replace(next(iter(model.batches(None, 7, Generators(7)).epoch(0))), nodes=torch.arange(7) * 5)
+    batch = replace(
+        next(iter(model.batches(None, 7, Generators(7)).epoch(0))), nodes=torch.arange(7) * 5
+    )
     whole = model.train()._step_inputs(batch)
     part = share_of(whole, share)
     assert share_of(whole, WHOLE) is whole
@@ -176,7 +214,8 @@ def test_a_share_gives_its_rows_of_the_batch(case: str, share: Share) -> None:
         assert isinstance(own.adjacency, Layered)
         assert own.adjacency.share == share
     n_whole, n_part = (
-        sum(layer.nnz for path in inputs.paths for layer in path.adjacency.layers) for inputs in (whole, part)
+        sum(layer.nnz for path in inputs.paths for layer in path.adjacency.layers)
+        for inputs in (whole, part)
     )
     assert n_part < n_whole
     for name, x in part.features.items():

@@ -1,4 +1,6 @@
-"""MEOW, AdaMEOW and HeCo: the golden steps of the published code, views and weights, attention and positives."""
+"""MEOW, AdaMEOW and HeCo: the golden steps of the published code, views and weights, attention and
+positives.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.models.heterogeneous.heco import HeCo, NeighbourAttention, _positives, sample_neighbours
+from recgraph.models.heterogeneous.heco import (
+    HeCo,
+    NeighbourAttention,
+    _positives,
+    sample_neighbours,
+)
 from recgraph.models.heterogeneous.meow import MEOW, MetaPathModel
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
@@ -28,7 +35,9 @@ def test_a_path_and_its_twin_share_the_dropout_of_contexts(monkeypatch: pytest.M
     model = MEOW(**SETTINGS, dropout=0.5).build(small(), seed=0).train()
     inputs, widths = model._step_inputs(None), {"paper": 40, "author": 30, "subject": 5}
     hidden = {name: torch.full((n, 8), float(name != "paper")) for name, n in widths.items()}
-    whole = [model.views._context(number, path, hidden, {}) for number, path in enumerate(inputs.paths)]
+    whole = [
+        model.views._context(number, path, hidden, {}) for number, path in enumerate(inputs.paths)
+    ]
     seen: list[Tensor] = []
     monkeypatch.setattr(model.views, "_path", lambda adj, x, *_: (seen.append(x), x)[1])
     model.views._views(inputs, hidden, hidden["paper"], torch.Generator().manual_seed(0))
@@ -97,7 +106,8 @@ def test_the_factorised_form_equals_the_composed_one() -> None:
     train(MEOW(**settings, twins=drop, paths={"form": "factorised"}).build(small()), 2)
 
 
-# HeCo: the loss with several positives, attention and sampling of neighbours, against obvious versions
+# HeCo: the loss with several positives, attention and sampling of neighbours, against obvious
+# versions
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -121,7 +131,9 @@ def test_neighbour_attention() -> None:
         both = torch.cat([h[i].expand(len(near), -1), other[near]], 1)
         alpha = F.leaky_relu(both @ layer.att.reshape(-1), 0.01).softmax(0)
         torch.testing.assert_close(got[i], alpha @ other[near])
-    assert torch.autograd.gradcheck(lambda x, y: layer(x, y, adj, None), (h.requires_grad_(), other.requires_grad_()))
+    assert torch.autograd.gradcheck(
+        lambda x, y: layer(x, y, adj, None), (h.requires_grad_(), other.requires_grad_())
+    )
 
 
 def test_sampled_neighbours() -> None:
@@ -145,7 +157,10 @@ def test_positives_are_those_that_short_rows_and_several_paths_lead_to() -> None
     one, two = adjacency(8, 8, 0.2), adjacency(8, 8, 0.2, seed=2)
     positives = _positives([one, two], 3).to_dense()
     assert bool((positives.diagonal() == 1).all())
-    shares = [matrix.to_dense() / matrix.to_dense().sum(1, keepdim=True).clamp(min=1) for matrix in (one, two)]
+    shares = [
+        matrix.to_dense() / matrix.to_dense().sum(1, keepdim=True).clamp(min=1)
+        for matrix in (one, two)
+    ]
     joined = (shares[0] + shares[1]).fill_diagonal_(0)
     for i in range(8):
         chosen = [j for j in range(8) if j != i and positives[i, j]]
@@ -158,14 +173,18 @@ def test_positives_that_paths_lead_to_equally_often() -> None:
     alike = Csr.from_dense(torch.ones(5, 5)).with_weights(None)
     assert _positives([alike], 3).take_rows(torch.tensor([0])).indices.tolist() == [0, 3, 4]
     order = torch.tensor([4, 1, 3, 0, 2])
-    rows = [_positives([alike], 3, order).take_rows(torch.tensor([i])).indices.tolist() for i in (0, 1)]
+    rows = [
+        _positives([alike], 3, order).take_rows(torch.tensor([i])).indices.tolist() for i in (0, 1)
+    ]
     assert rows == [[0, 2, 4], [0, 1, 2]]
 
 
 @pytest.mark.parametrize("has_features", [False, True])
 def test_settings_follow_what_is_published_for_targets_without_features(has_features: bool) -> None:
     writers = torch.arange(400), torch.arange(400) % 8
-    graph = HeteroGraph.from_edge_lists({"film": 400, "writer": 8}, {("film", "by", "writer"): writers})
+    graph = HeteroGraph.from_edge_lists(
+        {"film": 400, "writer": 8}, {("film", "by", "writer"): writers}
+    )
     graph = graph.with_features({"film": torch.ones(400, 2) if has_features else None})
     settings = {"metapaths": ("film-writer-film",), "hidden_dim": 2}
     model = HeCo(**settings).build(graph)
@@ -173,9 +192,9 @@ def test_settings_follow_what_is_published_for_targets_without_features(has_feat
     assert model.type_layers[0].dropout == (0.2 if has_features else 0.1)
     assert model.neighbour_attention[0].dropout == (0.5 if has_features else 0.3)
     assert model._inputs.positives.degrees.unique().tolist() == [5 if has_features else 10]
-    given = HeCo(**settings, contrast={"temperature": 0.7}, dropout=0.0, attention_dropout=0.2, n_positives=3).build(
-        graph
-    )
+    given = HeCo(
+        **settings, contrast={"temperature": 0.7}, dropout=0.0, attention_dropout=0.2, n_positives=3
+    ).build(graph)
     assert given.contrast.config.temperature == 0.7
     assert given.type_layers[0].dropout == 0
     assert given._inputs.positives.degrees.unique().tolist() == [3]

@@ -1,4 +1,6 @@
-"""MEOW and AdaMEOW as recommenders: what they are made of, their special cases, and items that nobody has had yet."""
+"""MEOW and AdaMEOW as recommenders: what they are made of, their special cases, and items that
+nobody has had yet.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ def test_the_three_ways_to_recommend(encoder: str | None) -> None:
 
 
 def test_the_terms_of_meow() -> None:
-    """Cluster-weighted InfoNCE without the positive, from own vectors to fine views, and ProtoNCE; users plus items."""
+    """Cluster-weighted InfoNCE without the positive, from own vectors to fine views, and ProtoNCE;
+    users plus items.
+    """
     model = made(
         "meowrec",
         dropout=0.0,
@@ -86,13 +90,17 @@ def test_masks_come_with_the_weights_that_were_trained_on_them() -> None:
 
 def test_the_term_of_adameow() -> None:
     """InfoNCE from fine views to own vectors, each pair weighted by a network of its side."""
-    model = made("adameowrec", dropout=0.0, twins={"node_mask": 0.0}, contrast={"temperature": 0.4}).double()
+    model = made(
+        "adameowrec", dropout=0.0, twins={"node_mask": 0.0}, contrast={"temperature": 0.4}
+    ).double()
     assert isinstance(model, AdaMEOWRec)
     batch = first_batch(model)
     term = model(batch, ["info"])["info"]
     own, fine = _own_and_fine(model)
     expected = torch.zeros((), dtype=torch.float64)
-    for number, (start, chosen) in enumerate(((0, batch.users.unique()), (SPACE.n_users, batch.items.unique()))):
+    for number, (start, chosen) in enumerate(
+        ((0, batch.users.unique()), (SPACE.n_users, batch.items.unique()))
+    ):
         b, a = (F.normalize(x[start + chosen]) for x in (own, fine))
         weight = model.contrasts[number].weight
         hidden = torch.tanh(weight.first(a[:, None] + b[None]))
@@ -129,7 +137,9 @@ def test_new_items_are_found_through_their_genre(name: str) -> None:
     rows = [[item for item in row if item not in new.tolist()] for row in part.items.to_lists()]
     part = Part(Ragged.from_lists(rows), SPACE.n_items)
     cls: type[MetaPathRecommender] = registry.load("model", name)
-    model = cls(hidden_dim=16, recommend_by="both", twins={"node_mask": 0.5}).build(with_relations(part), 0)
+    model = cls(hidden_dim=16, recommend_by="both", twins={"node_mask": 0.5}).build(
+        with_relations(part), 0
+    )
     optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
     generators = Generators(0)
     for epoch in range(20):

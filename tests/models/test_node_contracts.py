@@ -1,4 +1,6 @@
-"""The contract of every model of typed graphs that the registry finds; a new model inherits it by being there."""
+"""The contract of every model of typed graphs that the registry finds; a new model inherits it by
+being there.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +31,16 @@ MIXED: list[tuple[str, dict[str, object]]] = [
 def trained(model: GraphModel) -> list[tuple[str, torch.nn.Parameter]]:
     """The parameters that a first step trains; of a model in stages those of the first."""
     named = list(model.named_parameters())
-    return [(name, one) for name, one in named if not name.startswith("stages.") or name.startswith("stages.0.")]
+    return [
+        (name, one)
+        for name, one in named
+        if not name.startswith("stages.") or name.startswith("stages.0.")
+    ]
 
 
-def training(name: str, device: torch.device | str, **settings: object) -> tuple[GraphModel, GraphBatch]:
+def training(
+    name: str, device: torch.device | str, **settings: object
+) -> tuple[GraphModel, GraphBatch]:
     model: GraphModel = of_nodes(name, device, **settings)
     batch = next(iter(model.batches(None, 16, Generators(5, device)).epoch(0))).to(device)
     return model.train(), batch
@@ -107,12 +115,16 @@ def test_training_draws_from_the_generators_alone(name: str, device: torch.devic
         model, batch = training(name, device)
         before = torch.random.get_rng_state()
         seen.append(model(batch, model.phases[0].terms))
-        assert torch.equal(before, torch.random.get_rng_state()), "draws from torch's global generator"
+        assert torch.equal(before, torch.random.get_rng_state()), (
+            "draws from torch's global generator"
+        )
     assert all(torch.equal(value, seen[1][term]) for term, value in seen[0].items())
 
 
 @pytest.mark.parametrize(("name", "settings"), [*((name, {}) for name in TRAINED_OF_NODES), *MIXED])
-def test_a_step_of_mixed_precision(name: str, settings: dict[str, object], device: torch.device) -> None:
+def test_a_step_of_mixed_precision(
+    name: str, settings: dict[str, object], device: torch.device
+) -> None:
     model, batch = training(name, device, **settings)
     (phase,) = model.phases
     exact = model(batch, phase.terms)
@@ -152,7 +164,9 @@ def test_a_graph_of_pyg_is_fitted_and_negative_features_stay_as_they_are() -> No
     assert torch.equal(model._inputs.features["paper"], data["paper"].x)
 
 
-@pytest.mark.parametrize("metapaths", [(), ("paper-cites-paper",), ("papers-author-papers",), ("paper-by-paper",)])
+@pytest.mark.parametrize(
+    "metapaths", [(), ("paper-cites-paper",), ("papers-author-papers",), ("paper-by-paper",)]
+)
 def test_a_path_that_is_not_there_is_answered_by_those_that_are(metapaths: tuple[str, ...]) -> None:
     for offered in ("paper-author-paper", "paper-subject-paper"):
         with refused(offered, "paper>by>author" if "paper-by-paper" in metapaths else ""):

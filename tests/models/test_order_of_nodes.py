@@ -1,13 +1,15 @@
-"""The order in which the nodes of a graph lie in its file must not matter, for every model of nodes.
+"""The order in which the nodes of a graph lie in its file must not matter, for every model of
+nodes.
 
-**Same results.** What a model computes of a graph has no random part but what the tests below hold fixed: initial
-weights, which no node has for itself where its type has features, and the random orders, keys and rows that are drawn
-for nodes. These are handed to the same nodes in both graphs; without masks and dropout, losses and embeddings are then
-the same for the same nodes, to rounding.
+**Same results.** What a model computes of a graph has no random part but what the tests below hold
+fixed: initial weights, which no node has for itself where its type has features, and the random
+orders, keys and rows that are drawn for nodes. These are handed to the same nodes in both graphs;
+without masks and dropout, losses and embeddings are then the same for the same nodes, to rounding.
 
-**Same distributions.** Masks, dropout, batches, sampled neighbours, the first rows of k-means and random orders are
-drawn by place, uniformly, whatever lies there: a permuted graph gets what another seed would give. That the draws are
-uniform is tested where they are made; here, for ties, that no node is kept more often than another.
+**Same distributions.** Masks, dropout, batches, sampled neighbours, the first rows of k-means and
+random orders are drawn by place, uniformly, whatever lies there: a permuted graph gets what another
+seed would give. That the draws are uniform is tested where they are made; here, for ties, that no
+node is kept more often than another.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.rng import Generators
 
 #: without masks and dropout, where a model has them
-UNMASKED = {"augmentations": [{"name": "feature_mask", "ratio": 0.0}, {"name": "edge_drop", "ratio": 0.0}]}
+UNMASKED = {
+    "augmentations": [{"name": "feature_mask", "ratio": 0.0}, {"name": "edge_drop", "ratio": 0.0}]
+}
 PLAIN: dict[str, Any] = {"dropout": 0.0, "attention_dropout": 0.0, "twins": UNMASKED}
 BATCHES = {
     "mini_batch": True,
@@ -40,19 +44,28 @@ BATCHES = {
 CASES: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in TRAINED_OF_NODES),
     ("heco", {"features": {"paper": "one-hot"}}),
-    ("meow", {"features": {"paper": "one-hot", "subject": "one-hot"}, "paths": {"counts": "binary"}}),
+    (
+        "meow",
+        {"features": {"paper": "one-hot", "subject": "one-hot"}, "paths": {"counts": "binary"}},
+    ),
     ("meow", BATCHES),
     ("adameow", BATCHES),
 ]
 
 
 def hand_out(monkeypatch: pytest.MonkeyPatch, order: Tensor) -> None:
-    """Random orders and rows become those of the nodes, of which node j is ``order[j]`` of the graph as it was."""
+    """Random orders and rows become those of the nodes, of which node j is ``order[j]`` of the
+    graph as it was.
+    """
     drawn = torch.randperm(len(order), generator=torch.Generator().manual_seed(9))[order]
     randperm = torch.randperm
-    monkeypatch.setattr(torch, "randperm", lambda n, **how: drawn if n == len(drawn) else randperm(n, **how))
+    monkeypatch.setattr(
+        torch, "randperm", lambda n, **how: drawn if n == len(drawn) else randperm(n, **how)
+    )
 
-    def clustered(x: Tensor, k: int, **how: Any) -> Any:  # from rows that are chosen by what they hold
+    def clustered(
+        x: Tensor, k: int, **how: Any
+    ) -> Any:  # from rows that are chosen by what they hold
         return kmeans(x, k, **how | {"start": x[torch.argsort(x[:, 0])[:k]]})
 
     monkeypatch.setattr(prototypes, "kmeans", clustered)
@@ -61,7 +74,9 @@ def hand_out(monkeypatch: pytest.MonkeyPatch, order: Tensor) -> None:
 
 
 def _by_place(of: HeteroGraph, dim: int, _: torch.Generator) -> dict[str, Tensor]:
-    """First rows of weights as drawn ones are: by the nodes' places (test_spectral.py has those of the graph)."""
+    """First rows of weights as drawn ones are: by the nodes' places (test_spectral.py has those of
+    the graph).
+    """
     draw = torch.Generator().manual_seed(11)
     return {name: torch.randn(of.count(name), dim, generator=draw) for name in of.node_types}
 
@@ -76,7 +91,9 @@ def results(model: GraphModel, nodes: Tensor) -> tuple[dict[str, Tensor], Tensor
         return terms, model.eval().embed()
 
 
-def of_both(name: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[list[Any], Tensor]:
+def of_both(
+    name: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[Any], Tensor]:
     """:func:`results` of a graph and of the permuted one, and the order of its papers."""
     plain = with_small(registry.load("model", name), PLAIN, settings)
     whole, draw = graph(), torch.Generator().manual_seed(3)
@@ -98,7 +115,9 @@ def of_both(name: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(("name", "settings"), CASES, ids=str)
-def test_results_are_those_of_the_nodes(name: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_are_those_of_the_nodes(
+    name: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     ((terms, z), (of_permuted, z_permuted)), order = of_both(name, settings, monkeypatch)
     torch.testing.assert_close(z_permuted, z[order], rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(of_permuted, terms, rtol=1e-9, atol=1e-12)

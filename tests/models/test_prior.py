@@ -17,7 +17,9 @@ from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 
 N_ITEMS = 12
-PRIOR = Prior(window=3, backward=0.5, history_power=0.0, item_power=0.5, decay=0.6, eps=0.01, weight=0.4)
+PRIOR = Prior(
+    window=3, backward=0.5, history_power=0.0, item_power=0.5, decay=0.6, eps=0.01, weight=0.4
+)
 
 
 def random_histories(n_users: int = 30, longest: int = 15) -> list[list[int]]:
@@ -27,7 +29,9 @@ def random_histories(n_users: int = 30, longest: int = 15) -> list[list[int]]:
 
 
 def counted_pairs(histories: list[list[int]], weight: float) -> Tensor:
-    """[N_ITEMS, N_ITEMS] float64: 1 / distance of each pair within the window, half of it for the way back."""
+    """[N_ITEMS, N_ITEMS] float64: 1 / distance of each pair within the window, half of it for the
+    way back.
+    """
     counts = torch.zeros(N_ITEMS, N_ITEMS, dtype=torch.float64)
     for history in histories:
         for a in range(len(history)):
@@ -39,7 +43,9 @@ def counted_pairs(histories: list[list[int]], weight: float) -> Tensor:
 
 
 def log_prior(history: list[int], table: Tensor) -> Tensor:
-    """[N_ITEMS] float64: ``log(1 + t_j / eps)``, an item's age in the history in the power of .6."""
+    """[N_ITEMS] float64: ``log(1 + t_j / eps)``, an item's age in the history in the power of
+    .6.
+    """
     total = torch.zeros(N_ITEMS, dtype=torch.float64)
     for age, item in enumerate(reversed(history)):
         total += 0.6**age * table[item]
@@ -50,7 +56,9 @@ def log_prior(history: list[int], table: Tensor) -> Tensor:
 def test_ranking_adds_the_logarithm_of_transitions(weight: float | None) -> None:
     histories = random_histories()
     items = Ragged.from_lists(histories)
-    part = Part(items, N_ITEMS, None if weight is None else torch.full((len(items.values),), weight))
+    part = Part(
+        items, N_ITEMS, None if weight is None else torch.full((len(items.values),), weight)
+    )
     model = rg.models.SASRec(hidden_dim=8, max_len=6, dropout=0.0, prior=PRIOR)
     model.build(Space(n_users=len(histories), n_items=N_ITEMS), seed=0).setup(part)
     model.eval()

@@ -1,4 +1,6 @@
-"""A run of every registered recommender: two epochs on a tiny log, both conventions, saved, resumed, sealed."""
+"""A run of every registered recommender: two epochs on a tiny log, both conventions, saved,
+resumed, sealed.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,16 @@ N_USERS, N_ITEMS = 20, 15
 
 
 def log(others: bool = False, weights: Callable[[int], Any] | None = None) -> rg.Interactions:
-    """A user of all items and users of 6 to 9; ``others``: the last item of these, the tested one, is another;
-    ``weights`` makes those of so many interactions."""
+    """A user of all items and users of 6 to 9; ``others``: the last item of these, the tested one,
+    is another; ``weights`` makes those of so many interactions."""
     draw, rows = np.random.default_rng(0), [(0, item, item) for item in range(N_ITEMS)]
     for user in range(1, N_USERS):
         items = draw.permutation(N_ITEMS)[: draw.integers(6, 10) + 1].tolist()
         kept = [*items[:-2], items[-1] if others else items[-2]]
         rows += [(user, item, time) for time, item in enumerate(kept)]
-    films = pl.DataFrame({"item": range(N_ITEMS), "genre": [f"g{item % 3}" for item in range(N_ITEMS)]})
+    films = pl.DataFrame(
+        {"item": range(N_ITEMS), "genre": [f"g{item % 3}" for item in range(N_ITEMS)]}
+    )
     frame = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
     given = {"user": "user", "item": "item", "timestamp": "time"}
     if weights is not None:
@@ -43,10 +47,14 @@ def model_of(name: str) -> Model:
     return made
 
 
-def fitted(name: str, data: rg.Interactions, out: Path | None = None, epochs: int = 2, **how: Any) -> Any:
+def fitted(
+    name: str, data: rg.Interactions, out: Path | None = None, epochs: int = 2, **how: Any
+) -> Any:
     training = {"max_epochs": epochs, "batch_size": 64, "metric": "last"}
     own = training if issubclass(registry.load("model", name), TrainableModel) else {}
-    return rg.fit(model_of(name), data.split(), seed=3, out=out, device="cpu", progress=False, **own, **how)
+    return rg.fit(
+        model_of(name), data.split(), seed=3, out=out, device="cpu", progress=False, **own, **how
+    )
 
 
 def same(one: Model, other: Model) -> bool:

@@ -1,4 +1,6 @@
-"""Sequence models: the two regimes, the phases, agreement with the published code, every combination of parts."""
+"""Sequence models: the two regimes, the phases, agreement with the published code, every
+combination of parts.
+"""
 
 from __future__ import annotations
 
@@ -42,12 +44,18 @@ def random_train(longest: int = 11, n_users: int = 30) -> Part:
     return Part(Ragged.from_lengths(values, lengths), N_ITEMS, ratings=values % 5 + 1.0)
 
 
-def built(cls: type[SequenceModel], device: torch.device | str = "cpu", **settings: object) -> SequenceModel:
-    model = cls(**with_small(cls, SMALL, settings)).build(Space(n_users=30, n_items=N_ITEMS), seed=3)
+def built(
+    cls: type[SequenceModel], device: torch.device | str = "cpu", **settings: object
+) -> SequenceModel:
+    model = cls(**with_small(cls, SMALL, settings)).build(
+        Space(n_users=30, n_items=N_ITEMS), seed=3
+    )
     return model.to(device).double()
 
 
-def whole_epoch_gradient(model: SequenceModel, train: Part, device: torch.device) -> tuple[Tensor, list[Tensor]]:
+def whole_epoch_gradient(
+    model: SequenceModel, train: Part, device: torch.device
+) -> tuple[Tensor, list[Tensor]]:
     batches = model.batches(train, 10_000, Generators(0, device))
     (batch,) = batches.epoch(0)
     loss = model(batch.to(device), ("rec",))["rec"]
@@ -56,8 +64,12 @@ def whole_epoch_gradient(model: SequenceModel, train: Part, device: torch.device
 
 def test_the_two_regimes_give_the_same_loss_and_gradient(device: torch.device) -> None:
     train = random_train()
-    prefix = whole_epoch_gradient(built(SASRec, device, regime="prefix", **NO_DROPOUT), train, device)
-    causal = whole_epoch_gradient(built(SASRec, device, regime="causal", **NO_DROPOUT), train, device)
+    prefix = whole_epoch_gradient(
+        built(SASRec, device, regime="prefix", **NO_DROPOUT), train, device
+    )
+    causal = whole_epoch_gradient(
+        built(SASRec, device, regime="causal", **NO_DROPOUT), train, device
+    )
     torch.testing.assert_close(prefix[0], causal[0], rtol=1e-12, atol=0)
     for of_prefix, of_causal in zip(prefix[1], causal[1], strict=True):
         torch.testing.assert_close(of_prefix, of_causal, rtol=1e-9, atol=1e-13)
@@ -69,7 +81,9 @@ def test_prefix_samples_are_every_prefix_with_its_next_item() -> None:
     seen = sorted(
         (int(user), tuple(row), int(target))
         for batch in batches.epoch(0)
-        for user, row, target in zip(batch.users, batch.sequences.to_lists(), batch.targets, strict=True)
+        for user, row, target in zip(
+            batch.users, batch.sequences.to_lists(), batch.targets, strict=True
+        )
     )
     rows = train.items.to_lists()
     expected = sorted(
@@ -106,14 +120,20 @@ def test_causal_samples_are_the_last_items_with_a_target_each() -> None:
 
 
 @pytest.mark.parametrize("regime", ["prefix", "causal"])
-def test_a_partner_is_another_sequence_of_the_same_target_and_all_are_equally_likely(regime: str) -> None:
+def test_a_partner_is_another_sequence_of_the_same_target_and_all_are_equally_likely(
+    regime: str,
+) -> None:
     """Item 9 follows three prefixes, item 8 one: its partner is the anchor itself."""
     train = Part(Ragged.from_lists([[1, 9], [2, 9], [3, 9], [4, 8]]), N_ITEMS)
-    batches = SequenceBatches(train, regime, batch_size=4, max_len=5, generators=Generators(0), partners=True)
+    batches = SequenceBatches(
+        train, regime, batch_size=4, max_len=5, generators=Generators(0), partners=True
+    )
     drawn: Counter[tuple[int, int]] = Counter()
     for number in range(60):
         for batch in batches.epoch(number):
-            drawn.update(zip(batch.contrast.values.tolist(), batch.partners.values.tolist(), strict=True))
+            drawn.update(
+                zip(batch.contrast.values.tolist(), batch.partners.values.tolist(), strict=True)
+            )
     pairs = [(a, b) for a in (2, 3, 4) for b in (2, 3, 4) if a != b]
     assert drawn.keys() == {*pairs, (5, 5)}
     assert drawn[5, 5] == 60
@@ -123,9 +143,15 @@ def test_a_partner_is_another_sequence_of_the_same_target_and_all_are_equally_li
 @pytest.mark.parametrize("regime", ["prefix", "causal"])
 @pytest.mark.parametrize("unsupervised_weight", [0.0, 0.3])
 def test_duorec_as_published(regime: str, unsupervised_weight: float) -> None:
-    """``us_x``: the twin of dropout against its partner, all rows but itself as candidates, written out."""
+    """``us_x``: the twin of dropout against its partner, all rows but itself as candidates, written
+    out.
+    """
     model = DuoRec(
-        **with_small(DuoRec, {**SMALL, **NO_DROPOUT}, {"regime": regime, "unsupervised_weight": unsupervised_weight})
+        **with_small(
+            DuoRec,
+            {**SMALL, **NO_DROPOUT},
+            {"regime": regime, "unsupervised_weight": unsupervised_weight},
+        )
     )
     model.build(Space(n_users=30, n_items=N_ITEMS), seed=3).double()
     batch = next(iter(model.batches(random_train(), 16, Generators(0)).epoch(0)))
@@ -172,7 +198,10 @@ def test_intents_are_the_clusters_of_the_users_at_the_first_step_of_an_epoch(mod
         assert made.training
         with torch.no_grad():  # a step in between
             for parameter in made.parameters():
-                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)), alpha=0.1)
+                parameter.add_(
+                    torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)),
+                    alpha=0.1,
+                )
     before = made.intents.directions_0.clone()
     made(later, ("intent",))
     assert not torch.equal(before, made.intents.directions_0)
@@ -195,7 +224,10 @@ def test_a_rank_that_contrasts_its_own_rows_has_all_of_them_as_anchors() -> None
 @pytest.mark.parametrize("schedule", ["published", "paper", "joint"])
 def test_mclrec_freezes_what_a_phase_does_not_train(schedule: str, device: torch.device) -> None:
     model = built(
-        MCLRec, device, schedule_of_phases=schedule, margin_form="paper" if schedule == "paper" else "published"
+        MCLRec,
+        device,
+        schedule_of_phases=schedule,
+        margin_form="paper" if schedule == "paper" else "published",
     )
     assert [phase.name for phase in model.phases] == {
         "published": ["encoder", "augmenters", "encoder"],
@@ -220,22 +252,34 @@ def test_mclrec_freezes_what_a_phase_does_not_train(schedule: str, device: torch
 @pytest.mark.parametrize("loss", registry.names("loss"))
 @pytest.mark.parametrize("name", ["sasrec", "gru4rec"])
 def test_every_loss_learns_a_planted_order(loss: str, name: str) -> None:
-    """Each item is followed by the next one: after a few steps it is among the first 5 of 25 (by chance: .2)."""
+    """Each item is followed by the next one: after a few steps it is among the first 5 of 25 (by
+    chance: .2).
+    """
     from recgraph.data.batches import Query
 
     few: dict[str, int] = {} if loss == "fullsoftmax" else {"n_negatives": 8}
     rows = [[(start + step) % N_ITEMS for step in range(8)] for start in range(N_ITEMS)]
     train = Part(Ragged.from_lists(rows), N_ITEMS)
-    model = registry.load("model", name)(hidden_dim=32, loss={"name": loss, **few}, dropout=0.0, max_len=8)
+    model = registry.load("model", name)(
+        hidden_dim=32, loss={"name": loss, **few}, dropout=0.0, max_len=8
+    )
     model.build(Space(n_users=N_ITEMS, n_items=N_ITEMS), seed=0)
     generators = Generators(0)
     # losses of single items begin slowly
     epochs = {"bce": 200, "ccl": 120}.get(loss, 40)
     config = TrainConfig.of(metric="loss", max_epochs=epochs, patience=None, learning_rate=0.01)
-    Trainer(model, model.batches(train, 25, generators), config, generators, accelerator=make_accelerator("cpu")).fit()
+    Trainer(
+        model,
+        model.batches(train, 25, generators),
+        config,
+        generators,
+        accelerator=make_accelerator("cpu"),
+    ).fit()
     model.eval()
     with torch.no_grad():
-        scores = model.score(Query(torch.arange(N_ITEMS), Ragged.from_lists([[item] for item in range(N_ITEMS)])))
+        scores = model.score(
+            Query(torch.arange(N_ITEMS), Ragged.from_lists([[item] for item in range(N_ITEMS)]))
+        )
     following = (torch.arange(N_ITEMS) + 1) % N_ITEMS
     right = (scores.topk(5).indices == following[:, None]).any(1)
     assert right.float().mean() >= 0.9

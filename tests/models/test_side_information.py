@@ -1,4 +1,6 @@
-"""Item features inside every sequence model that the registry finds: inputs, scores, losses, cold items, bundles."""
+"""Item features inside every sequence model that the registry finds: inputs, scores, losses, cold
+items, bundles.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,11 @@ from recgraph.models.sequence.base import SequenceModel
 from recgraph.rng import Generators
 from recgraph.train.phases import freeze_all_but, total_loss
 
-NAMES = [name for name in registry.names("model") if issubclass(registry.load("model", name), SequenceModel)]
+NAMES = [
+    name
+    for name in registry.names("model")
+    if issubclass(registry.load("model", name), SequenceModel)
+]
 SMALL = {"hidden_dim": 8, "encoder.n_layers": 1, "encoder.inner_dim": 12, "max_len": 8}
 N_USERS, N_WARM, N_ITEMS = 20, 14, 16
 GROUPS = [item % 3 for item in range(N_ITEMS)]
@@ -43,7 +49,9 @@ def log(n_warm: int = N_WARM) -> rg.Interactions:
             "text": [[float(group == 0), float(group == 1)] for group in GROUPS],
         }
     )
-    made = rg.Interactions.from_frame(frame, user="user", item="item", timestamp="time", item_features=features)
+    made = rg.Interactions.from_frame(
+        frame, user="user", item="item", timestamp="time", item_features=features
+    )
     return made.with_ids(items=features["item"])
 
 
@@ -52,11 +60,17 @@ TRAIN = Part(LOG.ordered.items, LOG.n_items, times=LOG.ordered.times)
 KNOWN = TRAIN.item_counts() > 0
 
 
-def built(name: str, device: torch.device | str = "cpu", seed: int = 0, **settings: Any) -> SequenceModel:
+def built(
+    name: str, device: torch.device | str = "cpu", seed: int = 0, **settings: Any
+) -> SequenceModel:
     cls = registry.load("model", name)
     model = cls(**with_small(cls, SMALL, {"items.features": "all", **settings}))
-    features = ItemFeatures.learn(LOG.item_features, "item", LOG.items, KNOWN, model.wanted_features)
-    made: SequenceModel = model.build(FeatureSpace(n_users=LOG.n_users, n_items=LOG.n_items, features=features), seed)
+    features = ItemFeatures.learn(
+        LOG.item_features, "item", LOG.items, KNOWN, model.wanted_features
+    )
+    made: SequenceModel = model.build(
+        FeatureSpace(n_users=LOG.n_users, n_items=LOG.n_items, features=features), seed
+    )
     return made.to(device)
 
 
@@ -99,13 +113,19 @@ def test_one_table_a_step_and_in_evaluation_until_something_changes() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_features_get_gradients_and_cold_items_are_not_scored_in_training(name: str, device: torch.device) -> None:
+def test_features_get_gradients_and_cold_items_are_not_scored_in_training(
+    name: str, device: torch.device
+) -> None:
     model = built(name, device, items={"id_dropout": 0.0})
     a_step(model, device)
     tower = model.item_tower
     assert tower is not None
     assert tower.project is not None
-    for grad in (tower.values.weight.grad, tower.project.weight.grad, model.item_embedding.weight.grad):
+    for grad in (
+        tower.values.weight.grad,
+        tower.project.weight.grad,
+        model.item_embedding.weight.grad,
+    ):
         assert grad is not None
         assert bool(grad.isfinite().all())
         assert bool(grad.any())
@@ -123,7 +143,8 @@ def test_the_loss_of_a_step_is_that_of_the_warm_items_alone() -> None:
     states, table = model.encode(batch.sequences, batch, False), model.token_table(batch)
     scored = [0, *(item + 1 for item in range(N_ITEMS) if KNOWN[item])]
     losses = [
-        torch.logsumexp(torch.stack([state @ table[token] for token in scored]), 0) - state @ table[target]
+        torch.logsumexp(torch.stack([state @ table[token] for token in scored]), 0)
+        - state @ table[target]
         for state, target in zip(states, batch.targets.tolist(), strict=True)
     ]
     torch.testing.assert_close(loss, torch.stack(losses).mean())
@@ -148,7 +169,9 @@ def test_a_run_recommends_cold_items_and_a_bundle_needs_no_frame(name: str, tmp_
     cls = registry.load("model", name)
     model = cls(**with_small(cls, SMALL, {"items.features": ("group", "price")}))
     split = LOG.split("leave-one-out")
-    run = rg.fit(model, split, seed=0, max_epochs=1, batch_size=8, progress=False, out=tmp_path / "run")
+    run = rg.fit(
+        model, split, seed=0, max_epochs=1, batch_size=8, progress=False, out=tmp_path / "run"
+    )
     cold = [int(LOG.items.ids([item])[0]) for item in range(N_ITEMS) if not KNOWN[item]]
     found = run.recommend(users=[0, 1], k=N_ITEMS)
     assert set(cold) <= set(found["item"].to_list())

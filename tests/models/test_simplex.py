@@ -1,4 +1,6 @@
-"""SimpleX and UltraGCN against their equations; rankings by cosine, weights of pairs, and losses in other models."""
+"""SimpleX and UltraGCN against their equations; rankings by cosine, weights of pairs, and losses in
+other models.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,11 @@ def oracle(model: CollaborativeModel, batch: PairBatch, g: float) -> Tensor:
     total = table.new_zeros(())
     for user, item, negatives in zip(batch.users, batch.items, batch.negatives, strict=True):
         own = table[user]
-        history = [each for each in histories[int(user)] if not model.config.exclude_target or each != int(item)]
+        history = [
+            each
+            for each in histories[int(user)]
+            if not model.config.exclude_target or each != int(item)
+        ]
         vector = g * own + (1 - g) * history_part(model, own, history)
 
         def cosine(index: Tensor, vector: Tensor = vector) -> Tensor:
@@ -49,7 +55,9 @@ def oracle(model: CollaborativeModel, batch: PairBatch, g: float) -> Tensor:
     return total / len(batch.users)
 
 
-@pytest.mark.parametrize("more", [{}, {"history_table": True}, {"history_table": True, "exclude_target": True}])
+@pytest.mark.parametrize(
+    "more", [{}, {"history_table": True}, {"history_table": True, "exclude_target": True}]
+)
 def test_the_loss_is_that_of_the_paper(more: dict[str, bool]) -> None:
     settings = {"aggregator": "user_attention", "own_weight": 0.7, "dropout": 0.0}
     model = made("simplex", loss={"n_negatives": 6, **OPTIONS}, **settings, **more).double()
@@ -58,14 +66,18 @@ def test_the_loss_is_that_of_the_paper(more: dict[str, bool]) -> None:
     torch.testing.assert_close(value, expected, rtol=1e-11, atol=1e-12)
     parameters = [one for _, one in sorted(model.named_parameters())]
     for ours, theirs in zip(
-        torch.autograd.grad(value, parameters), torch.autograd.grad(expected, parameters), strict=True
+        torch.autograd.grad(value, parameters),
+        torch.autograd.grad(expected, parameters),
+        strict=True,
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("history_table", [False, True])
 def test_users_are_ranked_for_by_the_cosine_of_what_the_query_holds(history_table: bool) -> None:
-    model = made("simplex", aggregator="user_attention", own_weight=0.6, history_table=history_table).double()
+    model = made(
+        "simplex", aggregator="user_attention", own_weight=0.6, history_table=history_table
+    ).double()
     model.setup(planted()[0])
     model.eval()
     users, histories = [4, 4, -1], [[2, 9], [1], [5, 6, 7]]
@@ -73,7 +85,9 @@ def test_users_are_ranked_for_by_the_cosine_of_what_the_query_holds(history_tabl
         scores = model.score(Query(torch.tensor(users), Ragged.from_lists(histories)))
         items = F.normalize(model.embedding.weight[SPACE.n_users :], dim=1)
         for user, history, found in zip(users, histories, scores, strict=True):
-            own = model.embedding.weight[user] if user >= 0 else torch.zeros(16, dtype=torch.float64)
+            own = (
+                model.embedding.weight[user] if user >= 0 else torch.zeros(16, dtype=torch.float64)
+            )
             vector = 0.6 * own + 0.4 * history_part(model, own, history)
             torch.testing.assert_close(found, items @ vector, rtol=1e-11, atol=1e-12)
             assert bool((F.normalize(found, dim=0).abs() <= 1).all())
@@ -83,7 +97,9 @@ def test_users_are_ranked_for_by_the_cosine_of_what_the_query_holds(history_tabl
 
 
 def test_a_history_of_the_target_alone_is_an_empty_one() -> None:
-    model = made("simplex", exclude_target=True, dropout=0.0, own_weight=0.5, aggregator="user_attention")
+    model = made(
+        "simplex", exclude_target=True, dropout=0.0, own_weight=0.5, aggregator="user_attention"
+    )
     part = Part(Ragged.from_lists([[2], [4, 5], [3, 4]]), 8)
     built = type(model)(model.config).build(Space(n_users=3, n_items=8), 0)
     batch = next(built.batches(part, 5, Generators(0)).epoch(0))
@@ -91,7 +107,9 @@ def test_a_history_of_the_target_alone_is_an_empty_one() -> None:
     (alone,) = (batch.users == 0).nonzero()[0].tolist()
     torch.testing.assert_close(nodes[local.users][alone], 0.5 * built.embedding.weight[0])
     built(batch, ["rec"])["rec"].backward()
-    assert all(bool(one.grad.isfinite().all()) for one in built.parameters() if one.grad is not None)
+    assert all(
+        bool(one.grad.isfinite().all()) for one in built.parameters() if one.grad is not None
+    )
 
 
 # UltraGCN's weights and terms against loops over the paper's equations in float64
@@ -114,7 +132,9 @@ def test_weights_of_pairs() -> None:
     found = of_users[users, None] * of_items[items]
     for u, i in product(range(len(ROWS) - 1), range(N_ITEMS)):
         d_u, d_i = len(sets[u]), sum(i in one for one in sets)
-        assert float(found[u, i]) == pytest.approx(math.sqrt((d_u + 1) / (d_i + 1)) / d_u, rel=1e-14)
+        assert float(found[u, i]) == pytest.approx(
+            math.sqrt((d_u + 1) / (d_i + 1)) / d_u, rel=1e-14
+        )
     assert float(of_users[-1]) == 0
 
 
@@ -126,7 +146,9 @@ def test_neighbours_of_items() -> None:
     items, weights = neighbours_of(Ragged.from_lists(ROWS), N_ITEMS, 2, LIKE)
     for i in range(N_ITEMS):
         every = {
-            j: counts[i, j] * math.sqrt(g[i] + 1) / (g[i] * math.sqrt(g[j] + 1)) for j in range(N_ITEMS) if counts[i, j]
+            j: counts[i, j] * math.sqrt(g[i] + 1) / (g[i] * math.sqrt(g[j] + 1))
+            for j in range(N_ITEMS)
+            if counts[i, j]
         }
         best = sorted(every.values(), reverse=True)[:2] + [0.0] * 2
         for place in range(2):
@@ -144,7 +166,9 @@ def test_terms_are_those_of_the_paper() -> None:
     d_i = Counter(i for one in histories for i in one)
     users, items = torch.split(model.embedding.weight.detach(), [SPACE.n_users, SPACE.n_items])
     rec = near = 0.0
-    for u, i, drawn in zip(batch.users.tolist(), batch.items.tolist(), batch.negatives.tolist(), strict=True):
+    for u, i, drawn in zip(
+        batch.users.tolist(), batch.items.tolist(), batch.negatives.tolist(), strict=True
+    ):
         d_u = len(histories[u])
 
         def weight(j: int, d_u: int = d_u) -> float:
@@ -157,7 +181,9 @@ def test_terms_are_those_of_the_paper() -> None:
             for k, w in zip(model.neighbours[i], model.neighbour_weights[i], strict=True)
         )
     found = model(batch, ["rec", "neighbours"])
-    assert float(found["rec"].detach()) == pytest.approx(rec / len(batch.users), rel=1e-6)  # weights are float32's
+    assert float(found["rec"].detach()) == pytest.approx(
+        rec / len(batch.users), rel=1e-6
+    )  # weights are float32's
     assert float(found["neighbours"].detach()) == pytest.approx(near / len(batch.users), rel=1e-6)
     assert model.phases[0].terms["neighbours"] == 0.2
     for term in ("rec", "neighbours"):
@@ -170,4 +196,6 @@ def test_terms_are_those_of_the_paper() -> None:
             model.embedding.weight.sub_(2 * step)
             before = model(batch, [term])[term]
             model.embedding.weight.add_(step)
-        assert float((after - before) / 2e-6) == pytest.approx(float(grad[3, 2]), rel=1e-4, abs=1e-10)
+        assert float((after - before) / 2e-6) == pytest.approx(
+            float(grad[3, 2]), rel=1e-4, abs=1e-10
+        )

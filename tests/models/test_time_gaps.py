@@ -32,7 +32,11 @@ from recgraph.sparse.device import accelerator_path
 from recgraph.sparse.ragged import Ragged
 from recgraph.train.phases import freeze_all_but, total_loss
 
-NAMES = [name for name in registry.names("model") if issubclass(registry.load("model", name), SequenceModel)]
+NAMES = [
+    name
+    for name in registry.names("model")
+    if issubclass(registry.load("model", name), SequenceModel)
+]
 SMALL = {"hidden_dim": 8, "encoder.n_layers": 1, "encoder.inner_dim": 12, "max_len": 4}
 N_USERS, N_ITEMS = 20, 12
 
@@ -59,7 +63,9 @@ def made(name: str, **settings: Any) -> SequenceModel:
 
 
 def built(name: str, device: torch.device | str = "cpu", **settings: Any) -> SequenceModel:
-    return made(name, **settings).build(Space(n_users=LOG.n_users, n_items=LOG.n_items), 0).to(device)
+    return (
+        made(name, **settings).build(Space(n_users=LOG.n_users, n_items=LOG.n_items), 0).to(device)
+    )
 
 
 def trained(model: SequenceModel, device: torch.device | str = "cpu") -> SequenceModel:
@@ -93,21 +99,38 @@ def test_an_input_is_the_sum_of_item_and_gaps(name: str, at: torch.Tensor | None
         found = model.encode_users(asked)
         for row in (0, 2, 3):
             items = [int(item) + 1 for item in asked.history.row(row)][-4:]
-            times = [*asked.times.row(row).tolist(), None if asked.at is None else int(asked.at[row])]
-            gaps = [None if one is None or two is None else two - one for one, two in pairwise([None, *times])]
+            times = [
+                *asked.times.row(row).tolist(),
+                None if asked.at is None else int(asked.at[row]),
+            ]
+            gaps = [
+                None if one is None or two is None else two - one
+                for one, two in pairwise([None, *times])
+            ]
             buckets = [0 if gap is None else 1 + math.frexp(gap)[1] for gap in gaps]
             table = [model.item_embedding.weight[0]]
             weights = model.gap_embedding.weight  # type: ignore[union-attr]
-            for item, before, behind in zip(items, buckets[:-1][-4:], buckets[1:][-4:], strict=True):
+            for item, before, behind in zip(
+                items, buckets[:-1][-4:], buckets[1:][-4:], strict=True
+            ):
                 gap = weights[before] + weights[behind and behind + N_GAPS - 1]
                 table.append(model.item_embedding.weight[item] + gap)
-            tokens = Ragged.from_lists([[*range(1, len(items) + 1), *[0] * model.encoder.ends_masked]])
+            tokens = Ragged.from_lists(
+                [[*range(1, len(items) + 1), *[0] * model.encoder.ends_masked]]
+            )
             torch.testing.assert_close(model.encoder(tokens, torch.stack(table))[0], found[row])
 
 
 def test_training_reads_what_serving_reads(tmp_path: Path) -> None:
     split = LOG.split("leave-one-out")
-    run = rg.fit(made("sasrec", time_gaps=True), split, seed=0, max_epochs=3, learning_rate=0.05, progress=False)
+    run = rg.fit(
+        made("sasrec", time_gaps=True),
+        split,
+        seed=0,
+        max_epochs=3,
+        learning_rate=0.05,
+        progress=False,
+    )
     known = run.recommend(users=list(range(N_USERS)), k=5)
     run.save(tmp_path / "bundle")
     again = rg.load(tmp_path / "bundle")
@@ -130,7 +153,9 @@ def test_training_reads_what_serving_reads(tmp_path: Path) -> None:
     cases = split.test
     with torch.no_grad():
         scores = run.model.score(Query(cases.users, cases.history, cases.times, cases.at))
-        assert not torch.equal(scores, run.model.score(Query(cases.users, cases.history, cases.times)))
+        assert not torch.equal(
+            scores, run.model.score(Query(cases.users, cases.history, cases.times))
+        )
     ranks = (scores > scores.gather(1, cases.truth.values[:, None])).sum(1) + 1
     assert result["mrr@12"] == pytest.approx(float((1 / ranks).mean()))
     # which the protocol says, and its hash, by which numbers are compared, does not read
@@ -153,7 +178,9 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "settings"), CASES)
 @pytest.mark.parametrize("time_gaps", [False, True])
-def test_times_are_learnt_and_change_the_scores(name: str, settings: dict[str, Any], time_gaps: bool) -> None:
+def test_times_are_learnt_and_change_the_scores(
+    name: str, settings: dict[str, Any], time_gaps: bool
+) -> None:
     model = trained(built(name, **settings, time_gaps=time_gaps))
     assert model.reads_times
     asked = query()
@@ -170,20 +197,39 @@ def test_times_are_learnt_and_change_the_scores(name: str, settings: dict[str, A
         model.reading(asked.take(torch.tensor([2]))).inputs()
 
 
-OF_TIME = [("hstu", WITH_TIMES), ("fuxialpha", WITH_TIMES), ("sasrec", {"time_gaps": True}), ("sasrec", {})]
+OF_TIME = [
+    ("hstu", WITH_TIMES),
+    ("fuxialpha", WITH_TIMES),
+    ("sasrec", {"time_gaps": True}),
+    ("sasrec", {}),
+]
 
 
-@pytest.mark.parametrize(("name", "settings"), [*OF_TIME, ("hstu", {**WITH_TIMES, "time_gaps": True})])
+@pytest.mark.parametrize(
+    ("name", "settings"), [*OF_TIME, ("hstu", {**WITH_TIMES, "time_gaps": True})]
+)
 @pytest.mark.parametrize("path", ["host", "accelerator"])
-def test_ranking_at_the_events_time_is_what_training_saw(name: str, settings: dict[str, Any], path: str) -> None:
-    """The state at each place of a training row is that of its user before the event, asked at the event's time."""
-    model, when = trained(built(name, **settings, max_len=8)).double(), TRAIN.items.with_values(LOG.ordered.times)
+def test_ranking_at_the_events_time_is_what_training_saw(
+    name: str, settings: dict[str, Any], path: str
+) -> None:
+    """The state at each place of a training row is that of its user before the event, asked at the
+    event's time.
+    """
+    model, when = (
+        trained(built(name, **settings, max_len=8)).double(),
+        TRAIN.items.with_values(LOG.ordered.times),
+    )
     with accelerator_path() if path == "accelerator" else nullcontext(), torch.no_grad():
         for batch in model.batches(TRAIN, 8, Generators(0)).epoch(0):
             states = model.encode(batch.sequences, last_only=False)
-            ends = [(user, end) for user in batch.users.tolist() for end in range(1, len(when.row(user)))]
+            ends = [
+                (user, end)
+                for user in batch.users.tolist()
+                for end in range(1, len(when.row(user)))
+            ]
             past = [
-                Ragged.from_lists([of.row(user)[:end].tolist() for user, end in ends]) for of in (TRAIN.items, when)
+                Ragged.from_lists([of.row(user)[:end].tolist() for user, end in ends])
+                for of in (TRAIN.items, when)
             ]
             at = torch.stack([when.row(user)[end] for user, end in ends])
             asked = Query(torch.tensor([user for user, _ in ends]), *past, at)
@@ -193,7 +239,9 @@ def test_ranking_at_the_events_time_is_what_training_saw(name: str, settings: di
 
 
 @pytest.mark.parametrize(("name", "settings"), OF_TIME)
-def test_lists_are_those_of_the_time_of_the_request(name: str, settings: dict[str, Any], tmp_path: Path) -> None:
+def test_lists_are_those_of_the_time_of_the_request(
+    name: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
     model = trained(built(name, **settings))
     Recommender.for_log(model, LOG).save(tmp_path)
     of = rg.load(tmp_path)
@@ -201,22 +249,36 @@ def test_lists_are_those_of_the_time_of_the_request(name: str, settings: dict[st
     asked = of._request(users, None).query
     assert asked.times is not None or not model.reads_times
     with torch.no_grad():
-        scores = [model.score(replace(asked, at=torch.tensor(at))) for at in ([40_000] * 3, [50_000, 10**7, 0])]
-    one, several = of.recommend(users, k=4, at=40_000), of.recommend(users, k=4, at=np.array([50_000, 10**7, 0]))
+        scores = [
+            model.score(replace(asked, at=torch.tensor(at)))
+            for at in ([40_000] * 3, [50_000, 10**7, 0])
+        ]
+    one, several = (
+        of.recommend(users, k=4, at=40_000),
+        of.recommend(users, k=4, at=np.array([50_000, 10**7, 0])),
+    )
     for frame, wanted in zip((one, several), scores, strict=True):
         for row, user in enumerate(users):
             shown = frame.filter(user=user)
             found = wanted[row][torch.from_numpy(of.items.index(shown["item"]))].tolist()
             assert shown["score"].to_list() == pytest.approx(found, rel=1e-5, abs=1e-6)
     assert one.equals(of.recommend(users, k=4)) == (not model.reads_times)
-    assert pl.concat([*of.stream(users, k=4, at=[50_000, 10**7, 0], batch_size=2)])["item"].equals(several["item"])
+    assert pl.concat([*of.stream(users, k=4, at=[50_000, 10**7, 0], batch_size=2)])["item"].equals(
+        several["item"]
+    )
     served = Predictor(of, Limits(), "cafe")
-    asked_at = [{"users": users, "at": 40_000}, {"user": users[0], "at": 50_000}, {"user": users[0]}]
+    asked_at = [
+        {"users": users, "at": 40_000},
+        {"user": users[0], "at": 50_000},
+        {"user": users[0]},
+    ]
     jobs = [served.prepare(RecommendRequest(k=4, **each)) for each in asked_at]
     assert jobs[0].key == jobs[1].key
     assert (jobs[1].key == jobs[2].key) == (not model.reads_times)
     answers = [json.loads(answer.body)["results"] for answer in served.respond(jobs[:2])]  # type: ignore[union-attr]
-    together, alone = ([entry["item"] for each in answer for entry in each["items"]] for answer in answers)
+    together, alone = (
+        [entry["item"] for each in answer for entry in each["items"]] for answer in answers
+    )
     assert (together, alone) == (one["item"].to_list(), several["item"].to_list()[:4])
     printed = works(f"recommend {tmp_path} -u {users[0]} -k 4 --at 40000 --format json").stdout
     assert [row["item"] for row in json.loads(printed)] == one["item"].to_list()[:4]
@@ -226,8 +288,12 @@ def test_times_of_requests_are_written_as_those_of_the_log() -> None:
     dated = frame().with_columns(pl.from_epoch("time"))
     for data in (dated, dated.with_columns(pl.col("time").dt.to_string("%d.%m.%y %H:%M:%S"))):
         form = None if data is dated else "%d.%m.%y %H:%M:%S"
-        log = rg.Interactions.from_frame(data, user="user", item="item", timestamp="time", time_format=form)
-        model = made("sasrec", time_gaps=True).build(Space(n_users=log.n_users, n_items=log.n_items), 0)
+        log = rg.Interactions.from_frame(
+            data, user="user", item="item", timestamp="time", time_format=form
+        )
+        model = made("sasrec", time_gaps=True).build(
+            Space(n_users=log.n_users, n_items=log.n_items), 0
+        )
         of = Recommender.for_log(model, log)
         moments: list[Any] = [dt.datetime(2024, 2, 1), "2024-02-01", "2024-02-01T00:00:00Z"]
         for moment in [*moments, *([] if form is None else ["01.02.24 00:00:00"])]:

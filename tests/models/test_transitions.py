@@ -25,7 +25,9 @@ def _rows(seed: int, n: int) -> list[list[int]]:
 
 @pytest.mark.parametrize("backward", [0.0, 0.5])
 @pytest.mark.parametrize(("window", "decay", "hops"), [(1, 1.0, 1), (4, 0.6, 3)])
-def test_transitions_sum_what_follows_what(window: int, backward: float, decay: float, hops: int) -> None:
+def test_transitions_sum_what_follows_what(
+    window: int, backward: float, decay: float, hops: int
+) -> None:
     train, asked = _rows(0, 40), _rows(1, 20)
     c = np.zeros((N_ITEMS, N_ITEMS))
     for row in train:

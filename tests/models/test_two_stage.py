@@ -1,4 +1,6 @@
-"""Two stages: candidates and features against loops, second stages against scikit-learn, specifications."""
+"""Two stages: candidates and features against loops, second stages against scikit-learn,
+specifications.
+"""
 
 from __future__ import annotations
 
@@ -48,11 +50,16 @@ def query(rows: list[list[int]], times: list[list[int]] | None = None) -> Query:
     return Query(torch.arange(len(rows)), Ragged.from_lists(rows), known)
 
 
-# --- second stages ----------------------------------------------------------------------------------
+# --- second stages
+# ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [{}, {"max_leaf_nodes": 31, "min_samples_leaf": 5, "max_iter": 30}])
-def test_trees_give_the_scores_of_scikit_learn(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "settings", [{}, {"max_leaf_nodes": 31, "min_samples_leaf": 5, "max_iter": 30}]
+)
+def test_trees_give_the_scores_of_scikit_learn(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     monkeypatch.setattr("recgraph.models.two_stage._ROWS", 700)
@@ -70,11 +77,15 @@ def test_trees_give_the_scores_of_scikit_learn(settings: dict[str, Any], monkeyp
     ).fit(features.numpy(), labels.numpy())
     other = torch.randn(2000, 5, generator=torch.Generator().manual_seed(2)) * 3
     other[::3, 0], other[::5, 3] = math.nan, math.nan
-    np.testing.assert_allclose(mine.score(other).numpy(), theirs.decision_function(other.numpy()), rtol=1e-12)
+    np.testing.assert_allclose(
+        mine.score(other).numpy(), theirs.decision_function(other.numpy()), rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("name", registry.names("ranker"))
-def test_every_second_stage_learns_and_goes_through_safetensors(name: str, device: torch.device) -> None:
+def test_every_second_stage_learns_and_goes_through_safetensors(
+    name: str, device: torch.device
+) -> None:
     features, labels, groups = (each.to(device) for each in labelled())
     ranker = registry.make("ranker", name).to(device)
     ranker.fit(features, labels, groups)
@@ -90,7 +101,8 @@ def test_every_second_stage_learns_and_goes_through_safetensors(name: str, devic
     assert torch.equal(other.score(features), scores)
 
 
-# --- candidates and features ------------------------------------------------------------------------
+# --- candidates and features
+# ------------------------------------------------------------------------
 
 
 def test_candidates_against_loops() -> None:
@@ -98,7 +110,10 @@ def test_candidates_against_loops() -> None:
     models = [torch.rand(4, 9, generator=draw) for _ in range(2)]
     asked, able = query([[1, 2], [], [0, 3, 3, 8], [4]]), torch.tensor([True, False, True, True])
     for repeats in (False, True):
-        found = [best_of(scores, asked, k, able, repeats) for scores, k in zip(models, (2, 4), strict=True)]
+        found = [
+            best_of(scores, asked, k, able, repeats)
+            for scores, k in zip(models, (2, 4), strict=True)
+        ]
         every = union(found)
         wanted: dict[int, list[list[float]]] = {}
         for column, (scores, k) in enumerate(zip(models, (2, 4), strict=True)):
@@ -125,17 +140,28 @@ def test_candidates_come_before_all_others_in_the_order_of_the_first_model(scale
 
 
 def test_features_against_loops() -> None:
-    train = Part(Ragged.from_lists([[0, 1], [1], [2, 1, 2]]), 5, times=torch.tensor([10, 20, 30, 5, 40, 70]))
+    train = Part(
+        Ragged.from_lists([[0, 1], [1], [2, 1, 2]]), 5, times=torch.tensor([10, 20, 30, 5, 40, 70])
+    )
     features = Features(5, repeats=True).fit(train)
-    asked = Query(torch.tensor([2, -1]), Ragged.from_lists([[2, 1, 2], []]), Ragged.from_lists([[5, 40, 90], []]))
+    asked = Query(
+        torch.tensor([2, -1]),
+        Ragged.from_lists([[2, 1, 2], []]),
+        Ragged.from_lists([[5, 40, 90], []]),
+    )
     found = features(torch.tensor([1, 2, 5 + 4]), asked)
     plain = found[:, :5].expm1()
-    # item 1: three interactions, the last at 40 of 70; the user has three items and was there after the newest
+    # item 1: three interactions, the last at 40 of 70; the user has three items and was there after
+    # the newest
     torch.testing.assert_close(plain[0], torch.tensor([3.0, 3.0, 1.0, 30.0, 0.0]))
     torch.testing.assert_close(plain[1], torch.tensor([2.0, 3.0, 2.0, 0.0, 0.0]))
-    torch.testing.assert_close(plain[2], torch.tensor([0.0, 0.0, 0.0, math.nan, math.nan]), equal_nan=True)
+    torch.testing.assert_close(
+        plain[2], torch.tensor([0.0, 0.0, 0.0, math.nan, math.nan]), equal_nan=True
+    )
     without = Query(asked.users, asked.history)
-    assert bool(features(torch.tensor([1]), without)[0, 4].isnan()), "times of the history are not known"
+    assert bool(features(torch.tensor([1]), without)[0, 4].isnan()), (
+        "times of the history are not known"
+    )
     untimed = Features(5).fit(Part(train.items, 5))
     assert untimed(torch.tensor([1]), without).shape == (1, 2)
     assert (bool(features.knows_times), bool(untimed.knows_times)) == (True, False)
@@ -152,7 +178,8 @@ def test_the_last_item_of_each_user_is_held_out() -> None:
     assert cases.times.to_lists() == [[0, 1], [4]]
 
 
-# --- the whole --------------------------------------------------------------------------------------
+# --- the whole
+# --------------------------------------------------------------------------------------
 
 
 class Seen(Ranker):
@@ -166,11 +193,15 @@ class Seen(Ranker):
         return features[:, 0].nan_to_num(-1.0)
 
 
-def test_users_with_a_right_candidate_teach_drawn_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_users_with_a_right_candidate_teach_drawn_by_the_seed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(registry._registered, ("ranker", "seen"), (Seen, "seen"))
 
     def taught(seed: int, **settings: Any) -> tuple[Tensor, Tensor, Tensor]:
-        model = TwoStage(models=("itemknn",), candidates=20, ranker="seen", **settings).build(SPACE, seed=seed)
+        model = TwoStage(models=("itemknn",), candidates=20, ranker="seen", **settings).build(
+            SPACE, seed=seed
+        )
         return model.fit(part()).ranker.taught  # type: ignore[attr-defined,no-any-return]
 
     features, labels, groups = taught(0)
@@ -178,7 +209,9 @@ def test_users_with_a_right_candidate_teach_drawn_by_the_seed(monkeypatch: pytes
     few = taught(0, max_users=5)
     assert 0 < len(few[2]) <= 5
     assert torch.equal(few[0].nan_to_num(), taught(0, max_users=5)[0].nan_to_num())
-    assert {*map(tuple, few[0].nan_to_num().tolist())} <= {*map(tuple, features.nan_to_num().tolist())}
+    assert {*map(tuple, few[0].nan_to_num().tolist())} <= {
+        *map(tuple, features.nan_to_num().tolist())
+    }
 
 
 def test_a_second_fit_forgets_the_first() -> None:
@@ -196,9 +229,14 @@ def test_a_second_fit_forgets_the_first() -> None:
 
 def test_repeats_are_candidates_where_they_are_asked_for() -> None:
     rows = [[0, 1, 0, 1, 0], [2, 3, 2, 3, 2], [4, 5, 4, 5, 4]] * 12
-    train, asked = Part(Ragged.from_lists(rows), 8), Query(torch.tensor([0]), Ragged.from_lists([rows[0]]))
+    train, asked = (
+        Part(Ragged.from_lists(rows), 8),
+        Query(torch.tensor([0]), Ragged.from_lists([rows[0]])),
+    )
     for repeats in (False, True):
-        model = TwoStage(models=("popularity",), candidates=8, repeats=repeats).build(Space(n_users=36, n_items=8))
+        model = TwoStage(models=("popularity",), candidates=8, repeats=repeats).build(
+            Space(n_users=36, n_items=8)
+        )
         if repeats:
             model.fit(train)
             assert set(model.score(asked)[0].topk(2).indices.tolist()) == {0, 1}
@@ -231,11 +269,19 @@ def test_a_trained_member_needs_a_run() -> None:
         ("users", {"test": 0.3}, True),
     ],
 )
-def test_the_inner_split_leaks_no_row_and_follows_its_seed(strategy: str, params: dict[str, Any], draws: bool) -> None:
+def test_the_inner_split_leaks_no_row_and_follows_its_seed(
+    strategy: str, params: dict[str, Any], draws: bool
+) -> None:
     draw = np.random.default_rng(0)
-    rows = [(user, int(item), 10 * user + n) for user in range(30) for n, item in enumerate(draw.permutation(20)[:8])]
+    rows = [
+        (user, int(item), 10 * user + n)
+        for user in range(30)
+        for n, item in enumerate(draw.permutation(20)[:8])
+    ]
     frame = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
-    split = rg.Interactions.from_frame(frame, user="user", item="item", timestamp="time").split(strategy, **params)
+    split = rg.Interactions.from_frame(frame, user="user", item="item", timestamp="time").split(
+        strategy, **params
+    )
     of_train = split.interactions.masked((split.labels == 0).numpy())
 
     def pairs(rows: Ragged, users: Tensor) -> list[tuple[int, int]]:
@@ -245,11 +291,18 @@ def test_the_inner_split_leaks_no_row_and_follows_its_seed(strategy: str, params
     made = []
     for seed in (1, 1, 2):
         inner, cases = inner_split(of_train, split.strategy, seed)
-        fitted, asked = pairs(inner.items, torch.arange(inner.items.n_rows)), pairs(cases.truth, cases.users)
+        fitted, asked = (
+            pairs(inner.items, torch.arange(inner.items.n_rows)),
+            pairs(cases.truth, cases.users),
+        )
         assert asked
         assert not {*fitted} & {*asked}, "what is asked for is fitted to"
-        assert not {*pairs(cases.history, cases.users)} & {*asked}, "what is asked for is in the history"
-        assert {*fitted, *asked, *pairs(cases.history, cases.users)} <= {*every}, "rows of valid or test"
+        assert not {*pairs(cases.history, cases.users)} & {*asked}, (
+            "what is asked for is in the history"
+        )
+        assert {*fitted, *asked, *pairs(cases.history, cases.users)} <= {*every}, (
+            "rows of valid or test"
+        )
         made.append((fitted, asked))
     assert made[0] == made[1]
     assert (made[0] != made[2]) == draws

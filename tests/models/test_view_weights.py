@@ -1,4 +1,6 @@
-"""What models of nodes say of their views and rows of weights: attention, parts of scores, spectral coordinates."""
+"""What models of nodes say of their views and rows of weights: attention, parts of scores, spectral
+coordinates.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def recommender(name: str, **settings: Any) -> MetaPathRecommender:
     model.setup(planted()[0])
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)), alpha=0.3)
+            parameter.add_(
+                torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)), alpha=0.3
+            )
     return model.double().eval()
 
 
@@ -40,12 +44,20 @@ def test_attention_and_parts_of_recommenders(name: str, twin: str, encoder: str 
     for by in ("interactions", "fine", "both"):
         model = recommender(name, twins={"kind": twin}, view_encoder=encoder, recommend_by=by)
         weights = model.path_weights()
-        paths = {"user": ("user-user", "user-item-user"), "item": ("item-genre-item", "item-user-item")}
-        assert set(weights) >= {PathKey(side, path) for side, names in paths.items() for path in names}
+        paths = {
+            "user": ("user-user", "user-item-user"),
+            "item": ("item-genre-item", "item-user-item"),
+        }
+        assert set(weights) >= {
+            PathKey(side, path) for side, names in paths.items() for path in names
+        }
         for side in ("user", "item"):
-            assert sum(weight for view, weight in weights.items() if view.node_type == side) == pytest.approx(1)
+            assert sum(
+                weight for view, weight in weights.items() if view.node_type == side
+            ) == pytest.approx(1)
         model.known_users[5] = False
-        # a known user, one who is not in the data, one of whom nothing is known, and one with friends alone
+        # a known user, one who is not in the data, one of whom nothing is known, and one with
+        # friends alone
         query = Query(torch.tensor([3, -1, -1, 5]), Ragged.from_lists([[0], [4, 7], [], []]))
         items = torch.tensor([[1, 9], [5, 5], [0, 29], [2, 3]])
         parts = model.score_parts(query, items)
@@ -59,7 +71,9 @@ def test_a_part_is_the_shapley_value_of_its_view() -> None:
     """The mean over all orders of what the score gains when the view joins, by brute force."""
     from itertools import permutations
 
-    model = recommender("meowrec", item_metapaths=("item-genre-item",), user_metapaths=("user-user",))
+    model = recommender(
+        "meowrec", item_metapaths=("item-genre-item",), user_metapaths=("user-user",)
+    )
     query, items = Query(torch.tensor([3]), Ragged.from_lists([[0]])), torch.tensor([[9]])
     addends = {view: nodes.detach() for view, nodes in model._addends().items()}
     n_users = planted()[0].n_users
@@ -71,7 +85,10 @@ def test_a_part_is_the_shapley_value_of_its_view() -> None:
     parts = model.score_parts(query, items)
     orders = list(permutations(addends))
     for view, value in parts.items():
-        gains = [worth(order[: order.index(view) + 1]) - worth(order[: order.index(view)]) for order in orders]
+        gains = [
+            worth(order[: order.index(view) + 1]) - worth(order[: order.index(view)])
+            for order in orders
+        ]
         assert float(value) == pytest.approx(sum(gains) / len(orders))
 
 
@@ -96,7 +113,8 @@ def test_attention_of_models_of_nodes(name: str) -> None:
     assert model.path_weights() == weights
 
 
-# How rows of weights of nodes without features begin: resolved by the graph, recorded, and the user's word first
+# How rows of weights of nodes without features begin: resolved by the graph, recorded, and the
+# user's word first
 
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -109,13 +127,17 @@ SMALL: dict[str, dict[str, Any]] = {
 def graph(features: bool = False) -> HeteroGraph:
     draw = torch.Generator().manual_seed(0)
     ends = torch.arange(60) % 20, torch.randint(12, (60,), generator=draw)
-    made = HeteroGraph.from_edge_lists({"paper": 20, "author": 12}, {("paper", "by", "author"): ends})
+    made = HeteroGraph.from_edge_lists(
+        {"paper": 20, "author": 12}, {("paper", "by", "author"): ends}
+    )
     return made.with_features({"paper": torch.rand(20, 5, generator=draw)}) if features else made
 
 
 def built(name: str, of: HeteroGraph, **settings: Any) -> GraphModel:
     cls = registry.load("model", name)
-    made: GraphModel = cls(metapaths=("paper-author-paper",), hidden_dim=8, **{**SMALL[name], **settings})
+    made: GraphModel = cls(
+        metapaths=("paper-author-paper",), hidden_dim=8, **{**SMALL[name], **settings}
+    )
     return made.build(of, seed=3)
 
 
@@ -145,7 +167,9 @@ def test_what_the_user_sets_wins() -> None:
 
 
 def test_what_the_graph_decided_is_recorded(tmp_path: Path) -> None:
-    model = registry.load("model", "heco")(metapaths=("paper-author-paper",), hidden_dim=8, dropout=0.3)
+    model = registry.load("model", "heco")(
+        metapaths=("paper-author-paper",), hidden_dim=8, dropout=0.3
+    )
     run = rg.fit_graph(model, graph(), seed=0, max_epochs=1, out=tmp_path / "run")
     resolved = rg.Run.open(tmp_path / "run").record.resolved
     assert resolved is not None

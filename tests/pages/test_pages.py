@@ -1,4 +1,6 @@
-"""Charts as SVG, names that cover no mark, and objects in a notebook: escaped, small, without test data."""
+"""Charts as SVG, names that cover no mark, and objects in a notebook: escaped, small, without test
+data.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +21,35 @@ from recgraph.pages.charts import _AREA, _WIDTH, Box, Chart, Line, Mark, Scale
 
 
 def test_a_chart_writes_names_and_whiskers() -> None:
-    marks = [Mark(1, 0.5, "complete", "a", name="<a>", spread=0.1), Mark(2, 0.7, "front", "b", name="b")]
-    text = str(Chart("t", Scale.of([1, 2]), Scale.of([0.4, 0.8]), "x", "y", marks, [Line("so-far", [(1, 0.5)])]))
+    marks = [
+        Mark(1, 0.5, "complete", "a", name="<a>", spread=0.1),
+        Mark(2, 0.7, "front", "b", name="b"),
+    ]
+    text = str(
+        Chart(
+            "t",
+            Scale.of([1, 2]),
+            Scale.of([0.4, 0.8]),
+            "x",
+            "y",
+            marks,
+            [Line("so-far", [(1, 0.5)])],
+        )
+    )
     assert "&lt;a&gt;</text>" in text
     assert text.count('class="whisker"') == 1
 
 
 def named(marks: list[Mark]) -> list[tuple[str, Box]]:
-    """Each name with what it covers, measured anew from the SVG; ``y`` counts from below, as in a chart."""
+    """Each name with what it covers, measured anew from the SVG; ``y`` counts from below, as in a
+    chart.
+    """
     x, y = Scale(_AREA.left, _AREA.right), Scale(_AREA.top, _AREA.bottom)
     text = str(Chart("t", x, y, marks=marks))
     found = []
-    for at, low, anchor, name in re.findall(r'<text class="mark" x="(.*?)" y="(.*?)" text-anchor="(.*?)">(.*?)<', text):
+    for at, low, anchor, name in re.findall(
+        r'<text class="mark" x="(.*?)" y="(.*?)" text-anchor="(.*?)">(.*?)<', text
+    ):
         width = 6.8 * len(name)
         left = float(at) - {"start": 0.0, "middle": 0.5, "end": 1.0}[anchor] * width
         found.append((name, Box(left, float(low) - 8, left + width, float(low) + 1)))
@@ -91,7 +110,9 @@ def html(value: Any) -> str:
 
 def test_values_are_escaped_and_long_tables_are_cut() -> None:
     rows = [{HOSTILE: HOSTILE, "n": n} for n in range(1000)]
-    text = pages.block(HOSTILE, {HOSTILE: HOSTILE, "none": None}, [pages.table(rows, HOSTILE)], HOSTILE)
+    text = pages.block(
+        HOSTILE, {HOSTILE: HOSTILE, "none": None}, [pages.table(rows, HOSTILE)], HOSTILE
+    )
     assert "<script" not in text
     assert "and 970 more" in text
     frame = pl.DataFrame({HOSTILE: ["a", "b"], "item": [HOSTILE, "y"]})

@@ -44,7 +44,9 @@ class ServedTowers(Model):
         return self.table.weight
 
 
-def log(kind: str = "polars", user: Any = str, item: Any = int, n_users: int = 30, n_items: int = 40) -> Interactions:
+def log(
+    kind: str = "polars", user: Any = str, item: Any = int, n_users: int = 30, n_items: int = 40
+) -> Interactions:
     """Seven items of each user."""
     generator = torch.Generator().manual_seed(0)
     rows = [
@@ -64,7 +66,9 @@ def serve(data: Interactions, model: Model | None = None, **settings: Any) -> Re
     model = model if model is not None else ServedTowers()
     model.build(Space(n_users=data.n_users, n_items=data.n_items), seed=1)
     columns, kind = data.columns, data.kind
-    return Recommender(model, data.users, data.items, data.ordered.items, columns=columns, kind=kind, **settings)
+    return Recommender(
+        model, data.users, data.items, data.ordered.items, columns=columns, kind=kind, **settings
+    )
 
 
 def recommender(
@@ -73,7 +77,9 @@ def recommender(
     seed: int = 1,
     **ids: Any,
 ) -> Recommender:
-    """Of 40 users who differ in length, in a log in which every item occurs, with item features; last item without."""
+    """Of 40 users who differ in length, in a log in which every item occurs, with item features;
+    last item without.
+    """
     user, item = ids.get("user", int), ids.get("item", int)
     generator = torch.Generator().manual_seed(0)
     rows = [
@@ -100,13 +106,23 @@ def recommender(
     )
     made = Recommender.for_log(model, split.sealed().interactions)
     columns = made.columns
-    return Recommender(model, made.users, made.items, made.seen, columns=columns, kind="polars", item_features=features)
+    return Recommender(
+        model,
+        made.users,
+        made.items,
+        made.seen,
+        columns=columns,
+        kind="polars",
+        item_features=features,
+    )
 
 
 #: the library's recommenders; other tests register models of their own
 RECOMMENDERS = [
     name
-    for name, cls in sorted((name, registry.load("model", name)) for name in registry.names("model"))
+    for name, cls in sorted(
+        (name, registry.load("model", name)) for name in registry.names("model")
+    )
     if cls.__module__.startswith("recgraph.") and not issubclass(cls, NodeModel)
 ]
 SMALL = {"hidden_dim": 16, "max_len": 8, "encoder.inner_dim": 32, "loss.n_negatives": 24}
@@ -118,7 +134,10 @@ def of_model(name: str, seed: int = 1, **settings: Any) -> Recommender:
     space = Space(n_users=data.n_users, n_items=data.n_items)
     rows, items = data.ordered.items, torch.arange(data.n_items)
     if cls.reads_graph:
-        edges = {("user", "interacts", "item"): (rows.rows, rows.values), ("item", "has", "genre"): (items, items % 3)}
+        edges = {
+            ("user", "interacts", "item"): (rows.rows, rows.values),
+            ("item", "has", "genre"): (items, items % 3),
+        }
         counts = {"user": data.n_users, "item": data.n_items, "genre": 3}
         space = GraphSpace(**space.model_dump(), graph=HeteroGraph.from_edge_lists(counts, edges))
     model = cls(**with_small(cls, SMALL, settings)).build(space, seed)
@@ -126,6 +145,16 @@ def of_model(name: str, seed: int = 1, **settings: Any) -> Recommender:
         model.fit(data.split("leave-one-out").train)
     elif isinstance(model, TrainableModel):
         model.setup(data.split("leave-one-out").train)
-    titles = pl.DataFrame([data.items.values.alias("what"), pl.Series("title", [f"film {n}" for n in items.tolist()])])
+    titles = pl.DataFrame(
+        [data.items.values.alias("what"), pl.Series("title", [f"film {n}" for n in items.tolist()])]
+    )
     record = {"metrics": {"ndcg@10": 0.5}}
-    return Recommender(model, data.users, data.items, rows, columns=data.columns, item_features=titles, record=record)
+    return Recommender(
+        model,
+        data.users,
+        data.items,
+        rows,
+        columns=data.columns,
+        item_features=titles,
+        record=record,
+    )

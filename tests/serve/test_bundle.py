@@ -41,7 +41,9 @@ def test_every_recommender_recommends_the_same_from_its_bundle(name: str, tmp_pa
     first = one.recommend(users=users, **options)
     assert first.equals(other.recommend(users=users, **options))
     assert first.schema["what"] == pl.Int16
-    assert one.recommend(histories=histories, **options).equals(other.recommend(histories=histories, **options))
+    assert one.recommend(histories=histories, **options).equals(
+        other.recommend(histories=histories, **options)
+    )
     assert other.record == {"metrics": {"ndcg@10": 0.5}}
     for key, value in one.model.state_dict().items():
         assert torch.equal(value, other.model.state_dict()[key])
@@ -49,7 +51,9 @@ def test_every_recommender_recommends_the_same_from_its_bundle(name: str, tmp_pa
 
 @pytest.mark.parametrize("name", ["sasrec", "meowrec"])
 def test_a_bundle_of_links_is_read(name: str, tmp_path: Path) -> None:
-    """As in the cache of a hub: files lie under their digests, and the bundle's are links to them."""
+    """As in the cache of a hub: files lie under their digests, and the bundle's are links to
+    them.
+    """
     one, linked = of_model(name), tmp_path / "snapshots" / "main"
     one.save(tmp_path / "bundle")
     for path in list((tmp_path / "bundle").rglob("*")):
@@ -99,7 +103,9 @@ def test_flipped_bits_are_refused_by_name(folder: Path, name: str) -> None:
         recgraph.load(folder)
 
 
-def test_what_a_bundle_lacks_is_named(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_bundle_lacks_is_named(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with refused("nothing", by=BundleError):
         recgraph.load(tmp_path / "nothing")
     monkeypatch.setattr(bundle, "FORMAT", bundle.FORMAT + 1)

@@ -19,7 +19,9 @@ from recgraph.models.base import Model
 from recgraph.models.sequence.sasrec import SASRec
 from recgraph.sparse.ragged import Ragged
 
-pytest.importorskip("onnxscript", reason="onnxscript is not installed; pip install 'recgraph[export]'")
+pytest.importorskip(
+    "onnxscript", reason="onnxscript is not installed; pip install 'recgraph[export]'"
+)
 onnxruntime: Any = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
 N_ITEMS, MAX_LEN = 40, SMALL["max_len"]
@@ -63,7 +65,10 @@ def test_exports_give_the_librarys_numbers(name: str, tmp_path: Path) -> None:
     assert [o.name for o in session.get_outputs()] == [returned["name"]]
 
     def check(value: np.ndarray, expected: np.ndarray) -> None:
-        for found in (session.run(None, {given["name"]: value})[0], program(torch.from_numpy(value)).detach().numpy()):
+        for found in (
+            session.run(None, {given["name"]: value})[0],
+            program(torch.from_numpy(value)).detach().numpy(),
+        ):
             np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
     if graph["kind"] == "vectors to scores":

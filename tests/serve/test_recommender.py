@@ -1,4 +1,6 @@
-"""Recommendations, similar items and vectors in the user's own ids, from users and from histories."""
+"""Recommendations, similar items and vectors in the user's own ids, from users and from
+histories.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ from recgraph.sparse.ragged import Ragged
 
 def expected(served: Recommender, user_row: int, k: int, barred: set[int]) -> list[Any]:
     with evaluating(served.model):
-        scores = served.model.score(Query(torch.tensor([user_row]), served.seen.take(torch.tensor([user_row]))))[0]
+        scores = served.model.score(
+            Query(torch.tensor([user_row]), served.seen.take(torch.tensor([user_row])))
+        )[0]
     order = [item for item in scores.argsort(descending=True).tolist() if item not in barred][:k]
     return served.items.ids(order).to_list()
 
@@ -52,7 +56,9 @@ def test_users_get_their_best_unseen_items(make: Any) -> None:
     assert frame["rank"].to_list() == [1, 2, 3, 4, 5] * 2
     for user, part in frame.group_by("who"):
         row = int(served.users.index([user[0]])[0])
-        assert part["what"].to_list() == expected(served, row, 5, set(served.seen.row(row).tolist()))
+        assert part["what"].to_list() == expected(
+            served, row, 5, set(served.seen.row(row).tolist())
+        )
     kept = served.recommend(users="3", k=5, exclude_seen=False)
     assert kept["what"].to_list() == expected(served, int(served.users.index(["3"])[0]), 5, set())
     whole = served.recommend(users="all", k=4)
@@ -70,21 +76,42 @@ def test_the_kind_of_frame_that_came_in_goes_out(kind: str) -> None:
         "polars": pl.Series(["1", "2"]),
         "pyarrow": pa.chunked_array([["1", "2"]]),
     }
-    found = [served.recommend(histories=given, k=3), served.recommend(users=users[kind]), own.recommend(users=["1"])]
-    found += [own.similar(1, k=2), own.item_vectors(), own.user_vectors(users=["1"]), next(own.stream(k=2))]
+    found = [
+        served.recommend(histories=given, k=3),
+        served.recommend(users=users[kind]),
+        own.recommend(users=["1"]),
+    ]
+    found += [
+        own.similar(1, k=2),
+        own.item_vectors(),
+        own.user_vectors(users=["1"]),
+        next(own.stream(k=2)),
+    ]
     assert all(isinstance(frame, wanted) for frame in found)
 
 
 def test_histories_equal_the_same_users() -> None:
     served = serve(log())
-    rows = {user: served.items.ids(served.seen.row(n)).to_list() for n, user in enumerate(served.users.values)}
+    rows = {
+        user: served.items.ids(served.seen.row(n)).to_list()
+        for n, user in enumerate(served.users.values)
+    }
     known = served.recommend(users=list(rows), k=4)
     assert known.equals(served.recommend(histories=rows, k=4))
-    long = pl.DataFrame([{"who": user, "what": i, "when": n} for user, row in rows.items() for n, i in enumerate(row)])
+    long = pl.DataFrame(
+        [
+            {"who": user, "what": i, "when": n}
+            for user, row in rows.items()
+            for n, i in enumerate(row)
+        ]
+    )
     # shuffled rows: the timestamps give the order, and the first appearance that of the users
     shuffled = long.sample(fraction=1.0, shuffle=True, seed=1)
     again = served.recommend(histories=shuffled, k=4)
-    assert again["who"].unique(maintain_order=True).to_list() == shuffled["who"].unique(maintain_order=True).to_list()
+    assert (
+        again["who"].unique(maintain_order=True).to_list()
+        == shuffled["who"].unique(maintain_order=True).to_list()
+    )
     assert again.sort("who", "rank").equals(known.sort("who", "rank"))
     assert served.user_vectors(users=["7", "3"]).equals(
         served.user_vectors(histories={user: rows[user] for user in ("7", "3")})
@@ -93,9 +120,17 @@ def test_histories_equal_the_same_users() -> None:
 
 def test_times_of_histories_are_read_as_those_of_the_training_data(tmp_path: Path) -> None:
     form = "%d%m%y"
-    days = [datetime.datetime(2024, 1, 28), datetime.datetime(2024, 2, 3), datetime.datetime(2024, 3, 1)]
-    rows = pl.DataFrame({"who": ["a"] * 3, "what": [0, 1, 2], "when": [day.strftime(form) for day in days]})
-    data = Interactions.from_frame(rows, user="who", item="what", timestamp="when", time_format=form)
+    days = [
+        datetime.datetime(2024, 1, 28),
+        datetime.datetime(2024, 2, 3),
+        datetime.datetime(2024, 3, 1),
+    ]
+    rows = pl.DataFrame(
+        {"who": ["a"] * 3, "what": [0, 1, 2], "when": [day.strftime(form) for day in days]}
+    )
+    data = Interactions.from_frame(
+        rows, user="who", item="what", timestamp="when", time_format=form
+    )
     model = ServedTowers()
     model.build(Space(n_users=data.n_users, n_items=data.n_items), seed=1)
     Recommender.for_log(model, data).save(tmp_path / "bundle")
@@ -110,7 +145,9 @@ def test_times_of_histories_are_read_as_those_of_the_training_data(tmp_path: Pat
         order(rows.with_columns(when=pl.Series([1706400000, 1706900000, 1709200000])))
 
 
-def test_what_is_not_known_is_counted_and_may_get_popular_items(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_not_known_is_counted_and_may_get_popular_items(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     served = serve(log())
     frame = served.recommend(histories={"x": [1, 999, 2, -5]}, k=3)
     assert frame.equals(served.recommend(histories={"x": [1, 2]}, k=3))
@@ -125,19 +162,28 @@ def test_what_is_not_known_is_counted_and_may_get_popular_items(caplog: pytest.L
     popular = frame.filter(who="nobody")
     counts = served.popularity
     assert popular["score"].to_list() == counts.sort(descending=True).values[:4].tolist()
-    assert [int(counts[i]) for i in served.items.index(popular["what"])] == popular["score"].to_list()
+    assert [int(counts[i]) for i in served.items.index(popular["what"])] == popular[
+        "score"
+    ].to_list()
     assert served.counters["fallbacks"] == 1
 
 
 def test_cold_items_and_users_are_ranked_or_left_out() -> None:
-    data = Interactions.from_frame(pl.DataFrame({"user": ["all", "b"], "item": [1, 2]}), user="user", item="item")
+    data = Interactions.from_frame(
+        pl.DataFrame({"user": ["all", "b"], "item": [1, 2]}), user="user", item="item"
+    )
     served = serve(data.with_ids(users=["c", "d"], items=[7]))
     # an item that nobody had has a vector, and stands in lists
     assert 7 in served.recommend(users=["b"], k=3)["item"].to_list()
     # a user called "all" is named in a list
     assert served.recommend(users=["all"], k=1)["user"].to_list() == ["all"]
     assert served.recommend(users="all", k=1)["user"].to_list() == ["all", "b"]
-    assert [part["user"].to_list() for part in served.stream(k=1, batch_size=1)] == [["all"], ["b"], [], []]
+    assert [part["user"].to_list() for part in served.stream(k=1, batch_size=1)] == [
+        ["all"],
+        ["b"],
+        [],
+        [],
+    ]
     found = served.recommend(users="all", k=1, fallback="popularity")
     assert found["user"].to_list() == ["all", "b", "c", "d"]
     assert served.user_vectors()["user"].to_list() == ["all", "b"]
@@ -146,7 +192,9 @@ def test_cold_items_and_users_are_ranked_or_left_out() -> None:
 
 
 def test_item_columns_are_joined() -> None:
-    features = pl.DataFrame({"what": [*range(39), 500], "title": [f"item {n}" for n in range(39)] + ["elsewhere"]})
+    features = pl.DataFrame(
+        {"what": [*range(39), 500], "title": [f"item {n}" for n in range(39)] + ["elsewhere"]}
+    )
     served = serve(log(), item_features=features)
     frame = served.recommend(users=served.users.values, k=33, item_columns=["title"])
     for item, title in frame.select("what", "title").iter_rows():
@@ -252,7 +300,9 @@ def test_similar_items_are_those_of_a_slow_oracle(by: Any) -> None:
 
 
 @pytest.mark.parametrize("by", ["vectors", "co_occurrence"])
-def test_similar_items_without_vector_or_that_are_left_out(by: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_similar_items_without_vector_or_that_are_left_out(
+    by: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Row by row where few are left out, else by a catalogue of their own."""
     model = ServedTowers()
     served = serve(log(), model)
@@ -262,7 +312,12 @@ def test_similar_items_without_vector_or_that_are_left_out(by: Any, monkeypatch:
     zero, found = served.items.values[7], []
     for few in (0, 1024):
         monkeypatch.setattr(lists, "_FEW", few)
-        found.append([served.similar(k=8, by=by, block=[2, 3]), served.similar(k=8, by=by, allow=[*range(5, 25)])])
+        found.append(
+            [
+                served.similar(k=8, by=by, block=[2, 3]),
+                served.similar(k=8, by=by, allow=[*range(5, 25)]),
+            ]
+        )
         if by == "vectors":
             assert served.similar(k=5, allow=[zero]).is_empty()
     assert all(one.equals(other) for one, other in zip(*found, strict=True))
@@ -358,5 +413,8 @@ def test_threads_get_the_answers_of_one(make: Callable[[], Model]) -> None:
 @pytest.mark.usefixtures("frequent_switches")
 def test_no_count_is_lost() -> None:
     served = recommender(LightGCN)
-    in_threads(160, lambda n: served.recommend(users=[3, -1], k=3, allow=[1, 2, 3, 999], fallback="popularity"))
+    in_threads(
+        160,
+        lambda n: served.recommend(users=[3, -1], k=3, allow=[1, 2, 3, 999], fallback="popularity"),
+    )
     assert served.counters == {"unknown_items": 160, "unknown_users": 160, "fallbacks": 160}

@@ -63,7 +63,11 @@ def served(n_users: int = 12, model: Any = None, tied: bool = False) -> Recommen
 def held_by(served: Recommender, column: str) -> dict[Any, Any]:
     """Item -> its value in a column of the features."""
     frame = served.item_features
-    return {} if frame is None else dict(zip(frame["what"].to_list(), frame[column].to_list(), strict=True))
+    return (
+        {}
+        if frame is None
+        else dict(zip(frame["what"].to_list(), frame[column].to_list(), strict=True))
+    )
 
 
 def values_of(served: Recommender, column: str, item: Any, separator: str | None) -> set[Any]:
@@ -75,8 +79,12 @@ def values_of(served: Recommender, column: str, item: Any, separator: str | None
     return {one for one in (value if isinstance(value, list) else [value]) if one != ""}
 
 
-def oracle(served: Recommender, user: str, k: int, rules: Rules, exclude_seen: bool = True) -> list[tuple[Any, float]]:
-    """The list of a user, item by item from all scores; scores and order as the ranking without rules defines them."""
+def oracle(
+    served: Recommender, user: str, k: int, rules: Rules, exclude_seen: bool = True
+) -> list[tuple[Any, float]]:
+    """The list of a user, item by item from all scores; scores and order as the ranking without
+    rules defines them.
+    """
     ids = served.items.values.to_list()
     order = tie_order(len(ids), 0).tolist()
     whole = served.recommend(users=[user], k=len(ids), exclude_seen=False)
@@ -103,14 +111,23 @@ def oracle(served: Recommender, user: str, k: int, rules: Rules, exclude_seen: b
     def fits(item: Any, chosen: list[Any]) -> bool:
         for column, most in rules.max_per.items():
             for value in values_of(served, column, item, rules.separator):
-                if sum(value in values_of(served, column, other, rules.separator) for other in chosen) >= most:
+                if (
+                    sum(
+                        value in values_of(served, column, other, rules.separator)
+                        for other in chosen
+                    )
+                    >= most
+                ):
                     return False
         return True
 
     chosen: list[Any] = []
     mmr = None if rules.reranker is None else rules.reranker.config
     pool = [] if mmr is None else items[: mmr.pool]
-    low, high = (min((score[i] for i in pool), default=0.0), max((score[i] for i in pool), default=0.0))
+    low, high = (
+        min((score[i] for i in pool), default=0.0),
+        max((score[i] for i in pool), default=0.0),
+    )
     while len(chosen) < k:
         best, best_value = None, -float("inf")
         for item in pool:
@@ -132,7 +149,9 @@ def oracle(served: Recommender, user: str, k: int, rules: Rules, exclude_seen: b
 @lru_cache(maxsize=16)
 def vectors_of(served: Recommender) -> dict[Any, torch.Tensor]:
     """Item -> its vector."""
-    return dict(zip(served.items.values.to_list(), served.model.encode_items().double(), strict=True))
+    return dict(
+        zip(served.items.values.to_list(), served.model.encode_items().double(), strict=True)
+    )
 
 
 def similarity(served: Recommender, one: Any, other: Any) -> float:
@@ -150,7 +169,9 @@ def check(made: Recommender, rules: Rules, k: int, exclude_seen: bool = True) ->
             wanted = oracle(made, user, k, rules, exclude_seen)
             part = found.filter(who=user)
             assert part["what"].to_list() == [item for item, _ in wanted]
-            assert part["score"].to_list() == pytest.approx([score for _, score in wanted], rel=1e-12)
+            assert part["score"].to_list() == pytest.approx(
+                [score for _, score in wanted], rel=1e-12
+            )
             assert part["rank"].to_list() == [*range(1, len(wanted) + 1)]
 
 
@@ -168,17 +189,22 @@ boosts = st.lists(
 )
 some_rules = st.builds(
     Rules,
-    allow=st.none() | st.lists(st.integers(0, N_ITEMS - 1), min_size=15).map(lambda some: [*some, 39]),
+    allow=st.none()
+    | st.lists(st.integers(0, N_ITEMS - 1), min_size=15).map(lambda some: [*some, 39]),
     block=st.lists(st.integers(0, N_ITEMS - 2), max_size=12),
     boost=boosts,
-    max_per=st.dictionaries(st.sampled_from(["genre", "brand", "tags"]), st.integers(1, 3), max_size=2),
+    max_per=st.dictionaries(
+        st.sampled_from(["genre", "brand", "tags"]), st.integers(1, 3), max_size=2
+    ),
     separator=st.sampled_from([None, "|"]),
 )
 
 
 @settings(max_examples=25)
 @given(rules=some_rules, k=st.integers(1, 45), exclude_seen=st.booleans(), tied=st.booleans())
-def test_lists_are_those_of_the_oracle(rules: Rules, k: int, exclude_seen: bool, tied: bool) -> None:
+def test_lists_are_those_of_the_oracle(
+    rules: Rules, k: int, exclude_seen: bool, tied: bool
+) -> None:
     check(served(tied=tied), rules, k, exclude_seen)
 
 
@@ -189,7 +215,9 @@ def test_lists_are_those_of_the_oracle(rules: Rules, k: int, exclude_seen: bool,
     weight=st.sampled_from([0.0, 0.3, 0.7, 1.0]),
     pool=st.integers(1, 30),
 )
-def test_diverse_lists_are_those_of_the_oracle(rules: Rules, k: int, weight: float, pool: int) -> None:
+def test_diverse_lists_are_those_of_the_oracle(
+    rules: Rules, k: int, weight: float, pool: int
+) -> None:
     rerank = {"name": "mmr", "strength": weight, "pool": pool}
     check(served(), rules.model_copy(update={"rerank": rerank}), k)
 
@@ -207,7 +235,9 @@ def test_a_ranking_is_read_to_its_end_where_a_limit_passes_over_most() -> None:
     assert found["what"].to_list() == [2, 3, 4, 595, 596, 597]
 
 
-def test_scores_without_boosts_are_those_of_the_plain_ranking_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_without_boosts_are_those_of_the_plain_ranking_to_the_last_bit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     made = served(n_users=30)
     users = made.users.values
     plain = made.recommend(users=users, k=8)
@@ -221,7 +251,9 @@ def test_scores_without_boosts_are_those_of_the_plain_ranking_to_the_last_bit(mo
 def test_rules_hold_for_histories_and_for_popular_items() -> None:
     made = served()
     rules = {"allow": [*range(20)], "max_per": {"brand": 1}}
-    found = made.recommend(histories={"x": [1, 2], "y": [999]}, k=10, rules=rules, fallback="popularity")
+    found = made.recommend(
+        histories={"x": [1, 2], "y": [999]}, k=10, rules=rules, fallback="popularity"
+    )
     for user in ("x", "y"):
         items = found.filter(who=user)["what"].to_list()
         assert len(items) == 3
@@ -238,7 +270,12 @@ def test_models_without_vectors_and_with_other_rerankers() -> None:
     made = serve(data, EASE(), item_features=data.item_features)
     made.model.weights.normal_(generator=torch.Generator().manual_seed(1))
     check(made, Rules(max_per={"genre": 2}, boost=(Boost(column="margin"),)), 6)
-    assert made.recommend(users="3", k=5, rules={"rerank": {"name": "mmr", "similarity": "co_occurrence"}}).height == 5
+    assert (
+        made.recommend(
+            users="3", k=5, rules={"rerank": {"name": "mmr", "similarity": "co_occurrence"}}
+        ).height
+        == 5
+    )
     with refused("rerank", "EASE"):
         made.recommend(users="3", rules={"rerank": "mmr"})
 
@@ -265,7 +302,9 @@ def test_rules_are_read_from_files_and_written_as_json(tmp_path: Path) -> None:
         'block = [1]\n[max_per]\ngenre = 2\n[[boost]]\ncolumn = "margin"\nweight = 0.5\n'
     )
     read = Rules.read(tmp_path / "rules.toml")
-    assert read == Rules(block=(1,), max_per={"genre": 2}, boost=(Boost(column="margin", weight=0.5),))
+    assert read == Rules(
+        block=(1,), max_per={"genre": 2}, boost=(Boost(column="margin", weight=0.5),)
+    )
     (tmp_path / "rules.json").write_text(json.dumps(read.model_dump(mode="json")))
     assert Rules.read(tmp_path / "rules.json") == read
     (tmp_path / "rules.json").write_text('{"max_per": 3}')
@@ -301,7 +340,12 @@ def measured(made: Recommender, rerank: Any, k: int) -> Any:
     truth = Ragged.from_lists([[row] for row in range(len(made.users))])
     cases = Cases(torch.arange(len(made.users)), made.seen, truth, len(made.items))
     about = {"fit_part": Part(made.seen, len(made.items)), "item_columns": made.item_columns}
-    options = {"seen": ("exclude",), "metrics": [Listed(), "ndcg"], "cutoffs": (k,), "rerank": rerank}
+    options = {
+        "seen": ("exclude",),
+        "metrics": [Listed(), "ndcg"],
+        "cutoffs": (k,),
+        "rerank": rerank,
+    }
     (result,) = evaluate(made.model, cases, **options, **about)  # type: ignore[arg-type]
     return result
 
@@ -312,9 +356,13 @@ def test_what_is_measured_is_what_is_served(rerank: Any) -> None:
     found = made.recommend(users=made.users.values, k=7, rules={"rerank": rerank})
     result = measured(made, rerank, 7)
     for row, user in enumerate(made.users.values.to_list()):
-        assert made.items.ids(Listed.lists[row]).to_list() == found.filter(who=user)["what"].to_list()
+        assert (
+            made.items.ids(Listed.lists[row]).to_list() == found.filter(who=user)["what"].to_list()
+        )
     plain = measured(made, None, 7)
-    assert json.loads(result.protocol.rerank)["name"] == (rerank if isinstance(rerank, str) else rerank["name"])
+    assert json.loads(result.protocol.rerank)["name"] == (
+        rerank if isinstance(rerank, str) else rerank["name"]
+    )
     assert plain.protocol.rerank == ""
     assert result.hash != plain.hash
     assert Protocol.of(result.protocol.model_dump(mode="json")).hash == result.hash

@@ -1,4 +1,6 @@
-"""The service over HTTP: its answers are the library's, whoever shares a batch; statuses, limits, figures, reloads."""
+"""The service over HTTP: its answers are the library's, whoever shares a batch; statuses, limits,
+figures, reloads.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextlib.contextmanager
-def client(path: Path, limits: Limits | None = None, **options: Any) -> Iterator[tuple[Any, Service]]:
+def client(
+    path: Path, limits: Limits | None = None, **options: Any
+) -> Iterator[tuple[Any, Service]]:
     """A client of a service that runs within the block."""
     service = Service(path, limits, **options)
     with TestClient(make_app(service)) as made:
@@ -56,7 +60,9 @@ def until(true: Callable[[], bool], seconds: float = 120.0) -> None:
 
 
 def metric(text: str, name: str) -> float:
-    return next(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(name))
+    return next(
+        float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(name)
+    )
 
 
 # -- answers
@@ -64,21 +70,33 @@ def metric(text: str, name: str) -> float:
 
 def bodies(of: Predictor, requests: list[dict[str, Any]]) -> list[Any]:
     """The parsed answers to requests that are answered together; errors as they are."""
-    jobs = [of.prepare(SimilarRequest(**one) if "items" in one else RecommendRequest(**one)) for one in requests]
+    jobs = [
+        of.prepare(SimilarRequest(**one) if "items" in one else RecommendRequest(**one))
+        for one in requests
+    ]
     groups: dict[Any, list[int]] = {}
     for place, job in enumerate(jobs):
         groups.setdefault(place if job.key is None else job.key, []).append(place)
     found: dict[int, Any] = {}
     for places in groups.values():
         found |= dict(zip(places, of.respond([jobs[place] for place in places]), strict=True))
-    return [json.loads(each.body) if isinstance(each, Result) else each for _, each in sorted(found.items())]
+    return [
+        json.loads(each.body) if isinstance(each, Result) else each
+        for _, each in sorted(found.items())
+    ]
 
 
 def wanted(of: Recommender, request: dict[str, Any]) -> list[list[tuple[Any, ...]]]:
     """What the library recommends, for each user or item of a request on its own rows."""
-    options = {name: value for name, value in request.items() if name not in ("user", "users", "history", "items")}
+    options = {
+        name: value
+        for name, value in request.items()
+        if name not in ("user", "users", "history", "items")
+    }
     if "items" in request:
-        return [list(of.similar([item], **options)[:, 1:4].iter_rows()) for item in request["items"]]
+        return [
+            list(of.similar([item], **options)[:, 1:4].iter_rows()) for item in request["items"]
+        ]
     if "history" in request:
         options["histories"] = {0: request["history"]}
     elif "histories" not in options:
@@ -123,16 +141,23 @@ def mixed(n_items: int, ways: list[str | None], n: int = 50) -> list[dict[str, A
     return requests
 
 
-@pytest.mark.parametrize("make", [lambda: SASRec(hidden_dim=8, max_len=20, time_gaps=True), LightGCN, EASE])
+@pytest.mark.parametrize(
+    "make", [lambda: SASRec(hidden_dim=8, max_len=20, time_gaps=True), LightGCN, EASE]
+)
 @pytest.mark.parametrize("n_items", [60, pytest.param(1500, marks=pytest.mark.slow)])
 def test_answers_are_those_of_the_library(make: Callable[[], Model], n_items: int) -> None:
     of = recommender(make, n_items)
     served = Predictor(of, Limits(), "cafe")
-    requests = mixed(n_items, [None, "co_occurrence", *(["vectors"] if of.model.has_vectors else [])])
+    requests = mixed(
+        n_items, [None, "co_occurrence", *(["vectors"] if of.model.has_vectors else [])]
+    )
     together = bodies(served, requests)
     for request, answer in zip(requests, together, strict=True):
         assert answer["bundle"] == "cafe"
-        found = [[(row["item"], row["score"], row["rank"]) for row in each["items"]] for each in answer["results"]]
+        found = [
+            [(row["item"], row["score"], row["rank"]) for row in each["items"]]
+            for each in answer["results"]
+        ]
         assert found == wanted(of, request), request
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda request: bodies(served, [request])[0], requests)) == together
@@ -143,23 +168,33 @@ def test_answers_are_those_of_the_library(make: Callable[[], Model], n_items: in
     [
         (lambda n: n + 2**53, lambda n: n + 2**53),
         (lambda n: n / 2 + 0.25, lambda n: n / 2 + 0.25),
-        (lambda n: datetime.date(2020, 1, 1) + datetime.timedelta(n), lambda n: f"{datetime.date(2020, 1, 1 + n)}"),
+        (
+            lambda n: datetime.date(2020, 1, 1) + datetime.timedelta(n),
+            lambda n: f"{datetime.date(2020, 1, 1 + n)}",
+        ),
         (lambda n: b"%d" % n, lambda n: f"{n}"),
     ],
     ids=["int", "float", "date", "bytes"],
 )
-def test_ids_of_every_type(make: Callable[[int], Any], written: Callable[[int], Any], tmp_path: Path) -> None:
+def test_ids_of_every_type(
+    make: Callable[[int], Any], written: Callable[[int], Any], tmp_path: Path
+) -> None:
     recommender(user=make, item=make).save(tmp_path / "bundle")
     of = Recommender.load(tmp_path / "bundle")
     assert {type(value) for value in of.recommend(make(4), k=3)["what"]} == {type(make(4))}
     served = Predictor(of, Limits(), "cafe")
     by_user, like = bodies(served, [{"user": written(4), "k": 3}, {"items": [written(4)], "k": 3}])
     found = [entry["item"] for entry in by_user["results"][0]["items"]]
-    texts = [value.decode() if isinstance(value, bytes) else str(value) for value in of.recommend(make(4), k=3)["what"]]
+    texts = [
+        value.decode() if isinstance(value, bytes) else str(value)
+        for value in of.recommend(make(4), k=3)["what"]
+    ]
     assert [str(value) for value in found] == texts
     assert (by_user["results"][0]["user"], like["results"][0]["known"]) == (written(4), True)
     # what an answer says can be asked for, and left out
-    again, less = bodies(served, [{"history": found}, {"user": written(4), "block": found[:1], "k": 3}])
+    again, less = bodies(
+        served, [{"history": found}, {"user": written(4), "block": found[:1], "k": 3}]
+    )
     assert len(again["results"][0]["items"]) == 10
     assert [entry["item"] for entry in less["results"][0]["items"]][:2] == found[1:]
 
@@ -243,25 +278,43 @@ def test_histories_with_times(make: Callable[[], Model], dated: bool, tmp_path: 
 
 def test_every_endpoint(bundle: Path) -> None:
     with client(bundle, Limits(k=20), admin=True) as (http, service):
-        answer = http.post("/recommend", json={"user": 3, "k": 4, "item_columns": ["title", "price", "tags"]})
+        answer = http.post(
+            "/recommend", json={"user": 3, "k": 4, "item_columns": ["title", "price", "tags"]}
+        )
         assert answer.status_code == 200
         assert answer.headers["content-type"] == "application/json"
-        frame = service.predictor.recommender.recommend(users=[3], k=4, item_columns=["title", "price", "tags"])
+        frame = service.predictor.recommender.recommend(
+            users=[3], k=4, item_columns=["title", "price", "tags"]
+        )
         (result,) = answer.json()["results"]
         columns = ["item", "score", "rank", "title", "price", "tags"]
-        assert [tuple(entry[name] for name in columns) for entry in result["items"]] == list(frame[:, 1:].iter_rows())
+        assert [tuple(entry[name] for name in columns) for entry in result["items"]] == list(
+            frame[:, 1:].iter_rows()
+        )
         assert result["fallback"] is False
-        assert http.post("/recommend", content=b'{"user": 999, "fallback": "popularity"}').json()["results"][0][
-            "fallback"
-        ]
+        assert http.post("/recommend", content=b'{"user": 999, "fallback": "popularity"}').json()[
+            "results"
+        ][0]["fallback"]
         (like, new) = http.post("/similar", json={"items": [3, 999], "k": 2}).json()["results"]
-        assert (len(like["items"]), like["known"], new["items"], new["known"]) == (2, True, [], False)
+        assert (len(like["items"]), like["known"], new["items"], new["known"]) == (
+            2,
+            True,
+            [],
+            False,
+        )
         health = http.get("/health").json()
         assert health["bundle"]["id"] == answer.json()["bundle"]
         assert health["bundle"]["item_columns"] == ["what", "title", "price", "tags"]
-        assert (health["status"], health["bundle"]["model"], health["limits"]["k"]) == ("ok", "SASRec", 20)
+        assert (health["status"], health["bundle"]["model"], health["limits"]["k"]) == (
+            "ok",
+            "SASRec",
+            20,
+        )
         assert http.head("/health").status_code == 200
-        assert http.post("/reload").json() == {"outcome": "unchanged", "bundle": health["bundle"]["id"]}
+        assert http.post("/reload").json() == {
+            "outcome": "unchanged",
+            "bundle": health["bundle"]["id"],
+        }
         text = http.get("/metrics").text
         assert metric(text, 'recgraph_requests_total{path="/recommend",status="200"}') == 2
         assert metric(text, "recgraph_unknown_items_total") == 1
@@ -290,7 +343,9 @@ def test_every_endpoint(bundle: Path) -> None:
     ],
     ids=str,
 )
-def test_what_is_wrong_names_the_field(bundle: Path, body: Any, status: int, field: str | None) -> None:
+def test_what_is_wrong_names_the_field(
+    bundle: Path, body: Any, status: int, field: str | None
+) -> None:
     with client(bundle, Limits(k=50, users=3)) as (http, _):
         path = "/similar" if "items" in body else "/recommend"
         answer = http.post(path, content=body if isinstance(body, str) else json.dumps(body))
@@ -304,7 +359,11 @@ def test_bodies_and_paths_are_bounded(bundle: Path, monkeypatch: pytest.MonkeyPa
         assert http.post("/recommend", content=b" " * 3000).status_code == 413
         # without a declared length
         assert http.post("/recommend", content=iter([b" " * 1500] * 3)).status_code == 413
-        for method, path, status in (("GET", "/recommend", 405), ("GET", "/nope", 404), ("POST", "/reload", 404)):
+        for method, path, status in (
+            ("GET", "/recommend", 405),
+            ("GET", "/nope", 404),
+            ("POST", "/reload", 404),
+        ):
             answer = http.request(method, path)
             assert answer.status_code == status
             assert path in answer.json()["error"]
@@ -369,7 +428,9 @@ def test_a_new_bundle_takes_over_without_a_lost_request(tmp_path: Path) -> None:
                 else:
                     recommender(seed=10 + number).save(link.resolve())
                 until(lambda now=now: service.predictor.identity != now)  # type: ignore[misc]
-            expected[service.predictor.identity] = http.post("/recommend", json={"user": 5}).json()["results"]
+            expected[service.predictor.identity] = http.post("/recommend", json={"user": 5}).json()[
+                "results"
+            ]
         finally:
             stop.set()
         found = [row for future in running for row in future.result()]

@@ -26,7 +26,9 @@ def test_unit_length_is_normalize(shape: tuple[int, ...]) -> None:
     weights = torch.arange(x.numel()).view(shape).sin()
     made, expected = unit_length(x), F.normalize(x, dim=-1)
     assert torch.equal(made, expected)
-    assert torch.equal(*(torch.autograd.grad((one * weights).sum(), x)[0] for one in (made, expected)))
+    assert torch.equal(
+        *(torch.autograd.grad((one * weights).sum(), x)[0] for one in (made, expected))
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
@@ -61,7 +63,11 @@ def test_sums_by_group_do_not_stand_still() -> None:
 
 def test_a_contrast_over_many_blocks_loses_no_anchor() -> None:
     """Of the first anchor the loss is great, of all others small."""
-    x, y, positives = torch.zeros(N, 1), torch.tensor([[0.0], [1.0]]), torch.zeros(N, dtype=torch.int64)
+    x, y, positives = (
+        torch.zeros(N, 1),
+        torch.tensor([[0.0], [1.0]]),
+        torch.zeros(N, dtype=torch.int64),
+    )
     x[0] = GREAT
     x.requires_grad_()
     drawn, _ = contrast_drawn(x, y, torch.arange(2), Candidates(positives), block_rows=1)

@@ -15,7 +15,11 @@ from recgraph.sparse.spmm import Operator, spmm
 
 
 def random_csr(
-    seed: int, shape: tuple[int, int] = (9, 7), n: int = 40, weighted: bool = True, device: torch.device | None = None
+    seed: int,
+    shape: tuple[int, int] = (9, 7),
+    n: int = 40,
+    weighted: bool = True,
+    device: torch.device | None = None,
 ) -> Csr:
     """With several entries at one place, an empty row and an empty column."""
     draw = torch.Generator().manual_seed(seed)
@@ -31,7 +35,9 @@ def random_csr(
 def test_entries_in_any_order(weighted: bool, device: torch.device) -> None:
     adj = random_csr(0, weighted=weighted, device=device)
     dense = torch.zeros(adj.shape, dtype=adj.values().dtype, device=device)
-    for row, col, value in zip(adj.rows.tolist(), adj.indices.tolist(), adj.values().tolist(), strict=True):
+    for row, col, value in zip(
+        adj.rows.tolist(), adj.indices.tolist(), adj.values().tolist(), strict=True
+    ):
         dense[row, col] += value
     torch.testing.assert_close(adj.to_dense(), dense)
     for row in range(adj.shape[0]):
@@ -45,7 +51,9 @@ def test_equal_places_keep_their_order() -> None:
     adj = Csr.from_coo(rows, cols, torch.tensor([5.0, 6.0, 7.0, 8.0]), shape=(2, 3))
     assert adj.weights is not None
     assert adj.weights.tolist() == [6, 8, 5, 7]
-    summed = Csr.from_coo(rows, cols, torch.tensor([5.0, 6.0, 7.0, 8.0]), shape=(2, 3), duplicates="sum")
+    summed = Csr.from_coo(
+        rows, cols, torch.tensor([5.0, 6.0, 7.0, 8.0]), shape=(2, 3), duplicates="sum"
+    )
     assert summed.values().tolist() == [6, 8, 12]
     assert summed.indices.tolist() == [0, 1, 2]
 
@@ -94,7 +102,9 @@ def test_rows_and_selections(device: torch.device) -> None:
 
 def test_entries_are_found_by_their_places(device: torch.device) -> None:
     adj = Csr.from_dense(torch.tensor([[0.0, 3.0, 0.0], [4.0, 0.0, 5.0]], device=device))
-    rows, columns = torch.cartesian_prod(torch.arange(2, device=device), torch.arange(3, device=device)).T
+    rows, columns = torch.cartesian_prod(
+        torch.arange(2, device=device), torch.arange(3, device=device)
+    ).T
     assert adj.entries_at(rows, columns).tolist() == [-1, 0, -1, 1, -1, 2]
     empty = Csr.from_dense(torch.zeros(2, 3, device=device))
     assert empty.entries_at(rows, columns).tolist() == [-1] * 6
@@ -111,7 +121,9 @@ def test_diagonals(device: torch.device) -> None:
     pattern = adj.pattern()
     assert pattern.weights is None
     assert pattern.with_diagonal(1).weights is None
-    torch.testing.assert_close(pattern.with_diagonal(1).to_dense(), ((off != 0) + eye).to(torch.float32))
+    torch.testing.assert_close(
+        pattern.with_diagonal(1).to_dense(), ((off != 0) + eye).to(torch.float32)
+    )
 
 
 def _oracle(dense: torch.Tensor, kind: str) -> torch.Tensor:
@@ -131,7 +143,9 @@ def _oracle(dense: torch.Tensor, kind: str) -> torch.Tensor:
 def test_normalisation(kind: Normalisation, device: torch.device) -> None:
     adj = random_csr(7, (8, 8), device=device)
     expected = _oracle(adj.to_dense().to("cpu"), kind)
-    torch.testing.assert_close(normalise(adj, kind).to_dense().to("cpu"), expected, rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(
+        normalise(adj, kind).to_dense().to("cpu"), expected, rtol=1e-14, atol=1e-14
+    )
 
 
 def same_products(ours: Operator, theirs: Operator, x: torch.Tensor) -> None:
@@ -148,7 +162,8 @@ def test_mean_of_matrices(device: torch.device) -> None:
         mean_of([random_csr(1), random_csr(1, (5, 9))])
 
 
-# -- chains, sums and compressed rows against what they stand for; what is shared is shared on a device
+# -- chains, sums and compressed rows against what they stand for; what is shared is shared on a
+# device
 
 
 def _repeated(device: torch.device, weighted: bool = True) -> Csr:
@@ -168,13 +183,20 @@ def test_equal_rows_are_held_once(weighted: bool, device: torch.device) -> None:
 
 @pytest.mark.parametrize("kind", ["row", "column", "symmetric", "meow"])
 def test_a_sum_equals_what_it_makes(kind: Normalisation, device: torch.device) -> None:
-    first, second = _repeated(device), random_matrix(60, 60, 400, torch.Generator().manual_seed(1)).to(device)
+    first, second = (
+        _repeated(device),
+        random_matrix(60, 60, 400, torch.Generator().manual_seed(1)).to(device),
+    )
     second = second.with_weights(second.values(torch.float64))
     both = Sum((compress_rows(first), second), (2.0, 0.5))
     made = Csr.from_dense(2 * first.to_dense() + 0.5 * second.to_dense())
     x = torch.rand(60, 4, dtype=torch.float64, device=device, requires_grad=True)
     torch.testing.assert_close(both.row_sums(), made.row_sums())
-    for ours, theirs in ((both, made), (both.t(), made.t()), (normalise(both, kind), normalise(made, kind))):
+    for ours, theirs in (
+        (both, made),
+        (both.t(), made.t()),
+        (normalise(both, kind), normalise(made, kind)),
+    ):
         same_products(ours, theirs, x)
 
 

@@ -66,7 +66,9 @@ def _histories(device: torch.device | str = "cpu") -> tuple[Ragged, np.ndarray]:
 
 def _whole(rows: Ragged, weights: torch.Tensor | None = None) -> np.ndarray:
     blocks = list(co_occurrence(presence(rows, N_COLUMNS, weights)))
-    assert [first for first, _ in blocks] == np.cumsum([0, *(len(b) for _, b in blocks)])[:-1].tolist()
+    assert [first for first, _ in blocks] == np.cumsum([0, *(len(b) for _, b in blocks)])[
+        :-1
+    ].tolist()
     return torch.cat([block for _, block in blocks]).cpu().numpy()
 
 
@@ -75,7 +77,9 @@ def test_distinct(device: torch.device) -> None:
     assert distinct(rows, N_COLUMNS).to_lists() == [np.flatnonzero(row).tolist() for row in dense]
 
 
-@pytest.mark.parametrize(("pairs", "cells"), [(1 << 21, 1 << 21), (1, 1 << 21), (1 << 21, 3 * N_COLUMNS), (60, 65)])
+@pytest.mark.parametrize(
+    ("pairs", "cells"), [(1 << 21, 1 << 21), (1, 1 << 21), (1 << 21, 3 * N_COLUMNS), (60, 65)]
+)
 def test_equals_the_dense_product(
     pairs: int, cells: int, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,9 +97,14 @@ def test_equals_the_dense_product(
 
 
 def _interactions(n_rows: int, n_columns: int, seed: int = 0, hubs: int = 0) -> Ragged:
-    """Rows of about five columns, some of which are in the first few, which nearly all rows hold."""
+    """Rows of about five columns, some of which are in the first few, which nearly all rows
+    hold.
+    """
     draw = np.random.default_rng(seed)
-    lists = [[*draw.integers(0, n_columns, 4), *draw.integers(0, hubs or n_columns, 1)] for _ in range(n_rows)]
+    lists = [
+        [*draw.integers(0, n_columns, 4), *draw.integers(0, hubs or n_columns, 1)]
+        for _ in range(n_rows)
+    ]
     return distinct(Ragged.from_lists([[int(x) for x in one] for one in lists]), n_columns)
 
 
@@ -106,7 +115,11 @@ def test_sparse_neighbours_are_those_of_dense_rows_bit_for_bit(
     k: int, weighted: bool, cells: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = _interactions(1500, 700, seed=k, hubs=5)
-    weights = torch.rand(1500, generator=torch.Generator().manual_seed(k), dtype=torch.float64) if weighted else None
+    weights = (
+        torch.rand(1500, generator=torch.Generator().manual_seed(k), dtype=torch.float64)
+        if weighted
+        else None
+    )
     assert _products._PARTIAL * k < 700
     monkeypatch.setattr(_products, "_MAX_COUNT_CELLS", cells)
     matrix = presence(rows, 700, weights)
@@ -120,7 +133,9 @@ def test_sparse_neighbours_are_those_of_dense_rows_bit_for_bit(
     assert torch.equal(made[1], top.float())
 
 
-def test_work_of_neighbours_grows_with_the_columns_and_not_their_square(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_of_neighbours_grows_with_the_columns_and_not_their_square(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     cells: list[int] = []
     topk = torch.Tensor.topk
     monkeypatch.setattr(torch.Tensor, "topk", lambda x, k: (cells.append(x.numel()), topk(x, k))[1])
@@ -140,18 +155,28 @@ def _case(device: torch.device) -> tuple[Ragged, torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("cells", [1 << 22, 100, 1])
-def test_rows_are_solved(cells: int, weighted: bool, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_solved(
+    cells: int, weighted: bool, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(_products, "_MAX_RIDGE_CELLS", cells)
     rows, table, ridge = _case(device)
-    w = torch.rand(len(rows.values), dtype=torch.float64, device=device) if weighted else torch.ones_like(rows.values)
+    w = (
+        torch.rand(len(rows.values), dtype=torch.float64, device=device)
+        if weighted
+        else torch.ones_like(rows.values)
+    )
     matrix = Csr.from_coo(rows.rows, rows.values, w if weighted else None, shape=(25, 11))
     expected = torch.zeros(25, 4, dtype=torch.float64, device=device)
     for row, items in enumerate(rows.to_lists()):
         named = torch.zeros(11, dtype=torch.float64, device=device)
         named[items] = w[rows.rows == row].double()
-        normal = table.T @ ((1 + 2.5 * named)[:, None] * table) + ridge[row] * torch.eye(4).to(table)
+        normal = table.T @ ((1 + 2.5 * named)[:, None] * table) + ridge[row] * torch.eye(4).to(
+            table
+        )
         expected[row] = torch.linalg.solve(normal, table.T @ ((named > 0) + 2.5 * named))
-    torch.testing.assert_close(ridge_rows(matrix, table, 2.5, ridge), expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(
+        ridge_rows(matrix, table, 2.5, ridge), expected, rtol=1e-9, atol=1e-12
+    )
 
 
 def test_a_type_that_is_too_narrow_is_left(device: torch.device) -> None:
@@ -171,7 +196,12 @@ def test_a_type_that_is_too_narrow_is_left(device: torch.device) -> None:
 # -- the contract of sparse times dense: every backend gives the same values and gradients
 
 # (shape, entries): rectangular, empty rows and columns, several entries at one place, none at all
-SHAPES = {"wide": ((30, 60), 90), "tall": ((60, 20), 200), "dense": ((7, 5), 300), "empty": ((4, 3), 0)}
+SHAPES = {
+    "wide": ((30, 60), 90),
+    "tall": ((60, 20), 200),
+    "dense": ((7, 5), 300),
+    "empty": ((4, 3), 0),
+}
 RTOL = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 
@@ -245,7 +275,9 @@ def test_the_same_bit_for_bit_on_cpu(backend: Backend) -> None:
 
 def test_derivatives_of_both_orders(backend: Backend) -> None:
     adj = random_matrix(6, 5, 12, torch.Generator().manual_seed(2), weighted=True)
-    x = torch.rand(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3), requires_grad=True)
+    x = torch.rand(
+        5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3), requires_grad=True
+    )
     weights = adj.values(torch.float64).clone().requires_grad_()
 
     def product(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -256,7 +288,9 @@ def test_derivatives_of_both_orders(backend: Backend) -> None:
 
 
 def test_weights_in_the_type_of_x(device: torch.device) -> None:
-    adj = random_matrix(6, 5, 12, torch.Generator().manual_seed(2), weighted=True).to(device, torch.float64)
+    adj = random_matrix(6, 5, 12, torch.Generator().manual_seed(2), weighted=True).to(
+        device, torch.float64
+    )
     x = torch.rand(5, 3, device=device)
     weights = adj.values().clone().requires_grad_()
     result = spmm(adj.with_weights(weights), x)

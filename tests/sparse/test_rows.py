@@ -48,7 +48,10 @@ def test_read_once_makes_one_gradient_of_several_readers(sparse: bool) -> None:
 
 N_USERS, N_ITEMS = 12, 300
 CASES: list[tuple[str, Mapping[str, Any]]] = [
-    *[("sasrec", {"loss": {"name": loss, "n_negatives": 3}}) for loss in ("sampled_softmax", "bce")],
+    *[
+        ("sasrec", {"loss": {"name": loss, "n_negatives": 3}})
+        for loss in ("sampled_softmax", "bce")
+    ],
     ("gru4rec", {"loss": {"name": "bpr", "n_negatives": 3}}),
     ("mclrec", {"loss": {"name": "sampled_softmax", "n_negatives": 3}}),
     ("bprmf", {"loss": {"name": "bpr", "n_negatives": 3}}),
@@ -59,7 +62,12 @@ def _part() -> Part:
     g = torch.Generator().manual_seed(3)
     lengths = torch.randint(4, 9, (N_USERS,), generator=g)
     # items that no user has are never targets
-    return Part(Ragged.from_lengths(torch.randint(N_ITEMS // 2, (int(lengths.sum()),), generator=g), lengths), N_ITEMS)
+    return Part(
+        Ragged.from_lengths(
+            torch.randint(N_ITEMS // 2, (int(lengths.sum()),), generator=g), lengths
+        ),
+        N_ITEMS,
+    )
 
 
 def _model(name: str, settings: Mapping[str, Any]) -> TrainableModel:
@@ -82,7 +90,9 @@ def test_sparse_gradients_are_the_dense_ones(name: str, settings: Mapping[str, A
         gradient = named[table].grad
         assert gradient is not None
         assert gradient.is_sparse == sparse
-        found.append({key: value.grad.to_dense() for key, value in named.items() if value.grad is not None})
+        found.append(
+            {key: value.grad.to_dense() for key, value in named.items() if value.grad is not None}
+        )
     for key, value in found[1].items():
         torch.testing.assert_close(value, found[0][key], rtol=1e-5, atol=1e-8)
 
@@ -94,7 +104,9 @@ def test_sparse_adam_steps_the_rows_that_a_step_touches() -> None:
         model = _model(*CASES[0])
         before = model.get_parameter("item_embedding.weight").detach().clone()
         generators = Generators(0)
-        config = TrainConfig.of(metric="last", max_epochs=1, patience=None, batch_size=N_USERS, sparse_tables=sparse)
+        config = TrainConfig.of(
+            metric="last", max_epochs=1, patience=None, batch_size=N_USERS, sparse_tables=sparse
+        )
         batches = model.batches(_part(), config.batch_size, generators)
         trainer = Trainer(model, batches, config, generators, accelerator=make_accelerator("cpu"))
         trainer.fit()
@@ -139,8 +151,14 @@ def test_ends_and_repeats_of_rows(rows: Rows, n: int) -> None:
 def test_parts_of_rows(rows: Rows, data: st.DataObject) -> None:
     chosen = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=9))
     starts = [data.draw(st.integers(0, len(rows[index]))) for index in chosen]
-    lengths = [data.draw(st.integers(0, len(rows[index]) - start)) for index, start in zip(chosen, starts, strict=True)]
-    wanted = [rows[index][start : start + length] for index, start, length in zip(chosen, starts, lengths, strict=True)]
+    lengths = [
+        data.draw(st.integers(0, len(rows[index]) - start))
+        for index, start in zip(chosen, starts, strict=True)
+    ]
+    wanted = [
+        rows[index][start : start + length]
+        for index, start, length in zip(chosen, starts, lengths, strict=True)
+    ]
     parts = (torch.tensor(each, dtype=torch.int64) for each in (chosen, starts, lengths))
     assert Ragged.from_lists(rows).take(*parts).to_lists() == wanted
 
@@ -150,7 +168,8 @@ def test_filter(rows: Rows, data: st.DataObject) -> None:
     keep = [[data.draw(st.booleans()) for _ in row] for row in rows]
     mask = torch.tensor([flag for row in keep for flag in row], dtype=torch.bool)
     wanted = [
-        [value for value, flag in zip(row, flags, strict=True) if flag] for row, flags in zip(rows, keep, strict=True)
+        [value for value, flag in zip(row, flags, strict=True) if flag]
+        for row, flags in zip(rows, keep, strict=True)
     ]
     made = Ragged.from_lists(rows)
     assert made.filter(mask).to_lists() == wanted

@@ -1,4 +1,6 @@
-"""Entries that are taken: the k best by the rule of ties, and random ones, uniform and the same for one generator."""
+"""Entries that are taken: the k best by the rule of ties, and random ones, uniform and the same for
+one generator.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def test_against_sorted_rows(
     draw = torch.Generator().manual_seed(k * levels)
     present = torch.rand(40, 30, generator=draw) < torch.rand(40, 1, generator=draw)
     adj = _numbered(present.to(device))
-    scores = torch.randint(levels, (adj.nnz,), generator=draw).to(device=device, dtype=torch.float64)
+    scores = torch.randint(levels, (adj.nnz,), generator=draw).to(
+        device=device, dtype=torch.float64
+    )
     assert TIE_RULE == "highest column index first"
     kept = top_k(adj, k, scores)
     assert kept.values().tolist() == _oracle(adj, k, scores)
@@ -53,7 +57,9 @@ def test_against_sorted_rows(
 def test_further_scores_among_equals(k: int, device: torch.device) -> None:
     draw = torch.Generator().manual_seed(k)
     adj = _numbered((torch.rand(40, 30, generator=draw) < 0.5).to(device))
-    first, second, third = (torch.randint(n, (adj.nnz,), generator=draw).to(device, torch.float64) for n in (2, 4, 3))
+    first, second, third = (
+        torch.randint(n, (adj.nnz,), generator=draw).to(device, torch.float64) for n in (2, 4, 3)
+    )
     assert top_k(adj, k, first, second).values().tolist() == _oracle(adj, k, 10 * first + second)
     kept = top_k(adj, k, first, second, third)
     assert kept.values().tolist() == _oracle(adj, k, 100 * first + 10 * second + third)
@@ -73,7 +79,10 @@ def matrix() -> Csr:
 
 def sums(adj: Csr, entries: Ragged, scale: Tensor) -> Tensor:
     """[K]: the estimates of the rows' sums of weights."""
-    return torch.zeros(len(scale)).index_add(0, entries.rows, adj.values()[entries.values]) * scale.float()
+    return (
+        torch.zeros(len(scale)).index_add(0, entries.rows, adj.values()[entries.values])
+        * scale.float()
+    )
 
 
 @pytest.mark.parametrize("fan_out", [None, 40, 100])
@@ -91,7 +100,9 @@ def test_draws_of_each_row_its_own_entries(replace: bool) -> None:
     adj, rows = matrix(), torch.tensor([3, 0, 2, 1, 3, 4])
     sampled, _ = sample_rows(adj, rows, 4, generator(), replace)
     lists = sampled.to_lists()
-    assert [len(entries) for entries in lists] == ([4, 0, 4, 4, 4, 4] if replace else [4, 0, 4, 1, 4, 3])
+    assert [len(entries) for entries in lists] == (
+        [4, 0, 4, 4, 4, 4] if replace else [4, 0, 4, 1, 4, 3]
+    )
     for row, entries in zip(rows.tolist(), lists, strict=True):
         assert entries == sorted(entries)
         assert replace or len(set(entries)) == len(entries)

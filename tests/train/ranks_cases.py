@@ -1,4 +1,6 @@
-"""Trainings that run on one rank or on several: a function that others start on ranks, and its cases."""
+"""Trainings that run on one rank or on several: a function that others start on ranks, and its
+cases.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,8 @@ class Case:
     Attributes:
         model: its name.
         settings: of the model.
-        training: settings of the training; by default two epochs in batches of 8, of which the last has 7 rows.
+        training: settings of the training; by default two epochs in batches of 8, of which the last
+            has 7 rows.
         resumes: continue from the folder.
     """
 
@@ -66,7 +69,12 @@ def _space_of(model: Model) -> Space:
     sizes = {"n_users": N_USERS, "n_items": N_ITEMS}
     drawn = torch.Generator().manual_seed(1)
     if isinstance(model, GraphModel):
-        pairs = {("paper", "by", "author"): (torch.arange(80) % 40, torch.randint(15, (80,), generator=drawn))}
+        pairs = {
+            ("paper", "by", "author"): (
+                torch.arange(80) % 40,
+                torch.randint(15, (80,), generator=drawn),
+            )
+        }
         features = {"paper": torch.rand(40, 6, generator=drawn)}
         graph = HeteroGraph.from_edge_lists({"paper": 40, "author": 15}, pairs, features=features)
         return GraphSpace(n_users=0, n_items=40, graph=graph)
@@ -75,21 +83,35 @@ def _space_of(model: Model) -> Space:
     items = random_train().items
     pairs = {
         ("user", "interacts", "item"): (items.rows, items.values),
-        ("item", "of", "genre"): (torch.arange(N_ITEMS), torch.randint(4, (N_ITEMS,), generator=drawn)),
+        ("item", "of", "genre"): (
+            torch.arange(N_ITEMS),
+            torch.randint(4, (N_ITEMS,), generator=drawn),
+        ),
     }
-    return GraphSpace(**sizes, graph=HeteroGraph.from_edge_lists({"user": N_USERS, "item": N_ITEMS, "genre": 4}, pairs))
+    return GraphSpace(
+        **sizes,
+        graph=HeteroGraph.from_edge_lists({"user": N_USERS, "item": N_ITEMS, "genre": 4}, pairs),
+    )
 
 
 def made(case: Case) -> Trainer:
     """The trainer of a case, on as many ranks as are connected."""
     model = registry.load("model", case.model)(**case.settings)
     model.build(_space_of(model), seed=0).double()
-    settings = {"metric": "last", "max_epochs": 2, "patience": None, "batch_size": 8, "learning_rate": 0.01}
+    settings = {
+        "metric": "last",
+        "max_epochs": 2,
+        "patience": None,
+        "batch_size": 8,
+        "learning_rate": 0.01,
+    }
     config = TrainConfig.of(settings | case.training)
     accelerator = make_accelerator("cpu")
     generators = Generators(3)
     batches = model.batches(random_train(), config.batch_size, generators)
-    trainer = Trainer(model, batches, config, generators, folder=case.folder, accelerator=accelerator)
+    trainer = Trainer(
+        model, batches, config, generators, folder=case.folder, accelerator=accelerator
+    )
     if case.resumes:
         assert trainer.resume()
     return trainer
@@ -187,7 +209,9 @@ def broken(folder: Path) -> str:
     config = TrainConfig.of(metric="last", max_epochs=2, patience=None, batch_size=8)
     batches = model.batches(random_train(), config.batch_size, generators)
     with pytest.raises(NonFinite) as raised:
-        Trainer(model, batches, config, generators, folder=folder, accelerator=make_accelerator("cpu")).fit()
+        Trainer(
+            model, batches, config, generators, folder=folder, accelerator=make_accelerator("cpu")
+        ).fit()
     return str(raised.value)
 
 

@@ -1,4 +1,6 @@
-"""``rg.fit`` and the record: what is refused before a run has a folder, what a finished run is, and what it tells."""
+"""``rg.fit`` and the record: what is refused before a run has a folder, what a finished run is, and
+what it tells.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ from recgraph.train.record import RunRecord
 def split() -> Split:
     rows = [(user, (user + step) % 9, step) for user in range(12) for step in range(6)]
     frame = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
-    return Interactions.from_frame(frame, user="user", item="item", timestamp="time").split("leave-one-out")
+    return Interactions.from_frame(frame, user="user", item="item", timestamp="time").split(
+        "leave-one-out"
+    )
 
 
 def fitted(split: Split, out: Path | None = None, **more: Any) -> Any:
@@ -43,7 +47,9 @@ def fitted(split: Split, out: Path | None = None, **more: Any) -> Any:
         ({"init_items": 7}, "init_items"),
     ],
 )
-def test_a_mistake_leaves_no_folder(mistake: dict[str, Any], named: str, split: Split, tmp_path: Path) -> None:
+def test_a_mistake_leaves_no_folder(
+    mistake: dict[str, Any], named: str, split: Split, tmp_path: Path
+) -> None:
     with refused(named):
         fitted(split, tmp_path / "run", **mistake)
     assert not (tmp_path / "run").exists()
@@ -94,7 +100,9 @@ def test_a_finished_run_is_given_back_as_it_is(model: str, split: Split, tmp_pat
     training = {"max_epochs": 1} if model == "sasrec" else {}
 
     def fit(seed: int = 0, **more: Any) -> Any:
-        return rg.fit(model, split, seed=seed, out=tmp_path / "run", device="cpu", **training, **more)
+        return rg.fit(
+            model, split, seed=seed, out=tmp_path / "run", device="cpu", **training, **more
+        )
 
     fit().evaluate("test")
     before = RunRecord.read(tmp_path / "run")
@@ -103,7 +111,9 @@ def test_a_finished_run_is_given_back_as_it_is(model: str, split: Split, tmp_pat
     again = fit(resume=True)
     assert RunRecord.read(tmp_path / "run") == again.record == before
     assert again.evaluate("test").to_dict() == before.results["test"]
-    assert RunRecord.read(tmp_path / "run").unsealed == before.unsealed * 2, "every opening of the test part"
+    assert RunRecord.read(tmp_path / "run").unsealed == before.unsealed * 2, (
+        "every opening of the test part"
+    )
     with refused("resume=True"):
         fit()
     with refused("seed"):
@@ -124,7 +134,12 @@ def test_a_folder_of_something_else_is_refused(split: Split, tmp_path: Path) -> 
 
 def test_where_a_split_is_from_does_not_make_another_run(split: Split, tmp_path: Path) -> None:
     fitted(split, tmp_path / "run")
-    fitted(split, tmp_path / "run", resume=True, source={"dataset": "mine", "settings": {"split": None}})
+    fitted(
+        split,
+        tmp_path / "run",
+        resume=True,
+        source={"dataset": "mine", "settings": {"split": None}},
+    )
     with refused("data"):
         fitted(Split.of(split.interactions, "ratio"), tmp_path / "run", resume=True)
     with refused("data"):
@@ -136,7 +151,10 @@ def test_what_is_given_comes_before_the_models_own_defaults_of_training(split: S
     assert (own.batch_size, own.learning_rate) == (4096, 0.01)  # type: ignore[attr-defined]
     assert parts_of(registry.load("model", "sasrec"))["training"]() == TrainConfig()
     run = rg.fit("lightgcn", split, seed=0, device="cpu", max_epochs=1, batch_size=16)
-    assert (run.record["training"]["batch_size"], run.record["training"]["learning_rate"]) == (16, 0.01)
+    assert (run.record["training"]["batch_size"], run.record["training"]["learning_rate"]) == (
+        16,
+        0.01,
+    )
 
 
 SMALL = {"hidden_dim": 8, "encoder": {"n_heads": 1, "n_layers": 1}}
@@ -179,10 +197,22 @@ def reader() -> SASRec:
 @pytest.mark.parametrize("is_trained", [False, True])
 def test_the_entries_of_a_record(is_trained: bool, csv: Path, tmp_path: Path) -> None:
     model: Any = SASRec(**SMALL) if is_trained else rg.models.EASE()
-    run = rg.fit(model, split_of(csv), seed=0, out=tmp_path / "run", **({"max_epochs": 1} if is_trained else {}))
+    run = rg.fit(
+        model,
+        split_of(csv),
+        seed=0,
+        out=tmp_path / "run",
+        **({"max_epochs": 1} if is_trained else {}),
+    )
     names = ["model", "config", "training", "seed", "fitted_on", "data", "init_items", "history"]
     names += [*(["targets_per_epoch", "targets"] if is_trained else []), "results", "unsealed"]
-    names += ["preparation", *(["best_epoch", "best"] if is_trained else []), "cost", "n_parameters", "provenance"]
+    names += [
+        "preparation",
+        *(["best_epoch", "best"] if is_trained else []),
+        "cost",
+        "n_parameters",
+        "provenance",
+    ]
     written = json.loads((tmp_path / "run" / "record.json").read_text())
     assert list(written) == names
     assert run.record == RunRecord.read(tmp_path / "run")

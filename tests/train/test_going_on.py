@@ -1,4 +1,6 @@
-"""Fits that go on: stopped ones, finished ones with more epochs, on everything, and with ``refit=True``."""
+"""Fits that go on: stopped ones, finished ones with more epochs, on everything, and with
+``refit=True``.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,13 @@ USERS = list(range(14))
 
 @pytest.fixture(scope="module")
 def split() -> Split:
-    rows = [(user, (user * 3 + step * (1 + user % 3)) % 11, step) for user in USERS for step in range(7)]
+    rows = [
+        (user, (user * 3 + step * (1 + user % 3)) % 11, step) for user in USERS for step in range(7)
+    ]
     frame = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
-    return Interactions.from_frame(frame, user="user", item="item", timestamp="time").split("leave-one-out")
+    return Interactions.from_frame(frame, user="user", item="item", timestamp="time").split(
+        "leave-one-out"
+    )
 
 
 def fitted(split: Any, out: Path | None = None, **more: Any) -> Run:
@@ -45,16 +51,26 @@ def same(one: Run, other: Run) -> bool:
     return all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_it_is_a_fit_on_train_and_one_on_all_for_its_best_epoch(split: Split, tmp_path: Path) -> None:
+def test_it_is_a_fit_on_train_and_one_on_all_for_its_best_epoch(
+    split: Split, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     run, chosen = fitted(split, out, refit=True), fitted(split)
     epochs = chosen.record.best_epoch
     assert same(run, fitted(split, fit_on="all", max_epochs=epochs))
-    assert (run.record.fitted_on, len(run.history), run.record.best_epoch) == ("all", epochs, epochs)
+    assert (run.record.fitted_on, len(run.history), run.record.best_epoch) == (
+        "all",
+        epochs,
+        epochs,
+    )
     assert run.recommender.seen.to_lists() == split.fit_part("all").items.to_lists()
     kept = run.record.selection
     assert kept is not None
-    assert (kept["best_epoch"], kept["best"], len(kept["history"])) == (epochs, chosen.record.best, 5)
+    assert (kept["best_epoch"], kept["best"], len(kept["history"])) == (
+        epochs,
+        chosen.record.best,
+        5,
+    )
     assert run.selection is not None
     assert same(run.selection, chosen)
     with refused("'test'", "run.selection"):
@@ -68,7 +84,9 @@ def test_it_is_a_fit_on_train_and_one_on_all_for_its_best_epoch(split: Split, tm
     again = fitted(split, out, refit=True, resume=True)
     assert same(again, run)
     assert again.record == opened.record
-    assert [figure.title for figure in run.plot().figures][1:] == ["ndcg@10 on valid, of the fit that chose the epochs"]
+    assert [figure.title for figure in run.plot().figures][1:] == [
+        "ndcg@10 on valid, of the fit that chose the epochs"
+    ]
 
 
 def test_on_train_and_valid_it_can_be_tested(split: Split) -> None:
@@ -76,7 +94,9 @@ def test_on_train_and_valid_it_can_be_tested(split: Split) -> None:
     assert run.evaluate("test")[0].protocol.fitted_on == "train+valid"
 
 
-def test_a_folder_that_holds_something_else_is_refused_before_the_selection(split: Split, tmp_path: Path) -> None:
+def test_a_folder_that_holds_something_else_is_refused_before_the_selection(
+    split: Split, tmp_path: Path
+) -> None:
     fitted(split, tmp_path / "plain", max_epochs=1)
     for resume in (False, True):
         with refused("refit"):
@@ -108,7 +128,11 @@ EPOCHS: dict[str, Any] = {"max_epochs": 2, "batch_size": 16}
 
 
 def rows(length: int = LENGTH) -> list[tuple[int, int, int]]:
-    return [(user, (user + step * (1 + user % 2)) % N_ITEMS, step) for user in range(N_USERS) for step in range(length)]
+    return [
+        (user, (user + step * (1 + user % 2)) % N_ITEMS, step)
+        for user in range(N_USERS)
+        for step in range(length)
+    ]
 
 
 def log_of(found: list[tuple[int, int, int]]) -> Interactions:
@@ -133,7 +157,9 @@ def fitted_on(name: str, data: Any, **more: Any) -> Run:
 
 
 @pytest.mark.parametrize("name", ["ease", "sasrec", "meowrec"])
-def test_all_of_a_log_is_what_the_train_part_of_a_longer_log_is(name: str, log: Interactions) -> None:
+def test_all_of_a_log_is_what_the_train_part_of_a_longer_log_is(
+    name: str, log: Interactions
+) -> None:
     later = [(user, 0, LENGTH + step) for user in range(N_USERS) for step in range(2)]
     longer = log_of(rows() + later).split("leave-one-out")
     more = {} if name == "ease" else {"metric": "last"}
@@ -146,7 +172,9 @@ def test_all_of_a_log_is_what_the_train_part_of_a_longer_log_is(name: str, log: 
 
 
 @pytest.mark.parametrize("name", ["ease", "sasrec"])
-def test_a_run_on_all_knows_each_users_newest_item(name: str, log: Interactions, tmp_path: Path) -> None:
+def test_a_run_on_all_knows_each_users_newest_item(
+    name: str, log: Interactions, tmp_path: Path
+) -> None:
     run = fitted_on(name, log.split("leave-one-out"), fit_on="all", out=tmp_path / "run")
     loaded = rg.load(tmp_path / "run")
     done = {(user, item) for user, item, _ in rows()}
@@ -193,9 +221,13 @@ TIMED = {"seconds", "cpu_seconds", "targets_per_second"}
 
 @pytest.fixture(scope="module")
 def short() -> Split:
-    rows = [(user, (user + step * (1 + user % 2)) % 9, step) for user in range(12) for step in range(7)]
+    rows = [
+        (user, (user + step * (1 + user % 2)) % 9, step) for user in range(12) for step in range(7)
+    ]
     frame = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
-    return Interactions.from_frame(frame, user="user", item="item", timestamp="time").split("leave-one-out")
+    return Interactions.from_frame(frame, user="user", item="item", timestamp="time").split(
+        "leave-one-out"
+    )
 
 
 def trained(short: Split, out: Path | None = None, *, model: str = "sasrec", **more: Any) -> Run:
@@ -209,7 +241,10 @@ def assert_same(one: Run, other: Run) -> None:
     assert first.keys() == second.keys()
     for name in first:
         assert torch.equal(first[name], second[name]), name
-    curves = [[{key: row[key] for key in row.keys() - TIMED} for row in run.history] for run in (one, other)]
+    curves = [
+        [{key: row[key] for key in row.keys() - TIMED} for row in run.history]
+        for run in (one, other)
+    ]
     assert curves[0] == curves[1]
     assert (one.record.best_epoch, one.record.best) == (other.record.best_epoch, other.record.best)
     assert one.record.training == other.record.training
@@ -239,7 +274,12 @@ class KillAt(Observer):
 def test_a_run_that_is_killed_goes_on_with_the_same_command_to_the_same_result(
     model: str, short: Split, tmp_path: Path
 ) -> None:
-    settings: dict[str, Any] = {"model": model, "max_epochs": 3, "batch_size": 4, "checkpoint_every": 2}
+    settings: dict[str, Any] = {
+        "model": model,
+        "max_epochs": 3,
+        "batch_size": 4,
+        "checkpoint_every": 2,
+    }
     whole = trained(short, tmp_path / "whole", **settings)
     for kill in (KillAt(batch=1), KillAt(batch=4), KillAt(epoch=2)):
         with pytest.raises(Killed):
@@ -249,7 +289,9 @@ def test_a_run_that_is_killed_goes_on_with_the_same_command_to_the_same_result(
     assert [row["epoch"] for row in log] == [1, 2, 3]
 
 
-def test_a_finished_run_with_more_epochs_is_one_that_had_them_at_once(short: Split, tmp_path: Path) -> None:
+def test_a_finished_run_with_more_epochs_is_one_that_had_them_at_once(
+    short: Split, tmp_path: Path
+) -> None:
     whole, out = trained(short, tmp_path / "whole", max_epochs=4), tmp_path / "run"
     first = trained(short, out, max_epochs=2)
     first.evaluate("test")
@@ -265,7 +307,9 @@ def test_a_finished_run_with_more_epochs_is_one_that_had_them_at_once(short: Spl
     assert more.record.unsealed == first.record.unsealed  # but its test part has been read
     assert_same(Run.open(out, short), whole)  # type: ignore[arg-type]
     users = list(range(12))
-    assert Recommender.load(out / "bundle").recommend(users=users).equals(whole.recommend(users=users))
+    assert (
+        Recommender.load(out / "bundle").recommend(users=users).equals(whole.recommend(users=users))
+    )
 
 
 def test_what_differs_is_named(short: Split, tmp_path: Path) -> None:
@@ -306,7 +350,12 @@ def steps(folder: Path) -> list[int]:
 
 def whole(value: float, step: int, epoch: int) -> Checkpoint:
     tensors = {"a": torch.full((3,), value)}
-    return Checkpoint(tensors, tensors, {"stream": torch.zeros(2, dtype=torch.uint8)}, {"step": step, "epoch": epoch})
+    return Checkpoint(
+        tensors,
+        tensors,
+        {"stream": torch.zeros(2, dtype=torch.uint8)},
+        {"step": step, "epoch": epoch},
+    )
 
 
 def test_the_last_two_checkpoints_are_kept(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""A training step on an accelerator: how many kernels it launches, that it reads nothing, and compiled steps."""
+"""A training step on an accelerator: how many kernels it launches, that it reads nothing, and
+compiled steps.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ from recgraph.train.trainer import Trainer
 N_USERS, N_ITEMS, BATCH = 60, 50, 24
 
 
-#: launches of a step with the settings that a model has by default; less is better, and then stands here
+#: launches of a step with the settings that a model has by default; less is better, and then stands
+#: here
 LAUNCHES = {
     ("sasrec", "causal"): 135,
     ("sasrec", "prefix"): 140,
@@ -38,7 +41,10 @@ LAUNCHES = {
 
 #: what may launch at most so much, whatever its settings
 SETTINGS: list[tuple[str, dict[str, Any], int]] = [
-    *(("sasrec", {"loss": {"name": name, "n_negatives": 8}}, 300) for name in ("sampled_softmax", "bce", "bpr")),
+    *(
+        ("sasrec", {"loss": {"name": name, "n_negatives": 8}}, 300)
+        for name in ("sampled_softmax", "bce", "bpr")
+    ),
     ("sasrec", {"time_gaps": True}, 300),
     ("mclrec", {"augmenter": "attention"}, 1500),
     ("mclrec", {"schedule_of_phases": "paper"}, 1500),
@@ -69,7 +75,9 @@ def a_step(name: str, regime: str = "causal", precision: str = "no", **settings:
     generators = Generators(0)
     batches = model.batches(log(), BATCH, generators)
     with on_meta(model) as accelerator:
-        trainer = Trainer(model, batches, TrainConfig.of(metric="loss"), generators, accelerator=accelerator)
+        trainer = Trainer(
+            model, batches, TrainConfig.of(metric="loss"), generators, accelerator=accelerator
+        )
         trainer.module.train()
         first, second, *_ = batches.epoch(0)
         trainer.step(first)
@@ -92,7 +100,9 @@ def test_other_settings_and_models_stay_below_a_ceiling_and_read_nothing(
     assert not found.reads
 
 
-def terms_and_gradients(name: str, settings: dict[str, Any], scale: float, dtype: torch.dtype) -> list[Tensor]:
+def terms_and_gradients(
+    name: str, settings: dict[str, Any], scale: float, dtype: torch.dtype
+) -> list[Tensor]:
     cls = registry.load("model", name)
     off = dict.fromkeys([each for each, _, _ in walk(cls.Config) if each.endswith("dropout")], 0.0)
     model: SequenceModel = cls(**with_small(cls, {"hidden_dim": 16, **off}, settings))
@@ -103,13 +113,20 @@ def terms_and_gradients(name: str, settings: dict[str, Any], scale: float, dtype
     batch = next(iter(model.batches(log(), BATCH, Generators(0)).epoch(0)))
     losses = [total_loss(model(batch, tuple(phase.terms)), phase) for phase in model.phases]
     torch.stack(losses).sum().backward()
-    return [*losses, *(parameter.grad for parameter in model.parameters() if parameter.grad is not None)]
+    return [
+        *losses,
+        *(parameter.grad for parameter in model.parameters() if parameter.grad is not None),
+    ]
 
 
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        *((name, {"regime": regime}) for name in ("sasrec", "mclrec") for regime in ("causal", "prefix")),
+        *(
+            (name, {"regime": regime})
+            for name in ("sasrec", "mclrec")
+            for regime in ("causal", "prefix")
+        ),
         *((name, settings) for name, settings, _ in SETTINGS),
     ],
 )
@@ -122,7 +139,9 @@ def test_both_paths_give_the_same_terms_and_gradients(name: str, settings: dict[
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("name", "settings"), [("sasrec", {}), ("mclrec", {}), *(each[:2] for each in SETTINGS)])
+@pytest.mark.parametrize(
+    ("name", "settings"), [("sasrec", {}), ("mclrec", {}), *(each[:2] for each in SETTINGS)]
+)
 def test_a_card_waits_for_nothing_in_a_step(name: str, settings: dict[str, Any]) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no device: not run")
@@ -163,7 +182,10 @@ def steps(model: SequenceModel, batch_size: int = 24) -> list[Tensor]:
         model.zero_grad(set_to_none=True)
         loss = total_loss(model(batch, tuple(phase.terms)), phase)
         loss.backward()
-        found += [loss.detach(), *(parameter.grad for parameter in model.parameters() if parameter.grad is not None)]
+        found += [
+            loss.detach(),
+            *(parameter.grad for parameter in model.parameters() if parameter.grad is not None),
+        ]
     return found
 
 

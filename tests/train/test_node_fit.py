@@ -1,4 +1,6 @@
-"""Runs that embed the nodes of a graph: fitted without labels, stopped and gone on with, opened again, evaluated."""
+"""Runs that embed the nodes of a graph: fitted without labels, stopped and gone on with, opened
+again, evaluated.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[HeteroGraph, 
 
 def fitted(graph: HeteroGraph, out: Path | None = None, **more: Any) -> NodeRun:
     model = MEOW(metapaths=("paper-author-paper",), hidden_dim=8, prototypes={"n_clusters": (3,)})
-    return fit_graph(model, graph, **{"seed": 2, "out": out, "device": "cpu", "max_epochs": 5, **more})
+    return fit_graph(
+        model, graph, **{"seed": 2, "out": out, "device": "cpu", "max_epochs": 5, **more}
+    )
 
 
 class At(Observer):
@@ -59,7 +63,9 @@ class At(Observer):
             self.what()
 
 
-def test_a_run_is_evaluated_and_opened_again(data: tuple[HeteroGraph, NodeTask], tmp_path: Path) -> None:
+def test_a_run_is_evaluated_and_opened_again(
+    data: tuple[HeteroGraph, NodeTask], tmp_path: Path
+) -> None:
     graph, task = data
     run = fitted(graph, tmp_path / "run")
     assert run.record.best == min(row["loss"] for row in run.history)
@@ -82,7 +88,9 @@ def test_a_run_is_evaluated_and_opened_again(data: tuple[HeteroGraph, NodeTask],
     assert kept.embeddings().equals(run.embeddings())
 
 
-def test_an_interrupted_run_goes_on_to_the_same_end(data: tuple[HeteroGraph, NodeTask], tmp_path: Path) -> None:
+def test_an_interrupted_run_goes_on_to_the_same_end(
+    data: tuple[HeteroGraph, NodeTask], tmp_path: Path
+) -> None:
     whole, out = fitted(data[0], tmp_path / "whole"), tmp_path / "run"
     stop = At(2, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(TrainingInterrupted):
@@ -130,11 +138,17 @@ def test_a_model_by_its_name(data: tuple[HeteroGraph, NodeTask]) -> None:
         fit_graph("meow", data[0], seed=2, hidden_dims=8)
 
 
-def test_spectral_rows_are_fitted_in_one_step_and_kept(data: tuple[HeteroGraph, NodeTask], tmp_path: Path) -> None:
+def test_spectral_rows_are_fitted_in_one_step_and_kept(
+    data: tuple[HeteroGraph, NodeTask], tmp_path: Path
+) -> None:
     model, whole = Spectral(metapaths=("paper-author-paper",), hidden_dim=5), tmp_path / "run"
     run = fit_graph(model, data[0], seed=3, out=whole)
     drawn = Generators(derive(3, "graph views")).fresh("rows")
     assert torch.equal(run.embedder.vectors, coordinates(data[0], 5, drawn)["paper"])
     assert run.history == []
-    assert 0 < float(Run.open(whole).evaluate(data[1], probe=QUICK).linear["10"].mean()["macro_f1"]) <= 1
+    assert (
+        0
+        < float(Run.open(whole).evaluate(data[1], probe=QUICK).linear["10"].mean()["macro_f1"])
+        <= 1
+    )
     assert torch.equal(Run.open(whole).embedder.model.embed(), model.embed())

@@ -1,4 +1,6 @@
-"""What looks on while a model is trained: lines, a bar, log records, trackers; and the charts of a run."""
+"""What looks on while a model is trained: lines, a bar, log records, trackers; and the charts of a
+run.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,10 @@ CONFIG = TrainConfig(max_epochs=10)
 
 @pytest.mark.parametrize(("shows", "expected"), [(True, [1, 4, 7, 8]), (False, [])])
 def test_each_epoch_is_logged_and_shown_lines_are_some_seconds_apart(
-    shows: bool, expected: list[int], capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    shows: bool,
+    expected: list[int],
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     now = [0.0]
     lines = EpochLines(CONFIG, shows=shows, every=5.0, clock=lambda: now[0])
@@ -55,7 +60,11 @@ def test_a_bar_on_a_terminal_and_lines_elsewhere(
     fitted(tmp_path, progress=progress)
     assert len(bars) == (terminal and progress is not False)
     shown = capsys.readouterr().err
-    assert ("bprmf: 2 epochs" in shown) == ("epoch 2/2" in shown) == (not terminal and progress is not False)
+    assert (
+        ("bprmf: 2 epochs" in shown)
+        == ("epoch 2/2" in shown)
+        == (not terminal and progress is not False)
+    )
 
 
 def test_a_fit_in_a_script_says_how_many_epochs_there_may_be_and_stops_early(
@@ -64,22 +73,37 @@ def test_a_fit_in_a_script_says_how_many_epochs_there_may_be_and_stops_early(
     run = rg.fit("bprmf", split, seed=0, device="cpu", learning_rate=1e-9)
     config = run.record.training
     first, *_, last, end = capsys.readouterr().err.splitlines()
-    assert {"bprmf:", f"{config['max_epochs']}", f"{config['patience']}", config["metric"]} <= {*first.split()}
+    assert {"bprmf:", f"{config['max_epochs']}", f"{config['patience']}", config["metric"]} <= {
+        *first.split()
+    }
     assert len(run.history) < config["max_epochs"] / 2
     assert f"epoch {len(run.history)}/{config['max_epochs']}" in last
-    assert {config["metric"], f"{config['patience']}", f"{run.record.best_epoch},"} <= {*end.split()}
+    assert {config["metric"], f"{config['patience']}", f"{run.record.best_epoch},"} <= {
+        *end.split()
+    }
     with caplog.at_level(logging.INFO, "recgraph"):  # which tells the same
         rg.fit("bprmf", split, seed=0, device="cpu", max_epochs=1)
     assert not capsys.readouterr().err
 
 
 def fitted(tmp_path: Path, **settings: Any) -> None:
-    rows = {"user": [u for u in range(8) for _ in range(4)], "item": [(u + i) % 6 for u in range(8) for i in range(4)]}
+    rows = {
+        "user": [u for u in range(8) for _ in range(4)],
+        "item": [(u + i) % 6 for u in range(8) for i in range(4)],
+    }
     import polars as pl
 
     log = rg.Interactions.from_frame(pl.DataFrame(rows), user="user", item="item")
     model = rg.models.BPRMF(hidden_dim=4)
-    rg.fit(model, log, seed=0, out=tmp_path / "run", max_epochs=2, device="cpu", **{"progress": False, **settings})
+    rg.fit(
+        model,
+        log,
+        seed=0,
+        out=tmp_path / "run",
+        max_epochs=2,
+        device="cpu",
+        **{"progress": False, **settings},
+    )
 
 
 def test_tensorboard_has_the_rows_of_the_epochs(tmp_path: Path) -> None:
@@ -92,7 +116,9 @@ def test_tensorboard_has_the_rows_of_the_epochs(tmp_path: Path) -> None:
     assert [event.step for event in events.Scalars("rec")] == [1, 2]
 
 
-def test_mlflow_has_settings_and_the_rows_of_the_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_has_settings_and_the_rows_of_the_epochs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
     before = mlflow.get_tracking_uri()

@@ -43,7 +43,9 @@ CASES = {
     # without shares, but the same draws on all ranks: dropout makes no difference
     "meow": Case("meow", {**_NODES, "prototypes": {"n_clusters": (3, 5)}}),
     "sparse tables": _sequence(
-        "sasrec", {"sparse_tables": True}, loss={"name": "sampled_softmax", "n_negatives": 5, "in_batch": True}
+        "sasrec",
+        {"sparse_tables": True},
+        loss={"name": "sampled_softmax", "n_negatives": 5, "in_batch": True},
     ),
 }
 SLOW = {
@@ -57,9 +59,17 @@ SLOW = {
     "simgcl": Case("simgcl", {"hidden_dim": 8}),
     "heco": Case("heco", _NODES),
     "meowrec": Case(
-        "meowrec", {"hidden_dim": 8, "dropout": 0.2, "prototypes": {"n_clusters": (2, 3)}, "item_metapaths": _ITEMS}
+        "meowrec",
+        {
+            "hidden_dim": 8,
+            "dropout": 0.2,
+            "prototypes": {"n_clusters": (2, 3)},
+            "item_metapaths": _ITEMS,
+        },
     ),
-    "ncl": Case("ncl", {"hidden_dim": 8, "prototypes": {"n_clusters": (2, 3)}, "warm_up_epochs": 1}),
+    "ncl": Case(
+        "ncl", {"hidden_dim": 8, "prototypes": {"n_clusters": (2, 3)}, "warm_up_epochs": 1}
+    ),
     # each convolves its share of the batch's nodes
     "meow by batches": Case("meow", {**_BATCHES, "prototypes": {"n_clusters": (3, 5)}}),
     "clipped": _sequence("mclrec", {"clip_norm": 0.05}),
@@ -96,20 +106,28 @@ def _assert_as_alone(case: Case, first: Result, second: Result) -> None:
     assert (first.ranks.count, second.ranks.index) == (2, 1)
     assert first.history == second.history, "times, too"
     _assert_same(first, second)
-    for row, wanted in zip(_without_times(first.history), _without_times(alone.history), strict=True):
+    for row, wanted in zip(
+        _without_times(first.history), _without_times(alone.history), strict=True
+    ):
         assert row == pytest.approx(wanted, rel=1e-5)
     for key, value in alone.weights.items():
-        torch.testing.assert_close(first.weights[key], value, **_TOLERANCE, msg=lambda text, key=key: f"{key}: {text}")
+        torch.testing.assert_close(
+            first.weights[key], value, **_TOLERANCE, msg=lambda text, key=key: f"{key}: {text}"
+        )
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_two_ranks_train_to_the_weights_of_one_process(name: str, ranks: list[dict[str, Any]]) -> None:
+def test_two_ranks_train_to_the_weights_of_one_process(
+    name: str, ranks: list[dict[str, Any]]
+) -> None:
     _assert_as_alone(CASES[name], *(of_rank["cases"][list(CASES).index(name)] for of_rank in ranks))
 
 
 @pytest.mark.slow
 def test_two_ranks_train_to_the_weights_of_one_process_whatever_the_model() -> None:
-    for case, *of_ranks in zip(SLOW.values(), *on_ranks(2, each_trained, list(SLOW.values())), strict=True):
+    for case, *of_ranks in zip(
+        SLOW.values(), *on_ranks(2, each_trained, list(SLOW.values())), strict=True
+    ):
         _assert_as_alone(case, *of_ranks)
 
 
@@ -126,12 +144,17 @@ def test_a_training_that_one_rank_stops_goes_on_bit_for_bit(ranks: list[dict[str
 
 @pytest.mark.usefixtures("ranks")
 def test_without_dropout_the_number_of_ranks_may_change_in_a_training(folder: Path) -> None:
-    resumed, whole = trained(replace(WITHOUT_DROPOUT, folder=folder / "moved", resumes=True)), trained(WITHOUT_DROPOUT)
+    resumed, whole = (
+        trained(replace(WITHOUT_DROPOUT, folder=folder / "moved", resumes=True)),
+        trained(WITHOUT_DROPOUT),
+    )
     for key, value in whole.weights.items():
         torch.testing.assert_close(resumed.weights[key], value, **_TOLERANCE)
 
 
-def test_a_loss_that_is_no_number_ends_all_ranks_and_names_the_one(ranks: list[dict[str, Any]]) -> None:
+def test_a_loss_that_is_no_number_ends_all_ranks_and_names_the_one(
+    ranks: list[dict[str, Any]],
+) -> None:
     assert ranks[0]["broken"] == ranks[1]["broken"]
     assert "term 'rec' became nan at step 2 on rank 1 of 2" in ranks[0]["broken"]
 
@@ -148,20 +171,26 @@ def test_ranks_that_train_otherwise_are_refused_on_all(ranks: list[dict[str, Any
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_shares_are_the_whole_batch_in_order(n_samples: int, count: int) -> None:
     shares = [Ranks(rank, count).share_of_batch(n_samples) for rank in range(count)]
-    assert [row for share in shares for row in range(n_samples)[share.rows]] == list(range(n_samples))
+    assert [row for share in shares for row in range(n_samples)[share.rows]] == list(
+        range(n_samples)
+    )
     assert sum(share.weight for share in shares) == pytest.approx(count)
 
 
 @pytest.mark.parametrize("n_samples", [2, 3, 7, 64])
 @pytest.mark.parametrize("dealt", [False, True])
-def test_the_places_of_samples_are_those_of_the_shares_one_after_the_other(n_samples: int, dealt: bool) -> None:
+def test_the_places_of_samples_are_those_of_the_shares_one_after_the_other(
+    n_samples: int, dealt: bool
+) -> None:
     for count in (2, 3):
         if n_samples < count:
             continue
         shares = [Ranks(rank, count).share_of_batch(n_samples, dealt) for rank in range(count)]
         by_rank = [row for share in shares for row in range(n_samples)[share.rows]]
         assert sorted(by_rank) == list(range(n_samples))
-        assert [by_rank[place] for place in shares[0].places(torch.device("cpu")).tolist()] == list(range(n_samples))
+        assert [by_rank[place] for place in shares[0].places(torch.device("cpu")).tolist()] == list(
+            range(n_samples)
+        )
         assert [len(range(n_samples)[share.rows]) for share in shares] == list(shares[0].sizes)
 
 
@@ -197,7 +226,9 @@ def _on_a_rank(n_rows: int) -> dict[str, object]:
 
 def test_gathered_rows_have_the_gradient_of_one_process() -> None:
     n_rows = 5
-    rows = torch.randn(n_rows, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    rows = torch.randn(
+        n_rows, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    ).requires_grad_()
     loss = _loss_of(rows)
     loss.backward()
     results = on_ranks(2, _on_a_rank, n_rows)

@@ -1,4 +1,6 @@
-"""Item vectors to begin with: matched by id whatever the order, scaled, recorded, refused where they do not fit."""
+"""Item vectors to begin with: matched by id whatever the order, scaled, recorded, refused where
+they do not fit.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ NEW = (901, 902)
 
 
 def split_of(log: pl.DataFrame) -> Split:
-    return rg.Interactions.from_frame(log, user="user_id", item="item_id", timestamp="timestamp").split("leave-one-out")
+    return rg.Interactions.from_frame(
+        log, user="user_id", item="item_id", timestamp="timestamp"
+    ).split("leave-one-out")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +42,9 @@ def earlier() -> Split:
 
 @pytest.fixture(scope="module")
 def split() -> Split:
-    """The same shop later: rows in another order, so that indices differ, some items gone and two new ones."""
+    """The same shop later: rows in another order, so that indices differ, some items gone and two
+    new ones.
+    """
     log = TABLES["interactions"].filter(pl.col("item_id") > 3)
     new = pl.DataFrame({"user_id": [1, 2], "item_id": list(NEW), "timestamp": [10, 10]})
     return split_of(pl.concat([new, log]).sample(fraction=1.0, shuffle=True, seed=3))
@@ -57,7 +63,9 @@ class Began(Observer):
 def begun(split: Split, source: Any, **settings: Any) -> tuple[rg.Run, torch.Tensor]:
     model = rg.models.SASRec(**SMALL)
     watch = Began(model)
-    return rg.fit(model, split, init_items=source, observers=(watch,), **ONCE, **settings), watch.table
+    return rg.fit(
+        model, split, init_items=source, observers=(watch,), **ONCE, **settings
+    ), watch.table
 
 
 def test_a_graph_model_is_where_a_sequence_model_begins(
@@ -72,14 +80,20 @@ def test_a_graph_model_is_where_a_sequence_model_begins(
         run, table = begun(split, tmp_path / "graph")
     assert f"vectors of {len(common)} of {len(ours)} items; 2 keep their random ones" in caplog.text
     assert "fitted on another split" in caplog.text
-    random = item_table(rg.models.SASRec(**SMALL).build(Space(n_users=len(split.users), n_items=len(ours)), 0))
+    random = item_table(
+        rg.models.SASRec(**SMALL).build(Space(n_users=len(split.users), n_items=len(ours)), 0)
+    )
     given = vectors[torch.from_numpy(theirs.index(common))]
     factor = random.std(correction=0) / given.std(correction=0)
     torch.testing.assert_close(table[torch.from_numpy(ours.index(common))], given * factor)
     rows = torch.from_numpy(ours.index(list(NEW)))
     assert torch.equal(table[rows], random[rows])
     kept = run.record["init_items"]
-    assert (kept["source"], kept["kind"], kept["n_found"]) == (str(tmp_path / "graph"), "recommender", len(common))
+    assert (kept["source"], kept["kind"], kept["n_found"]) == (
+        str(tmp_path / "graph"),
+        "recommender",
+        len(common),
+    )
     assert kept["source_record"]["data"]["split_hash"] == earlier.hash
     # the run itself, and its bundle, are the same source
     for same in (pretrained, pretrained.recommender, tmp_path / "graph" / "bundle"):
@@ -130,7 +144,9 @@ def test_it_is_a_setting_and_part_of_what_a_resumed_run_must_agree_in(
     run = experiment.train("SASRec", "synthetic", tmp_path / "run", settings=settings, seed=0)
     assert run.record["init_items"]["source"] == str(tmp_path / "bpr")
     again = {"seed": 0, "resume": True}
-    assert experiment.train("SASRec", "synthetic", tmp_path / "run", settings=settings, **again).record["init_items"]
+    assert experiment.train(
+        "SASRec", "synthetic", tmp_path / "run", settings=settings, **again
+    ).record["init_items"]
     with refused("init_items"):
         without = {**settings, "init_items": None}
         experiment.train("SASRec", "synthetic", tmp_path / "run", settings=without, **again)

@@ -1,4 +1,6 @@
-"""Logs in which users buy again: the selection keeps seen items as candidates, and an update takes them as new."""
+"""Logs in which users buy again: the selection keeps seen items as candidates, and an update takes
+them as new.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,18 @@ def _basket(again: bool, n_users: int = 60, length: int = 12) -> pl.DataFrame:
     rows = [
         (user, item, 100 * user + step)
         for user in range(n_users)
-        for step, item in enumerate(draw.permutation(40)[:length] % 4 if again else draw.permutation(40)[:length])
+        for step, item in enumerate(
+            draw.permutation(40)[:length] % 4 if again else draw.permutation(40)[:length]
+        )
     ]
     return pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
 
 
 @pytest.mark.parametrize("again", [True, False])
 @pytest.mark.parametrize("refit", [True, False])
-def test_the_selection_keeps_what_users_buy_again(again: bool, refit: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_selection_keeps_what_users_buy_again(
+    again: bool, refit: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     split = rg.load_data(_basket(again)).split()
     caplog.clear()
     run = rg.fit(rg.models.BPRMF(hidden_dim=4), split, seed=0, max_epochs=1, refit=refit)
@@ -33,7 +39,9 @@ def test_the_selection_keeps_what_users_buy_again(again: bool, refit: bool, capl
     if refit:
         assert run.selection is not None
         assert run.selection.record.training["select_seen"] == wanted
-    asked = rg.fit(rg.models.BPRMF(hidden_dim=4), split, seed=0, max_epochs=1, select_seen="exclude")
+    asked = rg.fit(
+        rg.models.BPRMF(hidden_dim=4), split, seed=0, max_epochs=1, select_seen="exclude"
+    )
     assert asked.record.training["select_seen"] == "exclude"
 
 
@@ -46,7 +54,9 @@ def test_events_that_are_logged_twice_are_no_purchases_again() -> None:
 
 def test_an_update_counts_as_known_what_has_the_same_time(caplog: pytest.LogCaptureFixture) -> None:
     frame = _basket(True)
-    run = rg.fit(rg.models.SASRec(hidden_dim=4, time_gaps=True), rg.load_data(frame), seed=0, max_epochs=1)
+    run = rg.fit(
+        rg.models.SASRec(hidden_dim=4, time_gaps=True), rg.load_data(frame), seed=0, max_epochs=1
+    )
     later = frame.with_columns(pl.col("timestamp") + 10_000)
     new = run.update(pl.concat([frame, later]), epochs=1, force=True)
     assert new.record.update["new_interactions"] == len(later)

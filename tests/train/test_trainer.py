@@ -75,7 +75,10 @@ class Toy(TrainableModel):
 
     def forward(self, batch: Numbers, terms: Iterable[str]) -> dict[str, Tensor]:
         self.asked.append(tuple(terms))
-        made = {"near": lambda: (self.a * batch.x - 1) ** 2, "far": lambda: (self.a + self.b - batch.x) ** 2}
+        made = {
+            "near": lambda: (self.a * batch.x - 1) ** 2,
+            "far": lambda: (self.a + self.b - batch.x) ** 2,
+        }
         return {name: made[name]() for name in terms}
 
 
@@ -83,9 +86,20 @@ def toy() -> Toy:
     return Toy().build(Space(n_users=1, n_items=1))
 
 
-def trainer_of(model: Toy, values: list[float], folder: Path | None = None, **settings: object) -> Trainer:
-    config = TrainConfig.of({"metric": "loss", "learning_rate": 0.1, "max_epochs": 1, "patience": None} | settings)
-    return Trainer(model, Series(values), config, Generators(0), folder=folder, accelerator=make_accelerator("cpu"))
+def trainer_of(
+    model: Toy, values: list[float], folder: Path | None = None, **settings: object
+) -> Trainer:
+    config = TrainConfig.of(
+        {"metric": "loss", "learning_rate": 0.1, "max_epochs": 1, "patience": None} | settings
+    )
+    return Trainer(
+        model,
+        Series(values),
+        config,
+        Generators(0),
+        folder=folder,
+        accelerator=make_accelerator("cpu"),
+    )
 
 
 class OfEachEpoch(Observer):
@@ -102,7 +116,9 @@ class StopAfterEpoch(OfEachEpoch):
     """Asks for the end after the last step of an epoch, as Ctrl-C while it is validated does."""
 
     def __init__(self, epoch: int) -> None:
-        super().__init__(lambda row: signal.raise_signal(signal.SIGINT) if row["epoch"] == epoch else None)
+        super().__init__(
+            lambda row: signal.raise_signal(signal.SIGINT) if row["epoch"] == epoch else None
+        )
 
 
 class Adam:
@@ -155,7 +171,9 @@ def test_only_the_terms_of_a_phase_are_computed_and_frozen_groups_get_no_gradien
     assert sum(entry[0] == "a" for entry in frozen if len(entry) == 2) == 1
 
 
-def test_accumulated_batches_and_those_that_an_epoch_has_left_make_a_step_of_their_mean_gradient() -> None:
+def test_accumulated_batches_and_those_that_an_epoch_has_left_make_a_step_of_their_mean_gradient() -> (
+    None
+):
     model = toy()
     model.wanted = (Phase("a", ("a",), {"near": 1.0}),)
     trainer_of(model, [2.0, 3.0, 5.0], accumulate=2, max_epochs=2).fit()
@@ -179,11 +197,21 @@ def test_a_run_computes_on_the_device_that_it_names(name: str) -> None:
         make_accelerator("cuda:2")
 
 
-def scored(model: Toy, scores: Iterator[float], folder: Path | None = None, **settings: object) -> Trainer:
+def scored(
+    model: Toy, scores: Iterator[float], folder: Path | None = None, **settings: object
+) -> Trainer:
     """A trainer whose epochs have given scores."""
     config = TrainConfig.of({"metric": "score", "learning_rate": 0.1, "max_epochs": 9} | settings)
     measure = lambda: {"score": next(scores)}  # noqa: E731
-    return Trainer(model, Series([2.0]), config, Generators(0), measure, folder, accelerator=make_accelerator("cpu"))
+    return Trainer(
+        model,
+        Series([2.0]),
+        config,
+        Generators(0),
+        measure,
+        folder,
+        accelerator=make_accelerator("cpu"),
+    )
 
 
 def test_training_stops_after_patience_and_keeps_the_best_weights() -> None:
@@ -198,7 +226,9 @@ def test_training_stops_after_patience_and_keeps_the_best_weights() -> None:
 
 @pytest.mark.parametrize("after", [1, 2, 3])
 def test_the_best_weights_are_right_after_a_resume(after: int, tmp_path: Path) -> None:
-    """Those of the second of four epochs, whether the training was stopped before, at or after it."""
+    """Those of the second of four epochs, whether the training was stopped before, at or after
+    it.
+    """
     scores, settings = [0.1, 0.3, 0.2, 0.25], {"max_epochs": 4, "patience": None}
     whole = toy()
     expected = scored(whole, iter(scores), **settings)
@@ -275,17 +305,23 @@ def test_a_run_that_is_interrupted_after_the_last_step_of_an_epoch_ends_and_goes
         ({"schedule": "linear"}, [0.5, 1, 1, 0.75, 0.5, 0.25]),
         ({"schedule": "cosine"}, [0.5, 1, 1, 0.8536, 0.5, 0.1464]),
         ({"schedule": "step", "drop_after": [2]}, [0.5, 1, 1, 1, 0.1, 0.1]),
-        ({"schedule": "step", "drop_after": [1, 2], "drop_factor": 0.5}, [0.5, 1, 0.5, 0.5, 0.25, 0.25]),
+        (
+            {"schedule": "step", "drop_after": [1, 2], "drop_factor": 0.5},
+            [0.5, 1, 0.5, 0.5, 0.25, 0.25],
+        ),
     ],
 )
-def test_learning_rate_follows_its_schedule(settings: dict[str, Any], expected: list[float]) -> None:
+def test_learning_rate_follows_its_schedule(
+    settings: dict[str, Any], expected: list[float]
+) -> None:
     from recgraph.train.phases import rate_factor
 
     config = TrainConfig.of(warmup_steps=2, max_epochs=3, **settings)
     assert [rate_factor(step, 2, config) for step in range(6)] == pytest.approx(expected, abs=1e-4)
 
 
-# -- batches prepared ahead: their order, what is drawn for them, errors in the thread, and where a training stops
+# -- batches prepared ahead: their order, what is drawn for them, errors in the thread, and where a
+# training stops
 
 CPU = torch.device("cpu")
 
@@ -299,7 +335,10 @@ def _forced() -> Iterator[None]:
 
 def drawing(generators: Generators) -> Callable[[int], tuple[int, int]]:
     """A batch with a number that is drawn for it on the host."""
-    return lambda batch: (batch, int(torch.randint(1000, (1,), generator=generators.on_host("views"))))
+    return lambda batch: (
+        batch,
+        int(torch.randint(1000, (1,), generator=generators.on_host("views"))),
+    )
 
 
 def test_batches_come_in_order_with_what_would_be_drawn_without_the_thread() -> None:
@@ -354,7 +393,9 @@ def test_an_error_of_the_step_ends_the_thread() -> None:
     generators = Generators(3)
 
     def train() -> None:
-        with prepared_ahead(iter(int, 1), lambda batch: batch, generators, CPU) as ready:  # batches without an end
+        with prepared_ahead(
+            iter(int, 1), lambda batch: batch, generators, CPU
+        ) as ready:  # batches without an end
             next(ready)
             raise ZeroDivisionError
 
@@ -362,16 +403,29 @@ def test_an_error_of_the_step_ends_the_thread() -> None:
         train()
 
 
-def trained(folder: Path | None = None, stop_after: int | None = None, **settings: Any) -> tuple[Trainer, list[Tensor]]:
-    """MCLRec with dropout, whose views are drawn on the host; stopped in the middle of an epoch where asked."""
+def trained(
+    folder: Path | None = None, stop_after: int | None = None, **settings: Any
+) -> tuple[Trainer, list[Tensor]]:
+    """MCLRec with dropout, whose views are drawn on the host; stopped in the middle of an epoch
+    where asked.
+    """
     generator = torch.Generator().manual_seed(5)
     lengths = torch.randint(2, 12, (40,), generator=generator)
-    train = Part(Ragged.from_lengths(torch.randint(0, 25, (int(lengths.sum()),), generator=generator), lengths), 25)
-    model = MCLRec(hidden_dim=8, encoder={"inner_dim": 12}, max_len=10).build(Space(n_users=40, n_items=25), seed=0)
+    train = Part(
+        Ragged.from_lengths(
+            torch.randint(0, 25, (int(lengths.sum()),), generator=generator), lengths
+        ),
+        25,
+    )
+    model = MCLRec(hidden_dim=8, encoder={"inner_dim": 12}, max_len=10).build(
+        Space(n_users=40, n_items=25), seed=0
+    )
     generators = Generators(0)
     config = TrainConfig.of(metric="loss", max_epochs=3, patience=None, **settings)
     batches = model.batches(train, 8, generators)
-    trainer = Trainer(model, batches, config, generators, folder=folder, accelerator=make_accelerator("cpu"))
+    trainer = Trainer(
+        model, batches, config, generators, folder=folder, accelerator=make_accelerator("cpu")
+    )
     trainer.resume()
     if stop_after is not None:
         steps, step = [], trainer.step

@@ -1,4 +1,6 @@
-"""Runs of two stages: what they may see, members of all kinds, bundles, updates, and what is refused."""
+"""Runs of two stages: what they may see, members of all kinds, bundles, updates, and what is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,17 @@ ALL_KINDS: tuple[Any, ...] = ("itemknn", SASREC, {"name": "bprmf", **SMALL})
 
 
 def rows(seed: int = 0) -> list[tuple[int, int, int]]:
-    """(user, item, time); the first user has had all items, so that ids are numbered alike whatever the others do."""
+    """(user, item, time); the first user has had all items, so that ids are numbered alike whatever
+    the others do.
+    """
     draw = torch.Generator().manual_seed(seed)
     made = [(0, item, item) for item in range(N_ITEMS)]
     for user in range(1, N_USERS):
         near = (torch.randperm(12, generator=draw) + 3 * (user % 6)) % N_ITEMS
-        made += [(user, int(item), 100 + 10 * place + user % 7) for place, item in enumerate(near[: 8 + user % 4])]
+        made += [
+            (user, int(item), 100 + 10 * place + user % 7)
+            for place, item in enumerate(near[: 8 + user % 4])
+        ]
     return made
 
 
@@ -39,8 +46,12 @@ def log_of(made: list[tuple[int, int, int]], **features: Any) -> Interactions:
 
 def sides() -> dict[str, pl.DataFrame]:
     return {
-        "item_features": pl.DataFrame({"item": range(N_ITEMS), "genre": [f"g{i % 3}" for i in range(N_ITEMS)]}),
-        "user_features": pl.DataFrame({"user": range(N_USERS), "age": [20.0 + u % 5 for u in range(N_USERS)]}),
+        "item_features": pl.DataFrame(
+            {"item": range(N_ITEMS), "genre": [f"g{i % 3}" for i in range(N_ITEMS)]}
+        ),
+        "user_features": pl.DataFrame(
+            {"user": range(N_USERS), "age": [20.0 + u % 5 for u in range(N_USERS)]}
+        ),
     }
 
 
@@ -49,13 +60,18 @@ def state(run: Run) -> dict[str, Tensor]:
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+    return one.keys() == other.keys() and all(
+        torch.equal(value, other[name]) for name, value in one.items()
+    )
 
 
-# --- what it may see --------------------------------------------------------------------------------
+# --- what it may see
+# --------------------------------------------------------------------------------
 
 
-def with_other_ends(made: list[tuple[int, int, int]], n_kept: dict[int, int]) -> list[tuple[int, int, int]]:
+def with_other_ends(
+    made: list[tuple[int, int, int]], n_kept: dict[int, int]
+) -> list[tuple[int, int, int]]:
     """The same where what comes after the first ``n_kept`` of each user is of other items."""
     seen: dict[int, int] = {}
     changed = []
@@ -86,7 +102,9 @@ def test_valid_and_test_are_not_read() -> None:
     assert not same(state(one), state(again))
 
 
-def test_graphs_of_the_inner_part_do_not_know_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graphs_of_the_inner_part_do_not_know_what_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     seen: list[int] = []
     fresh = TwoStage._fresh
 
@@ -102,7 +120,8 @@ def test_graphs_of_the_inner_part_do_not_know_what_is_asked_for(monkeypatch: pyt
     assert seen == [whole, whole - N_USERS]
 
 
-# --- the rest of the library ------------------------------------------------------------------------
+# --- the rest of the library
+# ------------------------------------------------------------------------
 
 
 def test_a_run_of_all_kinds_is_opened_again(tmp_path: Path) -> None:

@@ -33,7 +33,11 @@ UPDATABLE = [name for name in registry.names("model") if registry.load("model", 
 
 def frame(users: range, steps: range, shift: int = 0, n_items: int = 12) -> pl.DataFrame:
     """Users who go through the items in circles, one each time."""
-    rows = [(f"u{user}", 100 + (user + step + shift) % n_items, step) for user in users for step in steps]
+    rows = [
+        (f"u{user}", 100 + (user + step + shift) % n_items, step)
+        for user in users
+        for step in steps
+    ]
     return pl.DataFrame(rows, schema=["who", "what", "when"], orient="row")
 
 
@@ -45,14 +49,18 @@ OLD = frame(range(10), range(7))
 
 
 # two new users, two new items; times go on
-NEW = pl.concat([frame(range(8, 12), range(7, 12), shift=-3, n_items=14), frame(range(3), range(7, 10))])
+NEW = pl.concat(
+    [frame(range(8, 12), range(7, 12), shift=-3, n_items=14), frame(range(3), range(7, 10))]
+)
 
 
 def fitted(name: str, out: Path | None = None, **more: Any) -> Run:
     cls = registry.load("model", name)
     small = SMALL | ({"n_layers": 2} if name == "xsimgcl" else {})  # it contrasts two layers
     model = cls(**with_small(cls, small, {}))
-    training: dict[str, Any] = {} if issubclass(cls, ClosedFormModel) else {"max_epochs": 2, "batch_size": 16}
+    training: dict[str, Any] = (
+        {} if issubclass(cls, ClosedFormModel) else {"max_epochs": 2, "batch_size": 16}
+    )
     return rg.fit(model, log_of(OLD).split(), seed=0, out=out, device="cpu", **training, **more)
 
 
@@ -61,7 +69,8 @@ SOME = ("sasrec", "mclrec", "bprmf", "lightgcn", "ease")
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in SOME else pytest.mark.slow) for name in UPDATABLE]
+    "name",
+    [pytest.param(name, marks=() if name in SOME else pytest.mark.slow) for name in UPDATABLE],
 )
 def test_every_model_takes_in_new_interactions_users_and_items(name: str, tmp_path: Path) -> None:
     run = fitted(name, tmp_path / "old")
@@ -70,8 +79,14 @@ def test_every_model_takes_in_new_interactions_users_and_items(name: str, tmp_pa
     for again in (new, Run.open(tmp_path / "new")):
         assert isinstance(again, Run)
         made = again.recommender
-        assert made.users.ids(range(len(before.users))).to_list() == before.users.ids(range(10)).to_list()
-        assert made.items.ids(range(len(before.items))).to_list() == before.items.ids(range(12)).to_list()
+        assert (
+            made.users.ids(range(len(before.users))).to_list()
+            == before.users.ids(range(10)).to_list()
+        )
+        assert (
+            made.items.ids(range(len(before.items))).to_list()
+            == before.items.ids(range(12)).to_list()
+        )
         assert set(made.users.values) - set(before.users.values) == {"u10", "u11"}
         assert set(made.items.values) - set(before.items.values) == {112, 113}
         # what was known (without the sealed test part) and then all that is new, oldest first
@@ -87,7 +102,11 @@ def test_every_model_takes_in_new_interactions_users_and_items(name: str, tmp_pa
     assert update is not None
     assert new.record.fitted_on == "update"
     assert update["by"] == registry.load("model", name).updated_by
-    assert (update["new_users"], update["new_items"], update["new_interactions"]) == (2, 2, len(NEW))
+    assert (update["new_users"], update["new_items"], update["new_interactions"]) == (
+        2,
+        2,
+        len(NEW),
+    )
     assert np.isfinite([update["valid"]["before"], update["valid"]["after"]]).all()
     assert update["parent"]["folder"] == str(tmp_path / "old")
     assert len(update["parent"]["digest"]) == 64
@@ -114,7 +133,9 @@ def test_a_bundle_alone_is_enough(name: str, tmp_path: Path) -> None:
     assert len(new.recommender.users) == 12
     assert new.record.update is not None
     assert new.record.update["parent"]["folder"] is None
-    assert new.record.update["optimiser"] == (None if name == "ease" else "fresh: the run has no checkpoint")
+    assert new.record.update["optimiser"] == (
+        None if name == "ease" else "fresh: the run has no checkpoint"
+    )
 
 
 @pytest.mark.parametrize("name", ["ease", "itemknn", "popularity", "ials", "slim"])
@@ -124,7 +145,9 @@ def test_closed_form_models_are_fitted_to_everything_exactly(name: str) -> None:
     known = new.recommender
     whole = type(run.model)(run.model.config).build(new.model.space, run.model.seed)
     whole.fit(Part(known.seen, len(known.items)))
-    assert all(torch.equal(value, new.model.state_dict()[key]) for key, value in whole.state_dict().items())
+    assert all(
+        torch.equal(value, new.model.state_dict()[key]) for key, value in whole.state_dict().items()
+    )
 
 
 def test_the_run_that_is_updated_stays_as_it_is(tmp_path: Path) -> None:
@@ -133,7 +156,9 @@ def test_the_run_that_is_updated_stays_as_it_is(tmp_path: Path) -> None:
     files = {path: path.read_bytes() for path in (tmp_path / "old").rglob("*") if path.is_file()}
     run.update(NEW, out=tmp_path / "new", valid=0.3, force=True, epochs=2, device="cpu")
     assert all(torch.equal(value, run.model.state_dict()[name]) for name, value in weights.items())
-    assert {path: path.read_bytes() for path in (tmp_path / "old").rglob("*") if path.is_file()} == files
+    assert {
+        path: path.read_bytes() for path in (tmp_path / "old").rglob("*") if path.is_file()
+    } == files
 
 
 def test_a_worse_result_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
@@ -155,11 +180,17 @@ def test_a_worse_result_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     assert forced.record.update["forced"]
     good = run.update(news, learning_rate=1e-4, valid=0.3, device="cpu")
     assert good.record.update is not None
-    assert good.record.update["valid"]["after"] >= good.record.update["valid"]["before"] == numbers["before"]
+    assert (
+        good.record.update["valid"]["after"]
+        >= good.record.update["valid"]["before"]
+        == numbers["before"]
+    )
 
 
 def test_the_numbers_before_and_after_are_those_of_the_slice() -> None:
-    """Counted again by hand: the mean reciprocal of the ranks among items not seen, unknown items at the end."""
+    """Counted again by hand: the mean reciprocal of the ranks among items not seen, unknown items
+    at the end.
+    """
     run = fitted("sasrec", metric="mrr@20")
     new = run.update(NEW, valid=0.3, force=True, fold_in=False, device="cpu")
     joined = Joined.of(run.recommender, log_of(NEW), 0.3)
@@ -170,7 +201,9 @@ def test_the_numbers_before_and_after_are_those_of_the_slice() -> None:
         sides = {"before": (run, 12), "after": (new, 14)}
         for side, (one, n_items) in sides.items():
             known = [item for item in history if item < n_items]
-            answer = one.recommend(histories={"x": one.recommender.items.ids(known).to_list()}, k=14)
+            answer = one.recommend(
+                histories={"x": one.recommender.items.ids(known).to_list()}, k=14
+            )
             order = one.recommender.items.index(answer["what"]).tolist()
             ranks = [rank for rank, item in enumerate(order, 1) if item in truth]
             found[side].append(1 / ranks[0] if ranks else 0.0)
@@ -187,7 +220,9 @@ def test_the_optimiser_goes_on_where_its_state_is_there(tmp_path: Path) -> None:
     found = checkpoints.read_latest(tmp_path / "old" / "checkpoints")
     assert found is not None
     steps = float(found[1].optimisers["model/0/step"])
-    Run.open(tmp_path / "old").update(NEW, out=tmp_path / "new", valid=0.3, force=True, device="cpu")
+    Run.open(tmp_path / "old").update(
+        NEW, out=tmp_path / "new", valid=0.3, force=True, device="cpu"
+    )
     after = checkpoints.read_latest(tmp_path / "new" / "checkpoints")
     assert after is not None
     assert float(after[1].optimisers["model/0/step"]) > steps
@@ -195,10 +230,14 @@ def test_the_optimiser_goes_on_where_its_state_is_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("id_embedding", [True, False])
-def test_new_items_are_encoded_by_the_features_that_the_run_has_learnt(id_embedding: bool, tmp_path: Path) -> None:
+def test_new_items_are_encoded_by_the_features_that_the_run_has_learnt(
+    id_embedding: bool, tmp_path: Path
+) -> None:
     kinds = pl.DataFrame({"what": range(100, 112), "kind": ["even", "odd"] * 6})
     model = registry.load("model", "sasrec")(
-        hidden_dim=8, encoder={"n_heads": 1, "n_layers": 1}, items={"features": ["kind"], "id_embedding": id_embedding}
+        hidden_dim=8,
+        encoder={"n_heads": 1, "n_layers": 1},
+        items={"features": ["kind"], "id_embedding": id_embedding},
     )
     log = log_of(OLD).with_features(item_features=kinds)
     run = rg.fit(model, log.split(), seed=0, device="cpu", max_epochs=1)
@@ -247,15 +286,24 @@ ITEMS = pl.DataFrame({"what": range(100, 114), "kind": [f"k{item % 3}" for item 
 
 
 def timed_frame(users: range, steps: range, n_items: int = 12, shift: int = 0) -> pl.DataFrame:
-    rows = [(f"u{user}", 100 + (user + step + shift) % n_items, 1000 * step + user) for user in users for step in steps]
+    rows = [
+        (f"u{user}", 100 + (user + step + shift) % n_items, 1000 * step + user)
+        for user in users
+        for step in steps
+    ]
     return pl.DataFrame(rows, schema=["who", "what", "when"], orient="row")
 
 
 def side_log(rows: pl.DataFrame, items: pl.DataFrame = ITEMS) -> rg.Interactions:
-    return rg.Interactions.from_frame(rows, user="who", item="what", timestamp="when", item_features=items)
+    return rg.Interactions.from_frame(
+        rows, user="who", item="what", timestamp="when", item_features=items
+    )
 
 
-TIMED_OLD, TIMED_NEW = timed_frame(range(10), range(7)), timed_frame(range(8, 12), range(7, 12), n_items=14, shift=-4)
+TIMED_OLD, TIMED_NEW = (
+    timed_frame(range(10), range(7)),
+    timed_frame(range(8, 12), range(7, 12), n_items=14, shift=-4),
+)
 
 
 def test_times_and_features_go_on(tmp_path: Path) -> None:
@@ -266,12 +314,21 @@ def test_times_and_features_go_on(tmp_path: Path) -> None:
         items={"features": ["kind"]},
         time_gaps=True,
     )
-    run = rg.fit(model, side_log(TIMED_OLD, ITEMS.head(12)), seed=0, max_epochs=2, batch_size=8, out=tmp_path / "a")
+    run = rg.fit(
+        model,
+        side_log(TIMED_OLD, ITEMS.head(12)),
+        seed=0,
+        max_epochs=2,
+        batch_size=8,
+        out=tmp_path / "a",
+    )
     before = run.recommender
     assert before.items.index([112, 113]).max() < 0
     made = run.update(side_log(TIMED_NEW), out=tmp_path / "b", force=True, valid=0.3, epochs=2)
     after = rg.load(tmp_path / "b" / "bundle")
-    times = dict(pl.concat([TIMED_OLD, TIMED_NEW]).sort("when").group_by("who").agg("when").iter_rows())
+    times = dict(
+        pl.concat([TIMED_OLD, TIMED_NEW]).sort("when").group_by("who").agg("when").iter_rows()
+    )
     assert after.times is not None
     for name, when in zip(after.users.values, after.times.to_lists(), strict=True):
         assert when == times[name]

@@ -26,8 +26,16 @@ def space(given: Any = None, **fixed: Any) -> SearchSpace:
 
 def test_annotations_make_the_space() -> None:
     found = space()
-    annotated = {name for name, field, _ in (*walk(SASRec.Config), *walk(TrainConfig)) if search_of(field) is not None}
-    assert {"learning_rate", "batch_size", "hidden_dim", "dropout"} <= found.dimensions.keys() == annotated
+    annotated = {
+        name
+        for name, field, _ in (*walk(SASRec.Config), *walk(TrainConfig))
+        if search_of(field) is not None
+    }
+    assert (
+        {"learning_rate", "batch_size", "hidden_dim", "dropout"}
+        <= found.dimensions.keys()
+        == annotated
+    )
     assert found.dimensions["encoder.n_layers"].whole
     assert not found.dimensions["learning_rate"].whole
 
@@ -106,27 +114,44 @@ def parts(given: Any, **fixed: Any) -> SearchSpace:
 
 
 def test_settings_of_a_part() -> None:
-    given = {"contrast.weight.n_clusters": {"choices": [[5], [5, 10]]}, "contrast.weight.iterations": 7}
+    given = {
+        "contrast.weight.n_clusters": {"choices": [[5], [5, 10]]},
+        "contrast.weight.iterations": 7,
+    }
     fixed = {"contrast": {"weight": "cluster"}, "encoder": "bsa"}
-    found = parts({**given, "encoder": {"alpha": {"low": 0.1, "high": 0.9}}}, **fixed)  # as TOML makes of encoder.alpha
+    found = parts(
+        {**given, "encoder": {"alpha": {"low": 0.1, "high": 0.9}}}, **fixed
+    )  # as TOML makes of encoder.alpha
     assert set(found.dimensions) == {"contrast.weight.n_clusters", "encoder.alpha"}
     settings = found.settings({"contrast.weight.n_clusters": "[5, 10]", "encoder.alpha": 0.5})
-    assert settings["contrast"]["weight"] == {"name": "cluster", "n_clusters": [5, 10], "iterations": 7}
+    assert settings["contrast"]["weight"] == {
+        "name": "cluster",
+        "n_clusters": [5, 10],
+        "iterations": 7,
+    }
     assert settings["encoder"] == {"name": "bsa", "alpha": 0.5}
     assert CL4SRec.Config.of(settings).encoder.alpha == 0.5
-    assert {name for name in parts({"*": "searched"}, **fixed).dimensions if "." in name} >= {"encoder.alpha"}
+    assert {name for name in parts({"*": "searched"}, **fixed).dimensions if "." in name} >= {
+        "encoder.alpha"
+    }
 
 
 def test_settings_of_one_of_several_parts() -> None:
     found = parts({"augmentations.crop.ratio": {}})
-    assert found.dimensions["augmentations.crop.ratio"] == Dimension("augmentations.crop.ratio", 0.1, 0.9)
+    assert found.dimensions["augmentations.crop.ratio"] == Dimension(
+        "augmentations.crop.ratio", 0.1, 0.9
+    )
     settings = found.settings({"augmentations.crop.ratio": 0.25})
     assert settings["augmentations"][0] == {"name": "crop", "ratio": 0.25}
     assert found.default() == {"augmentations.crop.ratio": 0.5}
     given = [{"name": "crop", "ratio": 0.7}, "mask"]
-    assert parts({"augmentations.crop.ratio": {}}, augmentations=given).default() == {"augmentations.crop.ratio": 0.7}
+    assert parts({"augmentations.crop.ratio": {}}, augmentations=given).default() == {
+        "augmentations.crop.ratio": 0.7
+    }
     weighed = {"contrast": {"regularisers": ["margin", "alignment"]}}
-    found = parts({"contrast.regularisers.alignment.coefficient": {"low": 0.5, "high": 4.0}}, **weighed)
+    found = parts(
+        {"contrast.regularisers.alignment.coefficient": {"low": 0.5, "high": 4.0}}, **weighed
+    )
     name = "contrast.regularisers.alignment.coefficient"
     assert CL4SRec.Config.of(found.settings({name: 2.0})).contrast.regularisers[1].coefficient == 2
 

@@ -1,4 +1,6 @@
-"""What every storage does: it is found again, excludes, and fails by its name; passwords are shown nowhere."""
+"""What every storage does: it is found again, excludes, and fails by its name; passwords are shown
+nowhere.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,10 @@ def test_passwords_are_not_shown() -> None:
     for url in ("postgresql://me:s3cret@host/db", "postgresql://me:s3cret@x@host:5/db?a=b"):
         assert "s3cret" not in without_password(f"--storage {url} failed")
         assert "@host" in without_password(url)
-    assert without_password("postgresql://host/db?password=s3cret&a=b") == "postgresql://host/db?password=***&a=b"
+    assert (
+        without_password("postgresql://host/db?password=s3cret&a=b")
+        == "postgresql://host/db?password=***&a=b"
+    )
     assert without_password("sqlite:///a@b:c.db") == "sqlite:///a@b:c.db"
     pytest.importorskip("psycopg")
     with refused("***", by=StorageFailed) as caught:
@@ -67,7 +72,8 @@ def test_passwords_are_not_shown() -> None:
     assert "s3cret" not in str(caught.value)
 
 
-# -- studies whose processes are killed: the same call goes on, nothing is lost, nothing is made twice
+# -- studies whose processes are killed: the same call goes on, nothing is lost, nothing is made
+# twice
 
 #: long enough to be stopped in the middle
 LONG: dict[str, Any] = {"settings": {**SETTINGS, "max_epochs": 12}, "pruner": "none"}
@@ -76,12 +82,31 @@ LONG: dict[str, Any] = {"settings": {**SETTINGS, "max_epochs": 12}, "pruner": "n
 def command(out: Path, storage: str) -> forked.Printing:
     """``recgraph tune`` of the study that :func:`tune` makes, with two workers."""
     space = out.parent / "space.toml"
-    space.write_text("\n".join(f'"{name}" = {json.dumps(given) if given else "{}"}' for name, given in SPACE.items()))
+    space.write_text(
+        "\n".join(
+            f'"{name}" = {json.dumps(given) if given else "{}"}' for name, given in SPACE.items()
+        )
+    )
     settings = {**LONG["settings"], "patience": None}
-    pairs = [part for name, value in settings.items() for part in ("--set", setting_text(name, value))]
+    pairs = [
+        part for name, value in settings.items() for part in ("--set", setting_text(name, value))
+    ]
     own = ["--out", str(out), "--study", "s", "--storage", storage, "--space", str(space), *pairs]
-    fixed = ["--trials", "4", "--workers", "2", "--pruner", "none", "--test-seeds", "0", "--dataset", "synthetic"]
-    return forked.module("recgraph", "tune", "sasrec", *fixed, *own, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    fixed = [
+        "--trials",
+        "4",
+        "--workers",
+        "2",
+        "--pruner",
+        "none",
+        "--test-seeds",
+        "0",
+        "--dataset",
+        "synthetic",
+    ]
+    return forked.module(
+        "recgraph", "tune", "sasrec", *fixed, *own, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
 
 
 def epochs(log: Path) -> list[int]:
@@ -90,10 +115,14 @@ def epochs(log: Path) -> list[int]:
 
 def in_the_middle(out: Path) -> bool:
     """Two trials have ended or run, and one of them is in the middle."""
-    return any(3 <= log.read_bytes().count(b"\n") < 11 for log in out.glob("trials/000[12]/log.jsonl"))
+    return any(
+        3 <= log.read_bytes().count(b"\n") < 11 for log in out.glob("trials/000[12]/log.jsonl")
+    )
 
 
-def test_a_study_that_is_killed_ends_with_its_exact_number_of_trials(tmp_path: Path, url: str) -> None:
+def test_a_study_that_is_killed_ends_with_its_exact_number_of_trials(
+    tmp_path: Path, url: str
+) -> None:
     out = tmp_path / "s"
     with command(out, url) as process:
         process.until(lambda: in_the_middle(out))
@@ -106,7 +135,9 @@ def test_a_study_that_is_killed_ends_with_its_exact_number_of_trials(tmp_path: P
     assert states(study) == {"COMPLETE": 4, "FAIL": len(running)}
     complete = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
     assert len({tuple(trial.params.items()) for trial in complete}) == 4
-    for number in (each for each in running if len(before[each].params) == 2):  # the others were lost before the draw
+    for number in (
+        each for each in running if len(before[each].params) == 2
+    ):  # the others were lost before the draw
         (again,) = [trial for trial in complete if trial.system_attrs.get("failed_trial") == number]
         assert again.params == before[number].params
     for trial in complete:
@@ -129,7 +160,12 @@ def test_workers_that_die_are_begun_again(tmp_path: Path) -> None:
         return 0.5
 
     space = {"*": "fixed", "l2": {"low": 1.0, "high": 900.0}}
-    options: dict[str, Any] = {"model": "ease", "settings": {}, "space": space, "objective": objective}
+    options: dict[str, Any] = {
+        "model": "ease",
+        "settings": {},
+        "space": space,
+        "objective": objective,
+    }
     study = tune(synthetic(), tmp_path / "s", 4, workers=2, **options)
     assert states(study) == {"COMPLETE": 4, "FAIL": 2}, "each worker had one trial"
 
@@ -143,7 +179,11 @@ def test_a_study_that_is_interrupted_gives_its_trial_back(tmp_path: Path) -> Non
             raise KeyboardInterrupt
         return 0.5
 
-    options: dict[str, Any] = {"model": "ease", "settings": {}, "space": {"*": "fixed", "l2": [1.0, 2.0]}}
+    options: dict[str, Any] = {
+        "model": "ease",
+        "settings": {},
+        "space": {"*": "fixed", "l2": [1.0, 2.0]},
+    }
     with pytest.raises(KeyboardInterrupt):
         tune(synthetic(), tmp_path / "s", 2, objective=objective, **options)
     study = tune(synthetic(), tmp_path / "s", 2, objective=objective, **options)

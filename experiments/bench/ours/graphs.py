@@ -52,13 +52,17 @@ def build(options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
 
 def node_epoch(options: dict[str, Any]) -> Any:
-    """Epochs of a model of nodes (one step on the whole graph each), through the library's trainer."""
+    """Epochs of a model of nodes (one step on the whole graph each), through the library's
+    trainer.
+    """
     model, optimiser = build(options)
     generators = Generators(0, device=options["device"])
     batches = NextBatches(model.batches(None, 1, generators), contrastive=False)
     one = step(model, None)
     precision = options.get("precision", "no")
-    config = TrainConfig(max_epochs=1, metric="loss", patience=None, precision=precision, **optimiser)
+    config = TrainConfig(
+        max_epochs=1, metric="loss", patience=None, precision=precision, **optimiser
+    )
 
     def run(steps: int) -> dict[str, float]:
         batches.next(steps)
@@ -85,18 +89,33 @@ def pathsim(options: dict[str, Any]) -> Any:
 
 def matrix(options: dict[str, Any]) -> Csr:
     """The matrix that both sides multiply with, with weights."""
-    shape, n, draw = (options["n_rows"], options["n_cols"]), options["n_entries"], torch.Generator().manual_seed(0)
+    shape, n, draw = (
+        (options["n_rows"], options["n_cols"]),
+        options["n_entries"],
+        torch.Generator().manual_seed(0),
+    )
     rows, columns = (torch.randint(size, (n,), generator=draw) for size in shape)
-    return Csr.from_coo(rows, columns, torch.rand(n, generator=draw), shape=shape).to(options["device"])
+    return Csr.from_coo(rows, columns, torch.rand(n, generator=draw), shape=shape).to(
+        options["device"]
+    )
 
 
 def spmm(options: dict[str, Any]) -> Any:
-    """Sparse times dense, forward or with its backward (a product with the transposed matrix), by a backend."""
+    """Sparse times dense, forward or with its backward (a product with the transposed matrix), by a
+    backend.
+    """
     adj = matrix(options)
-    x = torch.ones(options["n_cols"], options["width"], device=options["device"], requires_grad=options["backward"])
+    x = torch.ones(
+        options["n_cols"],
+        options["width"],
+        device=options["device"],
+        requires_grad=options["backward"],
+    )
     grad = torch.ones(options["n_rows"], options["width"], device=options["device"])
     n_rows = [options["n_rows"], *([options["n_cols"]] if options["backward"] else [])]
-    gigabytes = sum(product_bytes(count, options["n_entries"], options["width"]) for count in n_rows) / 1e9
+    gigabytes = (
+        sum(product_bytes(count, options["n_entries"], options["width"]) for count in n_rows) / 1e9
+    )
 
     def run(steps: int) -> dict[str, float]:
         for _ in range(steps):
@@ -113,17 +132,26 @@ def _rows(options: dict[str, Any]) -> tuple[Tensor, Tensor, torch.Generator]:
     """Two views of N rows, and what draws on."""
     draw = torch.Generator().manual_seed(0)
     shape = options["n_rows"], options["width"]
-    a, b = (F.normalize(torch.randn(shape, generator=draw)).to(options["device"]).requires_grad_() for _ in range(2))
+    a, b = (
+        F.normalize(torch.randn(shape, generator=draw)).to(options["device"]).requires_grad_()
+        for _ in range(2)
+    )
     return a, b, draw
 
 
 def contrast(options: dict[str, Any]) -> Any:
-    """MEOW's InfoNCE with cluster weights over all rows, blockwise, with gradients; counted as its matrix products."""
+    """MEOW's InfoNCE with cluster weights over all rows, blockwise, with gradients; counted as its
+    matrix products.
+    """
     n, width, device = options["n_rows"], options["width"], options["device"]
     a, b, draw = _rows(options)
     weight = Cluster()
-    weight.prepare(lambda: torch.stack([torch.randint(k, (n,), generator=draw) for k in (100, 300)]).to(device))
-    term = ContrastiveTerm(temperature=0.4, objective={"name": "info_nce", "count_positive": False}, weight=weight)
+    weight.prepare(
+        lambda: torch.stack([torch.randint(k, (n,), generator=draw) for k in (100, 300)]).to(device)
+    )
+    term = ContrastiveTerm(
+        temperature=0.4, objective={"name": "info_nce", "count_positive": False}, weight=weight
+    )
 
     def run(steps: int) -> dict[str, float]:
         for _ in range(steps):
@@ -134,7 +162,8 @@ def contrast(options: dict[str, Any]) -> Any:
 
 
 def contrast_parts(options: dict[str, Any]) -> Any:
-    """A contrast of N rows with N by a term of any parts, with gradients; counted in pairs of the N rows.
+    """A contrast of N rows with N by a term of any parts, with gradients; counted in pairs of the N
+    rows.
 
     Rows of a queue are candidates besides: they are not counted.
     """
@@ -146,9 +175,16 @@ def contrast_parts(options: dict[str, Any]) -> Any:
         def loss() -> Tensor:
             return F.cross_entropy(F.normalize(a, dim=1) @ F.normalize(b, dim=1).t() / _TAU, same)
     else:
-        settings = {"similarity": "cosine", "temperature": _TAU, "objective": "info_nce", **options["term"]}
+        settings = {
+            "similarity": "cosine",
+            "temperature": _TAU,
+            "objective": "info_nce",
+            **options["term"],
+        }
         term = ContrastiveTerm(dim=options["width"], **settings).to(device)
-        clusters = torch.stack([torch.randint(k, (n,), generator=draw) for k in (10, 30)]).to(device)
+        clusters = torch.stack([torch.randint(k, (n,), generator=draw) for k in (10, 30)]).to(
+            device
+        )
         if term.weight is not None:
             term.weight.prepare(lambda: clusters)
         ids, is_queued = torch.arange(n, device=device), "queue_size" in options["term"]

@@ -1,4 +1,6 @@
-"""One size of a stage of growth (experiments/bench/growth.py), its peak memory counted from where the run begins."""
+"""One size of a stage of growth (experiments/bench/growth.py), its peak memory counted from where
+the run begins.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,8 @@ _STILL_S, _PATIENCE_S = 1.5, 20.0
 def settle() -> None:
     """Give back what preparing has freed: what a run then takes is not hidden by it.
 
-    The C library keeps small blocks until it is told; polars' allocator gives pages back by a thread of its own, about
-    a second after they became free. Linux alone has what is used here.
+    The C library keeps small blocks until it is told; polars' allocator gives pages back by a
+    thread of its own, about a second after they became free. Linux alone has what is used here.
     """
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
@@ -38,7 +40,9 @@ def forget_peak() -> None:
 
 
 def peak_mb() -> float:
-    """The peak since then, in MiB; ``ru_maxrss`` would also have what the parent held when it made this process."""
+    """The peak since then, in MiB; ``ru_maxrss`` would also have what the parent held when it made
+    this process.
+    """
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 2**10
 

@@ -20,7 +20,9 @@ AT_ONCE = 1024
 
 
 def ranking(options: dict[str, Any]) -> Any:
-    """All test users end to end: encoding, scores, lists with seen items kept and excluded, metrics."""
+    """All test users end to end: encoding, scores, lists with seen items kept and excluded,
+    metrics.
+    """
     split = beauty(options["data"])
     model = registry.load("model", options["model"])(**options["settings"])
     model.build(Space(n_users=split.n_users, n_items=split.n_items), seed=0).to(options["device"])
@@ -31,7 +33,9 @@ def ranking(options: dict[str, Any]) -> Any:
 
     def run(steps: int) -> dict[str, float]:
         for _ in range(steps):
-            evaluate(model, cases, cutoffs=(5, 10, 20), metrics=("recall", "ndcg", "mrr", "hit_rate"))
+            evaluate(
+                model, cases, cutoffs=(5, 10, 20), metrics=("recall", "ndcg", "mrr", "hit_rate")
+            )
         return {"users": float(len(cases) * steps), **one.times(steps).counts()}
 
     return run
@@ -42,7 +46,9 @@ def topk(options: dict[str, Any]) -> Any:
     generator = np.random.default_rng(0)
     items = generator.standard_normal((options["n_items"], options["width"]), dtype=np.float32)
     users = generator.standard_normal((options["n_users"], options["width"]), dtype=np.float32)
-    item_vectors, queries = (torch.from_numpy(array).to(options["device"]) for array in (items, users))
+    item_vectors, queries = (
+        torch.from_numpy(array).to(options["device"]) for array in (items, users)
+    )
     catalogue = Catalogue(options["n_items"], options["k"], item_vectors=item_vectors)
 
     # as many seen items a user as on Beauty
@@ -59,19 +65,27 @@ def topk(options: dict[str, Any]) -> Any:
 
 
 def topk_large(options: dict[str, Any]) -> Any:
-    """A large catalogue: exact top-k with seen items excluded, everything beside the vectors made while it is measured.
+    """A large catalogue: exact top-k with seen items excluded, everything beside the vectors made
+    while it is measured.
 
-    Before that, some users are ranked with blocks of 1,000 and of 50,000 items; different lists are a failure.
+    Before that, some users are ranked with blocks of 1,000 and of 50,000 items; different lists are
+    a failure.
     """
-    queries, items, drawn = (torch.from_numpy(array).to(options["device"]) for array in users_and_items(options))
+    queries, items, drawn = (
+        torch.from_numpy(array).to(options["device"]) for array in users_and_items(options)
+    )
 
     def rank(end: int, block_items: int | None = None) -> Lists:
-        catalogue = Catalogue(options["n_items"], options["k"], item_vectors=items, block_items=block_items)
+        catalogue = Catalogue(
+            options["n_items"], options["k"], item_vectors=items, block_items=block_items
+        )
         lists = []
         for start in range(0, end, AT_ONCE):
             index = slice(start, min(start + AT_ONCE, end))
             own = drawn[index]
-            seen = Ragged.from_lengths(own.flatten(), torch.full((len(own),), own.shape[1], device=own.device))
+            seen = Ragged.from_lengths(
+                own.flatten(), torch.full((len(own),), own.shape[1], device=own.device)
+            )
             lists.append(catalogue.rank(queries[index], seen, ("exclude",))["exclude"])
         return Lists.cat(lists)
 

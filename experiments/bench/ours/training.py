@@ -63,12 +63,16 @@ def movielens(path: str) -> Split:
 
 
 def train(options: dict[str, Any]) -> Any:
-    split = {"beauty": beauty, "movielens": movielens}[options.get("split", "beauty")](options["data"])
+    split = {"beauty": beauty, "movielens": movielens}[options.get("split", "beauty")](
+        options["data"]
+    )
     model = registry.load("model", options["model"])(**options["settings"])
     model.build(Space(n_users=split.n_users, n_items=split.n_items), seed=0)
     generators = Generators(0, device=options["device"])
     contrastive = any(set(phase.terms) - {"rec", "l2"} for phase in model.phases)
-    batches = NextBatches(model.batches(split.train, options["batch_size"], generators), contrastive)
+    batches = NextBatches(
+        model.batches(split.train, options["batch_size"], generators), contrastive
+    )
     samples = model.batches(split.train, options["batch_size"], Generators(0)).epoch(0)
     one = mean_step(model, islice(samples, _SAMPLE))
     config = TrainConfig(

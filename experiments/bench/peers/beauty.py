@@ -9,13 +9,21 @@ MAX_LEN = 50
 
 
 def sequences(path: str) -> list[list[int]]:
-    """The items of each user, oldest first; ids from 1. The file holds ``user item item ...`` a line."""
-    rows = [[int(field) for field in line.split()] for line in Path(path).read_text().splitlines() if line.strip()]
+    """The items of each user, oldest first; ids from 1. The file holds ``user item item ...`` a
+    line.
+    """
+    rows = [
+        [int(field) for field in line.split()]
+        for line in Path(path).read_text().splitlines()
+        if line.strip()
+    ]
     return [row[1:] for row in rows]
 
 
 def training(path: str) -> list[list[int]]:
-    """All but the last two items of each user: at most ``MAX_LEN`` targets and the item before the first."""
+    """All but the last two items of each user: at most ``MAX_LEN`` targets and the item before the
+    first.
+    """
     return [items[:-2][-(MAX_LEN + 1) :] for items in sequences(path)]
 
 
@@ -34,7 +42,9 @@ def counting_trainer(lightning: Any, mask_of: Any, steps: int) -> tuple[Any, dic
     counts = {"targets": 0.0}
 
     class Count(lightning.Callback):  # type: ignore[misc]
-        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        def on_train_batch_start(
+            self, trainer: Any, module: Any, batch: Any, batch_idx: int
+        ) -> None:
             counts["targets"] += float(mask_of(batch).sum())
 
     trainer = lightning.Trainer(

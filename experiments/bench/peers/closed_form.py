@@ -1,9 +1,11 @@
-"""What RecTools' EASE and implicit's ALS make of a matrix: run by the interpreter of their environment.
+"""What RecTools' EASE and implicit's ALS make of a matrix: run by the interpreter of their
+environment.
 
     python closed_form.py GIVEN.npz MADE.npz
 
-Given: ``rows``, ``cols`` of the interactions, ``shape``, ``ease_l2``; of ALS ``start`` [n_items, D], ``confidence``,
-``als_l2``, ``iterations``. Made: ``ease`` [n_items, n_items]; ``als_users``, ``als_items``.
+Given: ``rows``, ``cols`` of the interactions, ``shape``, ``ease_l2``; of ALS ``start`` [n_items,
+D], ``confidence``, ``als_l2``, ``iterations``. Made: ``ease`` [n_items, n_items]; ``als_users``,
+``als_items``.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ def ease(given: Any) -> np.ndarray:
 
 def als(given: Any) -> tuple[np.ndarray, np.ndarray]:
     """Vectors of users and items: exact half-steps, users first, from the given item vectors."""
-    cells = scipy.sparse.csr_matrix((np.ones(len(given["rows"])), (given["rows"], given["cols"])), given["shape"])
+    cells = scipy.sparse.csr_matrix(
+        (np.ones(len(given["rows"])), (given["rows"], given["cols"])), given["shape"]
+    )
     start = given["start"]
     model = AlternatingLeastSquares(
         factors=start.shape[1],

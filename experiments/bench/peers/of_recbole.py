@@ -1,4 +1,6 @@
-"""RecBole 1.2.1 with the libraries of today: its SASRec on Beauty, its LightGCN on MovieLens 100k, its own loops."""
+"""RecBole 1.2.1 with the libraries of today: its SASRec on Beauty, its LightGCN on MovieLens 100k,
+its own loops.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,13 @@ import numpy as np
 import torch
 
 # names that numpy has dropped and RecBole still reads while it is imported
-for alias, kind in {"float": float, "int": int, "bool": bool, "object": object, "long": int}.items():
+for alias, kind in {
+    "float": float,
+    "int": int,
+    "bool": bool,
+    "object": object,
+    "long": int,
+}.items():
     if alias not in vars(np):
         setattr(np, alias, kind)
 
@@ -26,13 +34,23 @@ from recbole.model.sequential_recommender import SASRec  # noqa: E402
 from recbole.trainer import Trainer  # noqa: E402
 from recbole.utils import init_seed  # noqa: E402
 
-_COMMON: dict[str, Any] = {"use_gpu": False, "show_progress": False, "reproducibility": False, "state": "ERROR"}
+_COMMON: dict[str, Any] = {
+    "use_gpu": False,
+    "show_progress": False,
+    "reproducibility": False,
+    "state": "ERROR",
+}
 SASREC: dict[str, Any] = {
     **_COMMON,
     "model": "SASRec",
     "dataset": "beauty",
     "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
-    "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"},
+    "eval_args": {
+        "split": {"LS": "valid_and_test"},
+        "order": "TO",
+        "group_by": "user",
+        "mode": "full",
+    },
     "train_neg_sample_args": None,
     "loss_type": "CE",
     "MAX_ITEM_LIST_LENGTH": beauty.MAX_LEN,
@@ -51,7 +69,12 @@ LIGHTGCN: dict[str, Any] = {
     "model": "LightGCN",
     "dataset": "ml-100k",
     "load_col": {"inter": ["user_id", "item_id"]},
-    "eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "group_by": "user", "mode": "full"},
+    "eval_args": {
+        "split": {"RS": [0.8, 0.1, 0.1]},
+        "order": "RO",
+        "group_by": "user",
+        "mode": "full",
+    },
     "embedding_size": 64,
     "n_layers": 3,
     "reg_weight": 1e-4,
@@ -67,7 +90,9 @@ def _write_beauty(path: str, target: Path) -> None:
             out.writelines(f"{user}\t{item}\t{place}\n" for place, item in enumerate(items))
 
 
-def _prepared(settings: dict[str, Any], model: Any, options: dict[str, Any]) -> tuple[Any, Any, Any]:
+def _prepared(
+    settings: dict[str, Any], model: Any, options: dict[str, Any]
+) -> tuple[Any, Any, Any]:
     """Its trainer with a fresh model, its training batches and its test batches."""
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
@@ -77,8 +102,13 @@ def _prepared(settings: dict[str, Any], model: Any, options: dict[str, Any]) -> 
             _write_beauty(options["data"], file)
         else:
             shutil.copy(options["data"], file)
-        sizes = {"train_batch_size": options["batch_size"], "eval_batch_size": options.get("eval_batch_size", 4096)}
-        config = Config(config_dict={**settings, **sizes, "data_path": folder, "checkpoint_dir": folder})
+        sizes = {
+            "train_batch_size": options["batch_size"],
+            "eval_batch_size": options.get("eval_batch_size", 4096),
+        }
+        config = Config(
+            config_dict={**settings, **sizes, "data_path": folder, "checkpoint_dir": folder}
+        )
         init_seed(config["seed"], reproducibility=False)
         train, _, test = data_preparation(config, create_dataset(config))
         return Trainer(config, model(config, train.dataset).to(torch.device("cpu"))), train, test
@@ -114,7 +144,9 @@ def recbole_lightgcn(options: dict[str, Any]) -> Any:
 
 
 def recbole_ranking(options: dict[str, Any]) -> Any:
-    """Full ranking of all test users end to end: encoding, scores, top-k and metrics; seen items stay in."""
+    """Full ranking of all test users end to end: encoding, scores, top-k and metrics; seen items
+    stay in.
+    """
     trainer, _, test = _prepared(SASREC, SASRec, options)
 
     def run(steps: int) -> dict[str, float]:

@@ -1,4 +1,6 @@
-"""PyG's LightGCN on MovieLens 100k: its model and loss on a normalised CSR matrix, the loop of its example."""
+"""PyG's LightGCN on MovieLens 100k: its model and loss on a normalised CSR matrix, the loop of its
+example.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ def prepare(options: dict[str, Any]) -> Any:
     edges = torch.cat([torch.stack([users, items]), torch.stack([items, users])], 1)
     edges, weights = gcn_norm(edges, None, n_nodes, add_self_loops=False)
     # without normalisation in each step, and as CSR: 9 times as fast as its example on edge lists
-    adjacency = torch.sparse_coo_tensor(edges, weights, (n_nodes, n_nodes)).coalesce().to_sparse_csr()
+    adjacency = (
+        torch.sparse_coo_tensor(edges, weights, (n_nodes, n_nodes)).coalesce().to_sparse_csr()
+    )
     torch.manual_seed(0)
     model = LightGCN(n_nodes, 64, num_layers=3, normalize=False)
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
@@ -41,7 +45,9 @@ def prepare(options: dict[str, Any]) -> Any:
             pairs = torch.stack([torch.cat([user, user]), torch.cat([positive, negative])])
             of_positive, of_negative = model(adjacency, pairs).chunk(2)
             nodes = torch.cat([user, positive, negative]).unique()
-            model.recommendation_loss(of_positive, of_negative, node_id=nodes, lambda_reg=1e-4).backward()
+            model.recommendation_loss(
+                of_positive, of_negative, node_id=nodes, lambda_reg=1e-4
+            ).backward()
             optimiser.step()
             done += user.numel()
         return {"targets": float(done)}

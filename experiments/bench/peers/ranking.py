@@ -1,4 +1,6 @@
-"""Exact top-k by faiss and by plain torch, and the random vectors and seen items that ours ranks, too."""
+"""Exact top-k by faiss and by plain torch, and the random vectors and seen items that ours ranks,
+too.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ _FAISS_AT_ONCE, _PLAIN_AT_ONCE = 4096, 512
 
 
 def users_and_items(options: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """[n_users, width] and [n_items, width] float32, and [n_users, N_SEEN] int64 items, some more than once."""
+    """[n_users, width] and [n_items, width] float32, and [n_users, N_SEEN] int64 items, some more
+    than once.
+    """
     generator = np.random.default_rng(0)
     items = generator.standard_normal((options["n_items"], options["width"]), dtype=np.float32)
     users = generator.standard_normal((options["n_users"], options["width"]), dtype=np.float32)
@@ -21,7 +25,9 @@ def users_and_items(options: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np
 
 
 def part(options: dict[str, Any], steps: int) -> slice:
-    """The users of so many steps; ``options["steps"]`` of them are the first ``options["sample"]`` users."""
+    """The users of so many steps; ``options["steps"]`` of them are the first ``options["sample"]``
+    users.
+    """
     return slice(0, options["sample"] * steps // options["steps"])
 
 
@@ -48,7 +54,9 @@ def faiss_ranking(options: dict[str, Any]) -> Any:
 
 
 def faiss_large(options: dict[str, Any]) -> Any:
-    """The same on a large catalogue, as many more items asked for as a user has seen, those left out after."""
+    """The same on a large catalogue, as many more items asked for as a user has seen, those left
+    out after.
+    """
     faiss = _faiss()
     users, items, seen = users_and_items(options)
     k, exclude = options["k"], options["exclude"]
@@ -72,7 +80,9 @@ def faiss_large(options: dict[str, Any]) -> Any:
 
 
 def plain_ranking(options: dict[str, Any]) -> Any:
-    """The ranking that everyone writes first: scores of a batch of users, seen items set to -inf, ``topk``."""
+    """The ranking that everyone writes first: scores of a batch of users, seen items set to -inf,
+    ``topk``.
+    """
     import torch
 
     users, items, seen = (torch.from_numpy(array) for array in users_and_items(options))

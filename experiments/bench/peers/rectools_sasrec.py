@@ -14,10 +14,16 @@ from rectools.models import SASRecModel
 
 
 def dataset(path: str) -> Dataset:
-    rows = [(user, item, place) for user, items in enumerate(beauty.training(path)) for place, item in enumerate(items)]
+    rows = [
+        (user, item, place)
+        for user, items in enumerate(beauty.training(path))
+        for place, item in enumerate(items)
+    ]
     frame = pd.DataFrame(rows, columns=[Columns.User, Columns.Item, "place"])
     frame[Columns.Weight] = 1.0
-    frame[Columns.Datetime] = pd.Timestamp("2020-01-01") + pd.to_timedelta(frame.pop("place"), unit="D")
+    frame[Columns.Datetime] = pd.Timestamp("2020-01-01") + pd.to_timedelta(
+        frame.pop("place"), unit="D"
+    )
     return Dataset.construct(frame)
 
 

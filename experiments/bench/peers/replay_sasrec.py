@@ -1,7 +1,8 @@
-"""RePlay's SASRec under Lightning's trainer: full softmax, or sampled with negatives that the batch shares.
+"""RePlay's SASRec under Lightning's trainer: full softmax, or sampled with negatives that the batch
+shares.
 
-The current classes of RePlay (``replay.nn``), put together as its documentation does. Batches are padded in memory
-before the measurement, which costs RePlay less than its own readers would.
+The current classes of RePlay (``replay.nn``), put together as its documentation does. Batches are
+padded in memory before the measurement, which costs RePlay less than its own readers would.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ def padded(rows: list[list[int]], n_items: int) -> tuple[torch.Tensor, torch.Ten
     return inputs, targets
 
 
-def loader(path: str, n_items: int, batch_size: int, n_negatives: int) -> torch.utils.data.DataLoader[Any]:
+def loader(
+    path: str, n_items: int, batch_size: int, n_negatives: int
+) -> torch.utils.data.DataLoader[Any]:
     inputs, targets = padded(beauty.training(path), n_items)
 
     def batch(users: list[int]) -> dict[str, Any]:
@@ -62,14 +65,21 @@ def loader(path: str, n_items: int, batch_size: int, n_negatives: int) -> torch.
         return made
 
     users: Any = range(len(inputs))
-    return torch.utils.data.DataLoader(users, batch_size, shuffle=True, collate_fn=batch, num_workers=0)
+    return torch.utils.data.DataLoader(
+        users, batch_size, shuffle=True, collate_fn=batch, num_workers=0
+    )
 
 
 def prepare(options: dict[str, Any]) -> Any:
     torch.manual_seed(0)
     n_items, n_negatives = beauty.n_items(options["data"]), options["n_negatives"]
     model = SasRec.from_params(
-        schema(n_items), embedding_dim=64, num_heads=2, num_blocks=2, max_sequence_length=beauty.MAX_LEN, dropout=0.5
+        schema(n_items),
+        embedding_dim=64,
+        num_heads=2,
+        num_blocks=2,
+        max_sequence_length=beauty.MAX_LEN,
+        dropout=0.5,
     )
     if n_negatives:
         model.loss = CESampled(ignore_index=n_items)
@@ -78,7 +88,9 @@ def prepare(options: dict[str, Any]) -> Any:
     batches = loader(options["data"], n_items, options["batch_size"], n_negatives)
 
     def run(steps: int) -> dict[str, float]:
-        trainer, counts = counting_trainer(lightning, lambda batch: batch["target_padding_mask"], steps)
+        trainer, counts = counting_trainer(
+            lightning, lambda batch: batch["target_padding_mask"], steps
+        )
         trainer.fit(module, batches)
         return counts
 

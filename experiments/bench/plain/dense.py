@@ -1,9 +1,11 @@
-"""The graph line as one would write it on dense matrices: N x N adjacencies, similarities and weights.
+"""The graph line as one would write it on dense matrices: N x N adjacencies, similarities and
+weights.
 
-The step of MEOW and AdaMEOW is an oracle of the library's models, too. It takes a model's parameters and what it has
-read from its graph, made dense; all else, forward to loss, is its own, on plain tensors and torch's autograd. Only the
-k-means is the library's. AdaMEOW's published form holds N x N x 64 numbers several times over (16 GB on ACM): here the
-first layer is split, which leaves N x N x 16, and that in blocks of rows.
+The step of MEOW and AdaMEOW is an oracle of the library's models, too. It takes a model's
+parameters and what it has read from its graph, made dense; all else, forward to loss, is its own,
+on plain tensors and torch's autograd. Only the k-means is the library's. AdaMEOW's published form
+holds N x N x 64 numbers several times over (16 GB on ACM): here the first layer is split, which
+leaves N x N x 16, and that in blocks of rows.
 """
 
 from __future__ import annotations
@@ -35,17 +37,24 @@ class DenseStep:
 
     def __init__(self, model: Any) -> None:
         self.model, self.config = model, model.config
-        self.parameters = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}
+        self.parameters = {
+            name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()
+        }
         like = next(iter(self.parameters.values()))
         inputs = model._inputs.to(like.device, like.dtype)
         self.target = model.types.index(inputs.target)
-        self.features = [self._dense(inputs.features[name], layer) for name, layer in self._layers()]
+        self.features = [
+            self._dense(inputs.features[name], layer) for name, layer in self._layers()
+        ]
         self.masked = self._dense(inputs.masked, model.type_layers[self.target])
         self.adjacencies = [path.adjacency.to_dense().to(like.dtype) for path in inputs.paths]
         self.masked_adjacencies = [path.masked.to_dense().to(like.dtype) for path in inputs.paths]
         self.mean_adjacency = torch.stack(self.adjacencies).mean(0)
         self.contexts = [
-            [(model.types.index(name), _mean(reached.to_dense().to(like.dtype))) for name, reached in path.contexts]
+            [
+                (model.types.index(name), _mean(reached.to_dense().to(like.dtype)))
+                for name, reached in path.contexts
+            ]
             for path in inputs.paths
         ]
 
@@ -75,14 +84,19 @@ class DenseStep:
         stack = []
         for n, contexts in enumerate(self.contexts):
             reached = [
-                mean @ hidden[k] @ p[f"views.context_layers.{n}.{s}.weight"].t() for s, (k, mean) in enumerate(contexts)
+                mean @ hidden[k] @ p[f"views.context_layers.{n}.{s}.weight"].t()
+                for s, (k, mean) in enumerate(contexts)
             ]
             context = self._drop(torch.stack(reached).sum(0), training)
             for adjacency, own in ((self.adjacencies[n], h), (self.masked_adjacencies[n], masked)):
-                stack.append(F.normalize(self._gcn(adjacency, F.elu(own + context), training), dim=1))
+                stack.append(
+                    F.normalize(self._gcn(adjacency, F.elu(own + context), training), dim=1)
+                )
         views = torch.stack(stack)
         weight, bias = p["views.attention.fc.weight"], p["views.attention.fc.bias"]
-        scores = torch.tanh(views @ weight.t() + bias).mean(1) @ self._drop(p["views.attention.att"][0], training)
+        scores = torch.tanh(views @ weight.t() + bias).mean(1) @ self._drop(
+            p["views.attention.att"][0], training
+        )
         fine = (torch.softmax(scores, 0)[:, None, None] * views).sum(0)
         return self._head(self._gcn(self.mean_adjacency, h, training)), self._head(fine)
 
@@ -90,7 +104,9 @@ class DenseStep:
         return F.dropout(x, self.config.dropout, training)
 
     def _hidden(self, x: Tensor, k: int, training: bool) -> Tensor:
-        weight, bias = (self.parameters[f"type_layers.{k}.linear.{name}"] for name in ("weight", "bias"))
+        weight, bias = (
+            self.parameters[f"type_layers.{k}.linear.{name}"] for name in ("weight", "bias")
+        )
         return F.elu(self._drop(x @ weight.t() + bias, training))
 
     def _gcn(self, adjacency: Tensor, x: Tensor, training: bool) -> Tensor:
@@ -102,18 +118,26 @@ class DenseStep:
 
     def _head(self, z: Tensor) -> Tensor:
         return F.normalize(
-            torch.tanh(z @ self.parameters["views.project.weight"].t() + self.parameters["views.project.bias"]), dim=1
+            torch.tanh(
+                z @ self.parameters["views.project.weight"].t()
+                + self.parameters["views.project.bias"]
+            ),
+            dim=1,
         )
 
     def _meow(self, coarse: Tensor, fine: Tensor) -> Tensor:
         clusterings = self.model.prototypes(fine.detach())
-        weights = torch.full((len(fine), len(fine)), float(len(clusterings)), dtype=fine.dtype, device=fine.device)
+        weights = torch.full(
+            (len(fine), len(fine)), float(len(clusterings)), dtype=fine.dtype, device=fine.device
+        )
         for clustering in clusterings:
             members = clustering.assignments
             weights -= (members[:, None] == members).to(fine.dtype)
         similarity = coarse @ fine.t() / self.config.temperature
         info = -(similarity.diagonal().exp() / (weights * similarity.exp()).sum(1)).log().mean()
-        proto = torch.stack([self._proto(coarse, fine.detach(), clustering) for clustering in clusterings]).mean()
+        proto = torch.stack(
+            [self._proto(coarse, fine.detach(), clustering) for clustering in clusterings]
+        ).mean()
         return info + self.config.proto_weight * proto
 
     def _proto(self, anchors: Tensor, members: Tensor, clustering: Any) -> Tensor:
@@ -128,7 +152,9 @@ class DenseStep:
         return F.cross_entropy(anchors @ F.normalize(centroids, dim=1).t() / phi, which)
 
     def _adameow(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        """Blocks of rows add up their gradients at copies of the views, which then go backward once."""
+        """Blocks of rows add up their gradients at copies of the views, which then go backward
+        once.
+        """
         p, total = self.parameters, 0.0
         w, c = p["contrast.weight.first.weight"], p["contrast.weight.first.bias"]
         v, b = p["contrast.weight.second.weight"], p["contrast.weight.second.bias"]
@@ -156,7 +182,9 @@ def dense_metapath(options: dict[str, Any]) -> Any:
     model.to(options["device"])
     step = DenseStep(model)
     optimiser = torch.optim.Adam(
-        step.parameters.values(), lr=settings["learning_rate"], weight_decay=settings.get("weight_decay", 0.0)
+        step.parameters.values(),
+        lr=settings["learning_rate"],
+        weight_decay=settings.get("weight_decay", 0.0),
     )
 
     def run(steps: int) -> dict[str, float]:
@@ -171,7 +199,9 @@ def dense_metapath(options: dict[str, Any]) -> Any:
 
 
 def top_k(counts: Array, k: int) -> Array:
-    """[N, N]: each row's k greatest ``2 A_ij / (A_ii + A_jj)`` with their counts; of equal ones the last."""
+    """[N, N]: each row's k greatest ``2 A_ij / (A_ii + A_jj)`` with their counts; of equal ones the
+    last.
+    """
     diagonal = np.diag(counts)
     with np.errstate(invalid="ignore"):
         similarity = np.nan_to_num(2 * counts / (diagonal[:, None] + diagonal))

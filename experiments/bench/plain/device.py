@@ -53,12 +53,21 @@ def square(options: dict[str, Any]) -> Any:
 
 
 def torch_spmm(options: dict[str, Any]) -> Any:
-    """Sparse times dense as torch does it: a CSR tensor (cuSPARSE on CUDA, MKL on the host) and torch's autograd."""
+    """Sparse times dense as torch does it: a CSR tensor (cuSPARSE on CUDA, MKL on the host) and
+    torch's autograd.
+    """
     from experiments.bench.ours.graphs import matrix
 
     adj = matrix(options)
-    a = torch.sparse_csr_tensor(adj.indptr, adj.indices, adj.values(), adj.shape, check_invariants=False)
-    x = torch.ones(options["n_cols"], options["width"], device=options["device"], requires_grad=options["backward"])
+    a = torch.sparse_csr_tensor(
+        adj.indptr, adj.indices, adj.values(), adj.shape, check_invariants=False
+    )
+    x = torch.ones(
+        options["n_cols"],
+        options["width"],
+        device=options["device"],
+        requires_grad=options["backward"],
+    )
     grad = torch.ones(options["n_rows"], options["width"], device=options["device"])
 
     def run(steps: int) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """The data sets that have a card: list them, get them, load them.
 
-Prepared data lies under the user's cache folder (``RECGRAPH_HOME``), in one folder for each version of a card, so that
-a changed card is prepared anew. A log in files of the user's own is read from them each time.
+Prepared data lies under the user's cache folder (``RECGRAPH_HOME``), in one folder for each version
+of a card, so that a changed card is prepared anew. A log in files of the user's own is read from
+them each time.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ _RECORD = "prepared.json"
 
 @dataclass(frozen=True)
 class Prepared:
-    """A data set that lies ready in its folder; :meth:`Interactions.load` reads it where the task is recommendation.
+    """A data set that lies ready in its folder; :meth:`Interactions.load` reads it where the task
+    is recommendation.
 
-    ``counts`` are users, items and interactions of a log, or nodes of each type and edges of a graph; ``source`` says
-    where it came from, ``cached`` whether it lay there before.
+    ``counts`` are users, items and interactions of a log, or nodes of each type and edges of a
+    graph; ``source`` says where it came from, ``cached`` whether it lay there before.
     """
 
     path: Path
@@ -41,7 +43,9 @@ class Prepared:
 
 
 def home() -> Path:
-    """The library's cache folder: ``RECGRAPH_HOME``, or the platform's folder for caches of users."""
+    """The library's cache folder: ``RECGRAPH_HOME``, or the platform's folder for caches of
+    users.
+    """
     own = os.environ.get("RECGRAPH_HOME", "").strip()
     if own:
         return Path(own).expanduser()
@@ -51,13 +55,20 @@ def home() -> Path:
 
 
 def rows() -> list[dict[str, Any]]:
-    """One row a card: its counts, kinds of sources, whether it is prepared; a wrong card has its error in ``title``."""
+    """One row a card: its counts, kinds of sources, whether it is prepared; a wrong card has its
+    error in ``title``.
+    """
     empty = dict.fromkeys(("title", "users", "items", "interactions", "sources", "prepared"))
     table = []
     for name, path in card_files().items():
         try:
             card = Card.load(path)
-            found = {"title": card.title, "sources": card.kinds, "prepared": _is_prepared(card), **card.sizes}
+            found = {
+                "title": card.title,
+                "sources": card.kinds,
+                "prepared": _is_prepared(card),
+                **card.sizes,
+            }
         except ConfigError as error:
             found = {"title": f"error: {error}", "sources": [], "prepared": False}
         table.append({"name": name, **empty, **found})
@@ -65,12 +76,18 @@ def rows() -> list[dict[str, Any]]:
 
 
 def info(name: str) -> dict[str, Any]:
-    """All that a card says, where it was found, and where the prepared data lies (None: not prepared)."""
+    """All that a card says, where it was found, and where the prepared data lies (None: not
+    prepared).
+    """
     card = find_card(name)
     path = name if name.endswith(".toml") else card_files().get(name)
     prepared = str(_folder(card)) if _is_prepared(card) else None
     values = card.model_dump(mode="json", exclude_none=True)
-    return values | {"card": None if path is None else str(path), "hash": card.hash, "prepared": prepared}
+    return values | {
+        "card": None if path is None else str(path),
+        "hash": card.hash,
+        "prepared": prepared,
+    }
 
 
 @checked
@@ -79,9 +96,11 @@ def get(name: str, from_path: str | Path | None = None, source: str | None = Non
 
     Args:
         name: of a card, or the path of a card's ``.toml`` file.
-        from_path: a file that the user has, in the published format (of a graph: a folder of files); nothing is
-            downloaded then. Of a card of the user's own, in place of its file this one time.
-        source: only sources of this kind (``"url"``, ``"wheel"``, ...); by default all in the card's order.
+        from_path: a file that the user has, in the published format (of a graph: a folder of
+            files); nothing is downloaded then. Of a card of the user's own, in place of its file
+            this one time.
+        source: only sources of this kind (``"url"``, ``"wheel"``, ...); by default all in the
+            card's order.
 
     Raises:
         UnavailableError: no source gives the data; lists each with its reason.
@@ -90,11 +109,23 @@ def get(name: str, from_path: str | Path | None = None, source: str | None = Non
 
     card = find_card(name)
     if source not in (None, *card.kinds):
-        raise ValueError(f"source = {source!r}: the card {card.name!r} has sources of kind {', '.join(card.kinds)}")
+        raise ValueError(
+            f"source = {source!r}: the card {card.name!r} has sources of kind {', '.join(card.kinds)}"
+        )
     given = None if from_path is None else Path(from_path)
     if isinstance(card, FileCard):
-        file = card.log_file if given is None else LogFile(str(given.absolute()), card.log_file.reading)
-        return Prepared(Path(file.path).parent, card, counts_of(prepare_files(card, file)), file.path, cached=False)
+        file = (
+            card.log_file
+            if given is None
+            else LogFile(str(given.absolute()), card.log_file.reading)
+        )
+        return Prepared(
+            Path(file.path).parent,
+            card,
+            counts_of(prepare_files(card, file)),
+            file.path,
+            cached=False,
+        )
     if _is_prepared(card) and given is None and (source is None or isinstance(card, GraphCard)):
         return _read(card, cached=True)
     # the folder is there whole or not at all, whoever prepares it at the same time
@@ -121,10 +152,12 @@ def get(name: str, from_path: str | Path | None = None, source: str | None = Non
 
 @checked
 def load_dataset(name: str, reading: Reading | None = None) -> Interactions:
-    """The interactions of a data set, with user and item features; fetched and prepared at first use.
+    """The interactions of a data set, with user and item features; fetched and prepared at first
+    use.
 
     Args:
-        name: of a card, the path of a card's ``.toml`` file, or the path of files of the user's own.
+        name: of a card, the path of a card's ``.toml`` file, or the path of files of the user's
+            own.
         reading: how files of the user's own are read, where there is no card.
     """
     card = find_card(name)
@@ -139,11 +172,15 @@ def load_dataset(name: str, reading: Reading | None = None) -> Interactions:
 
 
 def load_graph(name: str) -> HeteroGraph:
-    """The typed graph of a data set; for recommendation the relations beside the interactions, which
-    ``HeteroGraph.from_interactions(split.interactions, split.train)`` adds."""
+    """The typed graph of a data set; for recommendation the relations beside the interactions,
+    which ``HeteroGraph.from_interactions(split.interactions, split.train)`` adds."""
     from recgraph.graph.hetero import HeteroGraph
 
-    _check_has(name, isinstance(find_card(name), GraphCard), "typed graph: see HeteroGraph.from_interactions")
+    _check_has(
+        name,
+        isinstance(find_card(name), GraphCard),
+        "typed graph: see HeteroGraph.from_interactions",
+    )
     return HeteroGraph.load(get(name).path / "graph")
 
 
@@ -157,13 +194,21 @@ def load_node_task(name: str) -> NodeTask:
 
 @checked
 def load_split(
-    name: str, reading: Reading | None = None, strategy: str | None = None, seed: int = 0, **params: Any
+    name: str,
+    reading: Reading | None = None,
+    strategy: str | None = None,
+    seed: int = 0,
+    **params: Any,
 ) -> Split:
-    """The split of :func:`load_dataset` by a strategy; None: what the card says, or given parts, or leave-one-out."""
+    """The split of :func:`load_dataset` by a strategy; None: what the card says, or given parts, or
+    leave-one-out.
+    """
     card, data = find_card(name), load_dataset(name, reading)
     if strategy is None and isinstance(card, GraphCard) and card.interactions is not None:
         return data.split(**card.interactions.split)
-    return data.split(strategy or ("given" if data.has_parts else "leave-one-out"), seed=seed, **params)
+    return data.split(
+        strategy or ("given" if data.has_parts else "leave-one-out"), seed=seed, **params
+    )
 
 
 def _check_has(name: str, has: bool, what: str) -> None:

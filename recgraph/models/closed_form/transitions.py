@@ -26,19 +26,31 @@ _EPSILON = 2.0**-24
 
 class TableConfig(ModelConfig):
     window: Annotated[
-        int, Field(ge=1, description="steps of a history between an item and those that follow it"), Search(1, 20)
+        int,
+        Field(ge=1, description="steps of a history between an item and those that follow it"),
+        Search(1, 20),
     ] = 10
     backward: Annotated[
-        float, Field(ge=0, description="weight of the way back, from an item to those before it"), Search(0.0, 1.0)
+        float,
+        Field(ge=0, description="weight of the way back, from an item to those before it"),
+        Search(0.0, 1.0),
     ] = 0.25
     history_power: Annotated[
         float,
-        Field(ge=0, le=1, description="of an item's sum of weights, by which what it leads to is divided"),
+        Field(
+            ge=0,
+            le=1,
+            description="of an item's sum of weights, by which what it leads to is divided",
+        ),
         Search(0.0, 1.0),
     ] = 0.5
     item_power: Annotated[
         float,
-        Field(ge=0, le=1, description="of an item's sum of weights, by which what leads to it is divided"),
+        Field(
+            ge=0,
+            le=1,
+            description="of an item's sum of weights, by which what leads to it is divided",
+        ),
         Search(0.0, 1.0),
     ] = 0.3
     decay: Annotated[
@@ -49,26 +61,32 @@ class TableConfig(ModelConfig):
 
 
 class TransitionsConfig(TableConfig):
-    hops: Annotated[int, Field(ge=1, description="steps along the table that are summed"), Search(1, 3)] = 1
+    hops: Annotated[
+        int, Field(ge=1, description="steps along the table that are summed"), Search(1, 3)
+    ] = 1
 
 
 class Transitions(SizedByState, ClosedFormModel):
     """The transitions from the items of a history, the newest first.
 
-    ``s_j = sum_t decay^t T[h_t, j]`` with ``h_0`` the last item of the history, plus ``s T`` with two ``hops``, and
-    ``T = diag(C 1)^-history_power C diag(1'C)^-item_power``, where ``C_ij`` sums ``1 / d`` over all places of the
-    training histories at which j stands d steps after i, ``d <= window``, and ``backward / d`` where j stands d before
-    i; of interactions of weights v and w ``sqrt(v w)`` times as much. The defaults are between those that the valid
-    parts of Amazon Beauty and MovieLens-1M like best.
+    ``s_j = sum_t decay^t T[h_t, j]`` with ``h_0`` the last item of the history, plus ``s T`` with
+    two ``hops``, and ``T = diag(C 1)^-history_power C diag(1'C)^-item_power``, where ``C_ij`` sums
+    ``1 / d`` over all places of the training histories at which j stands d steps after i, ``d <=
+    window``, and ``backward / d`` where j stands d before i; of interactions of weights v and w
+    ``sqrt(v w)`` times as much. The defaults are between those that the valid parts of Amazon
+    Beauty and MovieLens-1M like best.
 
-    The item-to-item table that sequence models are compared with: with ``window=1, backward=0, decay`` near 0 it is a
-    Markov chain of the first order. Memory is 12 bytes for each pair of items that stand within a window.
+    The item-to-item table that sequence models are compared with: with ``window=1, backward=0,
+    decay`` near 0 it is a Markov chain of the first order. Memory is 12 bytes for each pair of
+    items that stand within a window.
 
-    Source: ours, after the sequential rules of Ludewig and Jannach, Evaluation of Session-based Recommendation
-    Algorithms (UMUAI 2018), section 3.1. Departures: the way back, the powers, and all of the history.
+    Source: ours, after the sequential rules of Ludewig and Jannach, Evaluation of Session-based
+    Recommendation Algorithms (UMUAI 2018), section 3.1. Departures: the way back, the powers, and
+    all of the history.
 
     Attributes:
-        offsets, items, weights: [n_items + 1], [nnz] int64 and [nnz] float32, the rows of T one after another.
+        offsets, items, weights: [n_items + 1], [nnz] int64 and [nnz] float32, the rows of T one
+            after another.
     """
 
     Config = TransitionsConfig
@@ -80,7 +98,9 @@ class Transitions(SizedByState, ClosedFormModel):
 
     @property
     def n_read(self) -> int:
-        """The items of a history that count: those before are less than a rounding error of the newest."""
+        """The items of a history that count: those before are less than a rounding error of the
+        newest.
+        """
         decay = self.config.decay
         return 1 << 31 if decay == 1 else 1 + int(math.log(_EPSILON) / math.log(decay))
 
@@ -88,7 +108,9 @@ class Transitions(SizedByState, ClosedFormModel):
     def matrix(self) -> Csr:
         """T, [n_items, n_items]."""
         n_items = len(self.offsets) - 1
-        return self.once("matrix", lambda: Csr(self.offsets, self.items, self.weights, (n_items, n_items)))
+        return self.once(
+            "matrix", lambda: Csr(self.offsets, self.items, self.weights, (n_items, n_items))
+        )
 
     def _build(self, space: Space) -> None:
         self.register_buffer("offsets", torch.zeros(space.n_items + 1, dtype=torch.int64))
@@ -98,11 +120,17 @@ class Transitions(SizedByState, ClosedFormModel):
     def fit(self, train: Part) -> Self:
         config, device = self.config, self.offsets.device
         weights = None if train.weights is None else train.weights.to(device)
-        table = transitions(train.items.to(device), train.n_items, config.window, config.backward, weights)
+        table = transitions(
+            train.items.to(device), train.n_items, config.window, config.backward, weights
+        )
         rows_scale = power(table.row_sums(), -config.history_power).float()
         columns_scale = power(table.t().row_sums(), -config.item_power).float()
         table = table.scale(rows_scale, columns_scale)
-        self.offsets, self.items, self.weights = table.indptr, table.indices, table.values(torch.float32)
+        self.offsets, self.items, self.weights = (
+            table.indptr,
+            table.indices,
+            table.values(torch.float32),
+        )
         self.changed()
         return self
 

@@ -1,4 +1,6 @@
-"""Models with a vector for each user and item: the table, the losses, unknown users, vectors kept for ranking."""
+"""Models with a vector for each user and item: the table, the losses, unknown users, vectors kept
+for ranking.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +32,18 @@ from recgraph.sparse.rows import is_sparse, lookup, read_once, touched
 
 class CollaborativeConfig(ModelConfig):
     hidden_dim: Annotated[
-        int, Field(ge=1, description="width of user and item vectors"), Search(choices=(32, 64, 128, 256))
+        int,
+        Field(ge=1, description="width of user and item vectors"),
+        Search(choices=(32, 64, 128, 256)),
     ] = 64
-    loss: Annotated[PartConfig, part("loss"), Field(description="of the recommendations")] = losses.BPR()
+    loss: Annotated[PartConfig, part("loss"), Field(description="of the recommendations")] = (
+        losses.BPR()
+    )
     exclude_own: Annotated[
-        bool, Field(description="never draw a user's own items as that user's negatives (pairwise losses)")
+        bool,
+        Field(
+            description="never draw a user's own items as that user's negatives (pairwise losses)"
+        ),
     ] = True
     l2: Annotated[
         float,
@@ -43,30 +52,37 @@ class CollaborativeConfig(ModelConfig):
     ] = 1e-4
     init_std: Annotated[
         float | None,
-        Field(gt=0, description="standard deviation of the first user and item vectors; none: uniform by Xavier"),
+        Field(
+            gt=0,
+            description="standard deviation of the first user and item vectors; none: uniform by Xavier",
+        ),
         Search(choices=(None, 1e-4, 1e-3, 1e-2, 1e-1)),
     ] = None
 
 
 class CollaborativeModel(TrainableModel):
-    """Base of models that learn a vector for each user and item. Terms: ``rec``, the recommendation loss, and ``l2``,
-    half the squared norms of the vectors of a sample's user, item and (mean over) negatives, before propagation.
+    """Base of models that learn a vector for each user and item. Terms: ``rec``, the recommendation
+    loss, and ``l2``, half the squared norms of the vectors of a sample's user, item and (mean over)
+    negatives, before propagation.
 
-    A node is a user (``user_idx``) or an item (``n_users + item_idx``); a subclass says in :meth:`nodes` how the
-    vectors of all nodes come from the table. The table starts uniform by Xavier, users and items each by their own
-    size, as in RecBole, or normal (``init_std``).
+    A node is a user (``user_idx``) or an item (``n_users + item_idx``); a subclass says in
+    :meth:`nodes` how the vectors of all nodes come from the table. The table starts uniform by
+    Xavier, users and items each by their own size, as in RecBole, or normal (``init_std``).
 
-    The weight of an interaction is that of its sample in ``rec``, which is the weighted mean over all samples.
+    The weight of an interaction is that of its sample in ``rec``, which is the weighted mean over
+    all samples.
 
-    Scores are inner products; with a loss of cosines, those with item vectors of length 1, which rank as cosines do.
+    Scores are inner products; with a loss of cosines, those with item vectors of length 1, which
+    rank as cosines do.
 
-    Users without a training interaction (index -1, or empty rows of the training part) are ranked for by the mean of
-    the vectors of their history's items, as they are after propagation; without a history, by the mean of the trained
-    users' vectors. A known user's history is not read. Items without a training interaction have only been negatives:
-    their scores are near 0 and say nothing of them (:class:`MEOWRec` embeds them through relations and features).
+    Users without a training interaction (index -1, or empty rows of the training part) are ranked
+    for by the mean of the vectors of their history's items, as they are after propagation; without
+    a history, by the mean of the trained users' vectors. A known user's history is not read. Items
+    without a training interaction have only been negatives: their scores are near 0 and say nothing
+    of them (:class:`MEOWRec` embeds them through relations and features).
 
-    In evaluation mode and without gradients the vectors of all nodes are computed once and kept, until the weights
-    change or training goes on.
+    In evaluation mode and without gradients the vectors of all nodes are computed once and kept,
+    until the weights change or training goes on.
     """
 
     Config: ClassVar[type[ModelConfig]] = CollaborativeConfig
@@ -138,18 +154,24 @@ class CollaborativeModel(TrainableModel):
         sizes = Space(n_users=train.n_users, n_items=train.n_items)
         built = Space(n_users=self.space.n_users, n_items=self.space.n_items)
         if sizes != built:
-            raise ValueError(f"train has {sizes}, but {type(self).__name__} was built for {built}; build a new one")
+            raise ValueError(
+                f"train has {sizes}, but {type(self).__name__} was built for {built}; build a new one"
+            )
         self.loss.setup(train.item_counts())
         self.known_users.copy_(train.items.lengths > 0)
 
     def nodes(self) -> Tensor:
-        """[n_users + n_items, D]: the vectors that scores are inner products of, without any noise."""
+        """[n_users + n_items, D]: the vectors that scores are inner products of, without any
+        noise.
+        """
         raise TypeError(f"{type(self).__name__} must define nodes()")
 
     def nodes_of(self, batch: PairBatch) -> tuple[PairBatch, Tensor]:
-        """The vectors that the terms of a batch read, [U + n_items, D], and the batch with its users as rows of them.
+        """The vectors that the terms of a batch read, [U + n_items, D], and the batch with its
+        users as rows of them.
 
-        By default those of all nodes; a model whose user vectors are made one by one gives those of the batch.
+        By default those of all nodes; a model whose user vectors are made one by one gives those of
+        the batch.
         """
         return batch, self.nodes()
 
@@ -161,9 +183,9 @@ class CollaborativeModel(TrainableModel):
     def losses(self, batch: PairBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
         """``l2`` and ``rec``; a subclass adds its own.
 
-        Where several ranks train, each computes a term of its own samples, or the same term of all samples, as
-        propagation is the same on all ranks; the mean over ranks counts. Multiply a mean over a rank's own samples by
-        the batch's ``weight`` therefore.
+        Where several ranks train, each computes a term of its own samples, or the same term of all
+        samples, as propagation is the same on all ranks; the mean over ranks counts. Multiply a
+        mean over a rank's own samples by the batch's ``weight`` therefore.
         """
         found = {}
         if "l2" in wanted:
@@ -173,7 +195,9 @@ class CollaborativeModel(TrainableModel):
         return found
 
     def _rec(self, batch: PairBatch, nodes: Tensor) -> Tensor:
-        """The recommendation loss of a batch, whose users are rows of ``nodes`` [U + n_items, D]."""
+        """The recommendation loss of a batch, whose users are rows of ``nodes`` [U + n_items,
+        D].
+        """
         n_items = self.space.n_items
         n_users = len(nodes) - n_items
         if isinstance(self.loss, OwnNegatives):
@@ -186,7 +210,9 @@ class CollaborativeModel(TrainableModel):
                 read = batch.users, batch.items + n_users, batch.negatives + n_users
                 part, (users, items, drawn) = read_once(nodes, *read)
                 pairs = drawn, batch.bounds, keep_mask, lookup(part, users), items, part
-                return weighted(self.loss.against_shared(*pairs, n_items, weights, generator), batch)
+                return weighted(
+                    self.loss.against_shared(*pairs, n_items, weights, generator), batch
+                )
             items = torch.cat([batch.items[:, None], batch.negatives], 1)
             part, places = touched(nodes, torch.cat([batch.users[:, None], items + n_users], 1))
             if self.loss.cosine:
@@ -196,16 +222,22 @@ class CollaborativeModel(TrainableModel):
                 scores = own_scores(users, part, places[:, 1:])
             else:
                 scores = pair_scores(part, places[:, 0], places[:, 1:])
-            return weighted(self.loss.of_scores(scores[:, 0], scores[:, 1:], keep_mask, n_items, weights), batch)
+            return weighted(
+                self.loss.of_scores(scores[:, 0], scores[:, 1:], keep_mask, n_items, weights), batch
+            )
         # losses read tokens: row 0 is the padding's
         table = F.pad(nodes[n_users:], (0, 0, 1, 0))
         users = lookup(nodes, batch.users)
         given = {} if batch.sample_weights is None else {"weights": batch.sample_weights}
-        return weighted(self.loss(users, batch.items + 1, table, batch.generators["negatives"], **given), batch)
+        return weighted(
+            self.loss(users, batch.items + 1, table, batch.generators["negatives"], **given), batch
+        )
 
     def _l2(self, batch: PairBatch) -> Tensor:
         items, negatives = (index + self.space.n_users for index in (batch.items, batch.negatives))
-        return weighted(half_squared_norms(self.embedding.weight, (batch.users, items, negatives)), batch)
+        return weighted(
+            half_squared_norms(self.embedding.weight, (batch.users, items, negatives)), batch
+        )
 
     def _ranked(self) -> tuple[Tensor, Tensor]:
         """:meth:`nodes`, and the vectors of items that scores are made of."""
@@ -225,7 +257,9 @@ class CollaborativeModel(TrainableModel):
         return self._user_vectors(query, self._ranked()[0])
 
     def knows(self, query: Query) -> bool:
-        """Whether all users of a query have a trained vector, so that their histories are not read."""
+        """Whether all users of a query have a trained vector, so that their histories are not
+        read.
+        """
         known_mask = query.users >= 0
         return bool(known_mask.all()) and bool(self.known_users[query.users].all())
 
@@ -252,7 +286,9 @@ class CollaborativeModel(TrainableModel):
         part, places = touched(nodes, query.history.values + self.space.n_users)
         if self.loss.cosine:
             part, places = unit_rows(part, places)
-        vectors = F.embedding_bag(places, part, query.history.offsets, mode="mean", include_last_offset=True)
+        vectors = F.embedding_bag(
+            places, part, query.history.offsets, mode="mean", include_last_offset=True
+        )
         empty_mask = query.history.lengths == 0
         if bool(empty_mask.any()) and bool(self.known_users.any()):
             vectors[empty_mask] = nodes[: len(self.known_users)][self.known_users].mean(0)
@@ -266,9 +302,11 @@ def weighted(mean: Tensor, batch: PairBatch) -> Tensor:
     return mean if batch.weight == 1 else mean * batch.weight
 
 
-def _weights_of_kept(keep_mask: Tensor, weights: PairWeights | None, dtype: torch.dtype) -> PairWeights:
-    """Weights of pairs with which the shared negatives [B, K] that are not its user's own count as K for a sample, as
-    those do that are drawn for it alone."""
+def _weights_of_kept(
+    keep_mask: Tensor, weights: PairWeights | None, dtype: torch.dtype
+) -> PairWeights:
+    """Weights of pairs with which the shared negatives [B, K] that are not its user's own count as
+    K for a sample, as those do that are drawn for it alone."""
     n_kept = keep_mask.sum(1, keepdim=True).clamp(min=1)
     scale = keep_mask.shape[1] / n_kept.to(dtype)
     if weights is None:
@@ -291,22 +329,27 @@ def half_squared_norms(table: Tensor, places: Sequence[Tensor]) -> Tensor:
         counts = table.new_zeros(table.shape[0])
         for index in places:
             if index.numel():
-                counts.index_add_(0, index.flatten(), counts.new_full((), 1 / index.numel()).expand(index.numel()))
+                counts.index_add_(
+                    0, index.flatten(), counts.new_full((), 1 / index.numel()).expand(index.numel())
+                )
         total: Tensor = _HalfWeightedNorms.apply(table, table, counts)  # type: ignore[no-untyped-call]
         return total
 
 
 class _HalfWeightedNorms(torch.autograd.Function):
-    """``1/2 sum_i w_i |x_i|^2``; the gradient takes one pass over x, where that of ``vecdot(x, x)`` takes three.
+    """``1/2 sum_i w_i |x_i|^2``; the gradient takes one pass over x, where that of ``vecdot(x, x)``
+    takes three.
 
-    x is passed twice, and each argument gets half of the gradient: autograd then adds to the other gradients of x in
-    the order of ``vecdot``, so that no last digit changes.
+    x is passed twice, and each argument gets half of the gradient: autograd then adds to the other
+    gradients of x in the order of ``vecdot``, so that no last digit changes.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, same: Tensor, weights: Tensor) -> Tensor:
         ctx.save_for_backward(x, weights)
-        squares = [torch.linalg.vecdot(x[rows], x[rows]) for rows in row_blocks(len(x), x.shape[1], x)]
+        squares = [
+            torch.linalg.vecdot(x[rows], x[rows]) for rows in row_blocks(len(x), x.shape[1], x)
+        ]
         return weights.dot(torch.cat(squares)) / 2
 
     @staticmethod

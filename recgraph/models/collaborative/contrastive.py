@@ -22,7 +22,9 @@ from recgraph.sparse.csr import Csr
 
 Candidates = Annotated[
     Literal["batch", "all"],
-    Field(description="against what a node is contrasted: the batch's nodes of its kind, or all of them"),
+    Field(
+        description="against what a node is contrasted: the batch's nodes of its kind, or all of them"
+    ),
 ]
 Noise = Annotated[
     float,
@@ -32,25 +34,29 @@ Noise = Annotated[
 
 
 class GraphContrastiveConfig(LightGCNConfig):
-    # the published ones, .1 (SGL), .5 (SimGCL) and .2 (XSimGCL), keep a model from learning on small dense logs
+    # the published ones, .1 (SGL), .5 (SimGCL) and .2 (XSimGCL), keep a model from learning on
+    # small dense logs
     contrast_weight: Annotated[
-        float, Field(ge=0, description="lambda, weight of the contrastive term"), Search(1e-3, 1.0, log=True)
+        float,
+        Field(ge=0, description="lambda, weight of the contrastive term"),
+        Search(1e-3, 1.0, log=True),
     ] = 0.02
     contrast: Annotated[Contrast, Field(description="of the two views of a node")] = Contrast(
         objective="info_nce", similarity="cosine", temperature=0.2
     )
     candidates: Candidates = "batch"
     item_weight: Annotated[
-        float, Field(ge=0, description="alpha, what the contrasts of items count beside those of users")
+        float,
+        Field(ge=0, description="alpha, what the contrasts of items count beside those of users"),
     ] = 1.0
 
 
 class GraphContrastiveModel(LightGCN):
     """Base of LightGCN with a contrastive task.
 
-    Term ``cl``: the contrast of two views of the batch's users, plus the same of its items; each node of the batch is
-    one anchor, however often it stands there. An objective that stacks both views (NT-Xent) needs
-    ``candidates="batch"``.
+    Term ``cl``: the contrast of two views of the batch's users, plus the same of its items; each
+    node of the batch is one anchor, however often it stands there. An objective that stacks both
+    views (NT-Xent) needs ``candidates="batch"``.
     """
 
     Config: ClassVar[type[ModelConfig]] = GraphContrastiveConfig
@@ -79,7 +85,9 @@ class GraphContrastiveModel(LightGCN):
         return found | super().losses(batch, wanted)
 
     def _contrast(self, batch: PairBatch, first: Tensor, second: Tensor) -> Tensor:
-        """The contrast of two views of all nodes: of the batch's users, plus alpha times that of its items."""
+        """The contrast of two views of all nodes: of the batch's users, plus alpha times that of
+        its items.
+        """
         users, items = batch.distinct()
         anchors, of_batch = self._of_both(first, users, items), self.config.candidates == "batch"
         candidates = self._of_both(second, users, items) if of_batch else self._split(second)
@@ -89,7 +97,9 @@ class GraphContrastiveModel(LightGCN):
             if of_batch:
                 losses.append(term(a, b, own, own, **how))
             else:
-                losses.append(term(a, b, own, torch.arange(len(b), device=b.device), positives=own, **how))
+                losses.append(
+                    term(a, b, own, torch.arange(len(b), device=b.device), positives=own, **how)
+                )
         return self._sum(*losses)
 
     def _terms(self) -> tuple[ContrastiveTerm, ContrastiveTerm]:
@@ -108,7 +118,9 @@ class GraphContrastiveModel(LightGCN):
         return torch.split(nodes, [self.space.n_users, self.space.n_items])
 
     def _of_both(self, nodes: Tensor, users: Tensor, items: Tensor) -> tuple[Tensor, ...]:
-        """Some users and some items; all are read at once, as every reading has a gradient of the view's size."""
+        """Some users and some items; all are read at once, as every reading has a gradient of the
+        view's size.
+        """
         rows = nodes.index_select(0, torch.cat([users, items + self.space.n_users]))
         return torch.split(rows, [len(users), len(items)])
 
@@ -118,25 +130,31 @@ class SGLConfig(GraphContrastiveConfig):
         tuple[Annotated[PartConfig, part("augmentation")], ...],
         Field(description="that make a view of the matrix of users and items, one after the other"),
     ] = (augment.EdgeDrop(ratio=0.1),)
-    each_layer: Annotated[bool, Field(description="draw the views anew in each layer (SGL-RW)")] = False
+    each_layer: Annotated[bool, Field(description="draw the views anew in each layer (SGL-RW)")] = (
+        False
+    )
     candidates: Candidates = "all"
 
 
 class SGL(GraphContrastiveModel):
     """LightGCN with the contrast of two subgraphs, drawn once an epoch.
 
-    Source: Wu et al., Self-supervised Graph Learning for Recommendation (SIGIR 2021): SGL-ED (edge drop), SGL-ND
-    (``augmentations=["node_drop"]``) and SGL-RW (``each_layer=True``). A subgraph is normalised by its own degrees;
-    every node of a kind is a candidate, as in the authors' code. Loss: ``rec + l2 + lambda cl``. Departures: the terms
-    are means over samples and anchors where the authors have sums; a node is one anchor however often it is there.
+    Source: Wu et al., Self-supervised Graph Learning for Recommendation (SIGIR 2021): SGL-ED (edge
+    drop), SGL-ND (``augmentations=["node_drop"]``) and SGL-RW (``each_layer=True``). A subgraph is
+    normalised by its own degrees; every node of a kind is a candidate, as in the authors' code.
+    Loss: ``rec + l2 + lambda cl``. Departures: the terms are means over samples and anchors where
+    the authors have sums; a node is one anchor however often it is there.
     """
 
     Config = SGLConfig
 
     def _build(self, space: Space) -> None:
         super()._build(space)
-        # users and items are different nodes, even where there are as many of the one as of the other
-        self._augmentations = [each.build(self_loops=False, binary=False) for each in self.config.augmentations]
+        # users and items are different nodes, even where there are as many of the one as of the
+        # other
+        self._augmentations = [
+            each.build(self_loops=False, binary=False) for each in self.config.augmentations
+        ]
         self._drawn: tuple[Any, list[list[Csr]]] | None = None
 
     def setup(self, train: Part) -> None:
@@ -144,7 +162,9 @@ class SGL(GraphContrastiveModel):
         self._drawn = None
 
     def views(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
-        first, second = (self.encoder(self.embedding.weight, layers) for layers in self._subgraphs(batch))
+        first, second = (
+            self.encoder(self.embedding.weight, layers) for layers in self._subgraphs(batch)
+        )
         return first, second
 
     def _subgraphs(self, batch: PairBatch) -> list[list[Csr]]:
@@ -154,7 +174,10 @@ class SGL(GraphContrastiveModel):
         if self._drawn is None or self._drawn[0] != key:
             generator = batch.generators.fresh("views", batch.epoch)
             n_layers, each = self.encoder.n_layers, self.config.each_layer
-            views = [[self._subgraph(generator, table.dtype) for _ in range(n_layers if each else 1)] for _ in range(2)]
+            views = [
+                [self._subgraph(generator, table.dtype) for _ in range(n_layers if each else 1)]
+                for _ in range(2)
+            ]
             self._drawn = key, views if each else [view * n_layers for view in views]
         return self._drawn[1]
 
@@ -172,10 +195,11 @@ class SimGCLConfig(GraphContrastiveConfig):
 class SimGCL(GraphContrastiveModel):
     """LightGCN with the contrast of two propagations that differ by noise alone.
 
-    Source: Yu et al., Are Graph Augmentations Necessary? Simple Graph Contrastive Learning for Recommendation (SIGIR
-    2022). Each layer's output is moved by a random vector of length epsilon in its own orthant; vectors are the mean of
-    the layers' outputs, without the input. Loss: ``rec + l2 + lambda cl``. Departures: ``l2`` is of the vectors before
-    propagation, where the authors' code has those after it; lambda is .02 by default (theirs: .5).
+    Source: Yu et al., Are Graph Augmentations Necessary? Simple Graph Contrastive Learning for
+    Recommendation (SIGIR 2022). Each layer's output is moved by a random vector of length epsilon
+    in its own orthant; vectors are the mean of the layers' outputs, without the input. Loss: ``rec
+    + l2 + lambda cl``. Departures: ``l2`` is of the vectors before propagation, where the authors'
+    code has those after it; lambda is .02 by default (theirs: .5).
     """
 
     Config = SimGCLConfig
@@ -193,7 +217,9 @@ class SimGCL(GraphContrastiveModel):
         def perturb(x: Tensor) -> None:
             for rows in row_blocks(len(x), x.shape[1], x):  # temporaries stay in the cache
                 vectors = x[rows]
-                direction = torch.rand(vectors.shape, generator=generator, device=x.device, dtype=x.dtype)
+                direction = torch.rand(
+                    vectors.shape, generator=generator, device=x.device, dtype=x.dtype
+                )
                 vectors += unit_length(direction).mul_(vectors.sign()).mul_(self.config.noise)
 
         return self.encoder.layers(self.embedding.weight, perturb=perturb)
@@ -202,11 +228,19 @@ class SimGCL(GraphContrastiveModel):
 class XSimGCLConfig(SimGCLConfig):
     n_layers: Annotated[
         int,
-        Field(ge=2, le=100, description="layers of propagation; the mean of a single one would be contrasted with it"),
+        Field(
+            ge=2,
+            le=100,
+            description="layers of propagation; the mean of a single one would be contrasted with it",
+        ),
         Search(2, 4),
     ] = 3
     contrast_layer: Annotated[
-        int, Field(ge=1, description="l*, the layer that is contrasted with the mean of all; at most n_layers")
+        int,
+        Field(
+            ge=1,
+            description="l*, the layer that is contrasted with the mean of all; at most n_layers",
+        ),
     ] = 1
     noise: Noise = 0.2
     contrast: Annotated[Contrast, Field(description="of the two views of a node")] = Contrast(
@@ -215,10 +249,12 @@ class XSimGCLConfig(SimGCLConfig):
 
 
 class XSimGCL(SimGCL):
-    """SimGCL in a single propagation: its noisy output is what recommends, and is contrasted with one of its layers.
+    """SimGCL in a single propagation: its noisy output is what recommends, and is contrasted with
+    one of its layers.
 
-    Source: Yu et al., XSimGCL: Towards Extremely Simple Graph Contrastive Learning for Recommendation (TKDE 2023).
-    Ranking has no noise. Departures: as in SimGCL (lambda of the authors: .2); three layers by default.
+    Source: Yu et al., XSimGCL: Towards Extremely Simple Graph Contrastive Learning for
+    Recommendation (TKDE 2023). Ranking has no noise. Departures: as in SimGCL (lambda of the
+    authors: .2); three layers by default.
     """
 
     Config = XSimGCLConfig

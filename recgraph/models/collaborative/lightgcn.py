@@ -1,4 +1,6 @@
-"""Matrix factorisation; its vectors propagated over the graph of interactions, and the limit of that as a loss."""
+"""Matrix factorisation; its vectors propagated over the graph of interactions, and the limit of
+that as a loss.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,8 @@ from recgraph.sparse.rows import touched
 class BPRMF(CollaborativeModel):
     """Matrix factorisation: a user's score of an item is the inner product of their vectors.
 
-    Source: Rendle et al., BPR: Bayesian Personalized Ranking from Implicit Feedback (UAI 2009). Departures: no item
-    bias; Adam instead of plain SGD; the loss can be another than BPR.
+    Source: Rendle et al., BPR: Bayesian Personalized Ranking from Implicit Feedback (UAI 2009).
+    Departures: no item bias; Adam instead of plain SGD; the loss can be another than BPR.
     """
 
     def _build(self, space: Space) -> None:
@@ -43,15 +45,19 @@ class BPRMF(CollaborativeModel):
 
 class LightGCNConfig(CollaborativeConfig):
     # layers have no weights, so that no file of weights bounds them
-    n_layers: Annotated[int, Field(ge=1, le=100, description="layers of propagation"), Search(1, 4)] = 3
+    n_layers: Annotated[
+        int, Field(ge=1, le=100, description="layers of propagation"), Search(1, 4)
+    ] = 3
 
 
 class LightGCN(CollaborativeModel):
-    """Vectors of users and items, propagated over the graph of their interactions; no weights but the vectors.
+    """Vectors of users and items, propagated over the graph of their interactions; no weights but
+    the vectors.
 
-    Source: He et al., LightGCN: Simplifying and Powering Graph Convolution Network for Recommendation (SIGIR 2020),
-    with the mean over the input and all layers. Edges are the distinct interactions of training, of weight 1 or theirs.
-    Departures: ``exclude_own`` draws negatives without a second try; the loss can be another than BPR.
+    Source: He et al., LightGCN: Simplifying and Powering Graph Convolution Network for
+    Recommendation (SIGIR 2020), with the mean over the input and all layers. Edges are the distinct
+    interactions of training, of weight 1 or theirs. Departures: ``exclude_own`` draws negatives
+    without a second try; the loss can be another than BPR.
     """
 
     Config: ClassVar[type[ModelConfig]] = LightGCNConfig
@@ -79,35 +85,41 @@ class LightGCN(CollaborativeModel):
 
 
 class UltraGCNConfig(CollaborativeConfig):
-    loss: Annotated[PartConfig, part("loss"), Field(description="of weighted pairs: bce or ccl")] = losses.BCE(
-        n_negatives=50, negative_weight=30.0
-    )
+    loss: Annotated[
+        PartConfig, part("loss"), Field(description="of weighted pairs: bce or ccl")
+    ] = losses.BCE(n_negatives=50, negative_weight=30.0)
     neighbour_weight: Annotated[
         float,
         Field(ge=0, description="lambda, weight of the term of an item's neighbours"),
         Search(1e-5, 10.0, log=True),
     ] = 1e-3
-    n_neighbours: Annotated[int, Field(ge=1, description="K, neighbours of each item"), Search(5, 50)] = 10
+    n_neighbours: Annotated[
+        int, Field(ge=1, description="K, neighbours of each item"), Search(5, 50)
+    ] = 10
 
 
 class UltraGCN(BPRMF):
-    """Matrix factorisation by weighted pairs: what LightGCN's propagation would converge to, without propagating.
+    """Matrix factorisation by weighted pairs: what LightGCN's propagation would converge to,
+    without propagating.
 
-    With ``b_ui = sqrt(d_u + 1) / (d_u sqrt(d_i + 1))`` and s the inner products, the mean over samples (u, i) of
+    With ``b_ui = sqrt(d_u + 1) / (d_u sqrt(d_i + 1))`` and s the inner products, the mean over
+    samples (u, i) of
 
         ``(1e-6 + b_ui) softplus(-s_ui) + W mean_j (1e-6 + b_uj) softplus(s_uj)``
 
-    over their negatives j (term ``rec``), plus lambda times that of ``sum_k w_ik softplus(-s_uk)`` over the K nearest
-    items k of i (term ``neighbours``, see :func:`neighbours_of`), plus ``l2``. Published for Gowalla: 1,500 negatives,
-    W 300, K 10, lambda 5e-4. With a large W all vectors first collapse to one direction, in which all scores are low
-    and all users have one list. A learning rate of .02 leaves it within a thousand steps, one of .003 takes thousands.
+    over their negatives j (term ``rec``), plus lambda times that of ``sum_k w_ik softplus(-s_uk)``
+    over the K nearest items k of i (term ``neighbours``, see :func:`neighbours_of`), plus ``l2``.
+    Published for Gowalla: 1,500 negatives, W 300, K 10, lambda 5e-4. With a large W all vectors
+    first collapse to one direction, in which all scores are low and all users have one list. A
+    learning rate of .02 leaves it within a thousand steps, one of .003 takes thousands.
 
-    Source: Mao et al., UltraGCN: Ultra Simplification of Graph Convolutional Networks for Recommendation (CIKM 2021),
-    equations 8 to 14; the weights of neighbours are those of the published code, where an item may be its own (the
-    paper subtracts an item's own count from g_i in the divisor). Departures: terms are means over samples where the
-    authors have sums; ``l2`` is of the vectors of a batch's samples; negatives are never the user's own items unless
-    ``exclude_own=False`` (published), and one that is the sample's item counts 0; the table starts by Xavier unless
-    ``init_std`` is given (published: 1e-4).
+    Source: Mao et al., UltraGCN: Ultra Simplification of Graph Convolutional Networks for
+    Recommendation (CIKM 2021), equations 8 to 14; the weights of neighbours are those of the
+    published code, where an item may be its own (the paper subtracts an item's own count from g_i
+    in the divisor). Departures: terms are means over samples where the authors have sums; ``l2`` is
+    of the vectors of a batch's samples; negatives are never the user's own items unless
+    ``exclude_own=False`` (published), and one that is the sample's item counts 0; the table starts
+    by Xavier unless ``init_std`` is given (published: 1e-4).
     """
 
     Config: ClassVar[type[ModelConfig]] = UltraGCNConfig
@@ -123,11 +135,17 @@ class UltraGCN(BPRMF):
 
     def setup(self, train: Part) -> None:
         super().setup(train)
-        config, like, rows = self.config, self.embedding.weight.detach(), train.items.to(self.embedding.weight.device)
+        config, like, rows = (
+            self.config,
+            self.embedding.weight.detach(),
+            train.items.to(self.embedding.weight.device),
+        )
         near = neighbours_of(rows, train.n_items, config.n_neighbours, like)
         made = *degrees_of(rows, train.n_items, like), *near
         # of the training part alone: whoever resumes a run makes them again
-        for name, value in zip(("user_degrees", "item_degrees", "neighbours", "neighbour_weights"), made, strict=True):
+        for name, value in zip(
+            ("user_degrees", "item_degrees", "neighbours", "neighbour_weights"), made, strict=True
+        ):
             self.register_buffer(name, value, persistent=False)
 
     def pair_weights(self, batch: PairBatch) -> PairWeights:
@@ -135,13 +153,19 @@ class UltraGCN(BPRMF):
         of_drawn = of_users[:, None] * batch.of_samples(of_items[batch.negatives])
         found = PairWeights(1e-6 + of_users * of_items[batch.items], 1e-6 + of_drawn)
         own = super().pair_weights(batch)
-        return found if own is None else PairWeights(found.positive * own.positive, found.negative * own.negative)
+        return (
+            found
+            if own is None
+            else PairWeights(found.positive * own.positive, found.negative * own.negative)
+        )
 
     def losses(self, batch: PairBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
         found = super().losses(batch, wanted)
         if "neighbours" in wanted:  # the mean over samples of ``sum_k w_ik softplus(-s_uk)``
             near, weights = self.neighbours[batch.items], self.neighbour_weights[batch.items]
-            part, places = touched(self.nodes(), torch.cat([batch.users[:, None], near + self.space.n_users], 1))
+            part, places = touched(
+                self.nodes(), torch.cat([batch.users[:, None], near + self.space.n_users], 1)
+            )
             scores = pair_scores(part, places[:, 0], places[:, 1:])
             of_samples = (weights * F.softplus(-scores)).sum(1)
             if batch.sample_weights is not None:
@@ -151,8 +175,9 @@ class UltraGCN(BPRMF):
 
 
 def degrees_of(rows: Ragged, n_items: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """The factors of ``b_ui = sqrt(d_u + 1) / (d_u sqrt(d_i + 1))``, [n_users], 0 of users without items, and
-    [n_items], in the type and on the device of a tensor. ``rows`` are the items of each user; repeats do not count."""
+    """The factors of ``b_ui = sqrt(d_u + 1) / (d_u sqrt(d_i + 1))``, [n_users], 0 of users without
+    items, and [n_items], in the type and on the device of a tensor. ``rows`` are the items of each
+    user; repeats do not count."""
     once = distinct(rows, n_items)
     d_u = once.lengths.to(torch.float64)
     d_i = torch.bincount(once.values, minlength=n_items).to(torch.float64)
@@ -161,15 +186,17 @@ def degrees_of(rows: Ragged, n_items: int, like: Tensor) -> tuple[Tensor, Tensor
 
 
 def neighbours_of(rows: Ragged, n_items: int, k: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """The k items j with the greatest ``w_ij = C_ij sqrt(g_i + 1) / (g_i sqrt(g_j + 1))`` of each item i, [n_items, K]
-    int64, and w, [n_items, K], the greatest first, 0 in unused places.
+    """The k items j with the greatest ``w_ij = C_ij sqrt(g_i + 1) / (g_i sqrt(g_j + 1))`` of each
+    item i, [n_items, K] int64, and w, [n_items, K], the greatest first, 0 in unused places.
 
-    C counts the users who have both items, C_ii those of item i, and g are the sums of its rows. ``rows`` are the items
-    of each user; repeats do not count.
+    C counts the users who have both items, C_ii those of item i, and g are the sums of its rows.
+    ``rows`` are the items of each user; repeats do not count.
     """
     once, k = distinct(rows, n_items), min(k, n_items)
     sums = torch.bincount(once.values, once.lengths[once.rows].to(torch.float64), minlength=n_items)
-    found, weights = neighbours(presence(once, n_items), k, norms=(sums + 1).sqrt(), with_itself=True)
+    found, weights = neighbours(
+        presence(once, n_items), k, norms=(sums + 1).sqrt(), with_itself=True
+    )
     # (g_i + 1) / g_i does not alter the order in a row
     factor = torch.where(sums > 0, (sums + 1) / sums.clamp(min=1), 0)
     return found, (weights * factor[:, None]).to(like)

@@ -1,4 +1,6 @@
-"""NCL: LightGCN that contrasts a node with its neighbours in the graph, and with its neighbours in meaning."""
+"""NCL: LightGCN that contrasts a node with its neighbours in the graph, and with its neighbours in
+meaning.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,11 @@ from recgraph.data.batches import PairBatch
 from recgraph.data.part import Part
 from recgraph.encoders.graph import mean
 from recgraph.models.base import Phase, Space
-from recgraph.models.collaborative.contrastive import Candidates, GraphContrastiveConfig, GraphContrastiveModel
+from recgraph.models.collaborative.contrastive import (
+    Candidates,
+    GraphContrastiveConfig,
+    GraphContrastiveModel,
+)
 from recgraph.sparse.blocks import unit_length
 
 
@@ -44,8 +50,8 @@ class NCLConfig(GraphContrastiveConfig):
             "user's is made of users' vectors",
         ),
     ] = 2
-    contrast: Annotated[Contrast, Field(description="of a node's vectors of two layers")] = Contrast(
-        objective="info_nce", similarity="cosine", temperature=0.1
+    contrast: Annotated[Contrast, Field(description="of a node's vectors of two layers")] = (
+        Contrast(objective="info_nce", similarity="cosine", temperature=0.1)
     )
     candidates: Candidates = "all"
     proto_weight: Annotated[
@@ -53,8 +59,8 @@ class NCLConfig(GraphContrastiveConfig):
         Field(ge=0, description="lambda_2, weight of the contrast with prototypes, ProtoNCE"),
         Search(1e-4, 1.0, log=True),
     ] = 1e-3
-    proto_contrast: Annotated[Contrast, Field(description="of a node with the prototypes")] = Contrast(
-        objective="info_nce", similarity="cosine", temperature=0.1
+    proto_contrast: Annotated[Contrast, Field(description="of a node with the prototypes")] = (
+        Contrast(objective="info_nce", similarity="cosine", temperature=0.1)
     )
     prototypes: Annotated[
         PrototypesConfig,
@@ -69,28 +75,33 @@ class NCLConfig(GraphContrastiveConfig):
 
 
 class NCL(GraphContrastiveModel):
-    """LightGCN with the contrast of each node with its even-layer output, and with the prototype of its cluster.
+    """LightGCN with the contrast of each node with its even-layer output, and with the prototype of
+    its cluster.
 
-    Of users u, whose vectors are ``e_u = z_u^0`` before propagation and ``z_u^k`` after k layers, with cosines s:
+    Of users u, whose vectors are ``e_u = z_u^0`` before propagation and ``z_u^k`` after k layers,
+    with cosines s:
 
-    - ``cl = mean_u -log(e^{s(z_u^k, z_u^0) / tau} / sum_v e^{s(z_u^k, z_v^0) / tau})`` over all users v (structural
-      neighbours: k is even);
-    - ``proto = mean_u -log(e^{s(e_u, c_u) / tau} / sum_c e^{s(e_u, c) / tau})``, ProtoNCE, of the centroids c of
-      k-means of all users' vectors, c_u that of u's cluster (semantic neighbours); 0 before ``warm_up_epochs``.
-      Clusters are made in the first step of an epoch that reads them, and kept for all its steps.
+    - ``cl = mean_u -log(e^{s(z_u^k, z_u^0) / tau} / sum_v e^{s(z_u^k, z_v^0) / tau})`` over all
+      users v (structural neighbours: k is even);
+    - ``proto = mean_u -log(e^{s(e_u, c_u) / tau} / sum_c e^{s(e_u, c) / tau})``, ProtoNCE, of the
+      centroids c of k-means of all users' vectors, c_u that of u's cluster (semantic neighbours); 0
+      before ``warm_up_epochs``. Clusters are made in the first step of an epoch that reads them,
+      and kept for all its steps.
 
-    Both plus alpha (``item_weight``) times the same of items. Loss: ``rec + l2 + lambda_1 cl + lambda_2 proto``, with
-    lambda_1 ``contrast_weight`` and lambda_2 ``proto_weight``. Vectors are the mean of the input and ``n_layers``
-    layers; where k is more, the further layers are of the contrast alone.
+    Both plus alpha (``item_weight``) times the same of items. Loss: ``rec + l2 + lambda_1 cl +
+    lambda_2 proto``, with lambda_1 ``contrast_weight`` and lambda_2 ``proto_weight``. Vectors are
+    the mean of the input and ``n_layers`` layers; where k is more, the further layers are of the
+    contrast alone.
 
-    The clusters are also those of ``contrast.weight = "cluster"`` in ``cl``. Several ``n_clusters`` are several
-    clusterings, of which ``proto`` is the mean.
+    The clusters are also those of ``contrast.weight = "cluster"`` in ``cl``. Several ``n_clusters``
+    are several clusterings, of which ``proto`` is the mean.
 
-    Source: Lin et al., Improving Graph Collaborative Filtering with Neighborhood-enriched Contrastive Learning (WWW
-    2022). Departures: the terms are means over the distinct nodes of a batch where the authors have sums over its
-    samples; prototypes are compared by cosine, as in the authors' code, and k-means is of directions by inner products
-    (theirs, by distances of the vectors, is ``prototypes.method = "scikit-learn"``); alpha weighs both terms, as in the
-    paper, where their code has it in the first alone.
+    Source: Lin et al., Improving Graph Collaborative Filtering with Neighborhood-enriched
+    Contrastive Learning (WWW 2022). Departures: the terms are means over the distinct nodes of a
+    batch where the authors have sums over its samples; prototypes are compared by cosine, as in the
+    authors' code, and k-means is of directions by inner products (theirs, by distances of the
+    vectors, is ``prototypes.method = "scikit-learn"``); alpha weighs both terms, as in the paper,
+    where their code has it in the first alone.
     """
 
     Config = NCLConfig
@@ -105,7 +116,8 @@ class NCL(GraphContrastiveModel):
         config = self.config
         self.prototypes = Prototypes(config.prototypes)
         self.memories = nn.ModuleList(
-            PrototypeMemory(n, config.hidden_dim, config.prototypes.n_clusters) for n in (space.n_users, space.n_items)
+            PrototypeMemory(n, config.hidden_dim, config.prototypes.n_clusters)
+            for n in (space.n_users, space.n_items)
         )
         self.contrast_prototypes = ContrastiveTerm(config.proto_contrast, dim=config.hidden_dim)
 
@@ -141,7 +153,9 @@ class NCL(GraphContrastiveModel):
 
     def _proto(self, batch: PairBatch) -> Tensor:
         if batch.epoch < self.config.warm_up_epochs:
-            return self.embedding.weight[:0].sum()  # no anchors: 0, with a gradient as every term has one
+            return self.embedding.weight[
+                :0
+            ].sum()  # no anchors: 0, with a gradient as every term has one
         term, chosen, losses = self.contrast_prototypes, batch.distinct(), []
         for kind, anchors in enumerate(self._of_both(self.embedding.weight, *chosen)):
             ids, prototypes = chosen[kind], self._prototypes_of(kind, batch.epoch)
@@ -150,11 +164,15 @@ class NCL(GraphContrastiveModel):
         return self._sum(*losses)
 
     def _prototypes_of(self, kind: int, epoch: int) -> list[PrototypeSet]:
-        """Of all users (kind 0) or items (1), made from their vectors in the first step of an epoch that reads them."""
+        """Of all users (kind 0) or items (1), made from their vectors in the first step of an epoch
+        that reads them.
+        """
 
         def make() -> list[PrototypeSet]:
             members = self._split(self.embedding.weight.detach())[kind]
-            if self.config.prototypes.method == "published":  # by inner products, long vectors would draw all others
+            if (
+                self.config.prototypes.method == "published"
+            ):  # by inner products, long vectors would draw all others
                 members = unit_length(members)
             temperature = self.contrast_prototypes.config.temperature
             return prototypes_of(self.prototypes(members), members, temperature)

@@ -1,4 +1,6 @@
-"""Models that embed the nodes of a typed graph: layers for each node type, batches of nodes, embeddings."""
+"""Models that embed the nodes of a typed graph: layers for each node type, batches of nodes,
+embeddings.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,16 @@ from recgraph.data.part import Part
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath, propose
 from recgraph.graph.spectral import coordinates
-from recgraph.models.base import ClosedFormModel, Model, ModelConfig, PathKey, Phase, Space, TrainableModel, UpdatedBy
+from recgraph.models.base import (
+    ClosedFormModel,
+    Model,
+    ModelConfig,
+    PathKey,
+    Phase,
+    Space,
+    TrainableModel,
+    UpdatedBy,
+)
 from recgraph.ranks import WHOLE, Share
 from recgraph.rng import Generators, derive, dropout
 from recgraph.sparse.csr import Csr
@@ -30,7 +41,9 @@ _log = logging.getLogger(__name__)
 
 
 class GraphSpace(Space):
-    """The sizes, and a typed graph; in the node task there are no users, and the items are the target nodes."""
+    """The sizes, and a typed graph; in the node task there are no users, and the items are the
+    target nodes.
+    """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -60,7 +73,9 @@ class GraphBatch:
     share: Share = WHOLE
 
     def fresh(self, name: str) -> torch.Generator:
-        """A generator of this step, on the host: it depends on seed, name, epoch and number alone."""
+        """A generator of this step, on the host: it depends on seed, name, epoch and number
+        alone.
+        """
         return self.generators.fresh(name, self.epoch, self.number)
 
     def to(self, device: torch.device | str) -> GraphBatch:
@@ -69,13 +84,15 @@ class GraphBatch:
 
 
 class NodeBatches:
-    """Batches of target nodes, each node once an epoch, in an order that depends on the seed and the epoch alone.
+    """Batches of target nodes, each node once an epoch, in an order that depends on the seed and
+    the epoch alone.
 
     Args:
         n_targets: N.
-        batch_size: nodes of a batch at most; all batches of an epoch have the same size, or one node less. None: one
-            step an epoch on the whole graph.
-        generators: the run's random streams; of several ranks, each computes a share of every batch.
+        batch_size: nodes of a batch at most; all batches of an epoch have the same size, or one
+            node less. None: one step an epoch on the whole graph.
+        generators: the run's random streams; of several ranks, each computes a share of every
+            batch.
     """
 
     def __init__(self, n_targets: int, batch_size: int | None, generators: Generators) -> None:
@@ -93,7 +110,9 @@ class NodeBatches:
         for place, nodes in enumerate(order.tensor_split(len(self))):
             if place >= start:
                 share = self.generators.ranks.share_of_batch(len(nodes))
-                yield GraphBatch(len(nodes), number, self.generators, nodes=nodes, number=place, share=share)
+                yield GraphBatch(
+                    len(nodes), number, self.generators, nodes=nodes, number=place, share=share
+                )
 
 
 # -- layers of node types
@@ -119,7 +138,9 @@ class TypeLayer(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor | Csr | None, generator: torch.Generator | None) -> Tensor:
-        """[N, D] of features [N, F], dense or sparse; None: the identity; [N] int64: these rows of the identity."""
+        """[N, D] of features [N, F], dense or sparse; None: the identity; [N] int64: these rows of
+        the identity.
+        """
         weight = self.linear.weight.t()
         if isinstance(x, Csr):
             product = spmm(x, weight)
@@ -127,7 +148,9 @@ class TypeLayer(nn.Module):
             product = weight if x is None else weight[x]
         else:
             product = x @ weight
-        return F.elu(dropout(product + self.linear.bias, self.dropout, generator if self.training else None))
+        return F.elu(
+            dropout(product + self.linear.bias, self.dropout, generator if self.training else None)
+        )
 
     @torch.no_grad()
     def begin_at(self, rows: Tensor) -> None:
@@ -137,8 +160,8 @@ class TypeLayer(nn.Module):
 
 
 def path_weights(model: nn.Module) -> dict[PathKey, float]:
-    """The attention of each meta-path of a model, or of its graph of items, a twin's included; those of a node type sum
-    to 1. Empty: it has no meta-paths."""
+    """The attention of each meta-path of a model, or of its graph of items, a twin's included;
+    those of a node type sum to 1. Empty: it has no meta-paths."""
     of_items: Any = getattr(model, "item_graph", None)
     held: Any = model if hasattr(model, "path_weights") else of_items
     found: dict[PathKey, float] = {} if held is None else held.path_weights()
@@ -151,7 +174,9 @@ def path_weights(model: nn.Module) -> dict[PathKey, float]:
 class NodeConfig(ModelConfig):
     metapaths: Annotated[
         tuple[str, ...],
-        Field(description="paths from the target type to itself, e.g. 'paper-author-paper'; at least one to build"),
+        Field(
+            description="paths from the target type to itself, e.g. 'paper-author-paper'; at least one to build"
+        ),
     ] = ()
     hidden_dim: Annotated[
         int, Field(ge=1, description="width of nodes' vectors"), Search(choices=(32, 64, 128, 256))
@@ -159,7 +184,9 @@ class NodeConfig(ModelConfig):
 
 
 class GraphConfig(NodeConfig):
-    dropout: Annotated[float, Field(ge=0, lt=1, description="of features and layers"), Search(0.0, 0.6, step=0.1)] = 0.2
+    dropout: Annotated[
+        float, Field(ge=0, lt=1, description="of features and layers"), Search(0.0, 0.6, step=0.1)
+    ] = 0.2
     features: Annotated[
         dict[str, Literal["one-hot"]],
         Field(
@@ -168,7 +195,8 @@ class GraphConfig(NodeConfig):
         ),
     ]
     raw_features: Annotated[
-        tuple[str, ...], Field(description="node types whose features are not divided by their row sums")
+        tuple[str, ...],
+        Field(description="node types whose features are not divided by their row sums"),
     ] = ()
     rows: Annotated[
         Literal["auto", "random", "spectral"],
@@ -180,7 +208,9 @@ class GraphConfig(NodeConfig):
 
 
 class HoldsGraph(nn.Module):
-    """Base of models that hold inputs read from a graph: they move with the parameters and are no part of the state."""
+    """Base of models that hold inputs read from a graph: they move with the parameters and are no
+    part of the state.
+    """
 
     _moved: tuple[tuple[Any, torch.device, torch.dtype, Any], ...] = ()
 
@@ -213,9 +243,9 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 class NodeModel(HoldsGraph, Model):
     """Base of models that embed the nodes of one type of a typed graph.
 
-    ``MEOW(metapaths=("paper-author-paper",)).build(graph, seed=0)``; :meth:`embed` gives the embeddings. The target
-    type is the one that the meta-paths begin and end with. Inputs made from the graph are no part of the state: they
-    follow from the graph, the settings and the seed.
+    ``MEOW(metapaths=("paper-author-paper",)).build(graph, seed=0)``; :meth:`embed` gives the
+    embeddings. The target type is the one that the meta-paths begin and end with. Inputs made from
+    the graph are no part of the state: they follow from the graph, the settings and the seed.
     """
 
     Config: ClassVar[type[ModelConfig]] = NodeConfig
@@ -228,13 +258,17 @@ class NodeModel(HoldsGraph, Model):
             seed: of the initial weights and of masks that are drawn once.
 
         Raises:
-            ValueError: the model is built already, there is no graph, or the graph has not the meta-paths or a type
-                that the settings name.
+            ValueError: the model is built already, there is no graph, or the graph has not the
+                meta-paths or a type that the settings name.
         """
         if isinstance(space, HeteroGraph):
-            space = GraphSpace(n_users=0, n_items=max(space.count(self.target_of(space)), 1), graph=space)
+            space = GraphSpace(
+                n_users=0, n_items=max(space.count(self.target_of(space)), 1), graph=space
+            )
         if not isinstance(space, GraphSpace):
-            raise ValueError(f"{type(self).__name__} needs a typed graph: build(graph) or build(GraphSpace(...))")
+            raise ValueError(
+                f"{type(self).__name__} needs a typed graph: build(graph) or build(GraphSpace(...))"
+            )
         self._seed = derive(seed, "graph views")
         return super().build(space, seed)
 
@@ -242,12 +276,18 @@ class NodeModel(HoldsGraph, Model):
         """The node type that the meta-paths begin and end with, which is embedded."""
         paths = self.config.metapaths
         if not paths:
-            found = [proposal.path for name in graph.node_types for proposal in propose(graph, name)[:2]]
-            raise ValueError(f"metapaths = () must name at least one path; this graph has {', '.join(found) or 'none'}")
+            found = [
+                proposal.path for name in graph.node_types for proposal in propose(graph, name)[:2]
+            ]
+            raise ValueError(
+                f"metapaths = () must name at least one path; this graph has {', '.join(found) or 'none'}"
+            )
         routes = [MetaPath(path).route(graph) for path in paths]
         ends = {end for route in routes for end in (route[0].start, route[-1].end)}
         if len(ends) > 1:
-            raise ValueError(f"metapaths = {paths} have ends of several types: {', '.join(sorted(ends))}")
+            raise ValueError(
+                f"metapaths = {paths} have ends of several types: {', '.join(sorted(ends))}"
+            )
         return ends.pop()
 
     @property
@@ -257,17 +297,22 @@ class NodeModel(HoldsGraph, Model):
 
     @abstractmethod
     def embed(self) -> Tensor:
-        """[N, D]: the embeddings of the target nodes; make it in evaluation mode and without gradients."""
+        """[N, D]: the embeddings of the target nodes; make it in evaluation mode and without
+        gradients.
+        """
 
 
 class Spectral(NodeModel, ClosedFormModel):
-    """What the graph alone says of its nodes, untrained: their spectral coordinates, for others to be compared with.
+    """What the graph alone says of its nodes, untrained: their spectral coordinates, for others to
+    be compared with.
 
     They are the leading eigenvectors of all edge types together, each normalised by its degrees
-    (:func:`recgraph.graph.spectral.coordinates`): the singular vectors of the joined incidence matrices where all edges
-    are between the target and other types. No feature is read; ``metapaths`` only say which type the target is.
+    (:func:`recgraph.graph.spectral.coordinates`): the singular vectors of the joined incidence
+    matrices where all edges are between the target and other types. No feature is read;
+    ``metapaths`` only say which type the target is.
 
-    Source: Qin and Rohe, Regularized Spectral Clustering under the Degree-Corrected Stochastic Blockmodel (NIPS 2013).
+    Source: Qin and Rohe, Regularized Spectral Clustering under the Degree-Corrected Stochastic
+    Blockmodel (NIPS 2013).
     """
 
     updated_by: ClassVar[UpdatedBy | None] = None
@@ -288,12 +333,12 @@ class Spectral(NodeModel, ClosedFormModel):
 
 
 class GraphModel(NodeModel, TrainableModel):
-    """Base of trained models of nodes. A subclass sets ``Config`` and defines ``_build``, :meth:`losses` and
-    :meth:`embed`."""
+    """Base of trained models of nodes. A subclass sets ``Config`` and defines ``_build``,
+    :meth:`losses` and :meth:`embed`."""
 
     Config: ClassVar[type[ModelConfig]] = GraphConfig
-    #: deviation of rows that begin at spectral coordinates; a hundred steps of Adam at the usual rate move a weight by
-    #: .1, so that training starts from the coordinates and can leave them
+    #: deviation of rows that begin at spectral coordinates; a hundred steps of Adam at the usual
+    #: rate move a weight by .1, so that training starts from the coordinates and can leave them
     rows_std: ClassVar[float] = 0.1
 
     def target_of(self, graph: HeteroGraph) -> str:
@@ -302,32 +347,48 @@ class GraphModel(NodeModel, TrainableModel):
         return super().target_of(graph)
 
     def features_of(self, graph: HeteroGraph, node_type: str) -> Tensor | Csr | None:
-        """[N, F]: the features that the model reads of a type; None: none, so that nodes are one-hot."""
+        """[N, F]: the features that the model reads of a type; None: none, so that nodes are
+        one-hot.
+        """
         features = graph.features(node_type)
         return None if node_type in self.config.features else features
 
     def _features(self, graph: HeteroGraph, node_type: str) -> Tensor | Csr | None:
-        """[N, F]: the features of a type, divided by their row sums; as they are where ``raw_features`` names the type,
-        or where they hold a negative value, as embeddings do."""
-        features, raw = self.features_of(graph, node_type), self.resolved.get("raw_features", self.config.raw_features)
+        """[N, F]: the features of a type, divided by their row sums; as they are where
+        ``raw_features`` names the type, or where they hold a negative value, as embeddings do."""
+        features, raw = (
+            self.features_of(graph, node_type),
+            self.resolved.get("raw_features", self.config.raw_features),
+        )
         if features is None or node_type in raw:
             return features
         if bool(((features.values() if isinstance(features, Csr) else features) < 0).any()):
-            _log.info("features of %r hold negative values: they are not divided by their row sums", node_type)
+            _log.info(
+                "features of %r hold negative values: they are not divided by their row sums",
+                node_type,
+            )
             self.resolved["raw_features"] = (*raw, node_type)
             return features
-        return row_shares(features, f"features of {node_type!r}", f"add {node_type!r} to raw_features")
+        return row_shares(
+            features, f"features of {node_type!r}", f"add {node_type!r} to raw_features"
+        )
 
-    def _type_layer(self, graph: HeteroGraph, node_type: str, dropout: float | None = None) -> TypeLayer:
+    def _type_layer(
+        self, graph: HeteroGraph, node_type: str, dropout: float | None = None
+    ) -> TypeLayer:
         """The layer of a type; without a dropout with that of the settings."""
         features = self.features_of(graph, node_type)
         width = graph.count(node_type) if features is None else features.shape[1]
-        return TypeLayer(width, self.config.hidden_dim, self.config.dropout if dropout is None else dropout)
+        return TypeLayer(
+            width, self.config.hidden_dim, self.config.dropout if dropout is None else dropout
+        )
 
     def _begin_rows(self, graph: HeteroGraph, target: str, layers: Mapping[str, nn.Module]) -> None:
-        """Begin the rows of weights of types without features at spectral coordinates, where the settings say so.
+        """Begin the rows of weights of types without features at spectral coordinates, where the
+        settings say so.
 
-        Their biases begin at 0. Call it when all layers, given by node type, have their first weights.
+        Their biases begin at 0. Call it when all layers, given by node type, have their first
+        weights.
         """
         bare = [name for name in layers if self.features_of(graph, name) is None]
         if not bare:

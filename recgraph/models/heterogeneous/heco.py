@@ -43,7 +43,10 @@ class HeCoContrast(Contrast):
 
     temperature: Annotated[
         float | None,
-        Field(gt=0, description="what similarities are divided by; none: .8, or .5 where the target has no features"),
+        Field(
+            gt=0,
+            description="what similarities are divided by; none: .8, or .5 where the target has no features",
+        ),
         Search(0.1, 2.0, log=True),
     ] = None  # type: ignore[assignment]
 
@@ -52,22 +55,33 @@ class HeCoConfig(GraphConfig):
     # none is replaced before the model reads it, see of_target
     dropout: Annotated[
         float | None,
-        Field(ge=0, lt=1, description="of features and layers; none: .2, or .1 where the target has no features"),
+        Field(
+            ge=0,
+            lt=1,
+            description="of features and layers; none: .2, or .1 where the target has no features",
+        ),
         Search(0.0, 0.6, step=0.1),
     ] = None  # type: ignore[assignment]
     attention_dropout: Annotated[
         float | None,
-        Field(ge=0, lt=1, description="of the attention vectors; none: .5, or .3 where the target has no features"),
+        Field(
+            ge=0,
+            lt=1,
+            description="of the attention vectors; none: .5, or .3 where the target has no features",
+        ),
     ] = None
-    contrast: Annotated[HeCoContrast, Field(description="of the two views; nt_xent needs n_positives = 1")] = (
-        HeCoContrast(objective="info_nce", similarity="cosine")
-    )
+    contrast: Annotated[
+        HeCoContrast, Field(description="of the two views; nt_xent needs n_positives = 1")
+    ] = HeCoContrast(objective="info_nce", similarity="cosine")
     schema_weight: Annotated[
-        float, Field(ge=0, le=1, description="lambda, share of the loss with the schema view as anchor")
+        float,
+        Field(ge=0, le=1, description="lambda, share of the loss with the schema view as anchor"),
     ] = 0.5
     n_neighbours: Annotated[
         Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], ...],
-        Field(description="neighbours sampled of each type at every step: for all types, or one a type of the schema"),
+        Field(
+            description="neighbours sampled of each type at every step: for all types, or one a type of the schema"
+        ),
     ] = 7
     n_positives: Annotated[
         int | None,
@@ -87,21 +101,32 @@ class HeCoConfig(GraphConfig):
     max_memory_mib: MaxMemoryMiB = 4096
 
     def of_target(self, has_features: bool, n_nodes: int) -> tuple[HeCoConfig, dict[str, Any]]:
-        """The settings for a target of so many nodes, in which none is none, and those that were, by dotted name;
-        without features as published for Freebase."""
+        """The settings for a target of so many nodes, in which none is none, and those that were,
+        by dotted name; without features as published for Freebase."""
         few = min(max(int(_SHARE * n_nodes), _FEWEST), _MOST)
-        dropout, attention, wide, tau = (0.2, 0.5, _FEWEST, 0.8) if has_features else (0.1, 0.3, few, 0.5)
-        found: dict[str, Any] = {"dropout": dropout, "attention_dropout": attention, "n_positives": wide}
+        dropout, attention, wide, tau = (
+            (0.2, 0.5, _FEWEST, 0.8) if has_features else (0.1, 0.3, few, 0.5)
+        )
+        found: dict[str, Any] = {
+            "dropout": dropout,
+            "attention_dropout": attention,
+            "n_positives": wide,
+        }
         found = {name: value for name, value in found.items() if getattr(self, name) is None}
         if self.contrast.temperature is not None:
             return self.model_copy(update=found), found
         contrast = self.contrast.model_copy(update={"temperature": tau})
-        return self.model_copy(update={**found, "contrast": contrast}), {**found, "contrast.temperature": tau}
+        return self.model_copy(update={**found, "contrast": contrast}), {
+            **found,
+            "contrast.temperature": tau,
+        }
 
 
 @dataclass(frozen=True, eq=False)
 class _Inputs:
-    """HeCo's inputs: features by type, adjacencies of paths, neighbours by type, and the positives of each node."""
+    """HeCo's inputs: features by type, adjacencies of paths, neighbours by type, and the positives
+    of each node.
+    """
 
     features: Mapping[str, Features]
     paths: tuple[Operator, ...]
@@ -118,18 +143,22 @@ class _Inputs:
 class HeCo(GraphModel):
     """Contrast of the network-schema view with the meta-path view of a heterogeneous graph.
 
-    Source: Wang et al., Self-supervised Heterogeneous Graph Neural Network with Co-contrastive Learning (KDD 2021).
+    Source: Wang et al., Self-supervised Heterogeneous Graph Neural Network with Co-contrastive
+    Learning (KDD 2021).
 
-    - schema view: for each type next to the target, attention over sampled neighbours, then semantic attention;
-    - meta-path view: a one-layer GCN a path over its binary adjacency with self-loops, then semantic attention; this is
-      the embedding;
-    - a head ``W2 ELU(W1 z)``, cosine similarities; positives of a node are those that its meta-paths lead to most, a
-      path with few ends counting more for each of them, as in the published code (the paper counts paths).
+    - schema view: for each type next to the target, attention over sampled neighbours, then
+      semantic attention;
+    - meta-path view: a one-layer GCN a path over its binary adjacency with self-loops, then
+      semantic attention; this is the embedding;
+    - a head ``W2 ELU(W1 z)``, cosine similarities; positives of a node are those that its
+      meta-paths lead to most, a path with few ends counting more for each of them, as in the
+      published code (the paper counts paths).
 
-    Term ``info``: ``lambda L(schema, path) + (1 - lambda) L(path, schema)`` with several positives each, or L of both
-    views where an objective has the rows of both for anchors (NT-Xent). Departures: a node's own place is always among
-    its positives, ties among candidates are broken by ``ties`` (published: by the order of the file, in which classes
-    may lie together), and neighbours are sampled anew at every step from the run's generators.
+    Term ``info``: ``lambda L(schema, path) + (1 - lambda) L(path, schema)`` with several positives
+    each, or L of both views where an objective has the rows of both for anchors (NT-Xent).
+    Departures: a node's own place is always among its positives, ties among candidates are broken
+    by ``ties`` (published: by the order of the file, in which classes may lie together), and
+    neighbours are sampled anew at every step from the run's generators.
     """
 
     Config: ClassVar[type[ModelConfig]] = HeCoConfig
@@ -144,18 +173,25 @@ class HeCo(GraphModel):
         self.schema_types = list(neighbours)
         self.n_neighbours = one_each("n_neighbours", config.n_neighbours, len(self.schema_types))
         self.types = list(dict.fromkeys([self.target, *self.schema_types]))
-        self.type_layers = nn.ModuleList(self._type_layer(graph, name, config.dropout) for name in self.types)
+        self.type_layers = nn.ModuleList(
+            self._type_layer(graph, name, config.dropout) for name in self.types
+        )
         for layer in self.type_layers:
             nn.init.xavier_normal_(layer.linear.weight, gain=1.414)  # type: ignore[union-attr, arg-type]
         self._begin_rows(graph, self.target, dict(zip(self.types, self.type_layers, strict=True)))
         features = {name: self._features(graph, name) for name in self.types}
         memory = config.max_memory_mib
-        counts = [MetaPath(path, counts="binary", max_memory_mib=memory).counts(graph) for path in config.metapaths]
+        counts = [
+            MetaPath(path, counts="binary", max_memory_mib=memory).counts(graph)
+            for path in config.metapaths
+        ]
         looped = [matrix.with_weights(matrix.values()).with_diagonal(1.0) for matrix in counts]
         order = None
         if config.ties == "random":
             draw = Generators(self._seed).fresh("ties")
-            order = torch.randperm(looped[0].shape[0], generator=draw, device=draw.device).to(looped[0].device)
+            order = torch.randperm(looped[0].shape[0], generator=draw, device=draw.device).to(
+                looped[0].device
+            )
         self._inputs = _Inputs(
             features,
             tuple(normalise(matrix, "symmetric") for matrix in looped),
@@ -163,7 +199,9 @@ class HeCo(GraphModel):
             _positives(counts, config.n_positives, order),
         )
         dim, p = config.hidden_dim, config.attention_dropout
-        self.neighbour_attention = nn.ModuleList(NeighbourAttention(dim, p) for _ in self.schema_types)
+        self.neighbour_attention = nn.ModuleList(
+            NeighbourAttention(dim, p) for _ in self.schema_types
+        )
         self.schema_attention = SemanticAttention(dim, dropout=p)
         self.path_encoders = nn.ModuleList(
             GCN(dim, dim, dim, n_layers=1, dropout=0.0, norm="none") for _ in config.metapaths
@@ -185,8 +223,13 @@ class HeCo(GraphModel):
 
     def path_view(self, inputs: _Inputs, h: Tensor, generator: torch.Generator | None) -> Tensor:
         """[N, D]: the meta-path view."""
-        paths = zip(self.path_encoders, inputs.paths, self.path_activations, self.path_bias, strict=True)
-        views = [activation(encoder(adj, h, generator) + bias) for encoder, adj, activation, bias in paths]
+        paths = zip(
+            self.path_encoders, inputs.paths, self.path_activations, self.path_bias, strict=True
+        )
+        views = [
+            activation(encoder(adj, h, generator) + bias)
+            for encoder, adj, activation, bias in paths
+        ]
         view: Tensor = self.path_attention(views, generator)
         return view
 
@@ -196,7 +239,9 @@ class HeCo(GraphModel):
         views = []
         for number, name in enumerate(self.schema_types):
             sampled = sample_neighbours(inputs.neighbours[number], self.n_neighbours[number], draw)
-            z = self.neighbour_attention[number](h, self._hidden(inputs, name, dropout), sampled, dropout)
+            z = self.neighbour_attention[number](
+                h, self._hidden(inputs, name, dropout), sampled, dropout
+            )
             views.append(F.elu(z))
         view: Tensor = self.schema_attention(views, dropout)
         return view
@@ -222,7 +267,10 @@ class HeCo(GraphModel):
             self.embed()
         assert self.path_attention.last is not None
         weights = self.path_attention.last.tolist()
-        return {PathKey(self.target, path): weight for path, weight in zip(self.config.metapaths, weights, strict=True)}
+        return {
+            PathKey(self.target, path): weight
+            for path, weight in zip(self.config.metapaths, weights, strict=True)
+        }
 
     def embed(self) -> Tensor:
         inputs: _Inputs = self._placed(self._inputs)
@@ -241,11 +289,12 @@ def _neighbours(graph: HeteroGraph, target: str) -> dict[str, Csr]:
 
 
 def _positives(counts: list[Csr], n: int, order: Tensor | None = None) -> Csr:
-    """[N, N]: each node itself, and the n - 1 others that its meta-paths, each with rows of sum 1, lead to most.
+    """[N, N]: each node itself, and the n - 1 others that its meta-paths, each with rows of sum 1,
+    lead to most.
 
     Args:
-        order: [N], different numbers: of nodes that it is led to equally often those of the highest; None: of the
-            highest index.
+        order: [N], different numbers: of nodes that it is led to equally often those of the
+            highest; None: of the highest index.
     """
     others = mean_of([normalise(matrix, "row") for matrix in counts]).with_diagonal(None)
     ties = () if order is None else (order[others.indices].to(torch.float64),)
@@ -257,8 +306,8 @@ def _positives(counts: list[Csr], n: int, order: Tensor | None = None) -> Csr:
 class NeighbourAttention(nn.Module):
     """``z_i = sum_{j in N_i} alpha_ij h_j``, ``alpha_i = softmax_j(LeakyReLU(a . [h_i || h_j]))``.
 
-    Source: HeCo (KDD 2021), equations 2 and 3. ``a . [h_i || h_j]`` is a sum of two products with rows, so that no
-    tensor of pairs and widths is made. A node without neighbours gets zeros.
+    Source: HeCo (KDD 2021), equations 2 and 3. ``a . [h_i || h_j]`` is a sum of two products with
+    rows, so that no tensor of pairs and widths is made. A node without neighbours gets zeros.
 
     Args:
         dim: D.
@@ -272,7 +321,9 @@ class NeighbourAttention(nn.Module):
         # one row of 2 D entries, as published, of which this is a view
         nn.init.xavier_normal_(self.att.view(1, -1), gain=1.414)
 
-    def forward(self, h: Tensor, neighbours: Tensor, adj: Csr, generator: torch.Generator | None) -> Tensor:
+    def forward(
+        self, h: Tensor, neighbours: Tensor, adj: Csr, generator: torch.Generator | None
+    ) -> Tensor:
         """[N, D], in float32 at least.
 
         Args:
@@ -290,7 +341,8 @@ class NeighbourAttention(nn.Module):
 
 
 def sample_neighbours(adj: Csr, n: int, generator: torch.Generator) -> Csr:
-    """n neighbours of each row, without replacement where there are n or more, else with (HeCo's way).
+    """n neighbours of each row, without replacement where there are n or more, else with (HeCo's
+    way).
 
     Args:
         adj: [N, M], without weights.
@@ -307,7 +359,11 @@ def sample_neighbours(adj: Csr, n: int, generator: torch.Generator) -> Csr:
     place = torch.arange(adj.nnz, device=adj.device) - adj.indptr[:-1][adj.rows]
     first = order[(place < n) & long[adj.rows]]
     short = torch.nonzero(~long & (degrees > 0)).squeeze(1)
-    draws = torch.rand(short.numel(), n, generator=generator, device=generator.device).to(adj.device)
-    again = adj.indptr[short, None] + (draws * degrees[short, None]).long().clamp(max=degrees[short, None] - 1)
+    draws = torch.rand(short.numel(), n, generator=generator, device=generator.device).to(
+        adj.device
+    )
+    again = adj.indptr[short, None] + (draws * degrees[short, None]).long().clamp(
+        max=degrees[short, None] - 1
+    )
     entries = torch.cat([first, again.view(-1)])
     return Csr.from_coo(adj.rows[entries], adj.indices[entries], shape=adj.shape)

@@ -1,4 +1,6 @@
-"""MEOW and AdaMEOW for nodes: a coarse and a fine view of the nodes of one type, and their contrasts."""
+"""MEOW and AdaMEOW for nodes: a coarse and a fine view of the nodes of one type, and their
+contrasts.
+"""
 
 from __future__ import annotations
 
@@ -40,15 +42,24 @@ from recgraph.rng import Generators
 
 
 class MetaPathModelConfig(GraphConfig):
-    embedding_dim: Annotated[int | None, Field(ge=1, description="width of embeddings; none: hidden_dim")] = None
-    paths: Annotated[Paths, Field(description="how the matrices of meta-paths are made")] = Paths(ties="random")
-    encoder: Annotated[PartConfig, part("encoder"), Field(description="of the views, over graphs")] = encoders.GCN()
+    embedding_dim: Annotated[
+        int | None, Field(ge=1, description="width of embeddings; none: hidden_dim")
+    ] = None
+    paths: Annotated[Paths, Field(description="how the matrices of meta-paths are made")] = Paths(
+        ties="random"
+    )
+    encoder: Annotated[
+        PartConfig, part("encoder"), Field(description="of the views, over graphs")
+    ] = encoders.GCN()
     twins: Annotated[Twins, Field(description="the second view of each meta-path")] = Twins()
     projection_dim: Annotated[
         int | None, Field(ge=1, description="width of the projection; none: that of the embeddings")
     ] = None
     mini_batch: Annotated[
-        bool, Field(description="steps on batch_size target nodes with sampled neighbours; False: on the whole graph")
+        bool,
+        Field(
+            description="steps on batch_size target nodes with sampled neighbours; False: on the whole graph"
+        ),
     ] = False
     sampling: Annotated[Sampling, Field(description="of batches: which neighbours")] = Sampling()
 
@@ -56,23 +67,25 @@ class MetaPathModelConfig(GraphConfig):
 class MetaPathModel(GraphModel):
     """Base of MEOW and AdaMEOW. Term ``info``: the weighted InfoNCE of the two projected views.
 
-    A layer for each node type (:class:`TypeLayer`) makes vectors of nodes, and :class:`MetaPathViews` makes the views
-    of the target nodes. The twin of a path's view has masked target features and masked edges. Types without features
-    have one table of weights, shared by all paths; for AMiner the publications have random walks, a table a path.
+    A layer for each node type (:class:`TypeLayer`) makes vectors of nodes, and
+    :class:`MetaPathViews` makes the views of the target nodes. The twin of a path's view has masked
+    target features and masked edges. Types without features have one table of weights, shared by
+    all paths; for AMiner the publications have random walks, a table a path.
 
-    Options beyond the publications: other augmentations, encoders, objectives and weights; latent twins, where a
-    learned augmenter (MCLRec's) changes each path's embedding.
+    Options beyond the publications: other augmentations, encoders, objectives and weights; latent
+    twins, where a learned augmenter (MCLRec's) changes each path's embedding.
 
-    With ``mini_batch`` a step takes a batch of target nodes and samples their neighbourhoods (:class:`Sampling`), over
-    hubs best with ``paths.form = "factorised"``, whose memory is that of the edges;
-    the norm of the encoder and the semantic attention see the batch alone. Candidates are the batch and a
-    :class:`Queue` of ``contrast.queue_size`` earlier projections. Of several ranks each convolves its share of the
-    batch, and all contrast the whole. :meth:`embed` samples nothing; there contexts over hubs are means over ways
-    (``sampling.context_cap``).
+    With ``mini_batch`` a step takes a batch of target nodes and samples their neighbourhoods
+    (:class:`Sampling`), over hubs best with ``paths.form = "factorised"``, whose memory is that of
+    the edges; the norm of the encoder and the semantic attention see the batch alone. Candidates
+    are the batch and a :class:`Queue` of ``contrast.queue_size`` earlier projections. Of several
+    ranks each convolves its share of the batch, and all contrast the whole. :meth:`embed` samples
+    nothing; there contexts over hubs are means over ways (``sampling.context_cap``).
     """
 
     Config: ClassVar[type[ModelConfig]] = MetaPathModelConfig
-    #: both views hold a node's own row, so that a contrast that trains rows can ignore the graph: wide rows hardly move
+    #: both views hold a node's own row, so that a contrast that trains rows can ignore the graph:
+    #: wide rows hardly move
     rows_std: ClassVar[float] = 1.0
 
     def _build(self, space: Space) -> None:
@@ -85,11 +98,16 @@ class MetaPathModel(GraphModel):
         features: dict[str, Features] = {name: self._features(graph, name) for name in self.types}
         self.type_layers = nn.ModuleList(self._type_layer(graph, name) for name in self.types)
         self._begin_rows(graph, target, dict(zip(self.types, self.type_layers, strict=True)))
-        drawn, masks = Generators(self._seed), config.twins.masks(paths) if config.twins.kind == "masked" else None
+        drawn, masks = (
+            Generators(self._seed),
+            config.twins.masks(paths) if config.twins.kind == "masked" else None,
+        )
         how = (drawn, drawn.fresh("ties"), masks, config.mini_batch, config.sampling.context_cap)
         self._inputs = read_graph(graph, target, paths, features, *how)
         kind = (config.twins, config.encoder, config.projection_dim)
-        self.views = MetaPathViews(self._inputs, config.hidden_dim, self.embedding_dim, config.dropout, *kind)
+        self.views = MetaPathViews(
+            self._inputs, config.hidden_dim, self.embedding_dim, config.dropout, *kind
+        )
         # batches have a queue of their own, of projections
         term = config.contrast.model_copy(update={"queue_size": 0})
         self.contrast = ContrastiveTerm(term, dim=self.projection_dim, if_none="zero")
@@ -112,7 +130,9 @@ class MetaPathModel(GraphModel):
         return NodeBatches(self.space.n_items, batch_size, generators)
 
     def _step_inputs(self, batch: GraphBatch | None) -> MetaPathInputs:
-        """The inputs of a step, the same in all its phases; without a batch, those of :meth:`embed`."""
+        """The inputs of a step, the same in all its phases; without a batch, those of
+        :meth:`embed`.
+        """
         inputs: MetaPathInputs = self._placed(self._inputs)
         if batch is None:
             return inputs.whole()
@@ -124,14 +144,22 @@ class MetaPathModel(GraphModel):
         sampled: MetaPathInputs = batch.drawn["inputs"]
         return sampled
 
-    def both_views(self, inputs: MetaPathInputs, generator: Draw = None, together: Draw = None) -> BothViews:
-        """The coarse and the fine view, before the head; for the arguments see :meth:`MetaPathViews.fine`."""
+    def both_views(
+        self, inputs: MetaPathInputs, generator: Draw = None, together: Draw = None
+    ) -> BothViews:
+        """The coarse and the fine view, before the head; for the arguments see
+        :meth:`MetaPathViews.fine`.
+        """
         hidden, masked = self._hidden(inputs, generator)
         fine = self.views.fine(inputs, hidden, masked, generator, together)
         return BothViews(self.views.coarse(inputs, hidden, generator), fine)
 
-    def _hidden(self, inputs: MetaPathInputs, generator: Draw) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Node type -> [N_type, hidden_dim], the transformed features; and those of the target's masked features."""
+    def _hidden(
+        self, inputs: MetaPathInputs, generator: Draw
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Node type -> [N_type, hidden_dim], the transformed features; and those of the target's
+        masked features.
+        """
         layers = zip(self.types, self.type_layers, strict=True)
         hidden = {name: layer(inputs.features[name], generator) for name, layer in layers}
         if self.config.twins.kind != "masked":
@@ -146,8 +174,8 @@ class MetaPathModel(GraphModel):
         return BothViews(head(views.coarse), head(views.fine))
 
     def info(self, batch: GraphBatch, anchors: Tensor, candidates: Tensor) -> Tensor:
-        """The contrast of projections [N, D] in pairs; for a batch, the queue adds candidates, none of them a node of
-        the batch, and takes the batch in."""
+        """The contrast of projections [N, D] in pairs; for a batch, the queue adds candidates, none
+        of them a node of the batch, and takes the batch in."""
         generator, nodes = batch.fresh("candidates"), batch.nodes
         loss: Tensor
         if nodes is None or not self.config.contrast.queue_size:
@@ -174,18 +202,20 @@ class MetaPathModel(GraphModel):
 
 
 class MEOWLoss(nn.Module):
-    """The loss of MEOW, of coarse and fine projections c, f [n, D] of unit length; mixed into its models.
+    """The loss of MEOW, of coarse and fine projections c, f [n, D] of unit length; mixed into its
+    models.
 
-    1. k-means of f at T granularities, without gradient: clusters k_t(i), prototypes p, the centroids of unit length,
-       and their temperatures phi by concentration.
+    1. k-means of f at T granularities, without gradient: clusters k_t(i), prototypes p, the
+       centroids of unit length, and their temperatures phi by concentration.
     2. ``w_ij = sum_t [k_t(i) != k_t(j)]``: nodes of one cluster are no negatives of one another.
     3. ``info = mean_i -log(e^{c_i . f_i / tau} / sum_{j != i} w_ij e^{c_i . f_j / tau})``.
-    4. ``proto = mean_t mean_i -log(e^{c_i . p_{k_t(i)} / phi_{k_t(i)}} / sum_k e^{c_i . p_k / phi_k})``,
-       ProtoNCE.
+    4. ``proto = mean_t mean_i -log(e^{c_i . p_{k_t(i)} / phi_{k_t(i)}} / sum_k e^{c_i . p_k /
+       phi_k})``, ProtoNCE.
 
     The loss is ``info + lambda proto``.
 
-    Source: Heterogeneous Graph Contrastive Learning with Meta-path Contexts and Weighted Negative Samples (SDM 2023).
+    Source: Heterogeneous Graph Contrastive Learning with Meta-path Contexts and Weighted Negative
+    Samples (SDM 2023).
     """
 
     config: Any
@@ -193,10 +223,14 @@ class MEOWLoss(nn.Module):
     proto_contrast: ContrastiveTerm
 
     def _make_prototypes(self, dim: int) -> None:
-        """What the loss is made of beside the contrast of the views, of projections of width ``dim``."""
+        """What the loss is made of beside the contrast of the views, of projections of width
+        ``dim``.
+        """
         block_rows = getattr(self.config.contrast.objective, "block_rows", None)
         self.prototypes = Prototypes(self.config.prototypes, dim=dim)
-        self.proto_contrast = ContrastiveTerm(objective={"name": "info_nce", "block_rows": block_rows})
+        self.proto_contrast = ContrastiveTerm(
+            objective={"name": "info_nce", "block_rows": block_rows}
+        )
 
     def cluster(self, fine: Tensor) -> list[PrototypeSet]:
         """Step 1: the prototypes of f [n, D] at each granularity."""
@@ -204,28 +238,38 @@ class MEOWLoss(nn.Module):
 
 
 class MEOWConfig(MetaPathModelConfig):
-    contrast: Annotated[Contrast, Field(description="of the views, and what both terms share")] = Contrast(
-        objective={"name": "info_nce", "count_positive": False}, weight="cluster", temperature=0.5, queue_size=2048
+    contrast: Annotated[Contrast, Field(description="of the views, and what both terms share")] = (
+        Contrast(
+            objective={"name": "info_nce", "count_positive": False},
+            weight="cluster",
+            temperature=0.5,
+            queue_size=2048,
+        )
     )
-    prototypes: Annotated[PrototypesConfig, Field(description="clusters of the fine view")] = PrototypesConfig()
+    prototypes: Annotated[PrototypesConfig, Field(description="clusters of the fine view")] = (
+        PrototypesConfig()
+    )
     proto_weight: Annotated[
         float, Field(ge=0, description="lambda, weight of ProtoNCE"), Search(0.01, 2.0, log=True)
     ] = 1.0
 
 
 class MEOW(MEOWLoss, MetaPathModel):
-    """Contrast of a coarse and a fine view of a heterogeneous graph, negatives weighted by clusters.
+    """Contrast of a coarse and a fine view of a heterogeneous graph, negatives weighted by
+    clusters.
 
-    Source: Heterogeneous Graph Contrastive Learning with Meta-path Contexts and Weighted Negative Samples (SDM 2023).
-    See :class:`MetaPathModel` for the views and :class:`MEOWLoss` for the terms ``info`` and ``proto``.
+    Source: Heterogeneous Graph Contrastive Learning with Meta-path Contexts and Weighted Negative
+    Samples (SDM 2023). See :class:`MetaPathModel` for the views and :class:`MEOWLoss` for the terms
+    ``info`` and ``proto``.
 
-    With ``mini_batch`` all nodes are embedded and clustered once an epoch, before its first step, as in PCL (ICLR
-    2021): a cluster means the same in every batch, also for what the queue holds. It costs one pass over the graph
-    without gradients.
+    With ``mini_batch`` all nodes are embedded and clustered once an epoch, before its first step,
+    as in PCL (ICLR 2021): a cluster means the same in every batch, also for what the queue holds.
+    It costs one pass over the graph without gradients.
 
-    The embedding is the fine view in evaluation mode (the published code keeps the last training-mode forward).
-    Departures: ``proto`` lacks the published constant ``log(N / k)``; ties and draws, see :class:`MetaPath` and
-    :func:`kmeans`. The published code stops on the training loss: ``metric="loss"``.
+    The embedding is the fine view in evaluation mode (the published code keeps the last
+    training-mode forward). Departures: ``proto`` lacks the published constant ``log(N / k)``; ties
+    and draws, see :class:`MetaPath` and :func:`kmeans`. The published code stops on the training
+    loss: ``metric="loss"``.
     """
 
     Config: ClassVar[type[ModelConfig]] = MEOWConfig
@@ -234,7 +278,9 @@ class MEOW(MEOWLoss, MetaPathModel):
         super()._build(space)
         self._make_prototypes(self.projection_dim)
         if self.config.mini_batch:
-            self.memory = PrototypeMemory(space.n_items, self.projection_dim, self.config.prototypes.n_clusters)
+            self.memory = PrototypeMemory(
+                space.n_items, self.projection_dim, self.config.prototypes.n_clusters
+            )
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -250,8 +296,14 @@ class MEOW(MEOWLoss, MetaPathModel):
             return self.cluster(fine)
 
         @cache
-        def prototypes() -> list[PrototypeSet]:  # step 1, where a part reads them; of batches once an epoch
-            return self.cluster(views.fine) if batch.nodes is None else self.memory.of_epoch(batch.epoch, of_all)
+        def prototypes() -> list[
+            PrototypeSet
+        ]:  # step 1, where a part reads them; of batches once an epoch
+            return (
+                self.cluster(views.fine)
+                if batch.nodes is None
+                else self.memory.of_epoch(batch.epoch, of_all)
+            )
 
         return self.losses_of(batch, views, prototypes, wanted)
 
@@ -262,29 +314,38 @@ class MEOW(MEOWLoss, MetaPathModel):
         prototypes: Callable[[], list[PrototypeSet]],
         wanted: frozenset[str],
     ) -> dict[str, Tensor]:
-        """The terms of the projected coarse and fine view [n, D], with the prototypes of all nodes."""
+        """The terms of the projected coarse and fine view [n, D], with the prototypes of all
+        nodes.
+        """
         found = {}
         if "info" in wanted:
             offer(self.contrast, prototypes)  # step 2
             found["info"] = self.info(batch, views.coarse, views.fine)  # step 3
         if "proto" in wanted:
-            found["proto"] = proto_nce(self.proto_contrast, views.coarse, prototypes(), batch.nodes)  # step 4
+            found["proto"] = proto_nce(
+                self.proto_contrast, views.coarse, prototypes(), batch.nodes
+            )  # step 4
         return found
 
 
 class AdaMEOWConfig(MetaPathModelConfig):
     contrast: Annotated[Contrast, Field(description="of the views")] = Contrast(
-        objective={"name": "info_nce", "weigh_positive": True}, weight="learned", temperature=0.5, queue_size=2048
+        objective={"name": "info_nce", "weigh_positive": True},
+        weight="learned",
+        temperature=0.5,
+        queue_size=2048,
     )
 
 
 class AdaMEOW(MetaPathModel):
-    """Contrast of a fine and a coarse view of a heterogeneous graph, all candidates weighted by a learned network.
+    """Contrast of a fine and a coarse view of a heterogeneous graph, all candidates weighted by a
+    learned network.
 
-    Source: Heterogeneous Graph Contrastive Learning with Meta-path Contexts and Adaptively Weighted Negative Samples
-    (TKDE 2024, arXiv 2212.13847). See :class:`MetaPathModel` for the views, :class:`Learned` for the weights
-    (``contrast.weight.normalise`` keeps them from shrinking everywhere). Term, the fine view as anchor:
-    ``info = mean_i -log(e^{f_i . c_i / tau} / sum_j w_ij e^{f_i . c_j / tau})``, the positive weighted like the others.
+    Source: Heterogeneous Graph Contrastive Learning with Meta-path Contexts and Adaptively Weighted
+    Negative Samples (TKDE 2024, arXiv 2212.13847). See :class:`MetaPathModel` for the views,
+    :class:`Learned` for the weights (``contrast.weight.normalise`` keeps them from shrinking
+    everywhere). Term, the fine view as anchor: ``info = mean_i -log(e^{f_i . c_i / tau} / sum_j
+    w_ij e^{f_i . c_j / tau})``, the positive weighted like the others.
     """
 
     Config: ClassVar[type[ModelConfig]] = AdaMEOWConfig

@@ -1,7 +1,8 @@
-"""Meta-paths and their twins, a second view of each: their settings, and the inputs that models read from a graph.
+"""Meta-paths and their twins, a second view of each: their settings, and the inputs that models
+read from a graph.
 
-For batches of nodes (:mod:`recgraph.models.heterogeneous.sampling`) contexts are not composed, and a twin has the same
-pattern as its path, so that one sample of edges serves both.
+For batches of nodes (:mod:`recgraph.models.heterogeneous.sampling`) contexts are not composed, and
+a twin has the same pattern as its path, so that one sample of edges serves both.
 """
 
 from __future__ import annotations
@@ -36,10 +37,14 @@ class Paths(MetaPathConfig):
     """How the matrices of meta-paths are made; which paths there are is a setting of the model."""
 
     path: Annotated[str, Field(exclude=True, description="given by the model")] = ""
-    weights: Annotated[bool, Field(exclude=True, description="of edges, where counts are full")] = True
+    weights: Annotated[bool, Field(exclude=True, description="of edges, where counts are full")] = (
+        True
+    )
     top_k: Annotated[
         int | tuple[int | None, ...] | None,
-        Field(description="keep the k nodes most similar to each by PathSim: one k for all paths, or one a path"),
+        Field(
+            description="keep the k nodes most similar to each by PathSim: one k for all paths, or one a path"
+        ),
     ] = None  # type: ignore[assignment]
 
     def made(self, metapaths: Sequence[str], **changes: Any) -> tuple[MetaPath, ...]:
@@ -66,17 +71,22 @@ class Twins(Config):
             "its n steps, so that (1 - r)^n of its ways are left"
         ),
     ] = (augment.FeatureMask(), augment.EdgeDrop())
-    augmenter: Annotated[PartConfig, part("augmenter"), Field(description="of latent twins")] = augment.MLP()
+    augmenter: Annotated[PartConfig, part("augmenter"), Field(description="of latent twins")] = (
+        augment.MLP()
+    )
 
     def masks(self, paths: Sequence[MetaPath]) -> Masks:
         """The augmentations that make the masked twins of these paths."""
-        features = tuple(each.build() for each in self.augmentations if each.member.reads == "features")
+        features = tuple(
+            each.build() for each in self.augmentations if each.member.reads == "features"
+        )
         edges: list[list[GraphAugmentation]] = [[] for _ in paths]
         for each in self.augmentations:
             if each.member.reads == "adjacency":
                 ratios = one_each("ratio", getattr(each, "ratio", None), len(paths))
                 for made, path, ratio in zip(edges, paths, ratios, strict=True):
-                    # a factorised path has no entries of its own: its factors lose theirs, and keep their weights
+                    # a factorised path has no entries of its own: its factors lose theirs, and keep
+                    # their weights
                     composed = path.config.form != "factorised"
                     made.append(each.build(ratio=ratio, binary=composed, self_loops=composed))
         return Masks(features, tuple(map(tuple, edges)))
@@ -97,11 +107,14 @@ class PathInputs:
 
     Attributes:
         name: as it was written.
-        adjacency: [N, N], normalised; equal rows are held once where that pays (ACM's paper-subject-paper: 61 rows for
-            4,019). For a batch of nodes one a layer, of which the last has the batch's rows.
+        adjacency: [N, N], normalised; equal rows are held once where that pays (ACM's
+            paper-subject-paper: 61 rows for 4,019). For a batch of nodes one a layer, of which the
+            last has the batch's rows.
         masked: its masked twin, normalised; the adjacency itself where no twin is masked.
-        contexts: (node type, [N, N_type] without weights) of each intermediate type, in the order of the path.
-        loops: the twin's diagonal is 1 (before its scales) whatever ``masked`` has there; for sampled paths alone.
+        contexts: (node type, [N, N_type] without weights) of each intermediate type, in the order
+            of the path.
+        loops: the twin's diagonal is 1 (before its scales) whatever ``masked`` has there; for
+            sampled paths alone.
     """
 
     name: str
@@ -126,8 +139,8 @@ class MetaPathInputs:
 
     Attributes:
         target: the node type that is embedded.
-        features: node type -> [N_type, F] as they enter the type's layer, or None; for a batch of nodes [n] int64,
-            their indices, where the type has no features.
+        features: node type -> [N_type, F] as they enter the type's layer, or None; for a batch of
+            nodes [n] int64, their indices, where the type has no features.
         masked: the target's masked features; None where it has no features.
         paths: one or more.
     """
@@ -138,7 +151,9 @@ class MetaPathInputs:
     paths: tuple[PathInputs, ...]
 
     def whole(self) -> MetaPathInputs:
-        """The inputs of all nodes with all neighbours, for embeddings: with the diagonal of ``loops`` in twins."""
+        """The inputs of all nodes with all neighbours, for embeddings: with the diagonal of
+        ``loops`` in twins.
+        """
         paths = []
         for path in self.paths:
             if path.loops:
@@ -150,10 +165,14 @@ class MetaPathInputs:
         return replace(self, paths=tuple(paths))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> MetaPathInputs:
-        """The inputs there; what paths, adjacencies, twins and features share is moved once and shared there, too."""
+        """The inputs there; what paths, adjacencies, twins and features share is moved once and
+        shared there, too.
+        """
         place = Placing(device, dtype)
         features = {name: place(x) for name, x in self.features.items()}
-        return MetaPathInputs(self.target, features, place(self.masked), tuple(map(place, self.paths)))
+        return MetaPathInputs(
+            self.target, features, place(self.masked), tuple(map(place, self.paths))
+        )
 
 
 @dataclass(frozen=True)
@@ -162,8 +181,9 @@ class Masks:
 
     Attributes:
         features: of the target's features.
-        edges: of the adjacency of each path; of a factorised path, of each of its factors, so that of ways of n steps
-            ``(1 - ratio) ** n`` are left: 49 % where an edge drop leaves 70 % of a composed path's.
+        edges: of the adjacency of each path; of a factorised path, of each of its factors, so that
+            of ways of n steps ``(1 - ratio) ** n`` are left: 49 % where an edge drop leaves 70 % of
+            a composed path's.
     """
 
     features: tuple[GraphAugmentation, ...]
@@ -186,7 +206,8 @@ def read_graph(
     Args:
         generators: draw the masks.
         ties: draws the orders of ties.
-        sampled: for batches of nodes: contexts are not composed, so that memory grows with the edges alone.
+        sampled: for batches of nodes: contexts are not composed, so that memory grows with the
+            edges alone.
         context_cap: of these contexts, see :class:`recgraph.graph.contexts.Walked`.
     """
     known: dict[Route, Csr] = {}
@@ -194,12 +215,16 @@ def read_graph(
     made = []
     for number, path in enumerate(paths):
         is_chain, kind = path.config.form == "factorised", path.config.normalisation
-        plain: Csr | Chain = path.factorised(graph) if is_chain else path.adjacency(graph, generator=ties)
+        plain: Csr | Chain = (
+            path.factorised(graph) if is_chain else path.adjacency(graph, generator=ties)
+        )
         contexts: tuple[tuple[str, Csr | Walked], ...]
         if sampled:
             contexts = _walked(path, graph, walked, context_cap)
         else:
-            contexts = tuple((context.node_type, context.reached) for context in path.contexts(graph, known))
+            contexts = tuple(
+                (context.node_type, context.reached) for context in path.contexts(graph, known)
+            )
         adjacency = twin = normalised(plain, kind, compressed=not sampled)
         loops = False
         if masks is not None:
@@ -224,7 +249,9 @@ def _walked(
 ) -> tuple[tuple[str, Walked], ...]:
     """The contexts of a path, one object for paths that begin alike."""
     route = path.route(graph)
-    steps = tuple(step.followed(graph, path.config.weights).with_weights(None) for step in route[:-1])
+    steps = tuple(
+        step.followed(graph, path.config.weights).with_weights(None) for step in route[:-1]
+    )
     for hop in range(1, len(route)):
         if route[:hop] not in known:
             known[route[:hop]] = Walked(steps[:hop], cap)
@@ -239,7 +266,10 @@ def normalised(plain: Csr | Chain, kind: Normalisation, compressed: bool = True)
 
 
 def _augmented(
-    augmentations: Sequence[GraphAugmentation], values: tuple[V, ...], generators: Generators, name: str
+    augmentations: Sequence[GraphAugmentation],
+    values: tuple[V, ...],
+    generators: Generators,
+    name: str,
 ) -> tuple[V, ...]:
     for number, augmentation in enumerate(augmentations):
         stream = augmentation.stream(generators, name if number == 0 else f"{name}/{number}")
@@ -250,7 +280,8 @@ def _augmented(
 def _without(plain: Csr, kept: Csr, kind: Normalisation) -> Operator:
     """The normalised twin of a composed path.
 
-    Where a path has few distinct rows, its twin is cheapest as these rows minus the entries left out.
+    Where a path has few distinct rows, its twin is cheapest as these rows minus the entries left
+    out.
     """
     if kept.weights is None or bool((kept.weights == 1).all()):
         rows = compress_rows(plain.pattern())
@@ -262,7 +293,9 @@ def _without(plain: Csr, kept: Csr, kind: Normalisation) -> Operator:
 
 
 def difference(plain: Csr, kept: Csr) -> Csr:
-    """``plain.pattern() - kept.pattern()`` of matrices [R, C] without duplicate entries: 1 and -1 where they differ."""
+    """``plain.pattern() - kept.pattern()`` of matrices [R, C] without duplicate entries: 1 and -1
+    where they differ.
+    """
     gone, added = ~_found(plain, kept), ~_found(kept, plain)
     weights = torch.ones(plain.nnz, dtype=plain.values().dtype, device=plain.device)[gone]
     return Csr.from_coo(
@@ -274,14 +307,20 @@ def difference(plain: Csr, kept: Csr) -> Csr:
 
 
 def _found(entries: Csr, among: Csr) -> Tensor:
-    """[E] bool: which entries the other matrix has too; of several with one index, as many as it has."""
+    """[E] bool: which entries the other matrix has too; of several with one index, as many as it
+    has.
+    """
     keys, others = (matrix.rows * matrix.shape[1] + matrix.indices for matrix in (entries, among))
     number = torch.arange(len(keys), device=keys.device) - torch.searchsorted(keys, keys)
     return torch.searchsorted(others, keys) + number < torch.searchsorted(others, keys, right=True)
 
 
-def _aligned(factors: Sequence[Csr], kept: Sequence[Csr], kind: Normalisation, loops: bool) -> Chain:
-    """The normalised twin in the pattern of the path, with weight 0 for entries that are left out."""
+def _aligned(
+    factors: Sequence[Csr], kept: Sequence[Csr], kind: Normalisation, loops: bool
+) -> Chain:
+    """The normalised twin in the pattern of the path, with weight 0 for entries that are left
+    out.
+    """
     marked = []
     for factor, view in zip(factors, kept, strict=True):
         keep_mask = _found(factor, view)
@@ -290,7 +329,9 @@ def _aligned(factors: Sequence[Csr], kept: Sequence[Csr], kind: Normalisation, l
             keep_mask = keep_mask & (factor.rows != factor.indices)
             values = values[view.rows != view.indices]
         if len(values) != int(keep_mask.sum()):
-            raise ValueError("mini_batch: augmentations may leave edges out and add all self-loops, but no other edges")
+            raise ValueError(
+                "mini_batch: augmentations may leave edges out and add all self-loops, but no other edges"
+            )
         marks = torch.zeros(factor.nnz, dtype=values.dtype, device=factor.device)
         marks[keep_mask] = values
         marked.append(factor.with_weights(marks))
@@ -305,7 +346,11 @@ def _aligned(factors: Sequence[Csr], kept: Sequence[Csr], kind: Normalisation, l
 
 
 def read_sides(
-    graph: HeteroGraph, given: Sequence[Sequence[str] | None], paths: Paths, twins: Twins, generators: Generators
+    graph: HeteroGraph,
+    given: Sequence[Sequence[str] | None],
+    paths: Paths,
+    twins: Twins,
+    generators: Generators,
 ) -> tuple[MetaPathInputs, ...]:
     """The inputs of the views of users and of items.
 
@@ -313,25 +358,37 @@ def read_sides(
         given: the meta-paths of users and of items; None: see :func:`side_paths`.
         generators: draw the orders of ties, and the masks of twins.
     """
-    chosen = [side_paths(graph, side, named, paths) for side, named in zip(SIDES, given, strict=True)]
+    chosen = [
+        side_paths(graph, side, named, paths) for side, named in zip(SIDES, given, strict=True)
+    ]
     masks: list[Masks | None] = [None, None]
     if twins.kind == "masked":
         both, n_users = twins.masks([*chosen[0], *chosen[1]]), len(chosen[0])
-        masks = [Masks(both.features, edges) for edges in (both.edges[:n_users], both.edges[n_users:])]
+        masks = [
+            Masks(both.features, edges) for edges in (both.edges[:n_users], both.edges[n_users:])
+        ]
     ties = generators.fresh("ties")
     read = zip(SIDES, chosen, masks, strict=True)
-    return tuple(read_graph(graph, side, own, {side: None}, generators, ties, each) for side, own, each in read)
+    return tuple(
+        read_graph(graph, side, own, {side: None}, generators, ties, each)
+        for side, own, each in read
+    )
 
 
-def side_paths(graph: HeteroGraph, side: str, given: Sequence[str] | None, paths: Paths) -> tuple[MetaPath, ...]:
-    """The meta-paths of a side, by default relations within it and round trips to another type; those through other
-    types alone are factorised.
+def side_paths(
+    graph: HeteroGraph, side: str, given: Sequence[str] | None, paths: Paths
+) -> tuple[MetaPath, ...]:
+    """The meta-paths of a side, by default relations within it and round trips to another type;
+    those through other types alone are factorised.
 
     Raises:
         ValueError: there are none, or one leads elsewhere.
     """
     if given is None:
-        routes = {found.path: MetaPath(found.path).route(graph) for found in propose(graph, side, max_steps=2)}
+        routes = {
+            found.path: MetaPath(found.path).route(graph)
+            for found in propose(graph, side, max_steps=2)
+        }
         given = [path for path, route in routes.items() if len(route) == 1 or route[0].end != side]
     if not given:
         raise ValueError(f"{side}_metapaths: name at least one path, such as '{side}-x-{side}'")

@@ -1,4 +1,6 @@
-"""MEOW and AdaMEOW as recommenders: users and items as two target types, propagated over interactions."""
+"""MEOW and AdaMEOW as recommenders: users and items as two target types, propagated over
+interactions.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ class SidePaths(Paths):
         ),
         Search(low=5, high=100, log=True),
     ] = 20
-    normalisation: Annotated[Normalisation, Field(description="of the paths' adjacencies")] = "symmetric"
+    normalisation: Annotated[Normalisation, Field(description="of the paths' adjacencies")] = (
+        "symmetric"
+    )
 
 
 class SideTwins(Twins):
@@ -71,21 +75,32 @@ class SideTwins(Twins):
 class MetaPathRecommenderConfig(LightGCNConfig):
     user_metapaths: Annotated[
         tuple[str, ...] | None,
-        Field(description="paths from users to users; none: relations of users, and all round trips to another type"),
+        Field(
+            description="paths from users to users; none: relations of users, and all round trips to another type"
+        ),
     ] = None
     item_metapaths: Annotated[
         tuple[str, ...] | None,
-        Field(description="paths from items to items; none: relations of items, and all round trips to another type"),
+        Field(
+            description="paths from items to items; none: relations of items, and all round trips to another type"
+        ),
     ] = None
-    paths: Annotated[SidePaths, Field(description="how the matrices of meta-paths are made")] = SidePaths()
+    paths: Annotated[SidePaths, Field(description="how the matrices of meta-paths are made")] = (
+        SidePaths()
+    )
     view_encoder: Annotated[
         PartConfig | None,
         part("encoder"),
-        Field(description="of the views, over graphs, as MEOW's gcn; none: products with adjacencies, as LightGCN"),
+        Field(
+            description="of the views, over graphs, as MEOW's gcn; none: products with adjacencies, as LightGCN"
+        ),
     ] = None
-    twins: Annotated[SideTwins, Field(description="the second view of each meta-path")] = SideTwins()
+    twins: Annotated[SideTwins, Field(description="the second view of each meta-path")] = (
+        SideTwins()
+    )
     projection_dim: Annotated[
-        int | None, Field(ge=1, description="width of the projection of a view encoder; none: hidden_dim")
+        int | None,
+        Field(ge=1, description="width of the projection of a view encoder; none: hidden_dim"),
     ] = None
     recommend_by: Annotated[
         Literal["interactions", "fine", "both"],
@@ -95,15 +110,20 @@ class MetaPathRecommenderConfig(LightGCNConfig):
         ),
         Search(choices=("interactions", "fine", "both")),
     ] = "both"
-    dropout: Annotated[float, Field(ge=0, lt=1, description="of contexts and attention"), Search(0.0, 0.5)] = 0.1
+    dropout: Annotated[
+        float, Field(ge=0, lt=1, description="of contexts and attention"), Search(0.0, 0.5)
+    ] = 0.1
     contrast_weight: Annotated[
-        float, Field(ge=0, description="weight of the contrast of the views"), Search(1e-3, 0.5, log=True)
+        float,
+        Field(ge=0, description="weight of the contrast of the views"),
+        Search(1e-3, 0.5, log=True),
     ] = 0.005
 
 
 class Side(NamedTuple):
-    """The contrasted nodes of one side, n users or items of a batch: the ``term`` that contrasts them, their indices
-    ``ids`` [n] int64, and their two projected views ``own`` and ``fine`` [n, D]."""
+    """The contrasted nodes of one side, n users or items of a batch: the ``term`` that contrasts
+    them, their indices ``ids`` [n] int64, and their two projected views ``own`` and ``fine`` [n,
+    D]."""
 
     term: ContrastiveTerm
     ids: Tensor
@@ -114,48 +134,67 @@ class Side(NamedTuple):
 class MetaPathRecommender(HoldsGraph, LightGCN):
     """Base of MEOW and AdaMEOW as recommenders.
 
-    Users and items are two target types of a typed graph, each with its own meta-paths (user-item-user, friends,
-    occupation; item-user-item, genres, tags). With E the vectors of users and items and one for each node of the other
-    types:
+    Users and items are two target types of a typed graph, each with its own meta-paths
+    (user-item-user, friends, occupation; item-user-item, genres, tags). With E the vectors of users
+    and items and one for each node of the other types:
 
-    - :class:`MetaPathViews` makes the fine view of a side from E. Its twin masks the own vectors of a share of
-      the nodes (``twins.node_mask``; drawn at each step) and a share of the edges (drawn once), so that nodes are also
-      embedded through their neighbours;
+    - :class:`MetaPathViews` makes the fine view of a side from E. Its twin masks the own vectors of
+      a share of the nodes (``twins.node_mask``; drawn at each step) and a share of the edges (drawn
+      once), so that nodes are also embedded through their neighbours;
     - LightGCN propagates both E and the fine views over the graph of interactions;
-    - terms: ``rec`` and ``l2`` of LightGCN, on the vectors of ``recommend_by``; ``info``, the weighted InfoNCE of the
-      two, summed over the users and the items of the batch.
+    - terms: ``rec`` and ``l2`` of LightGCN, on the vectors of ``recommend_by``; ``info``, the
+      weighted InfoNCE of the two, summed over the users and the items of the batch.
 
-    With ``contrast_weight=0, recommend_by="interactions"`` it is LightGCN. A node without training interactions has no
-    vector of its own (it would never be trained), but its relations give it a fine view: new items with features can be
-    recommended unless ``recommend_by="interactions"``.
+    With ``contrast_weight=0, recommend_by="interactions"`` it is LightGCN. A node without training
+    interactions has no vector of its own (it would never be trained), but its relations give it a
+    fine view: new items with features can be recommended unless ``recommend_by="interactions"``.
 
-    Source: the views and weights of MEOW (SDM 2023) and AdaMEOW (TKDE 2024), which embed nodes for classification;
-    users and items, the propagation and the recommendation loss are ours, after LightGCN (SIGIR 2020).
+    Source: the views and weights of MEOW (SDM 2023) and AdaMEOW (TKDE 2024), which embed nodes for
+    classification; users and items, the propagation and the recommendation loss are ours, after
+    LightGCN (SIGIR 2020).
     """
 
     Config: ClassVar[type[ModelConfig]] = MetaPathRecommenderConfig
     reads_graph: ClassVar[bool] = True
     reads_distinct: ClassVar[bool] = True
-    updated_by: ClassVar[UpdatedBy | None] = None  # a new log has no relations of its users and items
+    updated_by: ClassVar[UpdatedBy | None] = (
+        None  # a new log has no relations of its users and items
+    )
 
     def _build(self, space: Space) -> None:
         if not isinstance(space, GraphSpace):
-            raise ValueError(f"{type(self).__name__} needs a typed graph with the interactions: build(GraphSpace(...))")
+            raise ValueError(
+                f"{type(self).__name__} needs a typed graph with the interactions: build(GraphSpace(...))"
+            )
         super()._build(space)
         config, dim, graph = self.config, self.config.hidden_dim, space.graph
         self._inputs = self._read(graph, self.seed)
         self.views = nn.ModuleList(
-            MetaPathViews(inputs, dim, dim, config.dropout, config.twins, config.view_encoder, config.projection_dim)
+            MetaPathViews(
+                inputs,
+                dim,
+                dim,
+                config.dropout,
+                config.twins,
+                config.view_encoder,
+                config.projection_dim,
+            )
             for inputs in self._inputs
         )
         # weights were trained with these masks: loading the weights draws the same masks again
         self.register_buffer("mask_seed", torch.tensor(self.seed))
-        reached = {name for inputs in self._inputs for path in inputs.paths for name, _ in path.contexts}
+        reached = {
+            name for inputs in self._inputs for path in inputs.paths for name, _ in path.contexts
+        }
         self.others = tables_of(graph, reached - set(SIDES), dim)
         self._features = {name: x for name in SIDES if (x := graph.features(name)) is not None}
-        self.feature_layers = nn.ModuleDict({name: nn.Linear(x.shape[1], dim) for name, x in self._features.items()})
+        self.feature_layers = nn.ModuleDict(
+            {name: nn.Linear(x.shape[1], dim) for name, x in self._features.items()}
+        )
         width = config.projection_dim or dim
-        self.contrasts = nn.ModuleList(ContrastiveTerm(config.contrast, dim=width, if_none="zero") for _ in SIDES)
+        self.contrasts = nn.ModuleList(
+            ContrastiveTerm(config.contrast, dim=width, if_none="zero") for _ in SIDES
+        )
         self.register_buffer("known_items", torch.zeros(space.n_items, dtype=torch.bool))
 
     known_items: Tensor
@@ -164,7 +203,9 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
     def _read(self, graph: HeteroGraph, seed: int) -> tuple[MetaPathInputs, ...]:
         """The inputs of the views of both sides; the seed draws the masks of their twins."""
         config, drawn = self.config, Generators(derive(seed, "graph views"))
-        return read_sides(graph, (config.user_metapaths, config.item_metapaths), config.paths, config.twins, drawn)
+        return read_sides(
+            graph, (config.user_metapaths, config.item_metapaths), config.paths, config.twins, drawn
+        )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         drawn_with = int(self.mask_seed)
@@ -203,7 +244,11 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         return super().can_rank(query) | self._related(query, self._ranked()[0])
 
     def reading(self, query: Query) -> Reading:
-        return EdgeReading(self, query, self._reads_fine) if self.knows(query) else super().reading(query)
+        return (
+            EdgeReading(self, query, self._reads_fine)
+            if self.knows(query)
+            else super().reading(query)
+        )
 
     def start(self) -> Tensor:
         own = self.own_vectors()
@@ -227,16 +272,26 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         own = self.embedding.weight * known_mask[:, None]
         for name, layer in self.feature_layers.items():
             assert isinstance(layer, nn.Linear)
-            x, start = self._placed(self._features[name]), 0 if name == "user" else self.space.n_users
+            x, start = (
+                self._placed(self._features[name]),
+                0 if name == "user" else self.space.n_users,
+            )
             vectors = spmm(x, layer.weight.t()) + layer.bias if isinstance(x, Csr) else layer(x)
-            own = own.index_add(0, torch.arange(start, start + len(vectors), device=own.device), vectors)
+            own = own.index_add(
+                0, torch.arange(start, start + len(vectors), device=own.device), vectors
+            )
         return own
 
     def fine_vectors(self, own: Tensor, generators: Generators | None) -> Tensor:
         """[n_users + n_items, D]: the fine views of both sides."""
         generator = None if generators is None else generators["dropout"]
         read = self.read_views(own, generators)
-        return torch.cat([views.fine(inputs, hidden, masked, generator) for views, inputs, hidden, masked in read])
+        return torch.cat(
+            [
+                views.fine(inputs, hidden, masked, generator)
+                for views, inputs, hidden, masked in read
+            ]
+        )
 
     def read_views(
         self, own: Tensor, generators: Generators | None
@@ -250,7 +305,11 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         for read, views in zip(self._inputs, self.views, strict=True):
             assert isinstance(views, MetaPathViews)
             inputs: MetaPathInputs = self._placed(read)
-            masked = self._masked(hidden[inputs.target], generators) if self.config.twins.kind == "masked" else None
+            masked = (
+                self._masked(hidden[inputs.target], generators)
+                if self.config.twins.kind == "masked"
+                else None
+            )
             yield views, inputs, hidden, masked
 
     @torch.no_grad()
@@ -265,11 +324,12 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
 
     @torch.no_grad()
     def score_parts(self, query: Query, items: Tensor) -> dict[PathKey, Tensor]:
-        """The Shapley values of own vectors and of meta-paths in the inner products of users and items.
+        """The Shapley values of own vectors and of meta-paths in the inner products of users and
+        items.
 
-        The fine view is a sum over paths and propagation is linear: the vectors x of a user and y of an item have
-        addends x_a, y_a of path a, whose part is ``(x_a . y + x . y_a) / 2``. The parts sum to the score; one of
-        cosines has none.
+        The fine view is a sum over paths and propagation is linear: the vectors x of a user and y
+        of an item have addends x_a, y_a of path a, whose part is ``(x_a . y + x . y_a) / 2``. The
+        parts sum to the score; one of cosines has none.
         """
         if self.loss.cosine:
             return {}
@@ -282,7 +342,9 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         return {key: (y @ a[:, :, None] + b @ x[:, :, None])[..., 0] / 2 for key, a, b in pairs}  # type: ignore
 
     def _addends(self) -> dict[PathKey, Tensor]:
-        """[n_users + n_items, D] each: the addends of :meth:`nodes`, of own vectors and of each path."""
+        """[n_users + n_items, D] each: the addends of :meth:`nodes`, of own vectors and of each
+        path.
+        """
         own, by = self.own_vectors(), self.config.recommend_by
         found = {} if by == "fine" else {PathKey(): self.encoder(own)}
         if by == "interactions":
@@ -301,7 +363,10 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         share: float = self.config.twins.node_mask
         if generators is None or not self.training or not share:
             return h
-        return h * (torch.rand(len(h), 1, generator=generators["views"], device=h.device, dtype=h.dtype) >= share)
+        return h * (
+            torch.rand(len(h), 1, generator=generators["views"], device=h.device, dtype=h.dtype)
+            >= share
+        )
 
     def losses(self, batch: PairBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
         vectors, contrasts, fine = self.own_vectors(), wanted - {"l2", "rec"}, None
@@ -320,26 +385,35 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
     def _sides(self, batch: PairBatch, own: Tensor, fine: Tensor) -> list[Side]:
         """The projected views of the users and of the items of a batch, each node once."""
         sizes, found = [self.space.n_users, self.space.n_items], []
-        split = zip(batch.distinct(), torch.split(own, sizes), torch.split(fine, sizes), strict=True)
+        split = zip(
+            batch.distinct(), torch.split(own, sizes), torch.split(fine, sizes), strict=True
+        )
         for number, (ids, *both) in enumerate(split):
             views: Any = self.views[number]
             term: Any = self.contrasts[number]
             found.append(Side(term, ids, *(views.head(x.index_select(0, ids)) for x in both)))
         return found
 
-    def contrasts_of(self, batch: PairBatch, sides: list[Side], wanted: frozenset[str]) -> dict[str, Tensor]:
-        """The terms that are wanted of those that contrast the views of both sides; ``info`` is one of them."""
+    def contrasts_of(
+        self, batch: PairBatch, sides: list[Side], wanted: frozenset[str]
+    ) -> dict[str, Tensor]:
+        """The terms that are wanted of those that contrast the views of both sides; ``info`` is one
+        of them.
+        """
         raise TypeError(f"{type(self).__name__} must define contrasts_of(batch, sides, wanted)")
 
 
 class MEOWRecConfig(MetaPathRecommenderConfig):
-    contrast: Annotated[Contrast, Field(description="of a node's two views, and what both terms share")] = Contrast(
+    contrast: Annotated[
+        Contrast, Field(description="of a node's two views, and what both terms share")
+    ] = Contrast(
         objective={"name": "info_nce", "count_positive": False}, weight="cluster", temperature=0.2
     )
-    # of a batch's nodes of a side, of which the authors' hundreds would be clusters of a few nodes each
-    prototypes: Annotated[PrototypesConfig, Field(description="clusters of a side's fine views")] = PrototypesConfig(
-        n_clusters=(20, 60), iterations=10, restarts=1
-    )
+    # of a batch's nodes of a side, of which the authors' hundreds would be clusters of a few nodes
+    # each
+    prototypes: Annotated[
+        PrototypesConfig, Field(description="clusters of a side's fine views")
+    ] = PrototypesConfig(n_clusters=(20, 60), iterations=10, restarts=1)
     proto_weight: Annotated[
         float,
         Field(ge=0, description="of ProtoNCE, relative to the contrast of the views"),
@@ -348,12 +422,14 @@ class MEOWRecConfig(MetaPathRecommenderConfig):
 
 
 class MEOWRec(MEOWLoss, MetaPathRecommender):
-    """Users and items recommended to one another by LightGCN and their meta-path views, contrasted as in MEOW.
+    """Users and items recommended to one another by LightGCN and their meta-path views, contrasted
+    as in MEOW.
 
-    Source: Heterogeneous Graph Contrastive Learning with Meta-path Contexts and Weighted Negative Samples (SDM 2023),
-    for nodes with classes (:class:`MEOW`); for recommendation see :class:`MetaPathRecommender`. The terms ``info`` and
-    ``proto`` are those of :class:`MEOWLoss`, summed over users and items, with the own vectors in the place of the
-    coarse view. The batch's nodes of a side are clustered anew in each step.
+    Source: Heterogeneous Graph Contrastive Learning with Meta-path Contexts and Weighted Negative
+    Samples (SDM 2023), for nodes with classes (:class:`MEOW`); for recommendation see
+    :class:`MetaPathRecommender`. The terms ``info`` and ``proto`` are those of :class:`MEOWLoss`,
+    summed over users and items, with the own vectors in the place of the coarse view. The batch's
+    nodes of a side are clustered anew in each step.
     """
 
     Config: ClassVar[type[ModelConfig]] = MEOWRecConfig
@@ -368,13 +444,17 @@ class MEOWRec(MEOWLoss, MetaPathRecommender):
         proto = self.config.contrast_weight * self.config.proto_weight
         return (Phase("model", ("model",), {**phase.terms, "proto": proto}),)
 
-    def contrasts_of(self, batch: PairBatch, sides: list[Side], wanted: frozenset[str]) -> dict[str, Tensor]:
+    def contrasts_of(
+        self, batch: PairBatch, sides: list[Side], wanted: frozenset[str]
+    ) -> dict[str, Tensor]:
         found: dict[str, list[Tensor]] = {name: [] for name in wanted}
         for term, ids, own, fine in sides:
             prototypes = cache(partial(self.cluster, fine))  # step 1, where a part reads them
             if "info" in wanted:
                 offer(term, prototypes, ids)  # step 2
-                found["info"].append(term(own, fine, ids, generator=term.stream(batch.generators)))  # step 3
+                found["info"].append(
+                    term(own, fine, ids, generator=term.stream(batch.generators))
+                )  # step 3
             if "proto" in wanted:
                 found["proto"].append(proto_nce(self.proto_contrast, own, prototypes()))  # step 4
         return {name: torch.stack(losses).sum() for name, losses in found.items() if losses}
@@ -387,16 +467,22 @@ class AdaMEOWRecConfig(MetaPathRecommenderConfig):
 
 
 class AdaMEOWRec(MetaPathRecommender):
-    """Users and items recommended to one another by LightGCN and their meta-path views, contrasted as in AdaMEOW.
+    """Users and items recommended to one another by LightGCN and their meta-path views, contrasted
+    as in AdaMEOW.
 
-    Source: Heterogeneous Graph Contrastive Learning with Meta-path Contexts and Adaptively Weighted Negative Samples
-    (TKDE 2024, arXiv 2212.13847), for nodes with classes (:class:`AdaMEOW`); for recommendation see
-    :class:`MetaPathRecommender`. The fine views are the anchors; all candidates, the positive too, are weighted by a
-    network of each side.
+    Source: Heterogeneous Graph Contrastive Learning with Meta-path Contexts and Adaptively Weighted
+    Negative Samples (TKDE 2024, arXiv 2212.13847), for nodes with classes (:class:`AdaMEOW`); for
+    recommendation see :class:`MetaPathRecommender`. The fine views are the anchors; all candidates,
+    the positive too, are weighted by a network of each side.
     """
 
     Config: ClassVar[type[ModelConfig]] = AdaMEOWRecConfig
 
-    def contrasts_of(self, batch: PairBatch, sides: list[Side], wanted: frozenset[str]) -> dict[str, Tensor]:
-        losses = [term(fine, own, ids, generator=term.stream(batch.generators)) for term, ids, own, fine in sides]
+    def contrasts_of(
+        self, batch: PairBatch, sides: list[Side], wanted: frozenset[str]
+    ) -> dict[str, Tensor]:
+        losses = [
+            term(fine, own, ids, generator=term.stream(batch.generators))
+            for term, ids, own, fine in sides
+        ]
         return {"info": torch.stack(losses).sum()}

@@ -1,4 +1,6 @@
-"""Sampled neighbourhoods of a batch of target nodes: similar nodes for each convolution layer, and contexts."""
+"""Sampled neighbourhoods of a batch of target nodes: similar nodes for each convolution layer, and
+contexts.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +28,11 @@ FanOut = Annotated[tuple[Annotated[int, Field(ge=1)] | None, ...], Field(min_len
 class Sampling(Config):
     """Walks meta-paths from a batch of target nodes, sampling the edges of each node reached.
 
-    A path's normalised adjacency ``diag(l) F_1 ... F_n diag(r)`` is estimated by ``diag(l) S_1 ... S_n diag(r)``: S_k
-    has the drawn entries of F_k, each divided by the share that was drawn, and ``l``, ``r`` are those of the whole
-    graph. The estimate of a product is unbiased, and exact where the fan-out covers all edges; its cost is the number
-    of edges drawn, whatever the degrees. Contexts are means over the distinct nodes reached.
+    A path's normalised adjacency ``diag(l) F_1 ... F_n diag(r)`` is estimated by ``diag(l) S_1 ...
+    S_n diag(r)``: S_k has the drawn entries of F_k, each divided by the share that was drawn, and
+    ``l``, ``r`` are those of the whole graph. The estimate of a product is unbiased, and exact
+    where the fan-out covers all edges; its cost is the number of edges drawn, whatever the degrees.
+    Contexts are means over the distinct nodes reached.
     """
 
     fan_out: Annotated[
@@ -53,7 +56,9 @@ class Sampling(Config):
         ),
     ] = 1 << 14
 
-    def draw(self, source: MetaPathInputs, nodes: Tensor, generator: torch.Generator) -> MetaPathInputs:
+    def draw(
+        self, source: MetaPathInputs, nodes: Tensor, generator: torch.Generator
+    ) -> MetaPathInputs:
         """The inputs of a batch; adjacencies have a row for each node of the batch.
 
         Args:
@@ -74,8 +79,12 @@ class Sampling(Config):
         layers.append([walk.operators(local[source.target]) for walk in walks])
         return _joined(source, rows, local, layers, reached)
 
-    def _contexts(self, paths: Sequence[PathInputs], rows: Tensor, generator: torch.Generator) -> dict[int, Reached]:
-        """The nodes that each context reaches, by the identity of the context: paths that begin alike share it."""
+    def _contexts(
+        self, paths: Sequence[PathInputs], rows: Tensor, generator: torch.Generator
+    ) -> dict[int, Reached]:
+        """The nodes that each context reaches, by the identity of the context: paths that begin
+        alike share it.
+        """
         made: dict[int, Reached] = {}
         for path in paths:
             before: Reached | None = None
@@ -103,18 +112,22 @@ class Reached:
     reached: Csr
 
     def relabelled(self, rows: Tensor, local: Mapping[str, Tensor], target: str) -> Csr:
-        """[N_local, n_local] in the local indices of nodes; target nodes that are no row reach nothing."""
+        """[N_local, n_local] in the local indices of nodes; target nodes that are no row reach
+        nothing.
+        """
         among = local[self.node_type]
         columns = torch.searchsorted(among, self.nodes)[self.reached.indices]
         lengths = self.reached.degrees.new_zeros(len(local[target]))
         lengths[torch.searchsorted(local[target], rows)] = self.reached.degrees
-        return Csr(Ragged.from_lengths(columns, lengths).offsets, columns, None, (len(lengths), len(among)))
+        return Csr(
+            Ragged.from_lengths(columns, lengths).offsets, columns, None, (len(lengths), len(among))
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class _Walk:
-    """A sampled path from some rows: its factors, each with the weights of the path and with those of its twin; the
-    columns of the last one are indices in the whole graph."""
+    """A sampled path from some rows: its factors, each with the weights of the path and with those
+    of its twin; the columns of the last one are indices in the whole graph."""
 
     path: PathInputs
     rows: Tensor
@@ -137,11 +150,15 @@ class _Walk:
             assert isinstance(whole, Chain)
             left = None if whole.left is None else whole.left[self.rows]
             right = None if whole.right is None else whole.right[columns]
-            chains.append(Chain((*(factor[k] for factor in self.factors[:-1]), last[k]), left, right))
+            chains.append(
+                Chain((*(factor[k] for factor in self.factors[:-1]), last[k]), left, right)
+            )
         return tuple(chains)
 
 
-def local_nodes(inputs: MetaPathInputs, rows: Tensor, reached: Iterable[Reached]) -> dict[str, Tensor]:
+def local_nodes(
+    inputs: MetaPathInputs, rows: Tensor, reached: Iterable[Reached]
+) -> dict[str, Tensor]:
     """Node type -> [n], ascending: the nodes that target nodes [R] and their contexts read."""
     met: dict[str, list[Tensor]] = {name: [rows[:0]] for name in inputs.features}
     met[inputs.target].append(rows)
@@ -150,7 +167,9 @@ def local_nodes(inputs: MetaPathInputs, rows: Tensor, reached: Iterable[Reached]
     return {name: torch.unique(torch.cat(parts)) for name, parts in met.items()}
 
 
-def _walk(path: PathInputs, rows: Tensor, fan_out: FanOut, generator: torch.Generator, replace: bool) -> _Walk:
+def _walk(
+    path: PathInputs, rows: Tensor, fan_out: FanOut, generator: torch.Generator, replace: bool
+) -> _Walk:
     assert isinstance(path.adjacency, Chain)
     assert isinstance(path.masked, Chain)
     scales = path.adjacency.left if path.adjacency.left is not None else path.adjacency.right
@@ -159,7 +178,9 @@ def _walk(path: PathInputs, rows: Tensor, fan_out: FanOut, generator: torch.Gene
     pairs = [*zip(path.adjacency.factors, path.masked.factors, strict=True)]
     for number, (factor, twin) in enumerate(pairs):
         drawn, per_row = sample_rows(factor, nodes, _at(fan_out, number), generator, replace)
-        scale = torch.repeat_interleave(per_row.to(scales.dtype), drawn.lengths, output_size=len(drawn.values))
+        scale = torch.repeat_interleave(
+            per_row.to(scales.dtype), drawn.lengths, output_size=len(drawn.values)
+        )
         columns, width = factor.indices[drawn.values], factor.shape[1]
         if number < len(pairs) - 1:  # a node that several rows reach is expanded once
             nodes, columns = torch.unique(columns, return_inverse=True)
@@ -182,7 +203,9 @@ def _with_loops(matrix: Csr, masked: Csr, own: Tensor) -> tuple[Csr, Csr]:
     offsets = matrix.indptr + torch.arange(len(matrix.indptr), device=own.device)
     places = Csr(offsets, columns[order], None, matrix.shape)
     zeros = matrix.values().new_zeros(len(own))
-    weights = (torch.cat(pair)[order] for pair in ((matrix.values(), zeros), (masked.values(), zeros + 1)))
+    weights = (
+        torch.cat(pair)[order] for pair in ((matrix.values(), zeros), (masked.values(), zeros + 1))
+    )
     first, second = (places.with_weights(each) for each in weights)
     return first, second
 
@@ -199,19 +222,27 @@ def take_features(x: Features, rows: Tensor) -> Features:
 
 
 def share_of(inputs: MetaPathInputs, share: Share) -> MetaPathInputs:
-    """The inputs of this rank's nodes, taken from those that :meth:`Sampling.draw` gives for the whole batch.
+    """The inputs of this rank's nodes, taken from those that :meth:`Sampling.draw` gives for the
+    whole batch.
 
     An encoder gathers the rows of all ranks behind its last layer (:attr:`Layered.share`).
     """
     if share.is_whole:
         return inputs
-    whole = [[*zip(path.adjacency.layers, path.masked.layers, strict=True)] for path in inputs.paths]  # type: ignore
+    whole = [
+        [*zip(path.adjacency.layers, path.masked.layers, strict=True)]  # type: ignore[union-attr]
+        for path in inputs.paths
+    ]
     first = whole[0][-1][0]
     rows = torch.arange(first.shape[0], device=first.device)[share.rows]
     layers: list[list[tuple[Chain, ...]]] = []
     for number in reversed(range(len(whole[0]))):
-        parts = [[_of_rows(chain, rows) for chain in layers_of_path[number]] for layers_of_path in whole]
-        rows = torch.unique(torch.cat([chain.factors[-1].indices for pair in parts for chain in pair]))
+        parts = [
+            [_of_rows(chain, rows) for chain in layers_of_path[number]] for layers_of_path in whole
+        ]
+        rows = torch.unique(
+            torch.cat([chain.factors[-1].indices for pair in parts for chain in pair])
+        )
         columns = rows
         if not number:
             found: Any = [context for path in inputs.paths for context in path.contexts]
@@ -230,15 +261,21 @@ def _joined(
     reached: Mapping[int, Reached],
     share: Share = WHOLE,
 ) -> MetaPathInputs:
-    """The inputs of some nodes, of the layers of each path and its twin, the one nearest to the batch first."""
+    """The inputs of some nodes, of the layers of each path and its twin, the one nearest to the
+    batch first.
+    """
     columns = {key: part.relabelled(rows, local, source.target) for key, part in reached.items()}
     paths = []
     for place, path in enumerate(source.paths):
-        adjacency, masked = (Layered(tuple(layer[place][k] for layer in reversed(layers)), share) for k in (0, 1))
+        adjacency, masked = (
+            Layered(tuple(layer[place][k] for layer in reversed(layers)), share) for k in (0, 1)
+        )
         contexts = tuple((name, columns[id(context)]) for name, context in path.contexts)
         paths.append(PathInputs(path.name, adjacency, masked, contexts))
     features = {name: take_features(x, local[name]) for name, x in source.features.items()}
-    return MetaPathInputs(source.target, features, take_features(source.masked, local[source.target]), tuple(paths))
+    return MetaPathInputs(
+        source.target, features, take_features(source.masked, local[source.target]), tuple(paths)
+    )
 
 
 def _of_context(node_type: str, context: Csr, rows: Tensor) -> Reached:
@@ -249,7 +286,9 @@ def _of_context(node_type: str, context: Csr, rows: Tensor) -> Reached:
 
 
 def _of_rows(chain: Chain, rows: Tensor) -> Chain:
-    """Some rows of a chain, of each later factor what they lead to; the last factor has all of its columns."""
+    """Some rows of a chain, of each later factor what they lead to; the last factor has all of its
+    columns.
+    """
     left, factors = None if chain.left is None else chain.left[rows], []
     for number, factor in enumerate(chain.factors):
         part = factor.take_rows(rows)

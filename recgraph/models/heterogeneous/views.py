@@ -1,4 +1,6 @@
-"""The coarse and the fine view of nodes over meta-paths; the fine view alone is a graph of items."""
+"""The coarse and the fine view of nodes over meta-paths; the fine view alone is a graph of
+items.
+"""
 
 from __future__ import annotations
 
@@ -44,16 +46,18 @@ class MetaPathViews(nn.Module):
     """The coarse and the fine view of the nodes of one type, from vectors h of all types.
 
     - coarse: ``GCN(h_target)`` over the mean of the paths' normalised adjacencies;
-    - fine: for each path P, ``x_P = ELU(h_target + dropout(sum_t W_{P,t} mean_{t reached along P} h))`` goes through
-      the same GCN over P's own adjacency. Semantic attention joins these views and their twins, each of unit length.
+    - fine: for each path P, ``x_P = ELU(h_target + dropout(sum_t W_{P,t} mean_{t reached along P}
+      h))`` goes through the same GCN over P's own adjacency. Semantic attention joins these views
+      and their twins, each of unit length.
 
     :meth:`head`, shared by both: ``L2(tanh(W z + b))``.
 
-    Source: MEOW (SDM 2023), section 4; initial weights and the dropout of the attention as in its published code.
+    Source: MEOW (SDM 2023), section 4; initial weights and the dropout of the attention as in its
+    published code.
 
-    Without an encoder it is for vectors that are themselves learned, as in LightGCN: ``x_P = h_target + sum_t mean_t
-    h`` and one product with each adjacency, without activations; the head is L2 alone, and attention is the softmax of
-    one learned weight a view.
+    Without an encoder it is for vectors that are themselves learned, as in LightGCN: ``x_P =
+    h_target + sum_t mean_t h`` and one product with each adjacency, without activations; the head
+    is L2 alone, and attention is the softmax of one learned weight a view.
 
     Args:
         inputs: gives the number of paths and their contexts.
@@ -86,7 +90,9 @@ class MetaPathViews(nn.Module):
                 nn.ModuleList(nn.Linear(hidden_dim, hidden_dim, bias=False) for _ in path.contexts)
                 for path in inputs.paths
             )
-            self.encoder = encoder.build(in_dim=hidden_dim, hidden_dim=dim, out_dim=dim, dropout=dropout)
+            self.encoder = encoder.build(
+                in_dim=hidden_dim, hidden_dim=dim, out_dim=dim, dropout=dropout
+            )
             self.attention = SemanticAttention(dim, dropout=dropout)
             self.project = nn.Linear(dim, projection_dim or dim)
         latent = inputs.paths if twins.kind == "latent" else ()
@@ -105,15 +111,19 @@ class MetaPathViews(nn.Module):
         Args:
             inputs: P paths.
             hidden: node type -> [N_type, hidden_dim].
-            masked: the target's vectors from masked features, in the same shape; None without masked twins.
+            masked: the target's vectors from masked features, in the same shape; None without
+                masked twins.
             generator: draws dropout; required in training mode where dropout is above 0.
-            together: draws the dropout of the attention, behind which ranks compute the same; default: ``generator``.
+            together: draws the dropout of the attention, behind which ranks compute the same;
+                default: ``generator``.
         """
         views = self._views(inputs, hidden, masked, generator)
         fine: Tensor = self.attention(views, generator if together is None else together)
         return fine
 
-    def coarse(self, inputs: MetaPathInputs, hidden: Mapping[str, Tensor], generator: Draw = None) -> Tensor:
+    def coarse(
+        self, inputs: MetaPathInputs, hidden: Mapping[str, Tensor], generator: Draw = None
+    ) -> Tensor:
         """[N, D]: the coarse view, before the head; the arguments are those of :meth:`fine`."""
         adjacencies = tuple(path.adjacency for path in inputs.paths)
         coarse: Tensor = self.encoder(adjacencies, hidden[inputs.target], generator)
@@ -122,7 +132,9 @@ class MetaPathViews(nn.Module):
     def addends(
         self, inputs: MetaPathInputs, hidden: Mapping[str, Tensor], masked: Tensor | None
     ) -> dict[PathKey, tuple[float, Tensor]]:
-        """Meta-path -> (its attention, [N, D] its addend of the fine view), its twin's included; in evaluation mode."""
+        """Meta-path -> (its attention, [N, D] its addend of the fine view), its twin's included; in
+        evaluation mode.
+        """
         views = self._views(inputs, hidden, masked, None)
         self.attention(views)
         betas = self.attention.last
@@ -132,7 +144,10 @@ class MetaPathViews(nn.Module):
         for number, path in enumerate(inputs.paths):
             chosen = range(number * each, (number + 1) * each)
             total = sum(betas[place] * views[place] for place in chosen)
-            found[PathKey(inputs.target, path.name)] = float(betas[list(chosen)].sum()), torch.as_tensor(total)
+            found[PathKey(inputs.target, path.name)] = (
+                float(betas[list(chosen)].sum()),
+                torch.as_tensor(total),
+            )
         return found
 
     def _views(
@@ -157,14 +172,20 @@ class MetaPathViews(nn.Module):
 
     def _dropped(self, context: Tensor, generator: Draw) -> Tensor:
         """A context after dropout; a path that has none draws nothing."""
-        return dropout(context, self.dropout, generator if self.training and context.dim() else None)
+        return dropout(
+            context, self.dropout, generator if self.training and context.dim() else None
+        )
 
     def _path(self, adjacency: Operator | Layered, x: Tensor, generator: Draw) -> Tensor:
         z: Tensor = self.encoder((adjacency,), x if self.linear else F.elu(x), generator)
         return z
 
-    def _context(self, number: int, path: PathInputs, hidden: Mapping[str, Tensor], means: dict[int, Tensor]) -> Tensor:
-        """[N, D]: the context of a path, [] where it has none; ``means`` keeps what paths that begin alike share."""
+    def _context(
+        self, number: int, path: PathInputs, hidden: Mapping[str, Tensor], means: dict[int, Tensor]
+    ) -> Tensor:
+        """[N, D]: the context of a path, [] where it has none; ``means`` keeps what paths that
+        begin alike share.
+        """
         total = None
         for step, (node_type, reached) in enumerate(path.contexts):
             if id(reached) not in means:
@@ -188,11 +209,12 @@ def _mean(reached: Csr | Walked, h: Tensor) -> Tensor:
 
 
 class MetaPaths(HoldsGraph, ItemGraph):
-    """MEOW's fine view of items (SDM 2023, section 4), without activations as :class:`MEOWRec` has it.
+    """MEOW's fine view of items (SDM 2023, section 4), without activations as :class:`MEOWRec` has
+    it.
 
-    ``g = sum_P beta_P A_P (x + sum_t mean_t e)`` over the meta-paths P of items (item-genre-item, item-user-item):
-    ``A_P`` is P's adjacency, ``mean_t`` is over the nodes of type t that P reaches, of learned vectors e, and beta is a
-    softmax of one learned weight a path.
+    ``g = sum_P beta_P A_P (x + sum_t mean_t e)`` over the meta-paths P of items (item-genre-item,
+    item-user-item): ``A_P`` is P's adjacency, ``mean_t`` is over the nodes of type t that P
+    reaches, of learned vectors e, and beta is a softmax of one learned weight a path.
 
     Args:
         n_items, hidden_dim: see :class:`recgraph.encoders.graph.ItemGraph`; D is ``hidden_dim``.
@@ -211,10 +233,16 @@ class MetaPaths(HoldsGraph, ItemGraph):
         graph: HeteroGraph,
         metapaths: Annotated[
             tuple[str, ...] | None,
-            Field(description="from items to items; none: relations of items, all round trips to another type"),
+            Field(
+                description="from items to items; none: relations of items, all round trips to another type"
+            ),
         ] = None,
         top_k: Annotated[
-            int | None, Field(ge=1, description="of round trips to users, the k items most similar to each by PathSim")
+            int | None,
+            Field(
+                ge=1,
+                description="of round trips to users, the k items most similar to each by PathSim",
+            ),
         ] = 20,
         dropout: Annotated[float, Field(ge=0, lt=1, description="of the means")] = 0.1,
     ) -> None:
@@ -222,7 +250,9 @@ class MetaPaths(HoldsGraph, ItemGraph):
         paths = side_paths(graph, "item", metapaths, Paths(top_k=top_k, normalisation="symmetric"))
         none = Generators(0)  # nothing is drawn
         self._inputs = read_graph(graph, "item", paths, {"item": None}, none, none["ties"])
-        self.views = MetaPathViews(self._inputs, hidden_dim, hidden_dim, dropout, Twins(kind="none"), None)
+        self.views = MetaPathViews(
+            self._inputs, hidden_dim, hidden_dim, dropout, Twins(kind="none"), None
+        )
         reached = {name for path in self._inputs.paths for name, _ in path.contexts} - {"item"}
         self.others = tables_of(graph, reached, hidden_dim)
 
@@ -234,4 +264,7 @@ class MetaPaths(HoldsGraph, ItemGraph):
     def path_weights(self) -> dict[PathKey, float]:
         """beta of each path."""
         weights = torch.softmax(self.views.attention.logits, 0).tolist()  # type: ignore[arg-type]
-        return {PathKey("item", path.name): weight for path, weight in zip(self._inputs.paths, weights, strict=True)}
+        return {
+            PathKey("item", path.name): weight
+            for path, weight in zip(self._inputs.paths, weights, strict=True)
+        }

@@ -1,4 +1,6 @@
-"""What sequence models share: settings, the item table, the encoder, the recommendation loss, the batches."""
+"""What sequence models share: settings, the item table, the encoder, the recommendation loss, the
+batches.
+"""
 
 from __future__ import annotations
 
@@ -40,15 +42,21 @@ from recgraph.sparse.rows import lookup
 
 class SequenceConfig(ModelConfig):
     hidden_dim: Annotated[
-        int, Field(ge=1, description="width of item vectors and states"), Search(choices=(32, 64, 128, 256))
+        int,
+        Field(ge=1, description="width of item vectors and states"),
+        Search(choices=(32, 64, 128, 256)),
     ] = 64
-    max_len: Annotated[int, Field(ge=1, description="the last items of a history that are read")] = 50
-    dropout: Annotated[float, Field(ge=0, lt=1, description="of embeddings and layers"), Search(0.0, 0.7, step=0.1)] = (
-        0.5
-    )
+    max_len: Annotated[
+        int, Field(ge=1, description="the last items of a history that are read")
+    ] = 50
+    dropout: Annotated[
+        float, Field(ge=0, lt=1, description="of embeddings and layers"), Search(0.0, 0.7, step=0.1)
+    ] = 0.5
     regime: Annotated[
         Literal["prefix", "causal"],
-        Field(description="training samples: every prefix with its next item, or every sequence with all its targets"),
+        Field(
+            description="training samples: every prefix with its next item, or every sequence with all its targets"
+        ),
     ] = "causal"
     window_step: Annotated[
         float | None,
@@ -59,27 +67,41 @@ class SequenceConfig(ModelConfig):
             "of it, so that an epoch has every target once; None: its last items alone",
         ),
     ] = 0.5
-    encoder: Annotated[PartConfig, part("encoder"), Field(description="of sequences")] = encoders.Transformer()
-    loss: Annotated[PartConfig, part("loss"), Field(description="of the next item")] = losses.FullSoftmax()
-    items: Annotated[ItemTable, Field(description="what the vectors of items are made of")] = ItemTable()
-    prior: Annotated[Prior | None, Field(description="transitions that are counted, added to the scores")] = None
+    encoder: Annotated[PartConfig, part("encoder"), Field(description="of sequences")] = (
+        encoders.Transformer()
+    )
+    loss: Annotated[PartConfig, part("loss"), Field(description="of the next item")] = (
+        losses.FullSoftmax()
+    )
+    items: Annotated[ItemTable, Field(description="what the vectors of items are made of")] = (
+        ItemTable()
+    )
+    prior: Annotated[
+        Prior | None, Field(description="transitions that are counted, added to the scores")
+    ] = None
     time_gaps: Annotated[
-        bool, Field(description="whether the times since the interaction before and to the next are inputs of an item")
+        bool,
+        Field(
+            description="whether the times since the interaction before and to the next are inputs of an item"
+        ),
     ] = False
 
 
 class SequenceModel(TrainableModel):
-    """Base of sequence models: an item table, an encoder and a recommendation loss. Term ``rec``: that loss.
+    """Base of sequence models: an item table, an encoder and a recommendation loss. Term ``rec``:
+    that loss.
 
-    Tokens are ``item_idx + 1``; token 0 is a masked item and stands for no history. With ``items.features`` an
-    :class:`recgraph.encoders.items.ItemTower` makes the table anew in each step, and the loss scores the items that
-    occur in training.
+    Tokens are ``item_idx + 1``; token 0 is a masked item and stands for no history. With
+    ``items.features`` an :class:`recgraph.encoders.items.ItemTower` makes the table anew in each
+    step, and the loss scores the items that occur in training.
     """
 
     Config: ClassVar[type[ModelConfig]] = SequenceConfig
     updated_by: ClassVar[UpdatedBy | None] = "training"
     reads_weights = True
-    tables: ClassVar[Mapping[str, tuple[str, ...]]] = {"item_embedding.weight": ("padding", "items")}
+    tables: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "item_embedding.weight": ("padding", "items")
+    }
     #: whether training samples come with a sequence of the same target
     needs_partners = False
     #: whether views of the samples are drawn
@@ -101,9 +123,13 @@ class SequenceModel(TrainableModel):
         nn.init.normal_(self.item_embedding.weight, 0.0, 0.02)
         encoder, regime = config.encoder, str(config.regime)
         if not issubclass(encoder.member, SequenceEncoder):
-            raise ConfigError(f"encoder = {encoder.part_name!r} is not one of sequences, but of graphs")
+            raise ConfigError(
+                f"encoder = {encoder.part_name!r} is not one of sequences, but of graphs"
+            )
         if (regime == "cloze") != encoder.member.ends_masked and regime != "prefix":
-            raise ConfigError(f"regime = {regime!r} does not suit encoder = {encoder.part_name!r}, by what places see")
+            raise ConfigError(
+                f"regime = {regime!r} does not suit encoder = {encoder.part_name!r}, by what places see"
+            )
         self.encoder: SequenceEncoder = encoder.build(
             hidden_dim=config.hidden_dim,
             max_len=config.max_len + encoder.member.ends_masked,
@@ -115,12 +141,22 @@ class SequenceModel(TrainableModel):
         self.item_tower: ItemTower | None = None
         if config.items.features:
             if not isinstance(space, FeatureSpace):
-                raise ValueError(f"items.features = {config.items.features!r} needs the features of a FeatureSpace")
+                raise ValueError(
+                    f"items.features = {config.items.features!r} needs the features of a FeatureSpace"
+                )
             found = space.features
             self.item_tower = ItemTower(
-                config.hidden_dim, found.entries, found.dense, found.schema.missing, config.items.id_dropout
+                config.hidden_dim,
+                found.entries,
+                found.dense,
+                found.schema.missing,
+                config.items.id_dropout,
             )
-        self.item_graph = None if config.items.graph is None else RelatedItems(config.items, config.hidden_dim, space)
+        self.item_graph = (
+            None
+            if config.items.graph is None
+            else RelatedItems(config.items, config.hidden_dim, space)
+        )
         self.gap_embedding: nn.Embedding | None = None
         if config.time_gaps:
             # a gap never seen in training adds nothing, as an unknown one
@@ -130,7 +166,9 @@ class SequenceModel(TrainableModel):
         self.reads_times = config.time_gaps or self.encoder.reads_times
         is_made = self.item_tower is not None or self.item_graph is not None
         self._made: Kept[ItemTables] | None = Kept() if is_made else None
-        if self.loss.draws and not is_made:  # a tower and a graph read all items, and a loss without draws scores all
+        if (
+            self.loss.draws and not is_made
+        ):  # a tower and a graph read all items, and a loss without draws scores all
             self.row_sparse_tables = ("item_embedding.weight",)
 
     @property
@@ -141,10 +179,16 @@ class SequenceModel(TrainableModel):
     def window_items(self) -> int | None:
         """``window_step`` in items, at least one."""
         config = self.config
-        return None if config.window_step is None else max(round(config.window_step * config.max_len), 1)
+        return (
+            None
+            if config.window_step is None
+            else max(round(config.window_step * config.max_len), 1)
+        )
 
     def batches(self, train: Part, batch_size: int, generators: Generators) -> SequenceBatches:
-        """Training batches of the configured regime. :meth:`setup` is called with the training part."""
+        """Training batches of the configured regime. :meth:`setup` is called with the training
+        part.
+        """
         self.setup(train)
         return SequenceBatches(
             train,
@@ -175,7 +219,9 @@ class SequenceModel(TrainableModel):
         self.loss.setup(counts if self.item_tower is None else self.item_tower.setup(counts))
 
     def forward(self, batch: Any, wanted: Iterable[str]) -> dict[str, Tensor]:
-        with nullcontext() if self._made is None else self._made.sharing():  # the table of items is made once
+        with (
+            nullcontext() if self._made is None else self._made.sharing()
+        ):  # the table of items is made once
             return self.losses(batch, frozenset(wanted))
 
     def token_table(self, batch: SequenceBatch | None = None) -> Tensor:
@@ -187,7 +233,9 @@ class SequenceModel(TrainableModel):
         return self.item_embedding.weight if self._made is None else self._tables(batch).table
 
     def _tables(self, batch: SequenceBatch | None) -> ItemTables:
-        """The same with what a graph adds to it, of a model whose items have features or a graph."""
+        """The same with what a graph adds to it, of a model whose items have features or a
+        graph.
+        """
 
         def state() -> list[Tensor]:
             parts = [part for part in (self.item_tower, self.item_graph) if part is not None]
@@ -198,7 +246,11 @@ class SequenceModel(TrainableModel):
             own: Tensor = self.item_embedding.weight
             if self.item_tower is not None:
                 own = self.item_tower(own, None if batch is None else batch.generators["item_ids"])
-            return ItemTables(own, own, own[1:]) if self.item_graph is None else self.item_graph(own, batch)
+            return (
+                ItemTables(own, own, own[1:])
+                if self.item_graph is None
+                else self.item_graph(own, batch)
+            )
 
         assert self._made is not None
         return self._made.get(self.training, state, make)
@@ -206,31 +258,40 @@ class SequenceModel(TrainableModel):
     def losses(self, batch: SequenceBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
         """``rec``, and ``items``, the contrast of items with their graph.
 
-        Where several ranks train, each computes a term of its own rows, and the mean over ranks counts. Multiply a
-        mean over targets by the batch's ``weight`` therefore.
+        Where several ranks train, each computes a term of its own rows, and the mean over ranks
+        counts. Multiply a mean over targets by the batch's ``weight`` therefore.
         """
         found = {}
         if "rec" in wanted:
             last_only = batch.masked is None and not batch.causal
-            found["rec"] = self.next_item_loss(batch, self.encode(batch.sequences, batch, last_only, batch.masked))
+            found["rec"] = self.next_item_loss(
+                batch, self.encode(batch.sequences, batch, last_only, batch.masked)
+            )
         if "items" in wanted and self.item_graph is not None:
             found["items"] = self.item_graph.loss(batch, self._tables(batch))
         return found
 
     def next_item_loss(self, batch: SequenceBatch, states: Tensor) -> Tensor:
-        """The recommendation loss of the states [n_targets, D] from which the targets are predicted."""
+        """The recommendation loss of the states [n_targets, D] from which the targets are
+        predicted.
+        """
         table, targets = self.token_table(batch), batch.targets
         if self.item_tower is not None:
             table, targets = self.item_tower.of_candidates(table, targets)
         generator, dropout = batch.generators["negatives"], batch.generators.of_rank("dropout")
         given = {} if batch.target_weights is None else {"weights": batch.target_weights}
         if batch.whole is not None and isinstance(self.loss, OwnNegatives):
-            drawn, bounds = self.loss.draw(batch.n_targets, len(table) - 1, generator, table.device), None
+            drawn, bounds = (
+                self.loss.draw(batch.n_targets, len(table) - 1, generator, table.device),
+                None,
+            )
             if self.loss.config.shared:
                 bounds = batch.group_bounds(len(drawn))
             else:
                 drawn = drawn[batch.target_places()]
-            loss: Tensor = self.loss.against(drawn, states, targets, table, bounds, dropout, **given)
+            loss: Tensor = self.loss.against(
+                drawn, states, targets, table, bounds, dropout, **given
+            )
         else:
             loss = self.loss(states, targets, table, generator, **given)
         return loss if batch.weight == 1 else loss * batch.weight
@@ -244,13 +305,16 @@ class SequenceModel(TrainableModel):
     ) -> Tensor:
         """The encoder's states of B rows, [B, D], [T, D] or [M, D].
 
-        With time gaps each place is a token of its own, ``x_t = v_token(t) + g_before(t) + g_behind(t)``; a masked item
-        stays token 0.
+        With time gaps each place is a token of its own, ``x_t = v_token(t) + g_before(t) +
+        g_behind(t)``; a masked item stays token 0.
 
         Args:
-            sequences: B rows of tokens, or of those of :func:`recgraph.data.batches.with_gaps` where times are read.
-            batch: whose generators draw dropout; None: of queries, whose rows may be empty, in evaluation mode.
-            last_only: of each row, closed by the encoder; else of the places that there are, or M of these.
+            sequences: B rows of tokens, or of those of :func:`recgraph.data.batches.with_gaps`
+                where times are read.
+            batch: whose generators draw dropout; None: of queries, whose rows may be empty, in
+                evaluation mode.
+            last_only: of each row, closed by the encoder; else of the places that there are, or M
+                of these.
         """
         if last_only:
             sequences = self.encoder.closed(sequences)
@@ -260,16 +324,23 @@ class SequenceModel(TrainableModel):
         if sequences.values.ndim > 1:
             tokens = sequences.columns(slice(0, 3) if self.encoder.reads_times else 0)
             if self.gap_embedding is not None:
-                items, gaps = sequences.values[:, 0], self.gap_embedding(sequences.values[:, -2:]).sum(1)
+                items, gaps = (
+                    sequences.values[:, 0],
+                    self.gap_embedding(sequences.values[:, -2:]).sum(1),
+                )
                 masked = lookup(table, items.new_zeros(1))
-                tokens, table = tokens_of_places(tokens.on_host, lookup(table, items) + gaps, masked)
+                tokens, table = tokens_of_places(
+                    tokens.on_host, lookup(table, items) + gaps, masked
+                )
         generator = None if batch is None else batch.generators.of_rank("dropout")
         states: Tensor = self.encoder(tokens, table, generator, last_only, places)
         return states
 
     def encode_users(self, query: Query) -> Tensor:
         # before the cut: the first item that is read has one before it
-        return self.encode(tokens_of(self, query.history, query.times, query.at).last(self.config.max_len))
+        return self.encode(
+            tokens_of(self, query.history, query.times, query.at).last(self.config.max_len)
+        )
 
     @property
     def has_vectors(self) -> bool:
@@ -284,23 +355,31 @@ class SequenceModel(TrainableModel):
 
     def padded_form(self) -> PaddedForm:
         if type(self.encoder).padded is SequenceEncoder.padded:
-            raise ValueError(f"encoder = {self.config.encoder.part_name!r} has no padded form, as an export needs")
+            raise ValueError(
+                f"encoder = {self.config.encoder.part_name!r} has no padded form, as an export needs"
+            )
         if self.encoder.reads_times:
-            raise ValueError("encoder: it reads times, which an export has not; set encoder.time_bias=false")
+            raise ValueError(
+                "encoder: it reads times, which an export has not; set encoder.time_bias=false"
+            )
         if self.prior is not None:
-            raise ValueError("prior: a table of transitions has no padded form, as an export needs; leave it out")
+            raise ValueError(
+                "prior: a table of transitions has no padded form, as an export needs; leave it out"
+            )
         longest = self.config.max_len
         shortest = 1 if self.encoder.pads_to_any_length else longest
         module = PaddedSequences(self.encoder, self.token_table().detach(), self.gap_embedding)
-        return PaddedForm(module, "vectors", longest, shortest, reads_gaps=self.gap_embedding is not None)
+        return PaddedForm(
+            module, "vectors", longest, shortest, reads_gaps=self.gap_embedding is not None
+        )
 
     def encode_items(self) -> Tensor:
         return self.loss.as_scored(self.token_table()[1:])
 
 
 def compile_parts(model: nn.Module, backend: str = "inductor") -> None:
-    """Have accelerators compute by compiled graphs, each without a break, what a sequence model's encoder, loss and
-    contrasts can compile.
+    """Have accelerators compute by compiled graphs, each without a break, what a sequence model's
+    encoder, loss and contrasts can compile.
 
     Args:
         backend: of ``torch.compile``.
@@ -320,20 +399,30 @@ class PaddedSequences(nn.Module):
 
     table: Tensor
 
-    def __init__(self, encoder: SequenceEncoder, table: Tensor, gap_embedding: nn.Embedding | None) -> None:
+    def __init__(
+        self, encoder: SequenceEncoder, table: Tensor, gap_embedding: nn.Embedding | None
+    ) -> None:
         super().__init__()
         self.encoder, self.gap_embedding = encoder, gap_embedding
         self.register_buffer("table", table)
 
     def forward(self, history: Tensor, gaps: Tensor | None = None) -> Tensor:
-        """[B, L] tokens and, of a model that reads them, [B, L] buckets of the time gap before each -> [B, D]."""
+        """[B, L] tokens and, of a model that reads them, [B, L] buckets of the time gap before each
+        -> [B, D].
+        """
         lengths = (history != 0).sum(1)
         if self.encoder.ends_masked:
-            history, gaps, lengths = F.pad(history, (0, 1)), None if gaps is None else F.pad(gaps, (0, 1)), lengths + 1
+            history, gaps, lengths = (
+                F.pad(history, (0, 1)),
+                None if gaps is None else F.pad(gaps, (0, 1)),
+                lengths + 1,
+            )
         inputs = F.embedding(history, self.table)
         if self.gap_embedding is not None and gaps is not None:
             following = gaps.roll(-1, 1)
-            is_known = (following > 0) & (torch.arange(gaps.shape[1], device=gaps.device) < lengths[:, None] - 1)
+            is_known = (following > 0) & (
+                torch.arange(gaps.shape[1], device=gaps.device) < lengths[:, None] - 1
+            )
             behind = (following + N_GAPS - 1) * is_known
             inputs = inputs + self.gap_embedding(gaps) + self.gap_embedding(behind)
         return self.encoder.padded(inputs, lengths.clamp(min=1))

@@ -33,12 +33,16 @@ _BLOCK = 1024
 class ContrastiveConfig(SequenceConfig):
     augmentations: Annotated[
         tuple[Annotated[PartConfig, part("augmentation")], ...],
-        Field(description="of sequences, two different ones for each sample; (): the sequence itself twice"),
+        Field(
+            description="of sequences, two different ones for each sample; (): the sequence itself twice"
+        ),
     ] = (augment.Crop(), augment.Mask(), augment.Reorder())
     contrast: Annotated[Contrast, Field(description="of the views")] = Contrast()
     contrast_of: Annotated[
         Literal["prefix", "sequence"],
-        Field(description="in the causal regime: views of a prefix of random length, or of the whole sequence"),
+        Field(
+            description="in the causal regime: views of a prefix of random length, or of the whole sequence"
+        ),
     ] = "prefix"
     gather_negatives: Annotated[
         bool,
@@ -48,9 +52,15 @@ class ContrastiveConfig(SequenceConfig):
         ),
     ] = True
     intent_weight: Annotated[
-        float, Field(ge=0, description="weight of intent, the contrast of the views with the intents of all users")
+        float,
+        Field(
+            ge=0,
+            description="weight of intent, the contrast of the views with the intents of all users",
+        ),
     ] = 0.0
-    n_intents: Annotated[int, Field(ge=1, description="clusters of the users' states, made anew in each epoch")] = 256
+    n_intents: Annotated[
+        int, Field(ge=1, description="clusters of the users' states, made anew in each epoch")
+    ] = 256
 
 
 class Encoded(NamedTuple):
@@ -68,16 +78,17 @@ class Encoded(NamedTuple):
 class ContrastiveSequenceModel(SequenceModel):
     """Base of contrastive sequence models.
 
-    Terms: ``rec``; ``cl1``, the contrast of two views of each sequence; ``intent``; ``alignment`` and ``uniformity`` of
-    the views (diagnostics).
+    Terms: ``rec``; ``cl1``, the contrast of two views of each sequence; ``intent``; ``alignment``
+    and ``uniformity`` of the views (diagnostics).
 
-    ``intent`` is ProtoNCE of each view, the sum over two: ``mean_i -log(e^{s(h_i, c_i)} / sum_c e^{s(h_i, c)})``, s and
-    its temperature those of ``contrast``, c the ``n_intents`` centroids, of unit length, of k-means of the directions
-    of all users' states at the epoch's first step, c_i the nearest to the view's state h_i. Source: Qin et al., Intent
-    Contrastive Learning with Cross Subsequences for Sequential Recommendation (WSDM 2024), the fine-grained part of
-    ICSRec; its coarse-grained one is that of :class:`DuoRec`. Departures: clusters of one state a user (published: of
-    one a prefix), by inner products; candidates are the centroids, each once (published: those of the batch's rows, and
-    the rows).
+    ``intent`` is ProtoNCE of each view, the sum over two: ``mean_i -log(e^{s(h_i, c_i)} / sum_c
+    e^{s(h_i, c)})``, s and its temperature those of ``contrast``, c the ``n_intents`` centroids, of
+    unit length, of k-means of the directions of all users' states at the epoch's first step, c_i
+    the nearest to the view's state h_i. Source: Qin et al., Intent Contrastive Learning with Cross
+    Subsequences for Sequential Recommendation (WSDM 2024), the fine-grained part of ICSRec; its
+    coarse-grained one is that of :class:`DuoRec`. Departures: clusters of one state a user
+    (published: of one a prefix), by inner products; candidates are the centroids, each once
+    (published: those of the batch's rows, and the rows).
     """
 
     Config: ClassVar[type[ModelConfig]] = ContrastiveConfig
@@ -89,12 +100,17 @@ class ContrastiveSequenceModel(SequenceModel):
         super()._build(space)
         config = self.config
         chosen = config.augmentations
-        self._two_views = TwoViews(chosen, distinct=len(chosen) > 1, max_len=config.max_len) if chosen else None
+        self._two_views = (
+            TwoViews(chosen, distinct=len(chosen) > 1, max_len=config.max_len) if chosen else None
+        )
         self.draws_views = self._two_views is not None
         self.contrast = ContrastiveTerm(config.contrast, dim=config.hidden_dim)
         self._alignment, self._uniformity = Alignment(), Uniformity()
         if config.intent_weight:
-            kept = {"similarity": config.contrast.similarity, "temperature": config.contrast.temperature}
+            kept = {
+                "similarity": config.contrast.similarity,
+                "temperature": config.contrast.temperature,
+            }
             self.intent_contrast = ContrastiveTerm(objective="info_nce", **kept)
             self.intents = PrototypeMemory(space.n_users, config.hidden_dim, (config.n_intents,))
 
@@ -110,8 +126,8 @@ class ContrastiveSequenceModel(SequenceModel):
     def draw_views(self, batch: SequenceBatch) -> list[Ragged]:
         """The views of each sequence, drawn once for all phases of a batch, on the host.
 
-        Without augmentations it is the sequence twice: dropout and what the model does to the encoded views tell them
-        apart.
+        Without augmentations it is the sequence twice: dropout and what the model does to the
+        encoded views tell them apart.
         """
         if self._two_views is None:
             return [batch.contrast, batch.contrast]
@@ -131,7 +147,9 @@ class ContrastiveSequenceModel(SequenceModel):
             super().prepare(batch)
             self.draw_views(batch)
 
-    def encode_together(self, parts: list[Ragged], batch: SequenceBatch, with_states: bool = False) -> list[Encoded]:
+    def encode_together(
+        self, parts: list[Ragged], batch: SequenceBatch, with_states: bool = False
+    ) -> list[Encoded]:
         """Several sets of rows, encoded as one batch."""
         if not with_states:
             sizes = [part.n_rows for part in parts]
@@ -149,7 +167,9 @@ class ContrastiveSequenceModel(SequenceModel):
         views = self.draw_views(batch)
         # prefixes are read at their last place like views, so that all are encoded as one batch
         if "rec" in wanted and not batch.causal:
-            prefixes, *encoded = self.encode_together([batch.sequences, *views], batch, self.needs_states)
+            prefixes, *encoded = self.encode_together(
+                [batch.sequences, *views], batch, self.needs_states
+            )
             found["rec"] = self.next_item_loss(batch, prefixes.last)
         else:
             encoded = self.encode_together(views, batch, self.needs_states)
@@ -162,16 +182,24 @@ class ContrastiveSequenceModel(SequenceModel):
         elif self.config.gather_negatives:
             found |= self.contrasts(batch, gathered_views(encoded, share), wanted)
         else:  # of this rank's views; the mean over ranks counts
-            own = replace(batch, contrast_targets=batch.contrast_targets[share.rows], share=WHOLE, whole=None)
-            found |= {name: value * share.weight for name, value in self.contrasts(own, encoded, wanted).items()}
+            own = replace(
+                batch, contrast_targets=batch.contrast_targets[share.rows], share=WHOLE, whole=None
+            )
+            found |= {
+                name: value * share.weight
+                for name, value in self.contrasts(own, encoded, wanted).items()
+            }
         if "items" in wanted and self.item_graph is not None:
             found["items"] = self.item_graph.loss(batch, self._tables(batch))
         return found
 
-    def contrasts(self, batch: SequenceBatch, views: list[Encoded], wanted: frozenset[str]) -> dict[str, Tensor]:
+    def contrasts(
+        self, batch: SequenceBatch, views: list[Encoded], wanted: frozenset[str]
+    ) -> dict[str, Tensor]:
         """The terms that are wanted of the encoded views of :meth:`draw_views`.
 
-        Where several ranks train, each has the views of the whole batch here, unless ``gather_negatives`` is False.
+        Where several ranks train, each has the views of the whole batch here, unless
+        ``gather_negatives`` is False.
         """
         one, two, found = views[0].last, views[1].last, {}
         if "cl1" in wanted:
@@ -189,25 +217,41 @@ class ContrastiveSequenceModel(SequenceModel):
         (found,) = self.intents.of_epoch(batch.epoch, self._cluster)
         _, own, _ = nearest(states.detach(), found.directions.to(states.dtype))
         given = [replace(found, assignments=own)]
-        return proto_nce(self.intent_contrast, states, given, concentration=False, share=batch.share)
+        return proto_nce(
+            self.intent_contrast, states, given, concentration=False, share=batch.share
+        )
 
     @torch.no_grad()
     def _cluster(self) -> list[PrototypeSet]:
         """The intents of the users, whose histories are read in evaluation mode."""
         training = self.training
         self.eval()
-        blocks = [self._users.rows(start, start + _BLOCK) for start in range(0, len(self._users), _BLOCK)]
-        states = torch.cat([self.encode_users(query.to(self.item_embedding.weight.device)) for query in blocks])
+        blocks = [
+            self._users.rows(start, start + _BLOCK) for start in range(0, len(self._users), _BLOCK)
+        ]
+        states = torch.cat(
+            [self.encode_users(query.to(self.item_embedding.weight.device)) for query in blocks]
+        )
         self.train(training)
         directions = unit_length(states)
-        return prototypes_of([kmeans(directions, min(self.config.n_intents, len(states)), restarts=1)], directions, 1.0)
+        return prototypes_of(
+            [kmeans(directions, min(self.config.n_intents, len(states)), restarts=1)],
+            directions,
+            1.0,
+        )
 
-    def contrast_by(self, term: ContrastiveTerm, batch: SequenceBatch, a: Tensor, b: Tensor) -> Tensor:
-        """The contrast of two encoded views of a batch; who the rows are, for weights, is their target item.
+    def contrast_by(
+        self, term: ContrastiveTerm, batch: SequenceBatch, a: Tensor, b: Tensor
+    ) -> Tensor:
+        """The contrast of two encoded views of a batch; who the rows are, for weights, is their
+        target item.
 
         Where several ranks train, each has the anchors of its share.
         """
-        ids, draw = batch.contrast_targets, term.stream(batch.generators, not self.config.gather_negatives)
+        ids, draw = (
+            batch.contrast_targets,
+            term.stream(batch.generators, not self.config.gather_negatives),
+        )
         loss: Tensor = term(a, b, ids, ids, generator=draw, share=batch.share)
         return loss
 
@@ -224,29 +268,35 @@ def gathered_views(views: list[Encoded], share: Share) -> list[Encoded]:
 def _gathered_states(states: Ragged, share: Share) -> Ragged:
     lengths = gathered(states.lengths, share.sizes)
     sizes = tuple(int(of_rank.sum()) for of_rank in torch.split(lengths, list(share.sizes)))
-    return Ragged.from_lengths(gathered(states.values, sizes), lengths).take(share.places(states.device))
+    return Ragged.from_lengths(gathered(states.values, sizes), lengths).take(
+        share.places(states.device)
+    )
 
 
 class CL4SRecConfig(ContrastiveConfig):
     contrast_weight: Annotated[
-        float, Field(ge=0, description="lambda, weight of the contrastive term"), Search(1e-3, 1.0, log=True)
+        float,
+        Field(ge=0, description="lambda, weight of the contrastive term"),
+        Search(1e-3, 1.0, log=True),
     ] = 0.02
 
 
 class CL4SRec(ContrastiveSequenceModel):
     """SASRec with the contrast of two stochastic views (crop, mask, reorder) of each sequence.
 
-    Source: Xie et al., Contrastive Learning for Sequential Recommendation (ICDE 2022). Loss: ``rec + lambda cl1``;
-    ``cl1`` is the mean over both views of ``-log(e^{s_ip} / sum_{j != i} e^{s_ij})``, s inner products of the states
-    after the last place, j the other views of the batch.
+    Source: Xie et al., Contrastive Learning for Sequential Recommendation (ICDE 2022). Loss: ``rec
+    + lambda cl1``; ``cl1`` is the mean over both views of ``-log(e^{s_ip} / sum_{j != i}
+    e^{s_ij})``, s inner products of the states after the last place, j the other views of the
+    batch.
 
-    Departures: ``rec`` is the full softmax (the paper: a softmax over sampled items, ``loss="sampled_softmax"``). The
-    paper contrasts a user's whole sequence once an epoch, as ``regime="causal", contrast_of="sequence"`` does; the
-    default is a prefix of random length, and in the prefix regime every prefix. The two augmentations of a sequence
-    always differ, each changes half of it (the paper searches a ratio for each), and sequences of one item stay whole.
-    A masked item is token 0, which attention leaves out, where the paper has a mask token of its own that is attended
-    to. The encoder is RecBole's SASRec (see there), and candidates may have the anchor's target
-    (``contrast={"weight": "same_target"}`` leaves those out).
+    Departures: ``rec`` is the full softmax (the paper: a softmax over sampled items,
+    ``loss="sampled_softmax"``). The paper contrasts a user's whole sequence once an epoch, as
+    ``regime="causal", contrast_of="sequence"`` does; the default is a prefix of random length, and
+    in the prefix regime every prefix. The two augmentations of a sequence always differ, each
+    changes half of it (the paper searches a ratio for each), and sequences of one item stay whole.
+    A masked item is token 0, which attention leaves out, where the paper has a mask token of its
+    own that is attended to. The encoder is RecBole's SASRec (see there), and candidates may have
+    the anchor's target (``contrast={"weight": "same_target"}`` leaves those out).
     """
 
     Config = CL4SRecConfig
@@ -267,24 +317,30 @@ class DuoRecConfig(ContrastiveConfig):
     ] = 0.0
     supervised_weight: Annotated[
         float,
-        Field(ge=0, description="of the contrast of a dropout twin with a row of the same target; published with 0.1"),
+        Field(
+            ge=0,
+            description="of the contrast of a dropout twin with a row of the same target; published with 0.1",
+        ),
         Search(1e-3, 1.0, log=True),
     ] = 0.02
 
 
 class DuoRec(ContrastiveSequenceModel):
-    """SASRec with the contrast of a sequence, encoded anew under dropout, and another one with the same target.
+    """SASRec with the contrast of a sequence, encoded anew under dropout, and another one with the
+    same target.
 
-    Source: Qiu et al., Contrastive Learning for Representation Degeneration Problem in Sequential Recommendation (WSDM
-    2022), as the authors run it (``us_x`` of their code). Terms: ``rec``; ``sup`` between the sequence as dropout
-    encodes it a second time and another sequence that the same item follows, each of which has all of the batch but
-    itself as candidates; ``cl1`` between two such encodings of the sequence, which the code offers beside it
-    (``us``: ``unsupervised_weight=0.1``). Where no other sequence has the target, the partner is the sequence itself.
-    ``augmentations`` are not used: no item is changed. ``contrast={"weight": "same_target"}`` leaves rows of the same
-    target out of the candidates, as the paper says and the code does not do.
+    Source: Qiu et al., Contrastive Learning for Representation Degeneration Problem in Sequential
+    Recommendation (WSDM 2022), as the authors run it (``us_x`` of their code). Terms: ``rec``;
+    ``sup`` between the sequence as dropout encodes it a second time and another sequence that the
+    same item follows, each of which has all of the batch but itself as candidates; ``cl1`` between
+    two such encodings of the sequence, which the code offers beside it (``us``:
+    ``unsupervised_weight=0.1``). Where no other sequence has the target, the partner is the
+    sequence itself. ``augmentations`` are not used: no item is changed. ``contrast={"weight":
+    "same_target"}`` leaves rows of the same target out of the candidates, as the paper says and the
+    code does not do.
 
-    With that weight and ``intent_weight`` it is ICSRec (on Beauty .3, .1 and 256 intents), whose sequence is its own
-    first view; dropout encodes ours anew.
+    With that weight and ``intent_weight`` it is ICSRec (on Beauty .3, .1 and 256 intents), whose
+    sequence is its own first view; dropout encodes ours anew.
 
     Departure: in the causal regime the contrasted sequence is a prefix of random length.
     """
@@ -308,7 +364,9 @@ class DuoRec(ContrastiveSequenceModel):
         assert batch.partners is not None
         return [batch.contrast, batch.partners, *([batch.contrast] if self._has_twins else [])]
 
-    def contrasts(self, batch: SequenceBatch, views: list[Encoded], wanted: frozenset[str]) -> dict[str, Tensor]:
+    def contrasts(
+        self, batch: SequenceBatch, views: list[Encoded], wanted: frozenset[str]
+    ) -> dict[str, Tensor]:
         found = super().contrasts(batch, views, wanted - {"cl1"})
         if "sup" in wanted:
             found["sup"] = self.contrast_by(self.contrast, batch, views[0].last, views[1].last)

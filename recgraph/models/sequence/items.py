@@ -1,4 +1,6 @@
-"""Items as a sequence sees them and as a graph sees them: one table of both, and the contrast of the two."""
+"""Items as a sequence sees them and as a graph sees them: one table of both, and the contrast of
+the two.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +28,22 @@ class ItemTable(Config):
     """What the vectors of items are made of, beside one of each item's own."""
 
     features: Annotated[
-        FeatureWish, Field(description="columns of the item features: names or {name, kind}, or 'all'")
+        FeatureWish,
+        Field(description="columns of the item features: names or {name, kind}, or 'all'"),
     ] = ()
     id_embedding: Annotated[
-        bool, Field(description="with features: whether items in training also have vectors of their own")
+        bool,
+        Field(
+            description="with features: whether items in training also have vectors of their own"
+        ),
     ] = True
     id_dropout: Annotated[
         float,
-        Field(ge=0, lt=1, description="with features: the share of items embedded without these, anew each step"),
+        Field(
+            ge=0,
+            lt=1,
+            description="with features: the share of items embedded without these, anew each step",
+        ),
         Search(0.0, 0.9, step=0.1),
     ] = 0.0
     graph: Annotated[
@@ -42,14 +52,17 @@ class ItemTable(Config):
         Field(description="adds to the vector of an item what a graph makes of those of all items"),
     ] = None
     graph_weight: Annotated[
-        float, Field(ge=0, description="weight of the contrast of an item's own vector with its graph's")
+        float,
+        Field(ge=0, description="weight of the contrast of an item's own vector with its graph's"),
     ] = 0.0
     contrast: Annotated[Contrast, Field(description="that contrast")] = Contrast(
         objective="info_nce", similarity="cosine", temperature=0.2
     )
     candidates: Annotated[
         Literal["batch", "all"],
-        Field(description="the graph's vectors that an item is told apart from: of the items of the batch, or of all"),
+        Field(
+            description="the graph's vectors that an item is told apart from: of the items of the batch, or of all"
+        ),
     ] = "batch"
     augmenter: Annotated[
         PartConfig | None,
@@ -64,8 +77,8 @@ class ItemTable(Config):
 
 
 class ItemTables(NamedTuple):
-    """Attributes: ``own`` and ``table``, [n_items + 1, D] with the masked item first, before and after the graph's
-    vectors are added; ``related``, these, [n_items, D]."""
+    """Attributes: ``own`` and ``table``, [n_items + 1, D] with the masked item first, before and
+    after the graph's vectors are added; ``related``, these, [n_items, D]."""
 
     own: Tensor
     table: Tensor
@@ -73,15 +86,17 @@ class ItemTables(NamedTuple):
 
 
 class RelatedItems(nn.Module):
-    """``v_i = e_i + g_i``: the vector of an item is its own and what a graph makes of those of all items.
+    """``v_i = e_i + g_i``: the vector of an item is its own and what a graph makes of those of all
+    items.
 
-    Both are views of the item, one from the sequences that it occurs in and one from the items that it is related to.
-    ``items``, their contrast over the distinct items of a batch, takes e as anchors and g as candidates; with an
-    augmenter it has a second addend, with ``augmenter(g)`` in the place of g.
+    Both are views of the item, one from the sequences that it occurs in and one from the items that
+    it is related to. ``items``, their contrast over the distinct items of a batch, takes e as
+    anchors and g as candidates; with an augmenter it has a second addend, with ``augmenter(g)`` in
+    the place of g.
 
-    Source: ours, of parts that are published: propagation (LightGCN, SIGIR 2020), meta-path views (MEOW, SDM 2023),
-    learned augmenters (MCLRec, SIGIR 2023). GCL4SR (IJCAI 2022) and SelfGNN (SIGIR 2024) also contrast a sequence's
-    view with a graph's, of users.
+    Source: ours, of parts that are published: propagation (LightGCN, SIGIR 2020), meta-path views
+    (MEOW, SDM 2023), learned augmenters (MCLRec, SIGIR 2023). GCL4SR (IJCAI 2022) and SelfGNN
+    (SIGIR 2024) also contrast a sequence's view with a graph's, of users.
 
     Raises:
         ValueError: the graph needs what the space does not have.
@@ -99,7 +114,9 @@ class RelatedItems(nn.Module):
             given["graph"] = space.graph
         self.settings = settings
         self.graph: ItemGraph = settings.graph.build(**given)
-        self.contrast = ContrastiveTerm(settings.contrast, dim=hidden_dim) if settings.graph_weight else None
+        self.contrast = (
+            ContrastiveTerm(settings.contrast, dim=hidden_dim) if settings.graph_weight else None
+        )
         self.augmenter: Augmenter | None = None
         if settings.graph_weight and settings.augmenter is not None:
             self.augmenter = settings.augmenter.build(hidden_dim=hidden_dim)
@@ -123,15 +140,23 @@ class RelatedItems(nn.Module):
         return self.graph.path_weights() if isinstance(self.graph, MetaPaths) else {}
 
     def prepare(self, batch: SequenceBatch) -> None:
-        """Tell the distinct items of a batch on the host: an accelerator would have to say how many they are."""
+        """Tell the distinct items of a batch on the host: an accelerator would have to say how many
+        they are.
+        """
         if self.contrast is not None:
             items = torch.unique(batch.contrast_targets)
             batch.drawn["items"] = [Ragged.from_lengths(items, torch.tensor([len(items)]))]
 
     def loss(self, batch: SequenceBatch, tables: ItemTables) -> Tensor:
-        """``items``, of the items that follow the contrasted rows of all ranks, each once; all ranks compute it."""
+        """``items``, of the items that follow the contrasted rows of all ranks, each once; all
+        ranks compute it.
+        """
         assert self.contrast is not None
-        tokens = batch.drawn["items"][0].values if "items" in batch.drawn else torch.unique(batch.contrast_targets)
+        tokens = (
+            batch.drawn["items"][0].values
+            if "items" in batch.drawn
+            else torch.unique(batch.contrast_targets)
+        )
         anchors, ids, related = tables.own.index_select(0, tokens), tokens - 1, tables.related
         if self.settings.candidates == "all":
             rows: dict[str, Tensor] = {"positives": ids}

@@ -13,7 +13,11 @@ from recgraph.contrast.regularisers import Margin
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batches import SequenceBatch
 from recgraph.models.base import Phase, Space
-from recgraph.models.sequence.contrastive import ContrastiveConfig, ContrastiveSequenceModel, Encoded
+from recgraph.models.sequence.contrastive import (
+    ContrastiveConfig,
+    ContrastiveSequenceModel,
+    Encoded,
+)
 from recgraph.registry import part
 
 
@@ -25,7 +29,10 @@ class MCLRecConfig(ContrastiveConfig):
     ] = 0.03
     latent_weight: Annotated[
         float,
-        Field(ge=0, description="beta, weight of cl2, the contrast with the latent views; 0: no such views"),
+        Field(
+            ge=0,
+            description="beta, weight of cl2, the contrast with the latent views; 0: no such views",
+        ),
         Search(1e-3, 0.5, log=True),
     ] = 0.05
     margin_weight: Annotated[
@@ -33,11 +40,15 @@ class MCLRecConfig(ContrastiveConfig):
         Field(ge=0, description="gamma, weight of the margin regulariser beside cl2"),
         Search(1e-3, 1.0, log=True),
     ] = 0.1
-    augmenter: Annotated[PartConfig, part("augmenter"), Field(description="of encoded views")] = augment.MLP()
+    augmenter: Annotated[PartConfig, part("augmenter"), Field(description="of encoded views")] = (
+        augment.MLP()
+    )
     shared_augmenter: Annotated[bool, Field(description="one augmenter for both views")] = False
     schedule_of_phases: Annotated[
         Literal["published", "paper", "joint"],
-        Field(description="encoder-augmenters-encoder on each batch, encoder-augmenters, or one step on everything"),
+        Field(
+            description="encoder-augmenters-encoder on each batch, encoder-augmenters, or one step on everything"
+        ),
     ] = "published"
     margin_form: Annotated[
         Literal["published", "paper"],
@@ -46,24 +57,27 @@ class MCLRecConfig(ContrastiveConfig):
 
 
 class MCLRec(ContrastiveSequenceModel):
-    """Meta-optimised contrastive learning: SASRec whose views are varied once more by learnable augmenters.
+    """Meta-optimised contrastive learning: SASRec whose views are varied once more by learnable
+    augmenters.
 
-    Source: Qin et al., Meta-optimized Contrastive Learning for Sequential Recommendation (SIGIR 2023). With h1, h2
-    the encoded stochastic views, z1, z2 = augmenters(h1, h2), and L the configured contrast
-    (by default NT-Xent):
+    Source: Qin et al., Meta-optimized Contrastive Learning for Sequential Recommendation (SIGIR
+    2023). With h1, h2 the encoded stochastic views, z1, z2 = augmenters(h1, h2), and L the
+    configured contrast (by default NT-Xent):
 
     - ``cl1 = L(h1, h2)`` at ``contrast.temperature``;
     - ``cl2 = L(z1, z2) + L(h1, z2) + L(h2, z1)``, inner products at temperature 1;
-    - ``reg = R(h1, z2) + R(h2, z1) + R(z1, z2)`` as published (``margin_form="paper"``: R(z1, z2), global margins).
+    - ``reg = R(h1, z2) + R(h2, z1) + R(z1, z2)`` as published (``margin_form="paper"``: R(z1, z2),
+      global margins).
 
-    With ``items.graph_weight`` and an augmenter of the items' graph, that one is of the augmenters, whose step has
-    ``items`` in its loss, too.
+    With ``items.graph_weight`` and an augmenter of the items' graph, that one is of the augmenters,
+    whose step has ``items`` in its loss, too.
 
-    The encoder takes a step on ``rec + lambda cl1 + beta (cl2 + gamma reg)``, the augmenters on ``cl2 + gamma reg``;
-    the published code then repeats the encoder's step, the paper does not, and ``joint`` makes one step on everything.
-    ``augmentations=()``: the augmenters vary the sequence itself; ``latent_weight=0`` leaves them out (CL4SRec).
-    Departures: the augmenter step does not encode the original sequence and carries no gradient into the frozen
-    encoder; the default augmenters do not mix the rows of a batch; the causal regime (see :class:`SASRec`).
+    The encoder takes a step on ``rec + lambda cl1 + beta (cl2 + gamma reg)``, the augmenters on
+    ``cl2 + gamma reg``; the published code then repeats the encoder's step, the paper does not, and
+    ``joint`` makes one step on everything. ``augmentations=()``: the augmenters vary the sequence
+    itself; ``latent_weight=0`` leaves them out (CL4SRec). Departures: the augmenter step does not
+    encode the original sequence and carries no gradient into the frozen encoder; the default
+    augmenters do not mix the rows of a batch; the causal regime (see :class:`SASRec`).
     """
 
     Config = MCLRecConfig
@@ -75,21 +89,33 @@ class MCLRec(ContrastiveSequenceModel):
         self.augmenters = nn.ModuleList([first])
         if not config.shared_augmenter:
             self.augmenters.append(config.augmenter.build(hidden_dim=config.hidden_dim))
-        self.needs_states, self.needs_full_batches = first.needs_states, first.batch_size is not None
+        self.needs_states, self.needs_full_batches = (
+            first.needs_states,
+            first.batch_size is not None,
+        )
         # of three pairs in each of two or three phases a queue would hold the same rows many times
-        latent = config.contrast.model_copy(update={"temperature": 1.0, "similarity": "dot", "queue_size": 0})
+        latent = config.contrast.model_copy(
+            update={"temperature": 1.0, "similarity": "dot", "queue_size": 0}
+        )
         self.latent_contrast = ContrastiveTerm(latent, dim=config.hidden_dim)
         scope = "row" if config.margin_form == "published" else "batch"
         self.margin = Margin(temperature=config.contrast.temperature, scope=scope)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         learned = list(self.augmenters.parameters())
-        # without a latent contrast there is one phase, the encoder's, which trains the augmenter of items, too
-        if self.config.latent_weight and self.item_graph is not None and self.item_graph.augmenter is not None:
+        # without a latent contrast there is one phase, the encoder's, which trains the augmenter of
+        # items, too
+        if (
+            self.config.latent_weight
+            and self.item_graph is not None
+            and self.item_graph.augmenter is not None
+        ):
             learned += self.item_graph.augmenter.parameters()
         of_augmenters = {*map(id, learned)}
         return {
-            "encoder": [parameter for parameter in self.parameters() if id(parameter) not in of_augmenters],
+            "encoder": [
+                parameter for parameter in self.parameters() if id(parameter) not in of_augmenters
+            ],
             "augmenters": learned,
         }
 
@@ -97,7 +123,13 @@ class MCLRec(ContrastiveSequenceModel):
     def phases(self) -> tuple[Phase, ...]:
         config = self.config
         beta, gamma, items = config.latent_weight, config.margin_weight, config.items.graph_weight
-        terms = {"rec": 1.0, "cl1": config.view_weight, "cl2": beta, "reg": beta * gamma, "items": items}
+        terms = {
+            "rec": 1.0,
+            "cl1": config.view_weight,
+            "cl2": beta,
+            "reg": beta * gamma,
+            "items": items,
+        }
         terms["intent"] = config.intent_weight
         encoder, latent = Phase("encoder", ("encoder",), terms), {"cl2": 1.0, "reg": gamma}
         if not config.latent_weight:
@@ -109,7 +141,9 @@ class MCLRec(ContrastiveSequenceModel):
         steps = (encoder, Phase("augmenters", ("augmenters",), latent))
         return (*steps, encoder) if config.schedule_of_phases == "published" else steps
 
-    def contrasts(self, batch: SequenceBatch, views: list[Encoded], wanted: frozenset[str]) -> dict[str, Tensor]:
+    def contrasts(
+        self, batch: SequenceBatch, views: list[Encoded], wanted: frozenset[str]
+    ) -> dict[str, Tensor]:
         found = super().contrasts(batch, views, wanted)
         if not wanted & {"cl2", "reg"}:
             return found
@@ -117,7 +151,9 @@ class MCLRec(ContrastiveSequenceModel):
         h1, h2 = one.last, two.last
         # of rows that all ranks have they draw the same
         streams = batch.generators
-        draw = streams["augmenters"] if self.config.gather_negatives else streams.of_rank("augmenters")
+        draw = (
+            streams["augmenters"] if self.config.gather_negatives else streams.of_rank("augmenters")
+        )
         z1: Tensor = self.augmenters[0](h1, one.states, draw)
         z2: Tensor = self.augmenters[-1](h2, two.states, draw)
         if "cl2" in wanted:
@@ -128,6 +164,8 @@ class MCLRec(ContrastiveSequenceModel):
                 + self.contrast_by(term, batch, h2, z1)
             )
         if "reg" in wanted:
-            pairs = [(z1, z2)] if self.config.margin_form == "paper" else [(z1, z2), (h1, z2), (h2, z1)]
+            pairs = (
+                [(z1, z2)] if self.config.margin_form == "paper" else [(z1, z2), (h1, z2), (h2, z1)]
+            )
             found["reg"] = self.margin.over(pairs)
         return found

@@ -18,16 +18,21 @@ class Prior(TableConfig):
     """The table of transitions of a prior, and how much it counts."""
 
     weight: Annotated[
-        float, Field(ge=0, description="lambda, of the logarithm of transitions"), Search(0.0, 3.0, step=0.1)
+        float,
+        Field(ge=0, description="lambda, of the logarithm of transitions"),
+        Search(0.0, 3.0, step=0.1),
     ] = 1.5
-    eps: Annotated[float, Field(gt=0, description="added to the transitions; one that was never seen has it")] = 1e-3
+    eps: Annotated[
+        float, Field(gt=0, description="added to the transitions; one that was never seen has it")
+    ] = 1e-3
 
 
 class TransitionPrior(nn.Module):
     """``lambda log(1 + t_j / eps)``, added to the score of each item j in ranking.
 
-    t are the scores of :class:`recgraph.models.closed_form.transitions.Transitions`; an item to which no transition
-    leads keeps its score. The loss does not have the sum: on valid parts that gained nothing. Source: ours.
+    t are the scores of :class:`recgraph.models.closed_form.transitions.Transitions`; an item to
+    which no transition leads keeps its score. The loss does not have the sum: on valid parts that
+    gained nothing. Source: ours.
     """
 
     def __init__(self, config: Prior, space: Space) -> None:
