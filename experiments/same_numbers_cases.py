@@ -34,7 +34,7 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "ease split=users split_seed=3",
             "slim k=20",
             "gfcf n_factors=16",
-            "turbocf filter=third power=0.7 k=20",
+            "turbocf filter=third power=0.7 k=300",
             "bspm n_factors=16",
             "transitions",
             "ials hidden_dim=16 n_iterations=3",
@@ -122,7 +122,7 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "sasrec split=time",
             "sasrec split=users",
             "sasrec schedule=step drop_after=[1] drop_factor=0.5",
-            "sasrec accumulate=2 clip_norm=0.5 schedule=cosine warmup_steps=3 weight_decay=0.01",
+            "gru4rec accumulate=2 clip_norm=0.5 schedule=cosine warmup_steps=3 weight_decay=0.01",
             "sasrec precision=bf16 metric=loss schedule=linear",
             "bert4rec",
             "bert4rec loss=sampled_softmax loss.n_negatives=32 mask_ratio=0.5 last_share=0 time_gaps=true",
@@ -244,6 +244,36 @@ def _cases() -> Iterator[tuple[str, list[str]]]:
 #: name -> arguments of ``recgraph train``
 CASES: dict[str, list[str]] = dict(_cases())
 assert len(CASES) == sum(len(names) for _, _, names in FAMILIES), "two cases have one name"
+
+#: a case of each kind of model, for every run of the tests
+QUICK = (
+    "popularity",
+    "itemknn k=20",
+    "ease",
+    "transitions",
+    "bprmf",
+    "lightgcn",
+    "simgcl",
+    "xsimgcl",
+    "ultragcn loss.n_negatives=20",
+    "sasrec",
+    "sasrec regime=prefix",
+    "sasrec loss=sampled_softmax loss.n_negatives=32",
+    "gru4rec",
+    "hstu",
+    "bsarec",
+    "bert4rec",
+    "cl4srec",
+    "duorec",
+    "mclrec",
+    f"meowrec {_CLUSTERS} on tiny-rec",
+    f"meow {_CLUSTERS} on tiny-nodes",
+    "adameow on tiny-nodes",
+    "heco on tiny-nodes",
+)
+assert {*QUICK} <= {*CASES}
+#: cases of models that compute in float32 whatever they are given
+SINGLE = {"transitions", "turbocf filter=third power=0.7 k=300"}
 
 
 def write_data(folder: Path) -> None:

@@ -203,7 +203,7 @@ def _areas(probabilities: Tensor, labels: Tensor) -> Tensor:
 
 
 def _checked(embedding: Tensor, labels: Tensor, split: NodeSplit) -> tuple[Tensor, Tensor, int]:
-    """The embedding in float32, the classes numbered from 0 without gaps, and how many there
+    """The embedding in the default type, the classes numbered from 0 without gaps, and how many there
     are.
     """
     for part in ("train", "valid"):
@@ -211,7 +211,7 @@ def _checked(embedding: Tensor, labels: Tensor, split: NodeSplit) -> tuple[Tenso
             raise ValueError(
                 f"split: {shared:,} test nodes are {part} nodes, too; leave them out of one"
             )
-    x = embedding.detach().to(torch.float32)
+    x = embedding.detach().to(torch.get_default_dtype())
     if not bool(x.isfinite().all()):
         raise ValueError("embedding holds NaN or infinite values")
     known = labels >= 0

@@ -373,7 +373,7 @@ class _Cosine:
             for rows in row_blocks(len(nodes), len(self.units), self.units):
                 some = entries.row_block(rows)
                 parts.append((self.units[nodes[rows]] @ self.units.t())[some.rows, some.indices])
-        found = torch.zeros(block.nnz, device=block.device)
+        found = torch.zeros(block.nnz, dtype=torch.float32, device=block.device)
         found[is_long[block.rows]] = torch.cat(parts).to(torch.float32)
         return found
 

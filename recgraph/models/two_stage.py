@@ -249,7 +249,7 @@ class Features(nn.Module):
             return ages
         known = query.times.lengths > 0
         last = query.times.values[query.times.offsets[1:][known] - 1]
-        ages[known] = (self.newest - last).clamp(min=0).float()
+        ages[known] = (self.newest - last).clamp(min=0).to(ages.dtype)
         return ages
 
 

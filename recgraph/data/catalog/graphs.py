@@ -118,7 +118,7 @@ def _features(path: Path, divide: bool) -> torch.Tensor | Csr:
             f"features of {path}",
             "set normalise = false in the card's entry of these nodes",
         )
-    return values.to(dtype=torch.float32)
+    return values.to(dtype=torch.get_default_dtype())
 
 
 def _node_task(card: GraphCard, task: NodeLabels, folder: Path) -> NodeTask:
