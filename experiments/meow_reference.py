@@ -18,12 +18,11 @@ from torch import Tensor
 
 from recgraph.augment.graph import EdgeDrop
 from recgraph.contrast.clustering import Clustering, concentration, nearest
-from recgraph.contrast.prototypes import prototypes_of
+from recgraph.contrast.prototypes import PrototypeSet, prototypes_of
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphBatch
 from recgraph.models.heterogeneous.meow import MEOW, AdaMEOW, MetaPathModel
 from recgraph.models.heterogeneous.paths import MetaPathInputs
-from recgraph.models.heterogeneous.views import BothViews
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import normalise
@@ -63,33 +62,39 @@ def meow_contexts(golden: Golden) -> Golden:
     return {"h_coarse": hidden, **got}
 
 
+class _PublishedCentroids(MEOW):
+    """MEOW whose clusters are those of given centroids, [k, D] of each granularity."""
+
+    centroids: tuple[Tensor, ...]
+
+    def clusterings(self, fine: Tensor) -> list[Clustering]:
+        fine = fine.detach()
+        return [Clustering(nearest(fine, rows)[1], rows, 0.0) for rows in self.centroids]
+
+    def cluster(self, fine: Tensor) -> list[PrototypeSet]:
+        return prototypes_of(self.clusterings(fine), fine, self.config.contrast.temperature)
+
+
 def meow_step(golden: Golden) -> Golden:
     """Both views, clusters and concentrations from the given centroids, both losses, gradients of
     their sum.
     """
-    model, inputs = _model(MEOW, golden)
-    views = model.both_views(inputs)
+    model, model._inputs = _model(_PublishedCentroids, golden)
+    model.centroids = golden["centroid_raw_0"], golden["centroid_raw_1"]
+    views = model.both_views(model._inputs)
     coarse, fine = model.views.head(views.coarse), model.views.head(views.fine)
-    clusterings = []
-    for t in (0, 1):
-        centroids = golden[f"centroid_raw_{t}"]
-        clusterings.append(Clustering(nearest(fine.detach(), centroids)[1], centroids, 0.0))
-    prototypes = prototypes_of(clusterings, fine, model.config.contrast.temperature)
     batch = GraphBatch(len(fine), 0, Generators(0))
-    losses = model.losses_of(
-        batch, BothViews(coarse, fine), lambda: prototypes, frozenset({"info", "proto"})
-    )
+    losses = model.losses(batch, frozenset({"info", "proto"}))
     total = losses["info"] + losses["proto"]
     grads = torch.autograd.grad(total, [model.views.project.weight, model.views.encoder.weights[0]])
+    clusterings = model.clusterings(fine)
     # the authors' ProtoNCE also carries N over the number of prototypes, a constant
-    constant = (
-        sum(math.log(len(fine) / len(clustering.centroids)) for clustering in clusterings) / 2
-    )
+    constants = [math.log(len(fine) / len(clustering.centroids)) for clustering in clusterings]
     got = {"z_fine": views.fine, "z_coarse": coarse, "z_fine_projected": fine}
     for t, clustering in enumerate(clusterings):
         got[f"cluster_{t}"] = clustering.assignments
         got[f"density_{t}"] = concentration(fine.detach(), clustering, float(golden["tau"]))
-    got |= {"loss_info": losses["info"], "loss_proto": losses["proto"] + constant}
+    got |= {"loss_info": losses["info"], "loss_proto": losses["proto"] + sum(constants) / 2}
     return got | {"grad_project": grads[0], "grad_gc1": grads[1]}
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import recgraph as rg
 from recgraph.config import Search
+from recgraph.contrast.prototypes import proto_nce
 from recgraph.models.base import ModelConfig, Phase, Space
 from recgraph.models.heterogeneous.base import GraphBatch
 from recgraph.models.heterogeneous.meow import MEOW, MEOWConfig
@@ -64,19 +65,21 @@ class PseudoLabelledMEOW(MEOW):
         return (Phase("model", ("model",), {**phase.terms, "pseudo": self.config.pseudo_weight}),)
 
     def losses(self, batch: GraphBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
-        views = self._projected(batch)
-        found = self.losses_of(batch, views, lambda: self.cluster(views.fine), wanted)
+        coarse, fine = self.project(batch)
+        prototypes = self.cluster(fine)
+        losses = {}
+        if "info" in wanted:
+            self.weigh_by_clusters(self.contrast, prototypes)
+            losses["info"] = self.info(batch, anchors=coarse, candidates=fine)
+        if "proto" in wanted:
+            losses["proto"] = proto_nce(self.proto_contrast, anchors=coarse, prototypes=prototypes)
         if "pseudo" in wanted:
             if not self.begun:
-                self._begin(views.fine.detach())
+                self._begin(fine.detach())
             draw, tau = batch.generators["pseudo_labels"], self.config.pseudo_temperature
-            uniform = torch.rand(len(self.labels), generator=draw, device=draw.device).to(
-                views.fine
-            )
-            found["pseudo"] = pseudo_loss(
-                views.fine, views.coarse, self.classes, self.labels, tau, uniform
-            )
-        return found
+            uniform = torch.rand(len(self.labels), generator=draw, device=draw.device).to(fine)
+            losses["pseudo"] = pseudo_loss(fine, coarse, self.classes, self.labels, tau, uniform)
+        return losses
 
     @torch.no_grad()
     def _begin(self, fine: Tensor) -> None:

@@ -100,11 +100,11 @@ class EdgeDrop(GraphAugmentation):
     def draw(self, adj: Csr, generator: torch.Generator) -> Tensor:
         """[E] bool: which entries stay (with self-loops those on the diagonal count as staying)."""
         keep_mask = self._is_there(adj)
-        may_go = keep_mask & (adj.rows != adj.indices) if self._has_loops(adj) else keep_mask
-        candidates = torch.nonzero(may_go).squeeze(1)
-        keep_mask[candidates] = keep_some(
-            candidates.numel(), self.config.ratio, generator, adj.device
-        )
+        may_go = keep_mask
+        if self._has_loops(adj):
+            may_go = keep_mask & (adj.rows != adj.indices)
+        places = torch.nonzero(may_go).squeeze(1)
+        keep_mask[places] = keep_some(places.numel(), self.config.ratio, generator, adj.device)
         return keep_mask
 
     def apply(self, adj: Csr, keep_mask: Tensor) -> Csr:
@@ -112,7 +112,9 @@ class EdgeDrop(GraphAugmentation):
         kept = adj.select(keep_mask)
         if self.config.binary:
             kept = kept.with_weights(None)
-        return kept.with_diagonal(1.0) if self._has_loops(adj) else kept
+        if self._has_loops(adj):
+            kept = kept.with_diagonal(1.0)
+        return kept
 
     def _is_there(self, adj: Csr) -> Tensor:
         """[E] bool: where what is kept becomes 1, an entry of weight 0 is none, or it would become
@@ -151,11 +153,9 @@ class NodeDrop(EdgeDrop):
         """[E] bool: which entries stay."""
         n_rows, n_columns = adj.shape
         rows = keep_some(n_rows, self.config.ratio, generator, adj.device)
-        columns = (
-            rows
-            if self._has_loops(adj)
-            else keep_some(n_columns, self.config.ratio, generator, adj.device)
-        )
+        columns = rows
+        if not self._has_loops(adj):
+            columns = keep_some(n_columns, self.config.ratio, generator, adj.device)
         return rows[adj.rows] & columns[adj.indices] & self._is_there(adj)
 
 
@@ -183,11 +183,14 @@ class FeatureMask(GraphAugmentation):
     def __call__(self, features: Csr, generator: torch.Generator) -> Csr: ...
     def __call__(self, features: Tensor | Csr, generator: torch.Generator) -> Tensor | Csr:
         """[N, F] of ``features`` [N, F], dense or sparse, on their device."""
-        values = features.values() if isinstance(features, Csr) else features.reshape(-1)
-        places = torch.nonzero(values).squeeze(1)
-        masked = places[~keep_some(places.numel(), self.config.ratio, generator, features.device)]
         if isinstance(features, Csr):
-            return features.select(
-                torch.ones_like(values, dtype=torch.bool).index_fill(0, masked, False)
-            )
-        return values.index_fill(0, masked, 0).view(features.shape)
+            values = features.values()
+            keep_mask = torch.ones_like(values, dtype=torch.bool)
+            return features.select(keep_mask.index_fill(0, self._draw(values, generator), False))
+        values = features.reshape(-1)
+        return values.index_fill(0, self._draw(values, generator), 0).view(features.shape)
+
+    def _draw(self, values: Tensor, generator: torch.Generator) -> Tensor:
+        """The places of the features [E] that become 0."""
+        places = torch.nonzero(values).squeeze(1)
+        return places[~keep_some(places.numel(), self.config.ratio, generator, values.device)]

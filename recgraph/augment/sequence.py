@@ -191,15 +191,15 @@ class TwoViews:
                 f"augmentations = {list(augmentations)!r}: give at least {1 + distinct}"
             )
         self.augmentations: list[SequenceAugmentation] = []
-        for given in augmentations:
-            made = (
-                given
-                if isinstance(given, SequenceAugmentation)
-                else registry.make("augmentation", given)
-            )
-            if not isinstance(made, SequenceAugmentation):
-                raise ConfigError(f"augmentations: {given!r} is not an augmentation of sequences")
-            self.augmentations.append(made)
+        for specification in augmentations:
+            augmentation: object = specification
+            if not isinstance(specification, SequenceAugmentation):
+                augmentation = registry.make("augmentation", specification)
+            if not isinstance(augmentation, SequenceAugmentation):
+                raise ConfigError(
+                    f"augmentations: {specification!r} is not an augmentation of sequences"
+                )
+            self.augmentations.append(augmentation)
         self.per, self.distinct, self.max_len = per, distinct, max_len
 
     def setup(self, train: Part) -> None:
@@ -220,7 +220,9 @@ class TwoViews:
             else:
                 choice = drawn.masked_fill(sequences.lengths < 2, -1)
                 view = assign(sequences, choice, self.augmentations, generator)
-            views.append(view if self.max_len is None else view.last(self.max_len))
+            if self.max_len is not None:
+                view = view.last(self.max_len)
+            views.append(view)
         return views[0], views[1]
 
 
@@ -298,5 +300,7 @@ def assign(
     for index, operation in enumerate(operations):
         rows.append(torch.nonzero(choice == index).squeeze(1))
         part = sequences.take(rows[-1])
-        parts.append(operation(part, generator) if part.n_rows else part)
+        if part.n_rows:
+            part = operation(part, generator)
+        parts.append(part)
     return Ragged.cat(parts).take(torch.argsort(torch.cat(rows)))

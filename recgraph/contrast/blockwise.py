@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,25 +38,22 @@ class NoCandidateError(ValueError):
     """No anchor of a contrastive term has a candidate of positive weight."""
 
 
-class BlockwiseLoss(ABC):
-    """One evaluation of a loss over blocks of rows; a subclass computes a block.
+class RowBlocks:
+    """What is computed of the products ``x @ y.T`` in blocks of rows, and its gradients.
 
     Args:
-        inputs: what the loss is differentiated by: x [N, D], y [M, D], and what a subclass adds.
+        inputs: what it is differentiated by: x [N, D], y [M, D], and what a subclass adds.
         needs: which of them need a gradient.
 
     Attributes:
-        gradients: by the inputs, before they are divided by what :meth:`evaluate` returns; None
-            where not needed.
+        gradients: by the inputs; None where not needed.
     """
-
-    #: whether it may be a mean over no row
-    may_be_empty = False
 
     def __init__(self, inputs: Sequence[Tensor], needs: Sequence[bool]) -> None:
         work = work_type(*inputs[:2])
         self.x, self.y = inputs[0].to(work), inputs[1].to(work)
         self.limit = EXPONENT_LIMIT[work]
+        self.is_differentiated = any(needs)
         self.gradients: list[Tensor | None] = [None] * len(inputs)
         if needs[0]:
             self.gradients[0] = torch.empty_like(self.x)
@@ -72,6 +69,15 @@ class BlockwiseLoss(ABC):
             torch.mm(p, self.y, out=grad_x[rows])
         if grad_y is not None:
             grad_y.addmm_(p.t(), self.x[rows])
+
+
+class BlockwiseLoss(RowBlocks, ABC):
+    """One evaluation of a loss over blocks of rows; a subclass computes a block. Its gradients are
+    those before they are divided by what :meth:`evaluate` returns.
+    """
+
+    #: whether it may be a mean over no row
+    may_be_empty = False
 
     @abstractmethod
     def evaluate(self, block_rows: int | None) -> tuple[Tensor, Tensor]:
@@ -92,10 +98,17 @@ def one_pass(
         inputs: in any floating type; the loss is computed in the widest of the first two, at least
             float32.
     """
-    if not torch.is_grad_enabled():
-        # or else the function would make gradients that no backward asks for
-        inputs = [tensor.detach() for tensor in inputs]
+    inputs = _without_graph(inputs)
     return _OnePass.apply(loss, settings, block_rows, *inputs)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def _without_graph(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The inputs of a function, detached where no backward will ask for the gradients that it would
+    make.
+    """
+    if torch.is_grad_enabled():
+        return inputs
+    return [tensor.detach() for tensor in inputs]
 
 
 class _OnePass(torch.autograd.Function):
@@ -124,12 +137,8 @@ class _OnePass(torch.autograd.Function):
         if ctx.may_be_empty:  # a mean over nothing passes no gradient
             scale = torch.where(divisor == 0, 0, scale)
         # torch brings each to the type of its input
-        return (
-            None,
-            None,
-            None,
-            *(None if gradient is None else gradient * scale for gradient in gradients),
-        )
+        scaled = [None if gradient is None else gradient * scale for gradient in gradients]
+        return None, None, None, *scaled
 
 
 @dataclass(frozen=True)
@@ -144,7 +153,8 @@ class Candidates:
         weigh_positive: whether it then carries its weight, or counts fully.
         required: whether it is an error that no anchor has a candidate; else the mean over no
             anchor is NaN.
-        kept: [N] bool, written by the contrast: which anchors have a candidate; None: not recorded.
+        kept: [N] bool, all True, in which the contrast writes False for anchors without a candidate;
+            None: not recorded.
     """
 
     positives: Tensor
@@ -159,8 +169,9 @@ class Candidates:
         """[N, 1 or 2] int64: the columns that are no negatives of each anchor, its positive
         first.
         """
-        own = self.positives
-        return own[:, None] if self.excluded is None else torch.stack([own, self.excluded], 1)
+        if self.excluded is None:
+            return self.positives[:, None]
+        return torch.stack([self.positives, self.excluded], 1)
 
     def check(self, x: Tensor, counted: Tensor) -> None:
         """Refuse that of the anchors x [N, D] none counts, where that is an error.
@@ -200,11 +211,26 @@ class WeightBlocks:
         work: torch.dtype,
     ) -> None:
         self.weight, self.pairs, self.needs = weight, pairs, needs
-        self.anchors, self.candidates = (tensor.detach().to(work) for tensor in inputs[:2])
+        self.anchors = inputs[0].detach().to(work)
         # one tensor for all blocks: a weight may keep what it makes of it
-        self.candidates.requires_grad_(needs[1])
+        self.candidates = inputs[1].detach().to(work).requires_grad_(needs[1])
         self.parameters = list(inputs[2:])
         self.gradients: list[Tensor | None] = [None] * len(inputs)
+
+    @classmethod
+    def of(
+        cls,
+        weight: Weight | None,
+        pairs: Pairs | None,
+        inputs: Sequence[Tensor],
+        needs: Sequence[bool],
+        work: torch.dtype,
+    ) -> WeightBlocks | None:
+        """None without a weight."""
+        if weight is None:
+            return None
+        assert pairs is not None
+        return cls(weight, pairs, inputs, needs, work)
 
     def block(self, rows: slice, similarities: Tensor, bounded: bool = False) -> None:
         """Make the weights of the rows.
@@ -222,12 +248,23 @@ class WeightBlocks:
         similarities = similarities.detach().requires_grad_(any(self.needs[:2]))
         with torch.set_grad_enabled(any(self.needs)):
             pairs = self.pairs.block(rows, anchors, self.candidates, similarities)
-            factor = self.weight.factor(pairs) if bounded else None
-            self.w, self.is_factor = (
-                self.weight.log_w(pairs) if factor is None else factor,
-                factor is not None,
-            )
+            w = None
+            if bounded:
+                w = self.weight.factor(pairs)
+            self.is_factor = w is not None
+            if w is None:
+                w = self.weight.log_w(pairs)
+            self.w = w
         self._leaves = [anchors, self.candidates, *self.parameters, similarities]
+
+    def weigh_(self, similarities: Tensor) -> None:
+        """Make of those of the last block [n, M] the logarithms of the weighted exponentials, or
+        these themselves where the weights themselves are at hand.
+        """
+        if self.is_factor:
+            similarities.exp_().mul_(self.w.detach())
+        else:
+            similarities.add_(self.w.detach())
 
     def add_gradients(self, rows: slice, grad_log_w: Tensor) -> Tensor | None:
         """Add the gradients of the last block, whose rows these are, given those by its log-weights
@@ -236,37 +273,37 @@ class WeightBlocks:
         Returns:
             [n, M], those by its similarities; None where the weights do not depend on them.
         """
-        w, leaves = self.w, self._leaves
+        w = self.w
         if self.is_factor:  # a weight of 0 passes nothing
             grad_log_w = grad_log_w / w.detach().clamp(min=torch.finfo(w.dtype).tiny)
-        wanted = [k for k, leaf in enumerate(leaves) if leaf.requires_grad]
-        found: tuple[Tensor | None, ...] = torch.autograd.grad(
-            w, [leaves[k] for k in wanted], grad_log_w.to(w.dtype), allow_unused=True
+        leaves = {place: leaf for place, leaf in enumerate(self._leaves) if leaf.requires_grad}
+        grads: tuple[Tensor | None, ...] = torch.autograd.grad(
+            w, list(leaves.values()), grad_log_w.to(w.dtype), allow_unused=True
         )
-        by_leaf = dict(zip(wanted, found, strict=True))
-        through_similarities = by_leaf.pop(len(self.gradients), None)
-        for k, grad in by_leaf.items():
-            if grad is None:
-                continue
-            if self.gradients[k] is None:
-                self.gradients[k] = torch.zeros_like(self.anchors if k == 0 else leaves[k].detach())
-            total = self.gradients[k]
-            assert total is not None
-            (total[rows] if k == 0 else total).add_(grad)
+        by_place = dict(zip(leaves, grads, strict=True))
+        through_similarities = by_place.pop(len(self.gradients), None)
+        for place, grad in by_place.items():
+            if grad is not None:
+                self._add(place, rows, grad)
         return through_similarities
+
+    def _add(self, place: int, rows: slice, grad: Tensor) -> None:
+        total = self.gradients[place]
+        if total is None:
+            tensors = [self.anchors, self.candidates, *self.parameters]
+            total = self.gradients[place] = torch.zeros_like(tensors[place].detach())
+        if place == 0:  # the anchors, of whom a block has some
+            total = total[rows]
+        total.add_(grad)
 
 
 def _inputs(x: Tensor, y: Tensor, weight: Weight | None, pairs: Pairs | None) -> list[Tensor]:
     """What a sum over candidates is differentiated by."""
-    if weight is None or pairs is None:
+    if weight is None:
         return [x, y]
-    return [
-        x,
-        y,
-        pairs.anchors,
-        pairs.candidates,
-        *(each for each in weight.parameters() if each.requires_grad),
-    ]
+    assert pairs is not None
+    trained = [parameter for parameter in weight.parameters() if parameter.requires_grad]
+    return [x, y, pairs.anchors, pairs.candidates, *trained]
 
 
 def contrast(
@@ -309,95 +346,109 @@ class _Contrast(BlockwiseLoss):
     ) -> None:
         super().__init__(inputs, needs)
         self.candidates, self.may_be_empty = candidates, not candidates.required
-        self.weights: WeightBlocks | None = None
-        if weight is not None and pairs is not None:
-            self.weights = WeightBlocks(weight, pairs, inputs[2:], needs[2:], self.x.dtype)
+        self.weights = WeightBlocks.of(weight, pairs, inputs[2:], needs[2:], self.x.dtype)
         self._accelerated = is_accelerated(self.x)
-        self._all_count = self._accelerated and self.weights is None and candidates.count_positive
+        is_weighted = weight is not None
+        # only a weight, or a positive that is no candidate, can leave an anchor without any
+        self._all_count = candidates.count_positive and not is_weighted
+        self._puts_back = (
+            candidates.count_positive and is_weighted and not candidates.weigh_positive
+        )
 
     def evaluate(self, block_rows: int | None) -> tuple[Tensor, Tensor]:
         # no similarity can leave the range of exp, so that no maximum need be taken out first
-        bounded = not self._accelerated and bool(
-            self.x.norm(dim=1).amax() * self.y.norm(dim=1).amax() <= self.limit
-        )
+        bounded = False
+        if not self._accelerated:
+            longest = self.x.norm(dim=1).amax() * self.y.norm(dim=1).amax()
+            bounded = bool(longest <= self.limit)
         sums = []
         counted = torch.zeros((), dtype=torch.int64, device=self.x.device)
         for rows, buffer in score_blocks(len(self.x), len(self.y), self.x, block_rows):
-            losses, keep_mask = self._block(rows, buffer, bounded)
+            torch.mm(self.x[rows], self.y.t(), out=buffer)
+            if self._accelerated and self._all_count:
+                losses = self._cross_entropies(rows, buffer)
+                counted += len(losses)
+            else:
+                losses, keep_mask = self._block(rows, buffer, bounded)
+                counted += keep_mask.sum()
+                if self.candidates.kept is not None:
+                    self.candidates.kept[rows] = keep_mask[:, 0]
             sums.append(losses.sum())
-            counted += len(losses) if keep_mask is None else keep_mask.sum()
-            if self.candidates.kept is not None:
-                self.candidates.kept[rows] = True if keep_mask is None else keep_mask[:, 0]
-        # only a weight, or a positive that is no candidate, can leave an anchor without any
-        if self.weights is not None or not self.candidates.count_positive:
+        if not self._all_count:
             self.candidates.check(self.x, counted)
         if self.weights is not None:
             self.gradients[2:] = self.weights.gradients
         return (total_of(sums, self.x) / counted).to(self.x.dtype), counted
 
-    def _block(self, rows: slice, t: Tensor, bounded: bool) -> tuple[Tensor, Tensor | None]:
-        """The losses of the rows (0 where there is no candidate) and which of them count; None:
-        all.
+    def _cross_entropies(self, rows: slice, t: Tensor) -> Tensor:
+        """The losses [n, 1] of the rows where no similarity is weighted and every anchor counts, in
+        few kernels.
+
+        Args:
+            t: [n, M], the similarities; its memory is used.
+        """
+        positives = self.candidates.positives[rows, None]
+        if self.candidates.excluded is not None:
+            t.scatter_(1, self.candidates.excluded[rows, None], -math.inf)
+        torch.log_softmax(t, 1, out=t)
+        losses = -t.gather(1, positives)
+        t.exp_().scatter_add_(1, positives, t.new_full((), -1).expand(positives.shape))
+        self.add_gradients(rows, t)
+        return losses
+
+    def _block(self, rows: slice, t: Tensor, bounded: bool) -> tuple[Tensor, Tensor]:
+        """The losses [n, 1] of the rows (0 where there is no candidate) and which of them count.
+
+        Args:
+            t: [n, M], the similarities; its memory is used.
+            bounded: whether their exponentials are in the range of numbers.
         """
         candidates, positives = self.candidates, self.candidates.positives[rows, None]
-        excluded = None if candidates.excluded is None else candidates.excluded[rows, None]
-        torch.mm(self.x[rows], self.y.t(), out=t)
-        if self._all_count:  # in few kernels
-            if excluded is not None:
-                t.scatter_(1, excluded, -math.inf)
-            torch.log_softmax(t, 1, out=t)
-            losses = -t.gather(1, positives)
-            t.exp_().scatter_add_(1, positives, t.new_full((), -1).expand(positives.shape))
-            self.add_gradients(rows, t)
-            return losses, None
         s_pos = t.gather(1, positives)
-        weights = self.weights
-        if weights is not None:
-            weights.block(rows, t, bounded)
-        # t holds logarithms of the addends, or the addends themselves where the weights themselves
-        # are at hand
-        of_positive, of_none, is_raised = (
-            s_pos,
-            -math.inf,
-            weights is not None and weights.is_factor,
-        )
-        if is_raised:
-            of_positive, of_none = s_pos.exp(), 0.0
+        # whether t holds the addends themselves, or their logarithms
+        is_raised = bounded
+        if self.weights is not None:
+            self.weights.block(rows, t, bounded)
+            self.weights.weigh_(t)
+            is_raised = self.weights.is_factor
+        elif bounded:
             t.exp_()
-        if weights is not None:
-            t = t.mul_(weights.w.detach()) if is_raised else t.add_(weights.w.detach())
-        if not candidates.count_positive:
-            t.scatter_(1, positives, of_none)
-        elif weights is not None and not candidates.weigh_positive:
-            t.scatter_(1, positives, of_positive)
-        if excluded is not None:
-            t.scatter_(1, excluded, of_none)
+        nothing = 0.0 if is_raised else -math.inf
+        if self._puts_back:
+            t.scatter_(1, positives, s_pos.exp() if is_raised else s_pos)
+        elif not candidates.count_positive:
+            t.scatter_(1, positives, nothing)
+        if candidates.excluded is not None:
+            t.scatter_(1, candidates.excluded[rows, None], nothing)
         peak = torch.zeros_like(s_pos)
-        if bounded and weights is None:
-            t.exp_()
-        elif not is_raised:
+        if not is_raised:
             peak = t.amax(1, keepdim=True)
             peak.masked_fill_(peak == -math.inf, 0)
             _exponentials(t, peak)
         total = t.sum(1, keepdim=True)
         keep_mask = total != 0
         losses = torch.where(keep_mask, total.log() + peak - s_pos, 0)
-        learns = weights is not None and weights.w.requires_grad
-        if self.gradients[0] is None and self.gradients[1] is None and not learns:
-            return losses, keep_mask
-        p = t.mul_(torch.where(keep_mask, 1 / total, 0))
+        if self.is_differentiated:
+            p = t.mul_(torch.where(keep_mask, 1 / total, 0))
+            self._add_gradients_of_block(rows, p, keep_mask)
+        return losses, keep_mask
+
+    def _add_gradients_of_block(self, rows: slice, p: Tensor, keep_mask: Tensor) -> None:
+        """Add those of the rows, given the shares p [n, M] of the addends in their sums, and which
+        of the rows count.
+        """
+        positives, weights = self.candidates.positives[rows, None], self.weights
         through_weight: Tensor | None = None
-        if weights is not None and learns:
-            own = p.gather(1, positives)
-            if not candidates.weigh_positive:
+        if weights is not None and weights.w.requires_grad:
+            of_positives = p.gather(1, positives)
+            if not self.candidates.weigh_positive:
                 p.scatter_(1, positives, 0)
             through_weight = weights.add_gradients(rows, p)
-            p.scatter_(1, positives, own)
+            p.scatter_(1, positives, of_positives)
         p.scatter_add_(1, positives, -keep_mask.to(p.dtype))
         if through_weight is not None:
             p += through_weight
         self.add_gradients(rows, p)
-        return losses, keep_mask
 
 
 def _exponentials(t: Tensor, peak: Tensor) -> Tensor:
@@ -435,9 +486,7 @@ def log_sums(
         can be differentiated once, by x, y, the embeddings of ``pairs`` and the parameters of the
         weight.
     """
-    inputs = _inputs(x, y, weight, pairs)
-    if not torch.is_grad_enabled():
-        inputs = [tensor.detach() for tensor in inputs]
+    inputs = _without_graph(_inputs(x, y, weight, pairs))
     return _LogSums.apply(barred, weight, pairs, block_rows, *inputs)  # type: ignore[no-untyped-call, no-any-return]
 
 
@@ -451,72 +500,78 @@ class _LogSums(torch.autograd.Function):
         block_rows: int | None,
         *inputs: Tensor,
     ) -> Tensor:
-        work = work_type(*inputs[:2])
         with full_precision(inputs[0]):
-            x, y = (tensor.to(work) for tensor in inputs[:2])
-            weights = None
-            if weight is not None and pairs is not None:
-                weights = WeightBlocks(weight, pairs, inputs[2:], [False] * len(inputs[2:]), work)
-            sums = x.new_empty(len(x))
-            for rows, t in score_blocks(len(x), len(y), x, block_rows):
-                _logits(x, y, rows, t, barred, weights)
-                peak = t.amax(1, keepdim=True)
-                peak.masked_fill_(peak == -math.inf, 0)
-                sums[rows] = _exponentials(t, peak).sum(1).log_().add_(peak[:, 0])
+            needs = [False] * len(inputs)
+            sums = _SumBlocks(inputs, needs, barred, weight, pairs).sums(block_rows)
         ctx.save_for_backward(sums, barred, *inputs)
-        ctx.settings = weight, pairs, block_rows, work
+        ctx.settings = weight, pairs, block_rows
         return sums
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("a sum over candidates")
         sums, barred, *inputs = ctx.saved_tensors
-        weight, pairs, block_rows, work = ctx.settings
-        needs = ctx.needs_input_grad[4:]
+        weight, pairs, block_rows = ctx.settings
         # an anchor without a candidate passes nothing: 0 times -inf - -inf would be NaN
         passed = torch.where(sums == -math.inf, 0, grad_output)
         passed = torch.where(sums.isnan(), sums, passed)
         peaks = torch.where(sums == -math.inf, 0, sums)
         with full_precision(inputs[0]):
-            x, y = (tensor.to(work) for tensor in inputs[:2])
-            weights = None
-            if weight is not None and pairs is not None:
-                weights = WeightBlocks(weight, pairs, inputs[2:], needs[2:], work)
-            of_x = torch.empty_like(x) if needs[0] else None
-            of_y = torch.zeros_like(y) if needs[1] else None
-            for rows, t in score_blocks(len(x), len(y), x, block_rows):
-                _logits(x, y, rows, t, barred, weights)
-                p = _exponentials(t, peaks[rows, None]).mul_(passed[rows, None])
-                if weights is not None and weights.w.requires_grad:
-                    through_weight = weights.add_gradients(rows, p)
-                    if through_weight is not None:
-                        p += through_weight
-                if of_x is not None:
-                    torch.mm(p, y, out=of_x[rows])
-                if of_y is not None:
-                    of_y.addmm_(p.t(), x[rows])
+            blocks = _SumBlocks(inputs, ctx.needs_input_grad[4:], barred, weight, pairs)
+            blocks.differentiate(block_rows, peaks, passed)
         # torch brings each to the type of its input
-        return None, None, None, None, of_x, of_y, *(() if weights is None else weights.gradients)
+        return None, None, None, None, *blocks.gradients
 
 
-def _logits(
-    x: Tensor,
-    y: Tensor,
-    rows: slice,
-    out: Tensor,
-    barred: Tensor | None,
-    weights: WeightBlocks | None,
-) -> None:
-    """Into ``out`` [n, M] those of some rows of x, without gradient; ``-inf`` where a column is no
-    candidate.
-    """
-    torch.mm(x[rows], y.t(), out=out)
-    if weights is not None:
-        weights.block(rows, out)
-        out += weights.w.detach()
-    if barred is not None:
-        own = barred[rows]
-        out.scatter_add_(1, own.clamp(min=0), torch.where(own < 0, 0, -math.inf).to(out.dtype))
+class _SumBlocks(RowBlocks):
+    """See :func:`log_sums`."""
+
+    def __init__(
+        self,
+        inputs: Sequence[Tensor],
+        needs: Sequence[bool],
+        barred: Tensor | None,
+        weight: Weight | None,
+        pairs: Pairs | None,
+    ) -> None:
+        super().__init__(inputs, needs)
+        self.barred = barred
+        self.weights = WeightBlocks.of(weight, pairs, inputs[2:], needs[2:], self.x.dtype)
+
+    def sums(self, block_rows: int | None) -> Tensor:
+        """[N]."""
+        sums = self.x.new_empty(len(self.x))
+        for rows, t in self._blocks(block_rows):
+            peak = t.amax(1, keepdim=True)
+            peak.masked_fill_(peak == -math.inf, 0)
+            sums[rows] = _exponentials(t, peak).sum(1).log_().add_(peak[:, 0])
+        return sums
+
+    def differentiate(self, block_rows: int | None, sums: Tensor, passed: Tensor) -> None:
+        """Fill the gradients, given the sums [N] and the derivative by them [N]."""
+        for rows, t in self._blocks(block_rows):
+            p = _exponentials(t, sums[rows, None]).mul_(passed[rows, None])
+            if self.weights is not None and self.weights.w.requires_grad:
+                through_weight = self.weights.add_gradients(rows, p)
+                if through_weight is not None:
+                    p += through_weight
+            self.add_gradients(rows, p)
+        if self.weights is not None:
+            self.gradients[2:] = self.weights.gradients
+
+    def _blocks(self, block_rows: int | None) -> Iterator[tuple[slice, Tensor]]:
+        """The rows of each block and the logarithms of their addends [n, M], without gradient;
+        ``-inf`` where a column is no candidate."""
+        for rows, t in score_blocks(len(self.x), len(self.y), self.x, block_rows):
+            torch.mm(self.x[rows], self.y.t(), out=t)
+            if self.weights is not None:
+                self.weights.block(rows, t)
+                self.weights.weigh_(t)
+            if self.barred is not None:
+                barred = self.barred[rows]
+                addends = torch.where(barred < 0, 0, -math.inf).to(t.dtype)
+                t.scatter_add_(1, barred.clamp(min=0), addends)
+            yield rows, t
 
 
 def contrast_drawn(
@@ -542,24 +597,24 @@ def contrast_drawn(
         drawn: [K] int64, different columns, ascending.
     """
     own = torch.linalg.vecdot(x, y.index_select(0, candidates.positives))
-    of_positives_w = None
-    if weight is not None and pairs is not None:
-        ids, rows = (
-            pairs.candidate_ids[candidates.positives],
-            pairs.candidates.index_select(0, candidates.positives),
+    weighed_own = own
+    if weight is not None:
+        assert pairs is not None
+        ids = pairs.candidate_ids[candidates.positives]
+        rows = pairs.candidates.index_select(0, candidates.positives)
+        pairs = replace(
+            pairs,
+            candidate_ids=pairs.candidate_ids[drawn],
+            candidates=pairs.candidates.index_select(0, drawn),
         )
-        of_drawn = pairs.candidates.index_select(0, drawn)
-        pairs = replace(pairs, candidate_ids=pairs.candidate_ids[drawn], candidates=of_drawn)
         if candidates.count_positive and candidates.weigh_positive:
-            of_positives_w = of_positives(weight, pairs, ids, rows, block_rows)
+            weighed_own = own + of_positives(weight, pairs, ids, rows, block_rows)
     places = torch.searchsorted(drawn, candidates.barred).clamp(max=len(drawn) - 1)
     barred = torch.where(drawn[places] == candidates.barred, places, -1)
-    sums = [
-        log_sums(x, y.index_select(0, drawn), barred, weight, pairs, block_rows)
-        + math.log(len(y) / len(drawn))
-    ]
+    of_drawn = log_sums(x, y.index_select(0, drawn), barred, weight, pairs, block_rows)
+    sums = [of_drawn + math.log(len(y) / len(drawn))]
     if candidates.count_positive:
-        sums.append(own if of_positives_w is None else own + of_positives_w)
+        sums.append(weighed_own)
     return mean_loss(candidates, x, sums, own)
 
 
@@ -601,7 +656,8 @@ def of_positives(
         return weight.log_w_beside(pairs.block(block, anchors, candidates), ids[block], rows)
 
     settings: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
-    blocks = row_blocks(len(anchors), len(candidates), anchors, block_rows)
-    return torch.cat(
-        [checkpoint(of_block, at, anchors[at], candidates, rows[at], **settings) for at in blocks]
-    )
+    parts = []
+    for block in row_blocks(len(anchors), len(candidates), anchors, block_rows):
+        arguments = (block, anchors[block], candidates, rows[block])
+        parts.append(checkpoint(of_block, *arguments, **settings))
+    return torch.cat(parts)

@@ -55,11 +55,8 @@ def _two_best(products: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     overwritten.
     """
     # numpy knows neither gradients nor bfloat16
-    if (
-        products.is_cpu
-        and products.shape[1] >= _WIDE
-        and products.dtype in (torch.float32, torch.float64)
-    ):
+    known_to_numpy = products.is_cpu and products.dtype in (torch.float32, torch.float64)
+    if known_to_numpy and products.shape[1] >= _WIDE:
         index = torch.from_numpy(np.asarray(products.detach()).argmax(1))
         value = products.gather(1, index[:, None]).squeeze(1)
     else:
@@ -99,24 +96,21 @@ def kmeans(
     if not 1 <= k <= len(x):
         raise ValueError(f"k = {k} must be from 1 to {len(x)}, the number of rows")
     x = x.detach().to(work_type(x))
-    start = start if start is None else start.to(x.dtype)
     if method == "scikit-learn":
         return _by_scikit_learn(x, k, seed, iterations, restarts, start)
+    firsts = []
     if start is not None:
-        firsts = [start]
+        firsts.append(start.to(x.dtype))
     else:  # k different rows for each restart
         generator = torch.Generator(x.device).manual_seed(derive(seed, "kmeans", k))
-        orders = (
-            torch.randperm(len(x), generator=generator, device=x.device) for _ in range(restarts)
-        )
-        firsts = [x[order[:k]] for order in orders]
+        for _ in range(restarts):
+            order = torch.randperm(len(x), generator=generator, device=x.device)
+            firsts.append(x[order[:k]])
     with full_precision(x):
         if is_accelerated(x):
             return _all_at_once(x, torch.stack(firsts), iterations)
-        return max(
-            (_restart(x, first, iterations) for first in firsts),
-            key=lambda found: float(found.objective),
-        )
+        clusterings = [_restart(x, first, iterations) for first in firsts]
+    return max(clusterings, key=lambda clustering: float(clustering.objective))
 
 
 def _all_at_once(x: Tensor, centroids: Tensor, iterations: int) -> Clustering:
@@ -143,7 +137,9 @@ def _all_at_once(x: Tensor, centroids: Tensor, iterations: int) -> Clustering:
     objectives = value.sum(1)
     best = objectives.argmax()[None]
     return Clustering(
-        *(each.index_select(0, best).squeeze(0) for each in (own, centroids, objectives))
+        assignments=own.index_select(0, best).squeeze(0),
+        centroids=centroids.index_select(0, best).squeeze(0),
+        objective=objectives.index_select(0, best).squeeze(0),
     )
 
 
@@ -152,24 +148,23 @@ def _nearest_of_each(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     and its index.
     """
     n_restarts, k, _ = centroids.shape
-    every = centroids.flatten(0, 1)
-    found = [
-        (every @ x[rows].t()).view(n_restarts, k, -1).max(1)
-        for rows in row_blocks(
-            len(x), n_restarts * k, x, max(_CELLS_ACCELERATOR // (n_restarts * k), 32)
-        )
-    ]
-    return torch.cat([each.values for each in found], 1), torch.cat(
-        [each.indices for each in found], 1
-    )
+    of_all = centroids.flatten(0, 1)
+    block_rows = max(_CELLS_ACCELERATOR // (n_restarts * k), 32)
+    values, indices = [], []
+    for rows in row_blocks(len(x), n_restarts * k, x, block_rows):
+        value, index = (of_all @ x[rows].t()).view(n_restarts, k, -1).max(1)
+        values.append(value)
+        indices.append(index)
+    return torch.cat(values, 1), torch.cat(indices, 1)
 
 
 def _restart(x: Tensor, centroids: Tensor, iterations: int) -> Clustering:
     k, near = len(centroids), nearest(x, centroids)
     for _ in range(iterations):
         value, assignments, _ = near
-        sizes, sums = group_sizes(assignments, k), group_sums(x, assignments, k)
-        last, centroids = centroids, sums / sizes.clamp(min=1)[:, None]
+        last = centroids
+        sizes = group_sizes(assignments, k)
+        centroids = group_sums(x, assignments, k) / sizes.clamp(min=1)[:, None]
         empty = torch.nonzero(sizes == 0).squeeze(1)
         if empty.numel():
             fills = x[value.topk(empty.numel(), largest=False).indices]
@@ -202,11 +197,8 @@ def _nearest_again(
     stayed = torch.where(own_moved, torch.minimum(rival, value), value)
     better = (best > stayed) | own_moved | ((best == stayed) & (which < own))
     again = torch.nonzero(own_moved & (best <= stayed)).squeeze(1)
-    rival = torch.where(
-        better,
-        torch.maximum(second, torch.where(own_moved, stayed, torch.maximum(rival, value))),
-        torch.maximum(rival, best),
-    )
+    rival_of_stayed = torch.where(own_moved, stayed, torch.maximum(rival, value))
+    rival = torch.where(better, torch.maximum(second, rival_of_stayed), torch.maximum(rival, best))
     value, own = torch.where(better, best, value), torch.where(better, which, own)
     if len(again):
         value[again], own[again], rival[again] = nearest(x[again], centroids)
@@ -218,19 +210,15 @@ def _by_scikit_learn(
 ) -> Clustering:
     from sklearn.cluster import KMeans
 
-    init: Any = "k-means++" if start is None else np.asarray(start.to("cpu"))
-    draws = derive(seed, "kmeans", k) % 2**32
-    found = KMeans(
-        k,
-        init=init,
-        n_init=1 if start is not None else restarts,
-        max_iter=iterations,
-        random_state=draws,
-    )
-    found.fit(np.asarray(x.to("cpu")))
-    assignments = torch.as_tensor(found.labels_, dtype=torch.int64, device=x.device)
-    centroids = torch.as_tensor(found.cluster_centers_, dtype=x.dtype, device=x.device)
-    return Clustering(assignments, centroids, x.new_tensor(-float(found.inertia_)))
+    init: Any = "k-means++"
+    if start is not None:
+        init, restarts = np.asarray(start.to("cpu", x.dtype)), 1
+    state = derive(seed, "kmeans", k) % 2**32
+    model = KMeans(k, init=init, n_init=restarts, max_iter=iterations, random_state=state)
+    model.fit(np.asarray(x.to("cpu")))
+    assignments = torch.as_tensor(model.labels_, dtype=torch.int64, device=x.device)
+    centroids = torch.as_tensor(model.cluster_centers_, dtype=x.dtype, device=x.device)
+    return Clustering(assignments, centroids, x.new_tensor(-float(model.inertia_)))
 
 
 @torch.no_grad()
@@ -254,7 +242,7 @@ def concentration(x: Tensor, clustering: Clustering, temperature: float) -> Tens
     phi = group_sums(closeness, members, k) / sizes.clamp(min=1) / (sizes + 5).to(work).log()
     phi = torch.where(sizes > 1, phi, 0)
     phi = torch.where(sizes > 1, phi, phi.max())
-    low, high = (torch.quantile(phi, q) for q in (0.1, 0.9))
+    low, high = torch.quantile(phi, 0.1), torch.quantile(phi, 0.9)
     phi = torch.minimum(torch.maximum(phi, low), high)
     mean = phi.mean()
     # it is 0 where every member is orthogonal to its centroid

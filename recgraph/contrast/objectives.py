@@ -88,6 +88,18 @@ class Objective(Component):
         M similarities; it is used on accelerators alone."""
         self._compiled = compiled(_cross_entropy, backend)
 
+    def takes_share(self, is_weighted: bool) -> bool:
+        """Whether :meth:`forward` can compute a share of the anchors: it knows no others, so that
+        none may be left out of the mean, as where an anchor's other candidates have weight 0, or
+        are not drawn."""
+        if not self.splits:
+            return False
+        if self.config.count_positive and not self.config.weigh_positive:
+            return True
+        if is_weighted:
+            return False
+        return self.config.count_positive or self.config.n_candidates is None
+
     def forward(self, views: Views, similarity: Similarity, weight: Weight | None) -> Outcome:
         """The mean loss."""
         raise NotImplementedError
@@ -120,21 +132,27 @@ class Objective(Component):
             raise ValueError(
                 f"positives: {type(self).__name__} takes one for each anchor; use 'info_nce' for several"
             )
+        n_barred = 1 if excluded is None else 2
         if views.share is not None:
-            own = torch.arange(len(a), device=a.device)[views.share.rows] if own is None else own
+            if own is None:
+                own = torch.arange(len(a), device=a.device)[views.share.rows]
             a, ids_a, positives = a.index_select(0, own), ids_a[own], positives[own]
-            excluded = None if excluded is None else excluded[own]
-        config = self.config
+            if excluded is not None:
+                excluded = excluded[own]
         # a batch of one sample has nothing else to contrast it with
-        required = config.if_none == "error" and len(views.b) > (1 if excluded is None else 2)
+        required = self.config.if_none == "error" and len(views.b) > n_barred
         candidates = Candidates(
-            positives, excluded, config.count_positive, config.weigh_positive, required, kept
+            positives,
+            excluded,
+            count_positive=self.config.count_positive,
+            weigh_positive=self.config.weigh_positive,
+            required=required,
+            kept=kept,
         )
         pairs: Pairs | None = None
         if weight is not None:
-            pairs = Pairs(
-                ids_a, views.ids_b, a, views.b, similarity.over_cosines(views.temperatures)
-            )
+            temperature = similarity.over_cosines(views.temperatures)
+            pairs = Pairs(ids_a, views.ids_b, a, views.b, temperature)
         work = work_type(a, views.b)
         # products under autocast would be rounded to half precision, as directions of half
         # precision are
@@ -143,7 +161,9 @@ class Objective(Component):
             loss, left_out = self.evaluate(x, y, candidates, weight, pairs, views)
         if not required:
             loss = torch.where(left_out < len(a), loss, 0)
-        return Outcome(loss if views.share is None else loss * views.share.weight, len(a), left_out)
+        if views.share is not None:
+            loss = loss * views.share.weight
+        return Outcome(loss, len(a), left_out)
 
     def evaluate(
         self,
@@ -167,12 +187,8 @@ class Objective(Component):
             order = torch.randperm(len(y), generator=generator, device=generator.device)
             drawn = order[:n_candidates].sort().values.to(y.device)
             return contrast_drawn(x, y, drawn, candidates, weight, pairs, block_rows)
-        if (
-            self._compiled is not None
-            and is_accelerated(x)
-            and weight is None
-            and self.config.count_positive
-        ):
+        all_count = weight is None and self.config.count_positive
+        if all_count and self._compiled is not None and is_accelerated(x):
             loss = self._compiled(x, y, candidates.positives, candidates.excluded)
             return loss, torch.zeros((), dtype=torch.int64, device=x.device)
         return contrast(x, y, candidates, weight, pairs, block_rows)
@@ -215,9 +231,8 @@ class InfoNCE(Objective):
         summed over all.
         """
         kept = torch.ones(len(views.a), dtype=torch.bool, device=views.a.device)
-        of_one = self.softmax(
-            replace(views, positives=None, share=None), similarity, weight, kept=kept
-        )
+        paired = replace(views, positives=None, share=None)
+        outcome = self.softmax(paired, similarity, weight, kept=kept)
         work = work_type(views.a, views.b)
         with full_precision(views.a):
             x, y = similarity.shape(views.a.to(work), views.b.to(work), views.temperatures)
@@ -225,14 +240,12 @@ class InfoNCE(Objective):
             s = pair_products(x, y, positives, self.config.block_rows)
             # the greatest of each row is taken out first, so that no exponent overflows
             peak = torch.segment_reduce(s.detach(), "max", offsets=positives.offsets)
-            total = torch.zeros_like(own).index_add(
-                0, positives.rows, (s - peak[positives.rows]).exp()
-            )
+            exponentials = (s - peak[positives.rows]).exp()
+            total = torch.zeros_like(own).index_add(0, positives.rows, exponentials)
             # the mean over the same anchors as that of the denominators
-            numerator = torch.where(kept, own - peak - total.log(), 0).sum() / kept.sum().clamp(
-                min=1
-            )
-        return replace(of_one, loss=of_one.loss + numerator)
+            change = torch.where(kept, own - peak - total.log(), 0).sum()
+            change = change / kept.sum().clamp(min=1)
+        return replace(outcome, loss=outcome.loss + change)
 
 
 class NTXent(Objective):
@@ -252,7 +265,9 @@ class NTXent(Objective):
         places = torch.arange(len(z), device=z.device)
         partners = places.roll(len(views.a))
         # a rank's anchors are its rows of both views
-        own = None if views.share is None else places.view(2, -1)[:, views.share.rows].flatten()
+        own = None
+        if views.share is not None:
+            own = places.view(2, -1)[:, views.share.rows].flatten()
         stacked = replace(views, a=z, b=z, ids_a=ids, ids_b=ids, positives=partners)
         return self.softmax(stacked, similarity, weight, excluded=places, own=own)
 
@@ -283,13 +298,10 @@ class SupCon(NTXent):
             x, y, replace(candidates, kept=kept), weight, pairs, views
         )
         ids, order = views.ids_b.sort()  # torch.unique would wait for an accelerator
-        group = torch.empty_like(order).scatter_(
-            0, order, F.pad((ids[1:] != ids[:-1]).cumsum(0), (1, 0))
-        )
-        sums, n_others = (
-            torch.zeros_like(y).index_add(0, group, y),
-            group_sizes(group, len(y))[group] - 1,
-        )
+        numbers = F.pad((ids[1:] != ids[:-1]).cumsum(0), (1, 0))
+        group = torch.empty_like(order).scatter_(0, order, numbers)
+        sums = torch.zeros_like(y).index_add(0, group, y)
+        n_others = group_sizes(group, len(y))[group] - 1
         positives = (sums[group] - y) / n_others[:, None]
         change = torch.linalg.vecdot(x, y.index_select(0, candidates.positives) - positives)
         return loss + torch.where(kept, change, 0).sum() / kept.sum(), left_out
@@ -331,13 +343,14 @@ class _Debiased(Objective):
         g = peak + torch.where(positive_mask, left, 1).log() - math.log1p(-tau_plus)
         g = torch.maximum(torch.where(positive_mask, g, least), least)
         others = (g + math.log(max(n, 1))).masked_fill(none_mask, -math.inf)
-        counted_own = own
-        if weight is not None and pairs is not None and candidates.weigh_positive:
-            ids, rows = pairs.candidate_ids[places], pairs.candidates.index_select(0, places)
-            counted_own = own + of_positives(weight, pairs, ids, rows, block_rows)
-        return mean_loss(
-            candidates, x, [others, counted_own] if candidates.count_positive else [others], own
-        )
+        addends = [others]
+        if candidates.count_positive:
+            addends.append(own)
+            if weight is not None and candidates.weigh_positive:
+                assert pairs is not None
+                ids, rows = pairs.candidate_ids[places], pairs.candidates.index_select(0, places)
+                addends[1] = own + of_positives(weight, pairs, ids, rows, block_rows)
+        return mean_loss(candidates, x, addends, own)
 
 
 class DebiasedNTXent(_Debiased, NTXent):
@@ -396,9 +409,8 @@ class BarlowTwins(Objective):
             diagonal = c.diagonal()
             # the sum off the diagonal as that of all less the diagonal would cancel
             off_diagonal = c - torch.diag_embed(diagonal)
-            loss = (
-                1 - diagonal
-            ).square().sum() + self.config.redundancy * off_diagonal.square().sum()
+            loss = (1 - diagonal).square().sum()
+            loss = loss + self.config.redundancy * off_diagonal.square().sum()
         return Outcome.of_all(loss, len(a))
 
 

@@ -63,13 +63,16 @@ class Similarity(configuration.Config):
             candidates = anchors if same else unit_length(candidates)
         if temperatures is not None:
             return anchors, candidates / temperatures[:, None]
-        return (anchors if self.temperature == 1 else anchors * (1 / self.temperature)), candidates
+        if self.temperature != 1:
+            anchors = anchors * (1 / self.temperature)
+        return anchors, candidates
 
     def over_cosines(self, temperatures: Tensor | None = None) -> float | None:
         """The temperature where the similarities of :meth:`shape` are cosines over one; None: they
         are not.
         """
-        return self.temperature if self.similarity == "cosine" and temperatures is None else None
+        is_common = self.similarity == "cosine" and temperatures is None
+        return self.temperature if is_common else None
 
 
 @dataclass(frozen=True)
@@ -152,11 +155,8 @@ class Views:
         """Refuse views whose rows are not in pairs, or that have positives or temperatures of their
         own.
         """
-        if (
-            self.a.shape != self.b.shape
-            or self.positives is not None
-            or self.temperatures is not None
-        ):
+        has_own = self.positives is not None or self.temperatures is not None
+        if has_own or self.a.shape != self.b.shape:
             raise ValueError(
                 f"b {list(self.b.shape)}: this objective needs rows in pairs; use 'info_nce'"
             )
@@ -255,10 +255,8 @@ class ShuffledGroupWhitening(Transform):
             )
 
         def shuffled(side: Tensor) -> Tensor:
-            order = torch.randperm(width, generator=generator, device=generator.device).to(
-                side.device
-            )
-            return _whiten(side, order, size, self.config.eps)
+            order = torch.randperm(width, generator=generator, device=generator.device)
+            return _whiten(side, order.to(side.device), size, self.config.eps)
 
         first = shuffled(views.a)
         return [(first, shuffled(views.b)) for _ in range(self.config.n_positives)]
@@ -272,9 +270,8 @@ def _whiten(x: Tensor, order: Tensor, group_size: int, eps: float) -> Tensor:
         eps: share of the mean variance that is added to all variances.
     """
     with full_precision(x):
-        grouped = (
-            x.to(work_type(x)).index_select(1, order).view(len(x), -1, group_size).transpose(0, 1)
-        )
+        shuffled = x.to(work_type(x)).index_select(1, order)
+        grouped = shuffled.view(len(x), -1, group_size).transpose(0, 1)
         centred = grouped - grouped.mean(1, keepdim=True)
         covariance = centred.transpose(1, 2) @ centred / centred.shape[1]
         variance = covariance.diagonal(dim1=1, dim2=2).mean(1)

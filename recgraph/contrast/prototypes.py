@@ -70,16 +70,21 @@ class Prototypes(nn.Module):
 
     def forward(self, x: Tensor) -> list[Clustering]:
         """The clusterings of x [N, D], one a granularity."""
-        config, found = self.config, []
-        for t, wanted in enumerate(config.n_clusters):
-            k = min(wanted, len(x))
-            last = getattr(self, f"last_{t}") if config.warm_start and k == wanted else None
-            start = last if last is not None and bool(last.any()) else None
-            how: dict[str, Any] = config.model_dump(include={"iterations", "restarts", "method"})
-            found.append(kmeans(x, k, seed=t, start=start, **how))
+        config = self.config
+        settings: dict[str, Any] = config.model_dump(include={"iterations", "restarts", "method"})
+        clusterings = []
+        for t, n_clusters in enumerate(config.n_clusters):
+            k = min(n_clusters, len(x))
+            last, start = None, None
+            if config.warm_start and k == n_clusters:
+                last = getattr(self, f"last_{t}")
+                if bool(last.any()):
+                    start = last
+            clustering = kmeans(x, k, seed=t, start=start, **settings)
+            clusterings.append(clustering)
             if last is not None:
-                last.copy_(found[-1].centroids)
-        return found
+                last.copy_(clustering.centroids)
+        return clusterings
 
 
 @dataclass(frozen=True)
@@ -104,14 +109,12 @@ def prototypes_of(
     phi.
     """
     members = members.detach()
-    return [
-        PrototypeSet(
-            found.assignments,
-            unit_length(found.centroids),
-            concentration(members, found, temperature),
-        )
-        for found in clusterings
-    ]
+    prototypes = []
+    for clustering in clusterings:
+        directions = unit_length(clustering.centroids)
+        temperatures = concentration(members, clustering, temperature)
+        prototypes.append(PrototypeSet(clustering.assignments, directions, temperatures))
+    return prototypes
 
 
 def offer(
@@ -122,8 +125,12 @@ def offer(
     """Offer the clusters of its candidates to the weight of a contrast; see
     :meth:`Weight.prepare`.
     """
+
+    def assignments() -> Tensor:
+        return torch.stack([of_one.assignments for of_one in prototypes()])
+
     if term.weight is not None:
-        term.weight.prepare(lambda: torch.stack([found.assignments for found in prototypes()]), ids)
+        term.weight.prepare(assignments, ids)
 
 
 def proto_nce(
@@ -151,13 +158,16 @@ def proto_nce(
     k)``.
     """
     losses = []
-    for one in prototypes:
-        own = one.assignments if ids is None else one.assignments[ids]
-        temperatures = one.temperatures if concentration else None
+    for clusters in prototypes:
+        own = clusters.assignments
+        if ids is not None:
+            own = own[ids]
+        temperatures = clusters.temperatures if concentration else None
         # an anchor goes by its cluster's number, as the prototypes do
-        losses.append(
-            term(anchors, one.directions, own, positives=own, temperatures=temperatures, **how)
+        loss = term(
+            anchors, clusters.directions, own, positives=own, temperatures=temperatures, **how
         )
+        losses.append(loss)
     return torch.stack(losses).mean()
 
 
@@ -208,16 +218,19 @@ class PrototypeMemory(nn.Module):
         if self._epoch is None:
             self._epoch = int(self.epoch)
         if self._epoch != epoch:
-            for t, one in enumerate(make()):
+            for own, new in zip(self._sets(), make(), strict=True):
                 # those of the first rank, also where sums on a device are not the same each time
-                self.assignments[t] = stacked(one.assignments)[0]
-                getattr(self, f"directions_{t}").copy_(stacked(one.directions)[0])
-                getattr(self, f"temperatures_{t}").copy_(stacked(one.temperatures)[0])
+                own.assignments.copy_(stacked(new.assignments)[0])
+                own.directions.copy_(stacked(new.directions)[0])
+                own.temperatures.copy_(stacked(new.temperatures)[0])
             self.epoch.fill_(epoch)
             self._epoch = epoch
-        return [
-            PrototypeSet(
-                of_all, getattr(self, f"directions_{t}"), getattr(self, f"temperatures_{t}")
-            )
-            for t, of_all in enumerate(self.assignments)
-        ]
+        return self._sets()
+
+    def _sets(self) -> list[PrototypeSet]:
+        sets = []
+        for t, assignments in enumerate(self.assignments):
+            directions, temperatures = f"directions_{t}", f"temperatures_{t}"
+            one = PrototypeSet(assignments, getattr(self, directions), getattr(self, temperatures))
+            sets.append(one)
+        return sets

@@ -133,7 +133,7 @@ class CrossUniformity(Regulariser):
         n, t = len(a), self.config.t
         if n == 1:
             return (a * 0).sum() + (b * 0).sum()
-        x, y = (unit_length(side) for side in (a, b))
+        x, y = unit_length(a), unit_length(b)
         own = torch.arange(n, device=a.device)[:, None]
         # ||x - y||^2 = 2 - 2 x.y
         value: Tensor = log_sums(2 * t * x, y, own).logsumexp(0) - 2 * t - math.log(n * (n - 1))
@@ -186,7 +186,7 @@ class Margin(Regulariser):
             for a, b in pairs[1:]:
                 total = total + self(a, b)
             return total
-        first, second = (torch.stack(side) for side in zip(*pairs, strict=True))
+        first, second = map(torch.stack, zip(*pairs, strict=True))
         total = self(first, second) * len(pairs)
         return total
 
@@ -206,11 +206,10 @@ class Margin(Regulariser):
             products = fixed[..., rows, :] @ fixed.mT
             nearest.append(products.scatter_(-1, barred[..., rows, :], -math.inf).argmax(-1))
         index = torch.cat(nearest, -1)
-        negatives = (
-            z.index_select(0, index)
-            if z.ndim == 2
-            else z.gather(-2, index[..., None].expand(z.shape))
-        )
+        if z.ndim == 2:
+            negatives = z.index_select(0, index)
+        else:
+            negatives = z.gather(-2, index[..., None].expand(z.shape))
         greatest = (scaled * negatives).sum(-1)
         own = (scaled * z).sum(-1)
         mean = ((scaled * z.sum(-2, keepdim=True)).sum(-1) - own - positive) / others
@@ -219,7 +218,6 @@ class Margin(Regulariser):
             value: Tensor = (2 * gap + greatest - mean).mean()
             return value
         least, top = positive.min(), greatest.max()
-        value = (
-            positive.mean() - torch.minimum(least, top) + torch.maximum(least, top) - mean.mean()
-        )
+        low, high = torch.minimum(least, top), torch.maximum(least, top)
+        value = positive.mean() - low + high - mean.mean()
         return value

@@ -67,8 +67,9 @@ class Queue(nn.Module):
         """
         others = torch.nonzero((self.ids >= 0) & ~torch.isin(self.ids, ids)).squeeze(1)
         queued = self.rows[others].to(rows.dtype)
-        if len(queued) > 1 and len(rows) > 1:  # one row has no deviation
-            (var, mean), (var_old, mean_old) = torch.var_mean(rows, 0), torch.var_mean(queued, 0)
+        if min(len(queued), len(rows)) > 1:  # one row has no deviation
+            var, mean = torch.var_mean(rows, 0)
+            var_old, mean_old = torch.var_mean(queued, 0)
             scale = ((var + _SMALLEST) / (var_old + _SMALLEST)).sqrt()
             queued = unit_length((queued - mean_old) * scale + mean)
         return torch.cat([rows, queued]), torch.cat([ids, self.ids[others]])
@@ -158,20 +159,27 @@ class ContrastiveTerm(nn.Module):
         **settings: Any,
     ) -> None:
         super().__init__()
-        made = weight if isinstance(weight, Weight) else None
+        prebuilt = None
+        if isinstance(weight, Weight):
+            prebuilt, weight = weight, None
         if config is None:
-            config = Contrast.of({**settings, **({} if made is not None else {"weight": weight})})
-        given: dict[str, Any] = {} if dim is None else {"dim": dim}
-        given |= {} if if_none == "error" else {"if_none": if_none}
+            config = Contrast.of(settings, weight=weight)
         self.config = config
-        self.objective: Objective = config.objective.build(**given)
-        self.weight: Weight | None = made or (
-            None if config.weight is None else config.weight.build(**given)
+        arguments: dict[str, Any] = {}
+        if dim is not None:
+            arguments["dim"] = dim
+        if if_none != "error":
+            arguments["if_none"] = if_none
+        self.objective: Objective = config.objective.build(**arguments)
+        self.weight: Weight | None = prebuilt
+        if prebuilt is None and config.weight is not None:
+            self.weight = config.weight.build(**arguments)
+        self.transform: Transform | None = None
+        if config.transform is not None:
+            self.transform = config.transform.build(**arguments)
+        self.regularisers = nn.ModuleList(
+            config_of_one.build(**arguments) for config_of_one in config.regularisers
         )
-        self.transform: Transform | None = (
-            None if config.transform is None else config.transform.build(**given)
-        )
-        self.regularisers = nn.ModuleList(each.build(**given) for each in config.regularisers)
         #: whether it needs a generator
         self.draws = self.transform is not None or self.objective.draws
         self.draws |= getattr(config.objective, "n_candidates", None) is not None
@@ -190,7 +198,9 @@ class ContrastiveTerm(nn.Module):
         """
         if not self.draws:
             return None
-        return generators.of_rank("contrast") if of_rank else generators["contrast"]
+        if of_rank:
+            return generators.of_rank("contrast")
+        return generators["contrast"]
 
     def forward(
         self,
@@ -218,49 +228,49 @@ class ContrastiveTerm(nn.Module):
                 these alone where no anchor can be left out of the mean, else all, as every other
                 rank does; in both cases the mean over ranks is the loss.
         """
-        ids_a = torch.arange(len(a), device=a.device) if ids_a is None else ids_a
+        if ids_a is None:
+            ids_a = torch.arange(len(a), device=a.device)
         if ids_b is None:
-            paired = positives is None and len(a) == len(b)
-            ids_b = ids_a if paired else torch.arange(len(b), device=b.device)
-        # an anchor may be left out of the mean where its other candidates have weight 0, or are not
-        # drawn
-        config = self.objective.config
-        splits = self.objective.splits and (
-            (self.weight is None and config.n_candidates is None)
-            or (config.count_positive and (self.weight is None or not config.weigh_positive))
-        )
-        if share is not None and (share.is_whole or isinstance(positives, Ragged) or not splits):
-            share = None
-        views = Views(a, b, ids_a, ids_b, positives, temperatures, generator, share)
-        if self.queue is not None:
-            # queued rows are of length 1: weights and transforms see both sides so
-            anchors = a if self.weight is None and self.transform is None else unit_length(a)
-            rows, ids = self.queue.join(unit_length(b), ids_b)
-            own = torch.arange(len(a), device=rows.device)
-            views = replace(views, a=anchors, b=rows, ids_b=ids, positives=own)
-        if self.transform is None:
-            outcome: Outcome = self.objective(views, self.config, self.weight)
+            ids_b = ids_a
+            if positives is not None or len(a) != len(b):
+                ids_b = torch.arange(len(b), device=b.device)
+        views = Views(a, b, ids_a, ids_b, positives, temperatures, generator)
+        is_weighted = self.weight is not None
+        if share is not None and not share.is_whole and self.objective.takes_share(is_weighted):
+            views = replace(views, share=share)
+        if self.queue is None:
+            outcome = self._contrast(views)
         else:
-            sides = self.transform(views)
-            found = [
-                self.objective(replace(views, a=x, b=y), self.config, self.weight) for x, y in sides
-            ]
-            left_out = torch.stack([one.left_out for one in found]).sum()
-            n_anchors = sum(one.n_anchors for one in found)
-            outcome = Outcome(torch.stack([one.loss for one in found]).mean(), n_anchors, left_out)
-        if self.queue is not None and self.training and torch.is_grad_enabled():
-            self.queue.push(unit_length(b), ids_b)
-        self.outcome = Outcome(outcome.loss.detach(), outcome.n_anchors, outcome.left_out)
+            outcome = self._contrast(self._with_queued(views, self.queue))
+            if self.training and torch.is_grad_enabled():
+                self.queue.push(unit_length(b), ids_b)
+        self.outcome = replace(outcome, loss=outcome.loss.detach())
         if not self.regularisers:
             return outcome.loss
         # of each anchor and its positive; of several positives it is the row of the same number
-        partners = (
-            b
-            if positives is None or isinstance(positives, Ragged)
-            else b.index_select(0, positives)
-        )
-        parts = cast("list[Regulariser]", list(self.regularisers))
-        return (
-            outcome.loss
-            + torch.stack([each(a, partners) * each.config.coefficient for each in parts]).sum()
-        )
+        if isinstance(positives, Tensor):
+            b = b.index_select(0, positives)
+        regularisers = cast("list[Regulariser]", list(self.regularisers))
+        values = [part(a, b) * part.config.coefficient for part in regularisers]
+        return outcome.loss + torch.stack(values).sum()
+
+    def _with_queued(self, views: Views, queue: Queue) -> Views:
+        rows, ids = queue.join(unit_length(views.b), views.ids_b)
+        partners = torch.arange(len(views.a), device=rows.device)
+        # queued rows are of length 1: weights and transforms see both sides so
+        if self.weight is not None or self.transform is not None:
+            views = replace(views, a=unit_length(views.a))
+        return replace(views, b=rows, ids_b=ids, positives=partners)
+
+    def _contrast(self, views: Views) -> Outcome:
+        """The contrast of the views, or the mean over those that the transform makes of them."""
+        if self.transform is None:
+            outcome: Outcome = self.objective(views, self.config, self.weight)
+            return outcome
+        losses, left_out, n_anchors = [], [], 0
+        for a, b in self.transform(views):
+            outcome = self.objective(replace(views, a=a, b=b), self.config, self.weight)
+            losses.append(outcome.loss)
+            left_out.append(outcome.left_out)
+            n_anchors += outcome.n_anchors
+        return Outcome(torch.stack(losses).mean(), n_anchors, torch.stack(left_out).sum())

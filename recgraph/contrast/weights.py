@@ -281,12 +281,12 @@ class Weight(Component):
             ids: [n] int64, of the further candidates.
             rows: [n, D], their embeddings.
         """
-        tiles = [slice(start, start + FEWEST_ROWS) for start in range(0, len(ids), FEWEST_ROWS)]
-        of_tiles = [
-            Pairs(pairs.anchor_ids[tile], ids[tile], pairs.anchors[tile], rows[tile])
-            for tile in tiles
-        ]
-        return torch.cat([self.log_w(tile).diagonal() for tile in of_tiles])
+        log_w = []
+        for start in range(0, len(ids), FEWEST_ROWS):
+            tile = slice(start, start + FEWEST_ROWS)
+            of_tile = Pairs(pairs.anchor_ids[tile], ids[tile], pairs.anchors[tile], rows[tile])
+            log_w.append(self.log_w(of_tile).diagonal())
+        return torch.cat(log_w)
 
     def factor(self, pairs: Pairs) -> Tensor | None:
         """[n, M] the weights themselves, where they are at hand; None: take :meth:`log_w`.
@@ -366,7 +366,8 @@ class Cluster(Weight):
 
     def _apart(self, pairs: Pairs) -> Tensor:
         """[n, M]: T - shared, counted in bytes: these are passes over all pairs."""
-        ours, theirs = (clusters.to(torch.int32) for clusters in self._clusters(pairs))
+        ours, theirs = self._clusters(pairs)
+        ours, theirs = ours.to(torch.int32), theirs.to(torch.int32)
         count = torch.uint8 if len(ours) < 256 else torch.int32
         apart = (ours[0][:, None] != theirs[0]).view(torch.uint8).to(count)
         for mine, other in zip(ours[1:], theirs[1:], strict=True):
@@ -379,33 +380,30 @@ class Cluster(Weight):
         once for all blocks.
         """
         if self.assignments is not None:
-            ours, theirs = (
-                ids if self.ids is None else torch.searchsorted(self.ids, ids)
-                for ids in (pairs.anchor_ids, pairs.candidate_ids)
-            )
+            ours, theirs = pairs.anchor_ids, pairs.candidate_ids
+            if self.ids is not None:
+                ours = torch.searchsorted(self.ids, ours)
+                theirs = torch.searchsorted(self.ids, theirs)
             return self.assignments[:, ours], self.assignments[:, theirs]
-        candidates = pairs.candidates
-        if self._made is None or self._made[0]() is not candidates:
-            units = F.normalize(candidates.detach(), dim=1)
-            found = [
-                kmeans(
-                    units,
-                    min(k, len(units)),
-                    seed=seed,
-                    iterations=self.config.iterations,
-                    restarts=1,
-                )
-                for seed, k in enumerate(self.config.n_clusters)
-            ]
-            of_candidates = torch.stack([clustering.assignments for clustering in found])
-            self._made = (
-                weakref.ref(candidates),
-                [clustering.centroids for clustering in found],
-                of_candidates,
-            )
+        if self._made is None or self._made[0]() is not pairs.candidates:
+            self._made = self._cluster(pairs.candidates)
         _, centroids, of_candidates = self._made
         units = F.normalize(pairs.anchors.detach(), dim=1)
-        return torch.stack([nearest(units, centroid)[1] for centroid in centroids]), of_candidates
+        return torch.stack([nearest(units, of_one)[1] for of_one in centroids]), of_candidates
+
+    def _cluster(self, candidates: Tensor) -> tuple[weakref.ref[Tensor], list[Tensor], Tensor]:
+        """Whose clusters they are, the centroids [k, D] of each clustering, and [T, M] the clusters
+        of the candidates.
+        """
+        units = F.normalize(candidates.detach(), dim=1)
+        iterations = self.config.iterations
+        centroids, assignments = [], []
+        for seed, n_clusters in enumerate(self.config.n_clusters):
+            k = min(n_clusters, len(units))
+            clustering = kmeans(units, k, seed=seed, iterations=iterations, restarts=1)
+            centroids.append(clustering.centroids)
+            assignments.append(clustering.assignments)
+        return weakref.ref(candidates), centroids, torch.stack(assignments)
 
 
 # sums of smaller weights might leave the range of numbers
@@ -531,9 +529,13 @@ class Hardness(Weight):
         # own and out are overwritten: each matrix more would drive others from the cache 0, and
         # -inf where it is out but not of the anchor's id; of numbers, as a mask takes several times
         # as long
-        barred = None if out is own else out.sub_(own).neg_().add_(0.5).mul_(math.inf).clamp_(max=0)
+        barred = None
+        if out is not own:
+            barred = out.sub_(own).neg_().add_(0.5).mul_(math.inf).clamp_(max=0)
         log_w = (kept.log_softmax(1) + n_kept.clamp(min=1).log()).mul_(own.neg_().add_(1))
-        return log_w if barred is None else log_w.add_(barred)
+        if barred is not None:
+            log_w = log_w.add_(barred)
+        return log_w
 
     def log_w_beside(self, pairs: Pairs, ids: Tensor, rows: Tensor) -> Tensor:
         c, _, out, lowest = self._compared(pairs)
@@ -577,10 +579,8 @@ class Hardness(Weight):
         for _ in range(math.ceil(math.log2(2 * _MOST / eps))):
             middle = (low + high) / 2
             surplus = torch.ge(among, middle, out=found).sum(1, keepdim=True) - n_hard
-            low, high = (
-                torch.where(surplus < 0, low, middle),
-                torch.where(surplus > 0, high, middle),
-            )
+            low = torch.where(surplus < 0, low, middle)
+            high = torch.where(surplus > 0, high, middle)
             if not is_accelerated(among) and bool((low == high).all()):
                 break
         lowest = torch.lt(among, low, out=found).mul_(2 * _FAR).add_(among).amin(1, keepdim=True)

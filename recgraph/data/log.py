@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +19,17 @@ import torch
 from recgraph import registry
 from recgraph.config import checked
 from recgraph.data.columns import SAMPLE, Columns, TimeFormat, TimeUnit, proposed_formats, times_of
-from recgraph.data.dataframe import FrameKind, attach, columns_of, frame_kind, head_of, to_native
+from recgraph.data.dataframe import (
+    FrameKind,
+    attach,
+    columns_of,
+    frame_kind,
+    head_of,
+    to_native,
+    without_categories,
+)
 from recgraph.data.ids import IdMap, integers_of, listed, numbered, plain_series, renumbered
-from recgraph.data.part import OrderedLog
+from recgraph.data.part import OrderedLog, order
 from recgraph.data.read import (
     FEATURES,
     FOR_MISSING,
@@ -129,14 +138,19 @@ class Log:
                 that can be read; they are a DataError by default, which says what is wrong, with
                 the row.
         """
-        columns = {"user": user, "item": item, "weight": weight}
-        columns |= {"timestamp": timestamp or NO_COLUMN, "rating": rating or NO_COLUMN}
-        how: dict[str, Any] = {
-            "time_format": time_format,
-            "missing_ids": missing_ids,
-            "bad_times": bad_times,
-        }
-        return cls.of_parts({"train": frame}, user_features, item_features, **columns, **how)
+        return cls.of_parts(
+            {"train": frame},
+            user_features,
+            item_features,
+            user=user,
+            item=item,
+            timestamp=timestamp or NO_COLUMN,
+            rating=rating or NO_COLUMN,
+            weight=weight,
+            time_format=time_format,
+            missing_ids=missing_ids,
+            bad_times=bad_times,
+        )
 
     @classmethod
     def from_files(cls, files: LogFile) -> Self:
@@ -157,40 +171,46 @@ class Log:
         """One log of ``train``, ``valid`` and ``test``, or of train alone; see
         :func:`recgraph.load_data`.
         """
-        given = {name: _of_matrix(part) for name, part in parts.items() if part is not None}
-        are_files = {isinstance(part, str | Path) for part in given.values()}
-        if len(are_files) > 1:
+        given = {}
+        for name, part in parts.items():
+            if part is not None:
+                given[name] = _matrix_entries(part)
+        n_files = sum(isinstance(part, str | Path) for part in given.values())
+        if n_files not in (0, len(given)):
             raise ValueError(
                 f"{', '.join(given)} are files and frames; give all as files, or all as frames"
             )
-        features = {"user_features": user_features, "item_features": item_features}
-        paths = {name: str(file) for name, file in features.items() if isinstance(file, str | Path)}
-        frames = {name: each for name, each in features.items() if name not in paths}
-        how = Reading.of(
-            {name: value for name, value in options.items() if value is not None}, **paths
-        )
-        train = given["train"]
-        if are_files == {True}:
-            beside = {name: str(path) for name, path in given.items() if name != "train"}
-            return cls.from_files(LogFile(str(train), how.model_copy(update=beside))).with_features(
-                **frames
-            )
-        kind = frame_kind(train, "the log")
-        columns = how.columns_of(head_of(train, SAMPLE), f"{kind} frame")
-        own = {
-            name: Table(
-                columns_of(part, columns.named(), (columns.user, columns.item)), columns, Source()
-            )
-            for name, part in given.items()
-        }
-        data = cls._encoded(given_apart([own.get(name) for name in parts]), kind, how)
-        return data.with_features(**LogFile("", how).features(columns)).with_features(**frames)
+        frames = {}
+        for name, table in (("user_features", user_features), ("item_features", item_features)):
+            if isinstance(table, str | Path):
+                options[name] = str(table)
+            else:
+                frames[name] = table
+        reading = Reading.of(options)
+        if n_files:
+            path, *others = map(str, given.values())
+            beside = dict(zip(list(given)[1:], others, strict=True))
+            data = cls.from_files(LogFile(path, reading.model_copy(update=beside)))
+        else:
+            data = cls._of_frames(given, reading)
+        return data.with_features(**frames)
 
     @classmethod
-    def _encoded(cls, table: Table, kind: FrameKind, how: Reading) -> Self:
-        log, users, items, unit = encode(table, how)
-        form = how.time_format if table.columns.timestamp is not None else None
-        return cls(log, users, items, table.columns, unit, kind, time_format=form)
+    def _of_frames(cls, parts: Mapping[str, Any], reading: Reading) -> Self:
+        kind = frame_kind(parts["train"], "the log")
+        columns = reading.columns_of(head_of(parts["train"], SAMPLE), f"{kind} frame")
+        tables = {}
+        for name, part in parts.items():
+            rows = columns_of(part, columns.named(), (columns.user, columns.item))
+            tables[name] = Table(rows, columns, Source())
+        data = cls._encoded(given_apart(tables), kind, reading)
+        return data.with_features(**LogFile("", reading).features(columns))
+
+    @classmethod
+    def _encoded(cls, table: Table, kind: FrameKind, reading: Reading) -> Self:
+        log, users, items, unit = encode(table, reading)
+        time_format = None if unit == "none" else reading.time_format
+        return cls(log, users, items, table.columns, unit, kind, time_format=time_format)
 
     @property
     def n_users(self) -> int:
@@ -214,25 +234,26 @@ class Log:
 
     def __repr__(self) -> str:
         sizes = f"{self.n_users:,} users, {self.n_items:,} items, {len(self):,} interactions"
-        return f"{type(self).__name__}({sizes}{', in the order of the rows' if self.time_unit == 'none' else ''})"
+        note = ", in the order of the rows" if self.time_unit == "none" else ""
+        return f"{type(self).__name__}({sizes}{note})"
 
     def _repr_html_(self) -> str:
         """What is known without looking at the rows."""
-        features = {"users": self.user_features, "items": self.item_features}
         facts = {
             "users": self.n_users,
             "items": self.n_items,
             "interactions": len(self),
             "columns": self.columns.model_dump(exclude_none=True),
-            "times": "none: in the order of the rows"
-            if self.time_unit == "none"
-            else self.time_unit,
-            "features": {
-                name: frame.width - 1 for name, frame in features.items() if frame is not None
-            }
-            or None,
-            "relations": None if self.graph is None else repr(self.graph),
+            "times": self.time_unit,
         }
+        if self.time_unit == "none":
+            facts["times"] = "none: in the order of the rows"
+        for name in FEATURES:
+            table = getattr(self, name)
+            if table is not None:
+                facts[name.replace("_", " ")] = table.width - 1
+        if self.graph is not None:
+            facts["relations"] = repr(self.graph)
         return block(type(self).__name__, facts)
 
     @checked
@@ -259,19 +280,19 @@ class Log:
         """Add users and items without interactions, by their ids: :class:`recgraph.models.MEOWRec`
         and sequence models with ``item_features`` can recommend such items. Filters drop them, so
         filter first."""
-        return replace(
-            self,
-            users=self.users if users is None else self.users.extended(users),
-            items=self.items if items is None else self.items.extended(items),
-            files=None,
-        )
+        maps: dict[str, Any] = {}
+        if users is not None:
+            maps["users"] = self.users.extended(users)
+        if items is not None:
+            maps["items"] = self.items.extended(items)
+        return replace(self, **maps, files=None)
 
     @checked
     def k_core(self, users: int = 5, items: int = 5) -> Self:
         """Keep users and items with at least so many interactions, iterated to the fixed point."""
         keep_mask = k_core(self.log["user"].to_numpy(), self.log["item"].to_numpy(), users, items)
-        kept = self.log if keep_mask.all() else self.log.filter(pl.Series(keep_mask))
-        return self._filtered(kept, f"k_core(users={users}, items={items})")
+        log = self.log.filter(pl.Series(keep_mask))
+        return self._filtered(log, f"k_core(users={users}, items={items})")
 
     @checked
     def min_rating(self, threshold: float) -> Self:
@@ -280,10 +301,8 @@ class Log:
         """
         if "rating" not in self.log.columns:
             raise DataError("min_rating needs a rating: name its column when reading (rating=...)")
-        return self._filtered(
-            self.log.filter(pl.col("rating") >= max(float(threshold), 0.0)),
-            f"min_rating({threshold:g})",
-        )
+        log = self.log.filter(pl.col("rating") >= max(float(threshold), 0.0))
+        return self._filtered(log, f"min_rating({threshold:g})")
 
     @checked
     def deduplicate(self, policy: Duplicates = "last") -> Self:
@@ -292,18 +311,15 @@ class Log:
         """
         if policy == "all":
             return self
-        ordered = (
-            self.log.sort("time", maintain_order=True) if "time" in self.log.columns else self.log
-        )
-        kept = ordered.unique(["user", "item"], keep=policy, maintain_order=True).sort("row")
-        return self._filtered(kept, f"deduplicate({policy!r})")
+        log = order(self.log).unique(["user", "item"], keep=policy, maintain_order=True)
+        return self._filtered(log.sort("row"), f"deduplicate({policy!r})")
 
-    def _filtered(self, log: pl.DataFrame, what: str) -> Self:
-        """The kept rows; users and items are numbered anew."""
+    def _filtered(self, log: pl.DataFrame, filter_name: str) -> Self:
+        """The rows that a filter leaves; users and items are numbered anew."""
         if len(log) == len(self.log):
             return self
         if not len(log):
-            raise DataError(f"{what} leaves none of {len(self.log):,} interactions")
+            raise DataError(f"{filter_name} leaves none of {len(self.log):,} interactions")
         maps: dict[str, Any] = {}
         for name, ids in (("user", self.users), ("item", self.items)):
             codes = log[name].to_numpy()
@@ -317,11 +333,11 @@ class Log:
         their indices.
         """
         rows = self.log["row"].to_numpy()
-        keeps = np.ones(int(rows[-1]) + 1 if len(rows) else 0, dtype=bool)
+        keeps = np.ones(int(rows.max(initial=0)) + 1, dtype=bool)
         keeps[self.ordered.rows.numpy()[~keep_mask]] = False
-        kept = replace(self, log=self.log.filter(pl.Series(keeps[rows])), files=None)
-        kept.__dict__["ordered"] = self.ordered.filter(torch.from_numpy(keep_mask))
-        return kept
+        data = replace(self, log=self.log.filter(pl.Series(keeps[rows])), files=None)
+        data.__dict__["ordered"] = self.ordered.filter(torch.from_numpy(keep_mask))
+        return data
 
     @cached_property
     def ordered(self) -> OrderedLog:
@@ -339,20 +355,18 @@ class Log:
             log = log.with_columns(pl.col("time").cast(pl.Datetime("us")))
         elif self.time_unit == "seconds":
             log = log.with_columns(pl.col("time") / 1e6)
-        names = {
+        columns = [
+            self.users.ids(log["user"].to_numpy()).alias(self.columns.user),
+            self.items.ids(log["item"].to_numpy()).alias(self.columns.item),
+        ]
+        roles = {
             "time": self.columns.timestamp,
             "rating": self.columns.rating,
             "weight": self.columns.weight,
         }
-        columns = [
-            self.users.ids(log["user"].to_numpy()).alias(self.columns.user),
-            self.items.ids(log["item"].to_numpy()).alias(self.columns.item),
-            *(
-                log[role].alias(name)
-                for role, name in names.items()
-                if name and role in log.columns
-            ),
-        ]
+        for role, name in roles.items():
+            if name is not None:
+                columns.append(log[role].alias(name))
         return to_native(pl.DataFrame(columns), self.kind)
 
     def save(self, folder: str | Path) -> None:
@@ -373,7 +387,8 @@ class Log:
         self.users.write(folder / "users.parquet")
         self.items.write(folder / "items.parquet")
         for name in FEATURES:
-            if (table := getattr(self, name)) is not None:
+            table = getattr(self, name)
+            if table is not None:
                 write_frame(table, folder / f"{name}.parquet")
         if self.graph is not None:
             self.graph.save(folder / "graph")
@@ -397,11 +412,13 @@ class Log:
     def load_with(cls, log: pl.DataFrame, folder: Path) -> Self:
         """Read what :meth:`write_all_but_log` wrote, around a given ``log``."""
         saved = read_object(folder / DESCRIPTION)
-        files = {name: folder / f"{name}.parquet" for name in FEATURES}
-        features: dict[str, Any] = {
-            name: read_frame(file) for name, file in files.items() if file.is_file()
-        }
-        has_graph = (folder / "graph").is_dir()
+        beside: dict[str, Any] = {}
+        for name in FEATURES:
+            file = folder / f"{name}.parquet"
+            if file.is_file():
+                beside[name] = read_frame(file)
+        if (folder / "graph").is_dir():
+            beside["graph"] = registry.load("graph", "HeteroGraph").load(folder / "graph")
         return cls(
             log=log,
             users=IdMap.read(folder / "users.parquet"),
@@ -410,10 +427,7 @@ class Log:
             time_unit=saved["time_unit"],
             time_format=saved["time_format"],
             kind=saved["kind"],
-            graph=registry.load("graph", "HeteroGraph").load(folder / "graph")
-            if has_graph
-            else None,
-            **features,
+            **beside,
         )
 
 
@@ -424,25 +438,22 @@ def k_core(
     interactions; ``user`` and ``item`` are [T] indices. Dropping items shortens users and the other
     way round, so it is repeated."""
     keep_mask = np.ones(len(user), dtype=bool)
-    rows: npt.NDArray[np.integer] | slice = slice(None)
     of_users, of_items = np.bincount(user), np.bincount(item)
-    while len(user):
-        keep = (of_users >= users)[user] & (of_items >= items)[item]
-        gone = np.flatnonzero(~keep)
-        if not len(gone):
-            break
-        of_users -= np.bincount(user[gone], minlength=len(of_users))
-        of_items -= np.bincount(item[gone], minlength=len(of_items))
-        keep_mask[gone if isinstance(rows, slice) else rows[gone]] = False
-        rows = np.flatnonzero(keep) if isinstance(rows, slice) else rows[keep]
-        user, item = user[keep], item[keep]
-    return keep_mask
+    while True:
+        # of the rows that are left
+        stays = (of_users >= users)[user] & (of_items >= items)[item]
+        if stays.all():
+            return keep_mask
+        of_users -= np.bincount(user[~stays], minlength=len(of_users))
+        of_items -= np.bincount(item[~stays], minlength=len(of_items))
+        keep_mask[keep_mask] = stays
+        user, item = user[stays], item[stays]
 
 
 # -- encoding
 
 
-def _of_matrix(part: Any) -> Any:
+def _matrix_entries(part: Any) -> Any:
     """The entries of a scipy sparse matrix, or of the ``.npz`` file of one, as a frame; all else as
     it is.
     """
@@ -452,117 +463,178 @@ def _of_matrix(part: Any) -> Any:
     if not sp.issparse(part):
         return part
     entries: Any = sp.coo_array(part)  # type: ignore[call-overload]
-    held = entries.data != 0
-    frame = pl.DataFrame(
-        {"user_id": entries.row[held], "item_id": entries.col[held], "weight": entries.data[held]}
+    is_entry = entries.data != 0
+    return pl.DataFrame(
+        {
+            "user_id": entries.row[is_entry].astype(np.int64),
+            "item_id": entries.col[is_entry].astype(np.int64),
+            "weight": entries.data[is_entry],
+        }
     )
-    return frame.with_columns(pl.col("user_id", "item_id").cast(pl.Int64))
 
 
-class _Bad(NamedTuple):
-    """Rows that cannot be used: a mask [T], the column that is wrong, why, and what may be done
-    about it.
+class _Faults:
+    """The rows of a log that cannot be used. Each counts for the first of its columns that is
+    wrong.
+
+    Attributes:
+        usable: [T] bool, the rows in which nothing was wrong so far.
+        refused, dropped: what is wrong in each column, where it is an error, and where such rows
+            are left out.
     """
 
-    mask: pl.Series
-    given: pl.Series
-    why: str
-    fix: str = ""
-    drops: bool = False
+    def __init__(self, table: Table) -> None:
+        self.source = table.source
+        self.usable = pl.repeat(True, len(table.frame), eager=True)
+        self.refused: list[str] = []
+        self.dropped: list[str] = []
+        self._refused_rows: list[int] = []
 
-    def told(self, source: Source) -> str:
-        """How many rows, three of them, of different values where there are, and the fix."""
-        rows = self.mask.arg_true()
-        table = pl.DataFrame({"row": rows, "value": self.given.gather(rows)})
-        first = pl.concat([table.unique("value", maintain_order=True)[:3], table])
-        first = first.unique("row", maintain_order=True)[:3].with_columns(
-            pl.col("row").cast(pl.Int64)
+    def add(
+        self, column: pl.Series, wrong: pl.Series, what: str, *, fix: str, drops: bool = False
+    ) -> None:
+        """Take the rows of a mask out: their ``column`` has ``what`` there; ``fix`` is what may be
+        done about it. With ``drops`` they are left out, else they are an error.
+        """
+        rows = (wrong & self.usable).arg_true()
+        if not len(rows):
+            return
+        self.usable[rows] = False
+        places = ", ".join(self._examples(column, rows))
+        message = (
+            f"column {column.name!r} has {what} in {len(rows):,} of {len(column):,} rows ({places})"
         )
-        texts = [(row, "nothing" if value is None else repr(value)) for row, value in first.rows()]
-        shown = ", ".join(f"{text} in row {source.place(row)[1]}" for row, text in texts)
-        told = f"column {self.given.name!r} has {self.why} in {len(rows):,} of {len(self.mask):,} rows ({shown})"
-        return f"{told}; {self.fix}" if self.fix else told
+        if drops:
+            self.dropped.append(message)
+        else:
+            self.refused.append(f"{message}; {fix}")
+            self._refused_rows.append(int(rows[0]))
+
+    def _examples(self, column: pl.Series, rows: pl.Series) -> Iterator[str]:
+        """Three of the rows, of different values where there are."""
+        table = pl.DataFrame({"row": rows.cast(pl.Int64), "value": column.gather(rows)})
+        first = pl.concat([table.unique("value", maintain_order=True)[:3], table])
+        for row, value in first.unique("row", maintain_order=True)[:3].rows():
+            text = "nothing" if value is None else repr(value)
+            yield f"{text} in row {self.source.place(row)[1]}"
+
+    def check(self) -> None:
+        """Raise a DataError where a row is an error; log what is left out."""
+        if self.refused:
+            raise self.source.error("; ".join(self.refused), row=min(self._refused_rows))
+        if self.dropped:
+            n_dropped = f"{int((~self.usable).sum()):,} of {len(self.usable):,} rows"
+            path = self.source.path or "frame"
+            _log.warning("%s: %s are left out: %s", path, n_dropped, "; ".join(self.dropped))
 
 
 def encode(table: Table, how: Reading) -> tuple[pl.DataFrame, IdMap, IdMap, TimeUnit]:
     """Encode a log: -> its columns as of :class:`Log`, the ids of users and of items, the unit of
     times.
     """
-    columns, source, frame = table.columns, table.source, table.frame
+    columns, frame = table.columns, table.frame
     if columns.user == columns.item:
         raise DataError(f"user = {columns.user!r} and item = {columns.item!r} must be two columns")
-    ids = [_plain_ids(frame[name], table) for name in (columns.user, columns.item)]
-    drops = how.missing_ids == "drop"
-    missing = [_missing(each, table.as_text, drops) for each in ids]
-    fix = (
-        ""
-        if drops
-        else "fill it in, or leave such rows out: missing_ids='drop' (--drop-missing-ids)"
-    )
-    bad = [_Bad(mask, each, "no id", fix, drops) for each, mask in zip(ids, missing, strict=True)]
-    kept = ~(missing[0] | missing[1])
+    faults = _Faults(table)
+    user = _ids(frame[columns.user], table, how, faults)
+    item = _ids(frame[columns.item], table, how, faults)
+    values = {"row": pl.arange(len(frame), dtype=pl.UInt32, eager=True)}
+    if columns.rating is not None:
+        fix = "fill it in, or read none: rating='none' (--rating none)"
+        values["rating"] = _numbers(frame[columns.rating], faults, "no rating", -_LARGEST, fix)
+    if columns.weight is not None:
+        values["weight"] = _numbers(frame[columns.weight], faults, "no weight", 0.0, "fill it in")
     unit: TimeUnit = "none"
-    log = pl.DataFrame({"row": pl.arange(len(frame), dtype=pl.UInt32, eager=True)})
-    for role, name in (("rating", columns.rating), ("weight", columns.weight)):
-        if name is not None:
-            texts = plain_series(frame[name]) if not frame[name].dtype.is_decimal() else frame[name]
-            texts = texts.str.strip_chars() if texts.dtype == pl.String else texts
-            values = texts.cast(pl.Float64, strict=False)
-            wrong = ~values.is_finite().fill_null(False) | (
-                values < (0 if role == "weight" else -np.inf)
-            )
-            fix = "fill it in" + (
-                ", or read none: rating='none' (--rating none)" if role == "rating" else ""
-            )
-            bad.append(_Bad(wrong.fill_null(True) & kept, frame[name], f"no {role}", fix))
-            log = log.with_columns(values.alias(role))
     if columns.timestamp is not None:
-        given = frame[columns.timestamp]
-        given = given if given.dtype.is_decimal() else plain_series(given)
-        times, unit = times_of(given, how.time_format)
-        unread = _Bad(
-            times.is_null() & kept, given, "no time that can be read", drops=how.bad_times == "drop"
-        )
-        bad.append(unread._replace(fix=_fix_of_times(unread)))
-        log = log.with_columns(times.alias("time"))
-    bad = [each for each in bad if each.mask.any()]
-    if refused := [each for each in bad if not each.drops]:
-        message = "; ".join(each.told(source) for each in refused)
-        raise source.error(message, row=min(int(each.mask.arg_max() or 0) for each in refused))
-    for each in bad:
-        kept &= ~each.mask
-    if bad:
-        left, why = (
-            f"{int((~kept).sum()):,} of {len(frame):,} rows",
-            "; ".join(each.told(source) for each in bad),
-        )
-        _log.warning("%s: %s are left out: %s", source.path or "frame", left, why)
-        log, ids = log.filter(kept), [each.filter(kept) for each in ids]
+        values["time"], unit = _times(frame[columns.timestamp], how, faults)
+    faults.check()
+    log = pl.DataFrame(values).filter(faults.usable)
     if not len(log):
-        raise source.error("there is no interaction")
-    (user, users), (item, items) = (numbered(_integers(each, table, log["row"])) for each in ids)
-    log.insert_column(1, pl.Series("user", user)).insert_column(2, pl.Series("item", item))
-    for values in (each for each in (users, items) if each.dtype == pl.String):
-        _warn_of_odd(values)
-    return (with_parts(log, table.ends) if table.ends else log), IdMap(users), IdMap(items), unit
+        raise table.source.error("there is no interaction")
+    users, of_users = _numbered(user.filter(faults.usable), table, log["row"])
+    items, of_items = _numbered(item.filter(faults.usable), table, log["row"])
+    log.insert_column(1, of_users.alias("user")).insert_column(2, of_items.alias("item"))
+    if table.ends:
+        log = with_parts(log, table.ends)
+    return log, users, items, unit
 
 
-def _fix_of_times(unread: _Bad) -> str:
-    """What may be done about times that cannot be read: formats that read many of them, or leave
-    them out.
-    """
-    formats = (
-        proposed_formats(unread.given.filter(unread.mask))
-        if unread.given.dtype == pl.String
-        else []
+#: of floats
+_LARGEST = sys.float_info.max
+
+
+def _ids(column: pl.Series, table: Table, how: Reading, faults: _Faults) -> pl.Series:
+    """The ids of a column, null where there is none. In a text file they have no blanks around
+    them, and an empty field is none, in quotes or not. Where rows without ids are left out, words
+    for a missing one and blanks are none either."""
+    ids = plain_series(column)
+    if ids.dtype.is_nested() or ids.dtype in _NO_IDS:
+        raise table.source.error(f"the ids in column {column.name!r} are of type {column.dtype}")
+    drops = how.missing_ids == "drop"
+    if ids.dtype.is_float():
+        ids = ids.fill_nan(None)
+    missing = ids.is_null()
+    if ids.dtype == pl.String:
+        texts = ids.str.strip_chars()
+        if table.as_text:
+            ids, missing = texts, missing | (texts == "")
+        if drops:
+            missing |= texts.is_in(FOR_MISSING)
+    fix = "fill it in, or leave such rows out: missing_ids='drop' (--drop-missing-ids)"
+    faults.add(column, missing.fill_null(True), "no id", fix=fix, drops=drops)
+    return ids
+
+
+#: the types that no id has
+_NO_IDS = (pl.Object, pl.Int128, pl.UInt128, pl.Duration, pl.Unknown)
+
+
+def _numbers(column: pl.Series, faults: _Faults, what: str, least: float, fix: str) -> pl.Series:
+    """Ratings or weights as floats, each at least ``least``."""
+    plain = without_categories(column.to_frame()).to_series()
+    if plain.dtype == pl.String:
+        plain = plain.str.strip_chars()
+    numbers = plain.cast(pl.Float64, strict=False)
+    is_number = numbers.is_between(least, _LARGEST).fill_null(False)
+    faults.add(column, ~is_number, what, fix=fix)
+    return numbers
+
+
+def _times(column: pl.Series, how: Reading, faults: _Faults) -> tuple[pl.Series, TimeUnit]:
+    """Times as integers, and their unit; where many cannot be read, formats that would are said."""
+    plain = without_categories(column.to_frame()).to_series()
+    times, unit = times_of(plain, how.time_format)
+    what, fix = (
+        "no time that can be read",
+        "leave such rows out: bad_times='drop' (--drop-bad-times)",
     )
-    how = (
-        [f"say how they are written: time_format= (--time-format) {', '.join(formats)}"]
-        if formats
-        else []
-    )
-    drop = f"leave {'what no format reads' if formats else 'such rows'} out: bad_times='drop' (--drop-bad-times)"
-    return ", and ".join(how if unread.drops else [*how, drop])
+    if plain.dtype == pl.String:
+        formats = proposed_formats(plain.filter(times.is_null() & faults.usable))
+        if formats:
+            what += f" without its format, time_format= (--time-format) {', '.join(formats)},"
+    faults.add(plain, times.is_null(), what, fix=fix, drops=how.bad_times == "drop")
+    return times, unit
+
+
+def _numbered(ids: pl.Series, table: Table, rows: pl.Series) -> tuple[IdMap, pl.Series]:
+    """The map of ids, and the index of each. Whole floats, and plain integers of a text file,
+    become integers."""
+    is_text = ids.dtype == pl.String
+    if ids.dtype.is_float() or (is_text and table.as_text):
+        integers = integers_of(ids)
+        if integers is not None:
+            ids, is_text = integers, False
+        elif ids.dtype.is_float() and (ids.round() == ids).all():
+            place = int(ids.abs().arg_max() or 0)
+            message = (
+                f"column {ids.name!r} holds {ids[place]!r}, a float that may stand for several "
+                "integers; read it as integers or texts"
+            )
+            raise table.source.error(message, row=int(rows[place]))
+    codes, unique = numbered(ids)
+    if is_text:
+        _warn_of_odd(unique)
+    return IdMap(unique), pl.Series(codes)
 
 
 def _warn_of_odd(ids: pl.Series) -> None:
@@ -574,60 +646,12 @@ def _warn_of_odd(ids: pl.Series) -> None:
         _log.warning(message, ids.name, listed(odd, most=3))
 
 
-def with_parts(log: pl.DataFrame, ends: tuple[int, ...] | list[int]) -> pl.DataFrame:
+def with_parts(log: pl.DataFrame, ends: Sequence[int]) -> pl.DataFrame:
     """The log with the column ``part``: how many of the parts (train, valid, test) end before a
     row.
     """
     parts = np.searchsorted(ends, log["row"].to_numpy(), side="right")
     return log.with_columns(pl.Series(PART, parts.astype(np.uint8)))
-
-
-def _refuse(
-    mask: pl.Series, given: pl.Series, source: Source, why: str, rows: pl.Series | None = None
-) -> None:
-    """An error that names the first value of a mask [T] with its column, row and file, where there
-    is one.
-    """
-    if mask.any():
-        place = int(mask.arg_max() or 0)
-        row = place if rows is None else int(rows[place])
-        raise source.error(f"column {given.name!r} holds {given[place]!r}, {why}", row=row)
-
-
-def _plain_ids(ids: pl.Series, table: Table) -> pl.Series:
-    """The ids of a column; in a text file without the blanks around them."""
-    plain, source = plain_series(ids), table.source
-    if plain.dtype.is_nested() or plain.dtype in (
-        pl.Object,
-        pl.Int128,
-        pl.UInt128,
-        pl.Duration,
-        pl.Unknown,
-    ):
-        raise source.error(f"the ids in column {ids.name!r} are of type {ids.dtype}")
-    _refuse(plain.is_null() & ids.is_not_null(), ids, source, "no integer id")
-    return plain.str.strip_chars() if table.as_text and plain.dtype == pl.String else plain
-
-
-def _missing(ids: pl.Series, as_text: bool, drops: bool) -> pl.Series:
-    """[T] bool: whether a row has no id; in a text file an empty field is none, in quotes or not.
-    Where such rows are left out, words for a missing one and blanks are none either."""
-    if ids.dtype == pl.String and (as_text or drops):
-        texts, words = (ids.str.strip_chars(), FOR_MISSING) if drops else (ids, [""])
-        return ids.is_null() | texts.is_in(words).fill_null(False)
-    return ids.is_null() | ids.is_nan().fill_null(False) if ids.dtype.is_float() else ids.is_null()
-
-
-def _integers(ids: pl.Series, table: Table, rows: pl.Series) -> pl.Series:
-    """Whole floats, and plain integers of a text file, as integers; other ids as they are."""
-    if not (ids.dtype.is_float() or (ids.dtype == pl.String and table.as_text)):
-        return ids
-    if (integers := integers_of(ids)) is not None:
-        return integers
-    if ids.dtype.is_float() and bool(((ids.round() == ids) & ids.is_finite()).all()):
-        why = "a float that may stand for several integers; read it as integers or texts"
-        _refuse(ids.abs() == ids.abs().max(), ids, table.source, why, rows)
-    return ids
 
 
 # -- a typed graph beside a log
@@ -637,41 +661,31 @@ def check_graph(graph: Any, log: Log) -> None:
     """Refuse a graph that does not speak of a log's users and items, by their ids, or holds
     interactions of the log, which may be of its test part; of ``("user", "interacts", "item")`` a
     model gets the training part instead."""
-    ids = {
-        name: known
-        for name, known in (("user", log.users), ("item", log.items))
-        if name in graph.node_types
-    }
-    if not ids:
+    places = {}
+    for name, ids in (("user", log.users), ("item", log.items)):
+        if name in graph.node_types:
+            places[name] = ids.index(ids_of(graph.nodes[name]), f"graph: {name}s")
+            if (places[name] < 0).all():
+                message = "graph: none of its nodes %r is of the log, whose ids are such as %r"
+                _log.warning(message, name, ids.values[0])
+    if not places:
         raise DataError(
             f"graph has node types {graph.node_types}; name its users 'user' and its items 'item'"
         )
-    places = {
-        name: known.index(ids_of(graph.nodes[name]), f"graph: {name}s")
-        for name, known in ids.items()
-    }
-    for name in (name for name, own in places.items() if (own < 0).all()):
-        _log.warning(
-            "graph: none of its nodes %r is of the log, whose ids are such as %r",
-            name,
-            ids[name].values[0],
-        )
     n_items = len(log.items)
-    pairs = np.unique(
-        log.log["user"].to_numpy().astype(np.int64) * n_items + log.log["item"].to_numpy()
-    )
-    for edge_type, held in graph.edges.items():
+    pairs = log.log["user"].to_numpy().astype(np.int64) * n_items + log.log["item"].to_numpy()
+    for edge_type, edges in graph.edges.items():
         start, _, end = edge_type
         if edge_type == INTERACTS or {start, end} != {"user", "item"}:
             continue
-        found = {
-            start: places[start][held.adj.rows.cpu()],
-            end: places[end][held.adj.indices.cpu()],
+        ends = {
+            start: places[start][edges.adj.rows.cpu()],
+            end: places[end][edges.adj.indices.cpu()],
         }
-        known = (found["user"] >= 0) & (found["item"] >= 0)
-        if n_known := int(
-            np.isin(np.unique((found["user"] * n_items + found["item"])[known]), pairs).sum()
-        ):
+        is_known = (ends["user"] >= 0) & (ends["item"] >= 0)
+        keys = ends["user"] * n_items + ends["item"]
+        n_known = len(np.intersect1d(keys[is_known], pairs))
+        if n_known:
             raise DataError(
                 f"graph: relation {edge_type} holds {n_known:,} of the log's interactions, which may be test data; "
                 f"leave them out: paths follow the log as {INTERACTS}"

@@ -5,6 +5,7 @@ Columns that are not named are guessed by usual names, and logged.
 
 from __future__ import annotations
 
+import codecs
 import glob
 import gzip
 import hashlib
@@ -13,7 +14,7 @@ import itertools
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,22 +36,32 @@ FEATURES = ("user_features", "item_features")
 PARTS = ("valid", "test")
 PATHS = (*FEATURES, *PARTS)
 ROLES = ("user", "item", "timestamp", "rating", "weight")
+_GUESSED_ROLES = ROLES[:-1]
+_ID_ROLES = ("user", "item")
 #: in place of a column's name: the log has no such column, and none is guessed
 NO_COLUMN = "none"
 SUFFIXES: dict[str, FileFormat] = {
-    **{".csv": "csv", ".dat": "csv", ".data": "csv", ".tsv": "tsv", ".tab": "tsv"},
-    **{
-        ".jsonl": "jsonl",
-        ".ndjson": "jsonl",
-        ".json": "jsonl",
-        ".parquet": "parquet",
-        ".pq": "parquet",
-    },
-    **{".inter": "recbole", ".user": "recbole", ".item": "recbole"},
+    ".csv": "csv",
+    ".dat": "csv",
+    ".data": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".inter": "recbole",
+    ".user": "recbole",
+    ".item": "recbole",
 }
+#: of files of features alone
+_SIDE_SUFFIXES = (".user", ".item")
 #: of packed text files, which polars unpacks
 _PACKED = (".gz", ".zst")
 _PATTERN = "*?["
+#: a file, or a folder, whose name begins with ``.`` or ``_``
+_HIDDEN = re.compile(r"(^|/)[._]")
 #: ``"::"`` first, as it separates no text of another form
 _SEPARATORS = ("::", ",", "\t", ";", "|")
 #: in the place of a separator of several characters
@@ -146,73 +157,75 @@ class Reading(Config):
         logged.
         """
         names = sample.columns
-        chosen: dict[str, str | None] = {}
+        columns: dict[str, str | None] = {}
         for role in ROLES:
             name = getattr(self, role)
-            if name is None:
-                continue
-            if name not in names and (name != NO_COLUMN or role in ("user", "item")):
+            if name in names:
+                columns[role] = name
+            elif name == NO_COLUMN and role not in _ID_ROLES:
+                columns[role] = None
+            elif name is not None:
                 raise DataError(
                     f"there is no column {name!r}; the columns are {listed(names)}", path=path
                 )
-            chosen[role] = name if name in names else None
-        guessed: dict[str, str | None] = {}
-        for role in (role for role in ROLES if role not in chosen):
-            free = [
-                name
-                for name in names
-                if name not in chosen.values() and name not in guessed.values()
-            ]
-            candidates = candidates_of(role, free)
-            if role == "timestamp" and not candidates:
-                candidates = [name for name in free if is_dated(sample[name])]
-            if len(candidates) > 1 or (not candidates and role in ("user", "item")):
-                option = "time" if role == "timestamp" else role
-                found = (
-                    f"{listed(candidates)} may each be"
-                    if candidates
-                    else f"none of {listed(free)} looks like"
-                )
-                fix = f"say which: {role}=... (--{option} NAME), or give separator=, or names= without a header line"
-                raise DataError(f"{found} the {role}; {fix}", path=path)
-            guessed[role] = candidates[0] if candidates else None
-        columns = Columns(**chosen, **guessed)
-        if any(guessed.values()):
-            found = ", ".join(
-                f"{role} = {name!r}" for role, name in columns.model_dump().items() if name
-            )
-            _log.info(
-                "%s: %s%s",
-                label,
-                found,
-                "" if columns.rating or "rating" in chosen else "; no rating",
-            )
-        if "timestamp" in guessed and columns.timestamp is None:
+        unnamed = [role for role in ROLES if role not in columns]
+        for role in unnamed:
+            free = sample.drop(name for name in columns.values() if name is not None)
+            columns[role] = _guessed(role, free, path)
+        if any(columns[role] for role in unnamed):
+            there = (f"{role} = {name!r}" for role, name in columns.items() if name is not None)
+            _log.info("%s: %s", label, ", ".join(there))
+        if "timestamp" in unnamed and columns["timestamp"] is None:
             _log.warning(
                 "%s: none of %s looks like times: the order of each user's interactions is that of the rows. Name the "
                 'column: timestamp=... (--time NAME); "none" says that there is none',
                 label,
                 listed(names),
             )
-        return columns
+        return Columns.of(columns)
+
+    def paths(self, names: Collection[str] = PATHS) -> dict[str, str]:
+        """Those of the other files that are given."""
+        return self.model_dump(include={*names}, exclude_none=True)
 
     def from_folder(self, folder: Path) -> Self:
         """The reading with the paths of its other files from a folder on."""
-        paths = {name: getattr(self, name) for name in PATHS if getattr(self, name) is not None}
-        return self.model_copy(
-            update={name: str((folder / path).absolute()) for name, path in paths.items()}
-        )
+        paths = {name: str((folder / path).absolute()) for name, path in self.paths().items()}
+        return self.model_copy(update=paths)
+
+
+def _guessed(role: str, sample: pl.DataFrame, path: Path | None) -> str | None:
+    """The one column that looks like a role, by its name or as a column of dates; None: there is
+    none."""
+    names = candidates_of(role, sample.columns)
+    if role == "timestamp" and not names:
+        names = [column.name for column in sample if is_dated(column)]
+    if len(names) == 1:
+        return names[0]
+    if not names and role not in _ID_ROLES:
+        return None
+    problem = f"none of {listed(sample.columns)} looks like"
+    if names:
+        problem = f"{listed(names)} may each be"
+    option = {"timestamp": "time"}.get(role, role)
+    fix = f"say which: {role}=... (--{option} NAME), or give separator=, or names= without a header line"
+    raise DataError(f"{problem} the {role}; {fix}", path=path)
 
 
 def candidates_of(role: str, names: Iterable[str]) -> list[str]:
     """The names that are usual for a role; the library's own alone, where it is among them."""
     usual = _NAMES[role].split()
-    found = {
-        name: plain for name in names if (plain := re.sub(r"[^a-z0-9]", "", name.lower())) in usual
-    }
+    plain_names = {}
+    for name in names:
+        plain = re.sub(r"[^a-z0-9]", "", name.lower())
+        if plain in usual:
+            plain_names[name] = plain
+    own = [name for name, plain in plain_names.items() if plain == usual[0]]
+    if own:
+        return own
     # "product_id" stands beside "product", which is then the name of it
-    found = {name: plain for name, plain in found.items() if f"{plain}id" not in found.values()}
-    return [name for name, plain in found.items() if plain == usual[0]] or list(found)
+    ids = plain_names.values()
+    return [name for name, plain in plain_names.items() if f"{plain}id" not in ids]
 
 
 @dataclass(frozen=True)
@@ -233,7 +246,9 @@ class Source:
 
     def error(self, message: str, *, row: int | None = None) -> DataError:
         """An error that names the file and the row in it."""
-        path, row = (self.path, None) if row is None else self.place(row)
+        path = self.path
+        if row is not None:
+            path, row = self.place(row)
         return DataError(message, path=path, row=row)
 
 
@@ -267,14 +282,12 @@ class LogFile:
             return _in_folder(path, self.reading.format)
         if path.is_file():
             return [path]
-        found = sorted(
-            each for name in glob.glob(self.path, recursive=True) if (each := Path(name)).is_file()
-        )
-        if not found:
+        files = sorted(filter(Path.is_file, map(Path, glob.glob(self.path, recursive=True))))
+        if not files:
             raise FileNotFoundError(
                 f"{self.path!r} is not there; give a file, a folder of files or a pattern"
             )
-        return found
+        return files
 
     @property
     def format(self) -> FileFormat:
@@ -283,26 +296,30 @@ class LogFile:
 
     def read(self) -> Table:
         """The log, with all columns known."""
-        train, paths = self._read_rows(), [getattr(self.reading, name) for name in PARTS]
-        likewise = self.found(train.columns).reading.model_copy(update=dict.fromkeys(PARTS))
-        return given_apart(
-            [train, *(path and LogFile(path, likewise)._read_rows() for path in paths)]
-        )
+        parts = {"train": self._read_rows()}
+        likewise = self.found(parts["train"].columns).reading
+        likewise = likewise.model_copy(update=dict.fromkeys(PARTS))
+        for name, path in self.reading.paths(PARTS).items():
+            parts[name] = LogFile(path, likewise)._read_rows()
+        return given_apart(parts)
 
     def _read_rows(self) -> Table:
         form, files = self.format, self.files
         columns = self._columns(form, files[0])
         frames = [read_rows(file, form, self.reading, columns) for file in files]
-        return _together(frames, columns, files, Path(self.path), form not in ("jsonl", "parquet"))
+        source = Source(files[0])
+        if len(files) > 1:
+            counts = map(len, frames)
+            source = Source(Path(self.path), tuple(zip(files, counts, strict=True)))
+        rows = _together(frames, columns, source)
+        return Table(rows, columns, source, as_text=form not in ("jsonl", "parquet"))
 
     def found(self, columns: Columns) -> LogFile:
         """The files by their absolute path, with the columns that were found."""
         names = columns.model_dump()
-        roles = {role: names[role] or NO_COLUMN for role in ROLES if role != "weight"}
-        return LogFile(
-            str(Path(self.path).absolute()),
-            self.reading.model_copy(update=roles).from_folder(Path()),
-        )
+        roles = {role: names[role] or NO_COLUMN for role in _GUESSED_ROLES}
+        reading = self.reading.model_copy(update=roles).from_folder(Path())
+        return LogFile(str(Path(self.path).absolute()), reading)
 
     def completed(self) -> Reading:
         """The reading with the columns that are guessed, and ``"none"`` for those that the log does
@@ -314,61 +331,59 @@ class LogFile:
         """The files' path and the hash of their content (of several, or with given parts: of the
         list of theirs).
         """
-        parts = [path for name in PARTS if (path := getattr(self.reading, name)) is not None]
-        files = [
-            *self.files,
-            *itertools.chain(*(LogFile(path, self.reading).files for path in parts)),
-        ]
-        hashes = [sha256(file) for file in files]
-        whole = (
-            hashes[0]
-            if len(hashes) == 1
-            else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
-        )
-        return {"path": str(Path(self.path).absolute()), "sha256": whole}
+        files = [*self.files]
+        for path in self.reading.paths(PARTS).values():
+            files += LogFile(path, self.reading).files
+        hashes = list(map(sha256, files))
+        digest = hashes[0]
+        if len(hashes) > 1:
+            digest = hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+        return {"path": str(Path(self.path).absolute()), "sha256": digest}
 
     def fingerprints_of_features(self) -> dict[str, dict[str, Any]]:
         """The fingerprint of each file of features, by its name in the settings."""
-        return {
-            name: LogFile(str(path)).fingerprint() for name, path in self.feature_files().items()
-        }
+        files = self.feature_files().items()
+        return {name: LogFile(str(path)).fingerprint() for name, path in files}
 
     def feature_files(self) -> dict[str, Path]:
         """The files of features: those that are given, and those beside a file of RecBole's."""
-        found: dict[str, Path] = {}
+        files: dict[str, Path] = {}
         with suppress(FileNotFoundError):  # the log itself lies elsewhere
-            found |= _side_files(self.files[0]) if self.path and self.format == "recbole" else {}
-        return found | {
-            name: Path(path)
-            for name in FEATURES
-            if (path := getattr(self.reading, name)) is not None
-        }
+            if self.path and self.format == "recbole":
+                files = _side_files(self.files[0])
+        for name, path in self.reading.paths(FEATURES).items():
+            files[name] = Path(path)
+        return files
 
     def features(self, columns: Columns) -> dict[str, pl.DataFrame]:
         """The features in :meth:`feature_files`, keyed by the log's columns of ids; texts of lists
         are split.
         """
-        found, lists = {}, dict(self.reading.lists)
+        frames = {}
+        lists = dict(self.reading.lists)
+        there: set[str] = set()
         for name, path in self.feature_files().items():
             role = name.removesuffix("_features")
-            found[name] = _read_features(path, getattr(columns, role), role, self.reading)
-            for column, dtype in found[name].schema.items():
-                is_free = column not in (*lists, getattr(columns, role)) and dtype == pl.String
-                if is_free and are_lists(found[name][column], BAR):
-                    _log.info("%s: %s holds lists, between bars", path, column)
-                    lists[column] = BAR
-        there = {column for frame in found.values() for column in frame.columns}
-        if found and (unknown := {*self.reading.lists} - there):
+            key = getattr(columns, role)
+            frame = _read_features(path, key, role, self.reading)
+            for texts in frame.drop(key, *lists, strict=False).select(pl.col(pl.String)):
+                if are_lists(texts, BAR):
+                    _log.info("%s: %s holds lists, between bars", path, texts.name)
+                    lists[texts.name] = BAR
+            frames[name] = frame
+            there.update(frame.columns)
+        unknown = {*self.reading.lists} - there
+        if frames and unknown:
             raise DataError(
                 f"lists: the features have no column {listed(unknown)}; they have {listed(there)}"
             )
-        return {name: with_lists(frame, lists) for name, frame in found.items()}
+        return {name: with_lists(frame, lists) for name, frame in frames.items()}
 
     def _columns(self, form: FileFormat, first: Path) -> Columns:
         """All columns, by the first file."""
         given = self.reading
         if form == "sequences":
-            return Columns(user=given.user or "user_id", item=given.item or "item_id")
+            return _sequence_columns(given)
         with _explained(first):
             sample = _scan(first, form, given, is_sample=True).head(SAMPLE).collect()
         return given.columns_of(sample, self.path, first)
@@ -378,14 +393,14 @@ def with_lists(frame: pl.DataFrame, lists: Mapping[str, str]) -> pl.DataFrame:
     """Features with columns of texts as lists: ``lists`` is column -> separator, ``""`` where a
     text is one value.
     """
-    made = []
+    columns = []
     for column, separator in lists.items():
         if column in frame.columns:
             texts = pl.col(column).cast(pl.String)
             values = texts.str.split(separator) if separator else pl.concat_list(texts)
             values = values.list.eval(pl.element().str.strip_chars().replace("", None).drop_nulls())
-            made.append(pl.when(texts.is_not_null()).then(values).alias(column))
-    return frame.with_columns(made)
+            columns.append(pl.when(texts.is_not_null()).then(values).alias(column))
+    return frame.with_columns(columns)
 
 
 # -- names of files
@@ -393,51 +408,56 @@ def with_lists(frame: pl.DataFrame, lists: Mapping[str, str]) -> pl.DataFrame:
 
 def is_data_path(name: str) -> bool:
     """Whether a name is the path of a log rather than the name of a data card."""
+    if name.endswith(".toml"):
+        return False
     is_path = bool({"/", os.sep, *_PATTERN} & set(name)) or os.path.exists(name)
-    return (
-        bool(name) and not name.endswith(".toml") and (is_path or _suffix(Path(name)) in SUFFIXES)
-    )
+    return is_path or _suffix(Path(name)) in SUFFIXES
 
 
 def _suffix(path: Path) -> str:
     """The suffix that says the format, without that of a packed file."""
-    return Path(path.stem if path.suffix.lower() in _PACKED else path.name).suffix.lower()
+    if path.suffix.lower() in _PACKED:
+        path = path.with_suffix("")
+    return path.suffix.lower()
 
 
 def format_of(path: Path) -> FileFormat:
     """The format that the name of a file says."""
-    if (form := SUFFIXES.get(_suffix(path))) is not None:
-        return form
-    raise ValueError(
-        f"the format of {str(path)!r} cannot be told by its name; give format= (--reading format=) one of "
-        f"{', '.join(get_args(FileFormat))}"
-    )
+    suffix = _suffix(path)
+    if suffix not in SUFFIXES:
+        raise ValueError(
+            f"the format of {str(path)!r} cannot be told by its name; give format= (--reading format=) one of "
+            f"{', '.join(get_args(FileFormat))}"
+        )
+    return SUFFIXES[suffix]
 
 
 def _in_folder(folder: Path, form: FileFormat | None) -> list[Path]:
     """The files of a folder and of those within it; names that begin with ``.`` or ``_`` are no
     part of a log.
     """
-    every = sorted(path for path in folder.rglob("*") if path.is_file())
-    every = [
-        path
-        for path in every
-        if not any(part[0] in "._" for part in path.relative_to(folder).parts)
-    ]
-    if form == "sequences":
-        return every
-    kinds = {path: SUFFIXES[_suffix(path)] for path in every if _suffix(path) in SUFFIXES}
-    logs = [path for path in kinds if _suffix(path) == ".inter"]
-    is_recbole = form == "recbole" or (form is None and bool(logs))
-    found = logs if is_recbole else [path for path, kind in kinds.items() if form in (None, kind)]
-    if not found:
+    logs: dict[FileFormat, list[Path]] = {}
+    for path in sorted(filter(Path.is_file, folder.rglob("*"))):
+        suffix = _suffix(path)
+        if _HIDDEN.search(path.relative_to(folder).as_posix()) or suffix in _SIDE_SUFFIXES:
+            continue
+        if form == "sequences":  # whatever their names
+            logs.setdefault(form, []).append(path)
+        elif suffix in SUFFIXES:
+            logs.setdefault(SUFFIXES[suffix], []).append(path)
+    if form is None and "recbole" in logs:  # beside files made of it
+        form = "recbole"
+    if form is not None:
+        logs = {form: logs.get(form, [])}
+    files = [*itertools.chain(*logs.values())]
+    if not files:
         raise FileNotFoundError(
             f"folder {str(folder)!r} holds no file of a log ({', '.join(SUFFIXES)})"
         )
-    if len({kinds[path] for path in found}) > 1 or (found == logs and len(logs) > 1):
-        names = listed(path.name for path in found)
+    if len(logs) > 1 or (form == "recbole" and len(files) > 1):
+        names = listed(path.name for path in files)
         raise ValueError(f"{str(folder)!r} holds several logs: {names}; name one, or format=")
-    return found
+    return files
 
 
 def _side_files(inter: Path) -> dict[str, Path]:
@@ -445,15 +465,13 @@ def _side_files(inter: Path) -> dict[str, Path]:
     ``ml.train`` ``ml.item``.
     """
     name = inter.name.partition(".inter")[0]
-    stems = (name, name.removesuffix(".train").removesuffix(".valid").removesuffix(".test"))
-    found = {}
-    for side in ("user", "item"):
-        places = [
-            inter.with_name(f"{stem}.{side}{end}") for stem in stems for end in ("", *_PACKED)
-        ]
-        if there := [path for path in places if path.is_file()]:
-            found[f"{side}_features"] = there[0]
-    return found
+    stems = (name, re.sub(r"\.(train|valid|test)$", "", name))
+    files: dict[str, Path] = {}
+    for side, stem, end in itertools.product(_ID_ROLES, stems, ("", *_PACKED)):
+        path = inter.with_name(f"{stem}.{side}{end}")
+        if path.is_file():
+            files.setdefault(f"{side}_features", path)
+    return files
 
 
 # -- reading one file
@@ -468,7 +486,7 @@ def _explained(path: Path) -> Iterator[None]:
         with reading(path):
             yield
     except CorruptFileError as error:
-        if "utf-8" in str(error).lower() or "utf8" in str(error).lower():
+        if re.search("utf-?8", str(error), re.IGNORECASE):
             raise CorruptFileError(
                 f"{error.__cause__}; give its encoding=, as 'latin-1'", path=path
             ) from None
@@ -479,11 +497,11 @@ def _plain(path: Path, encoding: str) -> Path | io.BytesIO:
     """What polars reads: the file itself, or its text in memory where it is in another encoding
     than UTF-8.
     """
-    if encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
+    if codecs.lookup(encoding).name == "utf-8":
         return path
-    content = (
-        gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else path.read_bytes()
-    )
+    content = path.read_bytes()
+    if path.suffix.lower() == ".gz":
+        content = gzip.decompress(content)
     return io.BytesIO(content.decode(encoding).removeprefix("\ufeff").encode())
 
 
@@ -494,16 +512,27 @@ def _lines(path: Path, encoding: str) -> pl.LazyFrame:
     )
 
 
+def _first_line(lines: pl.LazyFrame) -> str:
+    """The first line; empty where there is none."""
+    return "".join(lines.head(1).collect(engine="streaming")["line"])
+
+
+def _in_memory(lines: pl.LazyFrame) -> io.BytesIO:
+    """The text of lines."""
+    return io.BytesIO("\n".join(lines.collect()["line"]).encode())
+
+
 def _separator(path: Path, form: FileFormat, given: Reading) -> str:
+    """The separator of a text file: of those in its first line the one that gives as many fields
+    as there are names, where one does."""
     if form in ("tsv", "recbole"):
         return "\t"
     if given.separator is not None:
         return given.separator
     lines = _lines(path, given.encoding).filter(pl.col("line").str.strip_chars() != "")
-    line = "".join(lines.head(1).collect(engine="streaming")["line"])
-    held = [mark for mark in _SEPARATORS if mark in line]
-    fits = [mark for mark in held if line.count(mark) + 1 == len(given.names)]
-    return next(iter([*fits, *held]), ",")
+    line = _first_line(lines)
+    marks = [mark for mark in _SEPARATORS if mark in line]
+    return max(marks, key=lambda mark: line.count(mark) + 1 == len(given.names), default=",")
 
 
 def _scan(path: Path, form: FileFormat, given: Reading, is_sample: bool = False) -> pl.LazyFrame:
@@ -511,33 +540,42 @@ def _scan(path: Path, form: FileFormat, given: Reading, is_sample: bool = False)
     if form == "parquet":
         return pl.scan_parquet(path, glob=False)
     if form == "jsonl":
-        lines = _lines(path, given.encoding)
-        if (
-            "".join(lines.head(1).collect(engine="streaming")["line"]).lstrip().startswith("[")
-        ):  # one array of rows
-            text = io.BytesIO("\n".join(lines.collect()["line"]).encode())
-            return pl.read_json(text, infer_schema_length=None).lazy()
-        plain = _plain(path, given.encoding)  # polars takes a path for a pattern
-        plain = Path(glob.escape(str(plain))) if isinstance(plain, Path) else plain
-        return pl.scan_ndjson(plain, infer_schema_length=SAMPLE if is_sample else None)
-    separator, source = _separator(path, form, given), _plain(path, given.encoding)
-    if is_wide := len(separator) > 1:  # polars separates by one character
-        fields = _lines(path, given.encoding).select(
-            pl.col("line").str.replace_all(separator, _UNIT, literal=True)
-        )
-        source = io.BytesIO("\n".join(fields.collect()["line"]).encode())
+        return _scan_json(path, given.encoding, SAMPLE if is_sample else None)
+    return _scan_text(path, form, given)
+
+
+def _scan_json(path: Path, encoding: str, n_inferred: int | None) -> pl.LazyFrame:
+    """JSON lines, or one array of rows; types are inferred from the first rows, or from all."""
+    lines = _lines(path, encoding)
+    if _first_line(lines).lstrip().startswith("["):
+        return pl.read_json(_in_memory(lines), infer_schema_length=None).lazy()
+    plain = _plain(path, encoding)
+    if plain is path:  # polars takes it for a pattern
+        plain = Path(glob.escape(str(path)))
+    return pl.scan_ndjson(plain, infer_schema_length=n_inferred)
+
+
+def _scan_text(path: Path, form: FileFormat, given: Reading) -> pl.LazyFrame:
+    """Fields between separators, as texts."""
+    separator = _separator(path, form, given)
+    source = _plain(path, given.encoding)
+    quote = '"' if given.quotes else None
+    if len(separator) > 1:  # polars separates by one character
+        fields = pl.col("line").str.replace_all(separator, _UNIT, literal=True)
+        source = _in_memory(_lines(path, given.encoding).select(fields))
+        separator, quote = _UNIT, None
     lazy = pl.scan_csv(
         source,
-        separator=_UNIT if is_wide else separator,
-        quote_char='"' if given.quotes and not is_wide else None,
+        separator=separator,
+        quote_char=quote,
         has_header=not given.names,
         infer_schema=False,
         glob=False,
     )
     there = lazy.collect_schema().names()
     names = given.names or there
-    if form == "recbole":
-        names = [name.rpartition(":")[0] or name for name in names]
+    if form == "recbole":  # name:type
+        names = [re.sub(":[^:]*$", "", name) for name in names]
     return lazy.rename(dict(zip(there, names, strict=True)))
 
 
@@ -547,36 +585,36 @@ def read_rows(
     """The named columns of one file, or all: of a text file as texts."""
     with _explained(path):
         if form == "sequences":
-            return _read_sequences(path, given, columns or Columns(user="user_id", item="item_id"))
+            return _read_sequences(path, given)
         lazy = _scan(path, form, given)
         names = lazy.collect_schema().names()
         wanted = names if columns is None else columns.named()
         if form in ("parquet", "jsonl"):
             return lazy.select(wanted).collect(engine="streaming")
-        is_blank = pl.all_horizontal(pl.col(name).is_null() for name in names[:_LOOKED_AT])
+        is_blank = pl.all_horizontal(pl.col(names[:_LOOKED_AT]).is_null())
         return lazy.filter(~is_blank).select(wanted).collect(engine="streaming")
 
 
-def _read_sequences(path: Path, given: Reading, columns: Columns) -> pl.DataFrame:
+def _sequence_columns(given: Reading) -> Columns:
+    """The names for the columns of a file of sequences, which has none."""
+    return Columns(user=given.user or "user_id", item=given.item or "item_id")
+
+
+def _read_sequences(path: Path, given: Reading) -> pl.DataFrame:
     """A file of one user a line, ``user item item ...`` between white space, as pairs; blank lines
     are skipped.
     """
-    fields = (
-        _lines(path, given.encoding)
-        .select(pl.col("line").str.extract_all(r"\S+"))
-        .collect()
-        .with_row_index("row")
-    )
-    fields = fields.filter(pl.col("line").list.len() > 0)
-    short = fields.filter(pl.col("line").list.len() == 1)
+    fields = _lines(path, given.encoding).select(pl.col("line").str.extract_all(r"\S+"))
+    rows = fields.collect().with_row_index("row")
+    columns = _sequence_columns(given)
+    n_fields = pl.col("line").list.len()
+    short = rows.filter(n_fields == 1)
     if len(short) and given.missing_ids == "error":
         message = f"the line {short['line'][0][0][:60]!r} has no item (column {columns.item!r})"
         raise DataError(message, path=path, row=int(short["row"][0]))
-    user, item = (
-        pl.col("line").list.first().alias(columns.user),
-        pl.col("line").list.slice(1).alias(columns.item),
-    )
-    return fields.filter(pl.col("line").list.len() > 1).select(user, item).explode(columns.item)
+    user = pl.col("line").list.first().alias(columns.user)
+    items = pl.col("line").list.slice(1).alias(columns.item)
+    return rows.filter(n_fields > 1).select(user, items).explode(columns.item)
 
 
 def _read_features(path: Path, key: str, role: str, given: Reading) -> pl.DataFrame:
@@ -584,29 +622,36 @@ def _read_features(path: Path, key: str, role: str, given: Reading) -> pl.DataFr
     form = format_of(path)
     how = given if form == "recbole" else Reading(encoding=given.encoding, quotes=given.quotes)
     frame = read_rows(path, form, how)
-    if form == "recbole":
-        with _explained(path):
-            header = _lines(path, given.encoding).head(1).collect()["line"][0].split("\t")
-            floats = [name.removesuffix(":float") for name in header if name.endswith(":float")]
-            texts = pl.col(name for name in floats if name != key).str.strip_chars()
-            frame = frame.with_columns(texts.replace(FOR_MISSING, None).cast(pl.Float64))
-            sequences = [
-                name.removesuffix(":token_seq") for name in header if name.endswith(":token_seq")
-            ]
-            of_lists = [
-                name
-                for name in sequences
-                if name not in given.lists and are_lists(frame[name], " ")
-            ]
-            frame = frame.with_columns(pl.col(name).str.split(" ") for name in of_lists)
-    own = [key] if key in frame.columns else candidates_of(role, frame.columns)
-    if len(own) != 1:
+    keys = candidates_of(role, frame.columns)
+    if key in frame.columns:
+        keys = [key]
+    if len(keys) != 1:
         raise DataError(
             f"{role} features need the column {key!r}; there are {listed(frame.columns)}", path=path
         )
+    if form == "recbole":
+        with _explained(path):
+            header = _first_line(_lines(path, given.encoding)).split("\t")
+            frame = _of_recbole(frame, header, {*keys, *given.lists})
     if form in ("csv", "tsv"):
-        frame = frame.with_columns(_typed(frame[name]) for name in frame.columns if name != own[0])
-    return frame.rename({own[0]: key})
+        frame = frame.with_columns(map(_typed, frame.drop(keys)))
+    return frame.rename({keys[0]: key})
+
+
+def _of_recbole(frame: pl.DataFrame, header: list[str], as_texts: set[str]) -> pl.DataFrame:
+    """The columns of the types that a RecBole header says, but for some that stay texts:
+    ``:float`` as numbers, ``:token_seq`` as lists where their values come again."""
+    for field_name in header:
+        name, _, kind = field_name.rpartition(":")
+        if name in as_texts:
+            continue
+        texts = pl.col(name).str
+        if kind == "float":
+            numbers = texts.strip_chars().replace(FOR_MISSING, None).cast(pl.Float64)
+            frame = frame.with_columns(numbers)
+        elif kind == "token_seq" and are_lists(frame[name], " "):
+            frame = frame.with_columns(texts.split(" "))
+    return frame
 
 
 def _typed(texts: pl.Series) -> pl.Series:
@@ -616,13 +661,12 @@ def _typed(texts: pl.Series) -> pl.Series:
     there = texts.drop_nulls()
     if not len(there):
         return texts
-    if (integers := integers_of(texts)) is not None:
+    integers = integers_of(texts)
+    if integers is not None:
         return integers
     floats = texts.cast(pl.Float64, strict=False)
-    if (
-        floats.null_count() == texts.null_count()
-        and not there.str.contains(r"^(\+|-?0\d)|^-?\d{16,}$").any()
-    ):
+    are_codes = there.str.contains(r"^(\+|-?0\d)|^-?\d{16,}$").any()
+    if floats.null_count() == texts.null_count() and not are_codes:
         return floats
     return texts == "true" if there.is_in(["true", "false"]).all() else texts
 
@@ -630,52 +674,43 @@ def _typed(texts: pl.Series) -> pl.Series:
 # -- several files
 
 
-def _together(
-    frames: Sequence[pl.DataFrame],
-    columns: Columns,
-    files: Sequence[Path | None],
-    path: Path | None,
-    as_text: bool,
-) -> Table:
-    """The rows of several files or frames, one after another."""
+def _together(frames: Sequence[pl.DataFrame], columns: Columns, source: Source) -> pl.DataFrame:
+    """The rows of several files or frames, one after another; ``source`` is that of all."""
     if len(frames) == 1:
-        return Table(frames[0], columns, Source(files[0]), as_text)
-    frames = [without_categories(frame) for frame in frames]  # which are of a frame's own
-    for name in (columns.user, columns.item, columns.timestamp):
-        kinds = {family(frame.schema[name]) for frame in frames if name is not None}
+        return frames[0]
+    frames = list(map(without_categories, frames))  # which are of a frame's own
+    for name in filter(None, (columns.user, columns.item, columns.timestamp)):
+        kinds = {family(frame.schema[name]) for frame in frames}
         if len(kinds) > 1 and kinds != {"integers", "floats"}:
-            raise DataError(
-                f"column {name!r} holds {' and '.join(sorted(kinds))}; write one type", path=path
+            raise source.error(
+                f"column {name!r} holds {' and '.join(sorted(kinds))}; write one type"
             )
-    with reading(path or Path("frame")):
-        whole = pl.concat(frames, how="vertical_relaxed")
-    source = Source(
-        path, tuple((file, len(each)) for file, each in zip(files, frames, strict=True) if file)
-    )
-    return Table(whole, columns, source, as_text)
+    with reading(source.path or Path("frame")):
+        return pl.concat(frames, how="vertical_relaxed")
 
 
-def given_apart(parts: Sequence[Table | None]) -> Table:
-    """The rows of train, valid and test as one log that knows where each ends; None has no rows. Or
-    of train alone.
-    """
-    there = [part for part in parts if part is not None]
-    if len(there) == 1:
-        return there[0]
-    if empty := [part for part in there if not len(part.frame)]:
-        raise empty[0].source.error(
-            "a part (train, valid or test) holds no interaction; leave it out"
-        )
-    first = there[0]
-    paths = [part.source.path for part in there]
-    whole = _together(
-        [part.frame for part in there], first.columns, paths, first.source.path, first.as_text
-    )
-    files = itertools.chain(
-        *(part.source.parts or ((part.source.path, len(part.frame)),) for part in there)
-    )
-    source = Source(
-        first.source.path, tuple((path, count) for path, count in files if path is not None)
-    )
-    ends = tuple(itertools.accumulate(0 if part is None else len(part.frame) for part in parts))
-    return Table(whole.frame, first.columns, source, first.as_text, ends)
+def given_apart(parts: Mapping[str, Table]) -> Table:
+    """The rows of train, and of valid and test where they are given, as one log that knows where
+    each part ends. Or of train alone."""
+    train = parts["train"]
+    if len(parts) == 1:
+        return train
+    frames = []
+    files: list[tuple[Path, int]] = []
+    ends = []
+    for name in ("train", *PARTS):
+        if name in parts:
+            frame, source = parts[name].frame, parts[name].source
+            if not len(frame):
+                raise source.error(
+                    "a part (train, valid or test) holds no interaction; leave it out"
+                )
+            frames.append(frame)
+            if source.parts:
+                files += source.parts
+            elif source.path is not None:
+                files.append((source.path, len(frame)))
+        ends.append(sum(map(len, frames)))
+    rows = _together(frames, train.columns, train.source)
+    source = Source(train.source.path, tuple(files))
+    return Table(rows, train.columns, source, train.as_text, tuple(ends))

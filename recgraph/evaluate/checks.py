@@ -17,6 +17,7 @@ from recgraph.data.item_features import ItemColumns
 from recgraph.data.part import Cases, Part
 from recgraph.data.split import Split
 from recgraph.data.strategies import Label
+from recgraph.evaluate.metrics import item_keys
 from recgraph.rng import numpy_generator
 
 #: standard errors within which chance explains a difference
@@ -43,17 +44,16 @@ def check_split(split: Split, *, seed: int = 0) -> list[Check]:
     """Checks of a split and of its log, a row each, with draws by ``seed``. Reads the test part,
     and ranks nothing.
     """
-    parts = {"valid": split.valid, "test": split.test}
-    fitted = {
-        "valid": split.fit_part("train").item_counts(),
-        "test": split.fit_part("train+valid").item_counts(),
-    }
+    before_valid = split.fit_part("train").item_counts()
+    before_test = split.fit_part("train+valid").item_counts()
     return [
         time_leakage(split),
         time_split(split),
-        *(duplicates(cases, name) for name, cases in parts.items()),
-        *(unknown_items(cases, fitted[name], name) for name, cases in parts.items()),
-        popularity(split.valid, split.test, fitted["valid"]),
+        duplicates(split.valid, "valid"),
+        duplicates(split.test, "test"),
+        unknown_items(split.valid, before_valid, "valid"),
+        unknown_items(split.test, before_test, "test"),
+        popularity(split.valid, split.test, before_valid),
         tied_times(split),
         branching(split.train, seed=seed),
         *smoothness(split, seed=seed),
@@ -63,27 +63,27 @@ def check_split(split: Split, *, seed: int = 0) -> list[Check]:
 def time_leakage(split: Split) -> Check:
     """How many test interactions precede training interactions of anyone: a model that is fitted on
     what came later knows trends that it could not have known (Ji et al., TOIS 2023)."""
+    name = "time leakage"
     times, labels = split.interactions.ordered.times, split.labels
     if times is None:
-        return Check(
-            "time leakage",
-            "warn",
-            None,
-            "the log has no times: each user's order is that of the rows",
-        )
-    tested, fitted = (
-        times[labels == int(Label.TEST)],
-        times[labels == int(Label.TRAIN)].sort().values,
-    )
-    if not len(tested) or not len(fitted):
-        return Check("time leakage", "skipped", None, "the test or the training part is empty")
+        detail = "the log has no times: each user's order is that of the rows"
+        return Check(name, "warn", None, detail)
+    tested = times[labels == int(Label.TEST)]
+    fitted = times[labels == int(Label.TRAIN)].sort().values
+    if min(len(tested), len(fitted)) == 0:
+        return Check(name, "skipped", None, "the test or the training part is empty")
     later = len(fitted) - torch.searchsorted(fitted, tested, right=True)
-    share, median = float((later > 0).double().mean()), float(later.double().median()) / len(fitted)
+    share = float((later > 0).double().mean())
+    median = float(later.double().median()) / len(fitted)
     detail = (
         f"{int((later > 0).sum()):,} of {len(tested):,} test interactions precede a training interaction of anyone; "
         f"at the median {median:.1%} of the training part lies after a test interaction"
     )
-    return Check("time leakage", "warn" if share > 0 else "ok", share, detail)
+    return Check(name, _warn_if(share > 0), share, detail)
+
+
+def _warn_if(condition: bool) -> Status:
+    return "warn" if condition else "ok"
 
 
 def time_split(split: Split) -> Check:
@@ -91,68 +91,66 @@ def time_split(split: Split) -> Check:
     name = "split by time"
     try:
         other = Split.of(split.interactions, "time")
-        n_users, value = len(other.test), time_leakage(other).value
+        value = time_leakage(other).value
     except ValueError as error:
         return Check(name, "skipped", None, f"it cannot be made: {error}")
-    if not n_users or value is None:
-        return Check(
-            name,
-            "skipped",
-            None,
-            f"it would leave {n_users:,} test users instead of {len(split.test):,}",
-        )
-    detail = f"{n_users:,} test users instead of {len(split.test):,}, and {value:.1%} of test interactions leak"
+    detail = f"{len(other.test):,} test users instead of {len(split.test):,}"
+    if value is None:  # nobody is left
+        return Check(name, "skipped", None, detail)
+    detail += f", and {value:.1%} of test interactions leak"
     return Check(name, "ok" if value == 0 else "fail", value, detail)
 
 
 def duplicates(cases: Cases, part: str) -> Check:
     """How many relevant items of a part are in the history of their user."""
-    truth, history = (
-        torch.unique(rows.rows * cases.n_items + rows.values)
-        for rows in (cases.truth, cases.history)
-    )
-    twice = int(torch.isin(truth, history).sum())
+    truth = torch.unique(item_keys(cases.truth, cases.n_items))
+    twice = int(torch.isin(truth, item_keys(cases.history, cases.n_items)).sum())
     detail = f"{twice:,} of {len(truth):,} relevant items are in their user's history, misses if excluded"
-    return Check(f"duplicates in {part}", "warn" if twice else "ok", float(twice), detail)
+    return Check(f"duplicates in {part}", _warn_if(twice > 0), float(twice), detail)
 
 
 def unknown_items(cases: Cases, fitted: Tensor, part: str) -> Check:
     """How many items of a part occur nowhere in what the model is fitted on, by ``fitted``
     [n_items] counts.
     """
-    cold = fitted[cases.truth.values] == 0
-    n_items, n_users = (
-        int(torch.unique(of[cold]).numel()) for of in (cases.truth.values, cases.truth.rows)
-    )
+    cold_mask = fitted[cases.truth.values] == 0
+    n_items = int(torch.unique(cases.truth.values[cold_mask]).numel())
+    n_users = int(torch.unique(cases.truth.rows[cold_mask]).numel())
     detail = (
-        f"{n_items:,} items occur only in {part}: {int(cold.sum()):,} of {len(cold):,} relevant items, of {n_users:,} "
-        f"users; a model without item features cannot find them"
+        f"{n_items:,} items occur only in {part}: {int(cold_mask.sum()):,} of {len(cold_mask):,} relevant items, "
+        f"of {n_users:,} users; a model without item features cannot find them"
     )
-    return Check(f"items only in {part}", "warn" if n_items else "ok", float(n_items), detail)
+    return Check(f"items only in {part}", _warn_if(n_items > 0), float(n_items), detail)
 
 
 def popularity(valid: Cases, test: Cases, counts: Tensor) -> Check:
     """Whether valid and test ask for equally popular items, by training interactions ``counts``
     [n_items] in the mean over users of the means of their relevant items: or else the best settings
     differ between them."""
-    name, of_parts = "popularity in valid and test", []
-    for cases in (valid, test):
-        popularities = counts[cases.truth.values].double()
-        sums = torch.zeros(len(cases), dtype=torch.float64).index_add_(
-            0, cases.truth.rows, popularities
-        )
-        lengths = cases.truth.lengths
-        of_parts.append((sums / lengths)[lengths > 0])
-    if min(map(len, of_parts)) < 2:
+    name = "popularity in valid and test"
+    of_valid, of_test = _mean_popularity(valid, counts), _mean_popularity(test, counts)
+    if min(len(of_valid), len(of_test)) < 2:
         return Check(name, "skipped", None, "valid or test has fewer than two users")
-    own, other = (float(means.mean()) for means in of_parts)
-    error = _SIGMAS * sum(float(means.var()) / len(means) for means in of_parts) ** 0.5
-    drifts = abs(other - own) > max(error, _DRIFT * own)
+    on_valid, on_test = float(of_valid.mean()), float(of_test.mean())
+    variance = float(of_valid.var()) / len(of_valid) + float(of_test.var()) / len(of_test)
+    error = _SIGMAS * variance**0.5
+    drifts = abs(on_test - on_valid) > max(error, _DRIFT * on_valid)
     detail = (
-        f"an item of test has {other:.1f} training interactions in the mean, one of valid {own:.1f} (within "
-        f"{error:.2g} allowed){'; settings that valid chose may not be the best on test' if drifts else ''}"
+        f"an item of test has {on_test:.1f} training interactions in the mean, one of valid {on_valid:.1f} (within "
+        f"{error:.2g} allowed)"
     )
-    return Check(name, "warn" if drifts else "ok", other / own if own else None, detail)
+    if drifts:
+        detail += "; settings that valid chose may not be the best on test"
+    ratio = on_test / on_valid if on_valid else None
+    return Check(name, _warn_if(drifts), ratio, detail)
+
+
+def _mean_popularity(cases: Cases, counts: Tensor) -> Tensor:
+    """[U] float64 of the users with relevant items."""
+    sums = torch.zeros(len(cases), dtype=torch.float64)
+    sums.index_add_(0, cases.truth.rows, counts[cases.truth.values].double())
+    lengths = cases.truth.lengths
+    return (sums / lengths)[lengths > 0]
 
 
 def tied_times(split: Split) -> Check:
@@ -166,81 +164,82 @@ def tied_times(split: Split) -> Check:
     """
     log = split.interactions.ordered
     before, after = log.items.neighbours()
-    is_tied = (
-        torch.ones_like(before, dtype=torch.bool)
-        if log.times is None
-        else log.times[before] == log.times[after]
-    )
-    ids = torch.from_numpy(split.items.values.rank("dense").cast(pl.Int64).to_numpy(writable=True))[
-        log.items.values
-    ]
-    steps = (ids[after] - ids[before])[is_tied].sign()
+    n_neighbours = len(before)
+    pairs = "neighbours"
+    status: Status = "warn"
+    if log.times is not None:
+        is_tied = log.times[before] == log.times[after]
+        before, after = before[is_tied], after[is_tied]
+        pairs = "neighbours at one time"
+        status = "fail"
+    by_item = split.items.values.rank("dense").cast(pl.Int64).to_numpy(writable=True)
+    ids = torch.from_numpy(by_item)[log.items.values]
+    steps = (ids[after] - ids[before]).sign()
     n_pairs, n_ascending = int((steps != 0).sum()), int((steps > 0).sum())
     share = n_ascending / n_pairs if n_pairs else 0.5
     is_sorted = abs(share - 0.5) > max(_SIGMAS * 0.5 / max(n_pairs, 1) ** 0.5, _DRIFT)
-    what = f"neighbours{' at one time' if log.times is not None else ''} (of {len(before):,})"
-    detail = f"ids ascend in {share:.1%} of {n_pairs:,} {what}, by chance in half"
-    return Check(
-        "tied times",
-        "ok" if not is_sorted else "warn" if log.times is None else "fail",
-        share,
-        detail,
+    detail = (
+        f"ids ascend in {share:.1%} of {n_pairs:,} {pairs} (of {n_neighbours:,}), by chance in half"
     )
+    return Check("tied times", status if is_sorted else "ok", share, detail)
 
 
 def branching(train: Part, *, seed: int = 0) -> Check:
     """How many items follow an item: the perplexity of the next item, ``exp(H(next | item))`` over
     all neighbours, and what popularity alone would give as often, by a permutation of the next
     items."""
-    before, after = (train.items.values[places] for places in train.items.neighbours())
+    before, after = _neighbours(train)
     drawn = torch.from_numpy(numpy_generator(seed, "branching").permutation(len(after)))
 
     def entropy(values: Tensor) -> float:
         shares = torch.unique(values, return_counts=True)[1].double() / len(values)
         return float(torch.special.entr(shares).sum())
 
-    pairs = (before * train.n_items + following for following in (after, after[drawn]))
-    own, other = (float(np.exp(entropy(pair) - entropy(before))) for pair in pairs)
-    return Check(
-        "branching",
-        "ok",
-        own,
-        f"{own:.1f} items follow an item, {other:.1f} if by popularity alone",
-    )
+    def perplexity(following: Tensor) -> float:
+        pairs = before * train.n_items + following
+        return float(np.exp(entropy(pairs) - entropy(before)))
+
+    value, by_chance = perplexity(after), perplexity(after[drawn])
+    detail = f"{value:.1f} items follow an item, {by_chance:.1f} if by popularity alone"
+    return Check("branching", "ok", value, detail)
+
+
+def _neighbours(train: Part) -> tuple[Tensor, Tensor]:
+    """The items of each pair of neighbours of a history: the earlier, and the one after it."""
+    before, after = train.items.neighbours()
+    return train.items.values[before], train.items.values[after]
 
 
 def smoothness(split: Split, *, seed: int = 0) -> list[Check]:
     """For each column of the item features with texts or whole numbers, or lists of them, but for
     titles: how many neighbours of the training part share a value, and how many pairs by popularity
     alone."""
-    frame, key, n_items = (
-        split.interactions.item_features,
-        split.interactions.columns.item,
-        split.n_items,
-    )
+    frame, key = split.interactions.item_features, split.interactions.columns.item
     if frame is None:
         return [Check("features of neighbours", "skipped", None, "the log has no item features")]
-    before, after = (
-        split.train.items.values[places].numpy() for places in split.train.items.neighbours()
-    )
-    drawn = numpy_generator(seed, "smoothness").permutation(len(after))[:1_000_000]
-    before, after = before[drawn], after[drawn]
-    rows, columns = [], ItemColumns(split.items, frame, key)
+    earlier, later = _neighbours(split.train)
+    drawn = numpy_generator(seed, "smoothness").permutation(len(later))[:1_000_000]
+    before, after = earlier.numpy()[drawn], later.numpy()[drawn]
+    checks = []
+    columns = ItemColumns(split.items, frame, key)
     for name, dtype in frame.drop(key).schema.items():
         plain = dtype.inner if isinstance(dtype, pl.List) else dtype
         if plain.is_float() or plain.is_nested():
             continue
         codes = columns.codes(name, "item_features").numpy()
-        if 2 * codes.max() > n_items:
+        if 2 * codes.max() > split.n_items:
             continue
         items, places = (codes >= 0).nonzero()
         has = sp.csr_array(
-            (np.ones(len(items)), (items, codes[items, places])), (n_items, codes.max() + 1)
+            (np.ones(len(items)), (items, codes[items, places])), (split.n_items, codes.max() + 1)
         )
-        same, other = (
-            float(((has[before] * has[then]).sum(1) > 0).mean())
-            for then in (after, np.roll(after, 1))
-        )
-        detail = f"{same:.1%} of neighbours share a value, {other:.1%} if by popularity alone"
-        rows.append(Check(f"{name} of neighbours", "ok", same, detail))
-    return rows
+        value = _share_in_common(has, before, after)
+        by_chance = _share_in_common(has, before, np.roll(after, 1))
+        detail = f"{value:.1%} of neighbours share a value, {by_chance:.1%} if by popularity alone"
+        checks.append(Check(f"{name} of neighbours", "ok", value, detail))
+    return checks
+
+
+def _share_in_common(has: sp.csr_array, before: np.ndarray, after: np.ndarray) -> float:
+    """Of pairs of items [N]: how many share a value, which are the columns of ``has``."""
+    return float(((has[before] * has[after]).sum(1) > 0).mean())

@@ -5,9 +5,10 @@ Of several processes each ranks for its share of the users, and all have the num
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from recgraph.data.item_features import ItemColumns
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate.metrics import (
     DEFAULT_METRICS,
+    OF_TRAINING,
     Metric,
     MetricList,
     RankedHits,
@@ -29,6 +31,7 @@ from recgraph.evaluate.metrics import (
     check_items,
     check_needs,
     expected_hits,
+    item_keys,
     metric_class,
     split_metric,
     value_of,
@@ -49,6 +52,7 @@ from recgraph.evaluate.topk import Catalogue, Lists
 from recgraph.parallel import Engine, Piece
 from recgraph.ranks import Ranks, of_all
 from recgraph.rng import numpy_generator
+from recgraph.sparse.products import distinct
 from recgraph.sparse.ragged import Ragged
 
 #: in what protocols of one pass may differ
@@ -129,37 +133,71 @@ def evaluate(
     """
     wanted = MetricList.of(metrics)
     if protocols is None:
-        given: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "ties": ties,
             "part": part,
             "fitted_on": fitted_on,
             "history": history,
-        }
-        given |= {
             "tie_seed": tie_seed,
-            "rerank": rerank or "",
+            "rerank": rerank,
             "cutoffs": wanted.cutoffs(cutoffs, Protocol().cutoffs),
         }
         if split is not None:
-            given |= {
+            fields |= {
                 "split": split.name,
                 "split_hash": split.hash,
                 "split_facts": getattr(split, "facts", ""),
             }
-        protocols = [Protocol.of(given, seen=which) for which in dict.fromkeys(seen)]
-    else:
-        protocols = [
-            each.model_copy(update={"cutoffs": wanted.cutoffs(each.cutoffs, ())})
-            for each in protocols
-        ]
-    if cases.at is not None:
-        protocols = [each.model_copy(update={"at": "first event"}) for each in protocols]
+        protocols = [Protocol.of(fields, seen=convention) for convention in dict.fromkeys(seen)]
     if len(cases) == 0:
         part, split = protocols[0].part, protocols[0].split
         raise ValueError(
             f"cases is empty: truth of part {part!r} of split {split!r} has no user; give another part"
         )
     check_items("cases.history", cases.history.values, cases.n_items)
+    _check_protocols(protocols, allow_fitted)
+    missing: dict[str, str] = {}
+    co_occurrence = None
+    if fit_part is None:
+        missing |= dict.fromkeys(OF_TRAINING, "fit_part")
+    else:
+        co_occurrence = CoOccurrence(fit_part.items, cases.n_items)
+    if features is None:
+        missing["features"] = "features"
+    else:
+        features = _checked_features(features, cases.n_items)
+    check_needs(wanted.metrics, missing)
+    by_vectors = _cosine_of(model)
+    measurements = []
+    for protocol in protocols:
+        identified, candidates = candidates_for(protocol, cases, candidate_lists)
+        update: dict[str, Any] = {"cutoffs": wanted.cutoffs(protocol.cutoffs, ())}
+        if cases.at is not None:
+            update["at"] = "first event"
+        reranking = None
+        if protocol.rerank:
+            reranking = bind(
+                reranker_of(protocol.rerank),
+                "rerank",
+                model,
+                by_vectors=by_vectors,
+                in_common=co_occurrence,
+                columns=item_columns,
+            )
+        complete = identified.model_copy(update=update)
+        measurements.append(Measurement(complete, wanted.metrics, candidates, reranking))
+    users = cases.users.cpu().numpy().astype(np.int64)
+    results = []
+    ranked_lists = _rank_once(model, cases, measurements, fit_part, features, engine)
+    for measurement, ranked in zip(measurements, ranked_lists, strict=True):
+        per_user, overall = metric_values(wanted, ranked, measurement.protocol.cutoffs)
+        n_unreachable = _n_unreachable(cases, measurement)
+        results.append(Result(measurement.protocol, users, per_user, overall, n_unreachable))
+    return Results(results)
+
+
+def _check_protocols(protocols: Sequence[Protocol], allow_fitted: bool) -> None:
+    """Refuse protocols that cannot share a pass, or rank a part that the model was fitted on."""
     for protocol in protocols:
         if differing := set(protocols[0].differences(protocol)) - _MAY_DIFFER:
             raise ValueError(
@@ -170,47 +208,27 @@ def evaluate(
                 f"part = {protocol.part!r} is in fitted_on = {protocol.fitted_on!r}: the model knows what it is to "
                 "find; rank another part, or allow_fitted=True to measure how well it fits"
             )
-    missing = dict.fromkeys(("counts", "n_users", "known"), "fit_part") if fit_part is None else {}
-    check_needs(
-        wanted.metrics, missing if features is not None else {**missing, "features": "features"}
-    )
-    if features is not None:
-        features = features.detach().cpu()  # embeddings of a model, where it is
-        if len(features) != cases.n_items or not bool(features.isfinite().all()):
-            raise ValueError(
-                f"features {list(features.shape)} must be [{cases.n_items}, F], all finite"
-            )
-    co_occurrence = None if fit_part is None else CoOccurrence(fit_part.items, cases.n_items)
+
+
+def _checked_features(features: Tensor, n_items: int) -> Tensor:
+    features = features.detach().cpu()  # embeddings of a model, where it is
+    if len(features) != n_items or not bool(features.isfinite().all()):
+        raise ValueError(f"features {list(features.shape)} must be [{n_items}, F], all finite")
+    return features
+
+
+def _cosine_of(model: Ranker) -> Callable[[], Cosine] | None:
+    """Makes the similarity of the model's item vectors once; None where it has none."""
+    if not model.has_vectors:
+        return None
 
     @cache
-    def by_vectors() -> Cosine:
+    def cosine() -> Cosine:
         vectors = item_vectors_of(model)
         assert vectors is not None
         return Cosine(vectors.detach().float().to("cpu"))
 
-    measurements = []
-    for protocol in protocols:
-        named, candidates = candidates_for(protocol, cases, candidate_lists)
-        reranking = None
-        if named.rerank:
-            own, vectors = reranker_of(named.rerank), by_vectors if model.has_vectors else None
-            reranking = bind(
-                own,
-                "rerank",
-                model,
-                by_vectors=vectors,
-                in_common=co_occurrence,
-                columns=item_columns,
-            )
-        measurements.append(Measurement(named, wanted.metrics, candidates, reranking))
-    users = cases.users.cpu().numpy().astype(np.int64)
-    results = []
-    ranked_lists = _rank_once(model, cases, measurements, fit_part, features, engine)
-    for measurement, ranked in zip(measurements, ranked_lists, strict=True):
-        per_user, overall = metric_values(wanted, ranked, measurement.protocol.cutoffs)
-        unreachable = _n_unreachable(cases, measurement)
-        results.append(Result(measurement.protocol, users, per_user, overall, unreachable))
-    return Results(results)
+    return cosine
 
 
 def sample_candidates(cases: Cases, n: int, seed: int) -> Ragged:
@@ -251,25 +269,31 @@ def candidates_for(
         # unset and 0 are the same draw and must be the same protocol
         protocol = protocol.model_copy(update={"candidate_seed": seed})
     else:
-        keys = torch.empty(0) if lists is None else lists.rows * cases.n_items + lists.values
-        if lists is None or lists.n_rows != len(cases) or len(torch.unique(keys)) < len(keys):
-            raise ValueError(
-                f"candidate_lists must have a row for each of the {len(cases)} cases, and no item twice"
-            )
-        check_items("candidate_lists", lists.values, cases.n_items)
-        content = hashlib.sha256()
-        for part in (cases.users, lists.offsets, keys.sort().values % cases.n_items):
-            content.update(part.numpy(force=True).astype("<i8").tobytes())
-        digest = content.hexdigest()[:16]
+        if lists is None or lists.n_rows != len(cases):
+            raise ValueError(f"candidate_lists must have a row for each of the {len(cases)} cases")
+        digest = _hash_of_lists(lists, cases)
         if protocol.candidate_hash not in ("", digest):
             raise ValueError(
                 f"candidate_lists have the hash {digest}; the protocol's are {protocol.candidate_hash}"
             )
         protocol = protocol.model_copy(update={"candidate_hash": digest})
     if protocol.seen == "exclude":
-        known = cases.history.rows * cases.n_items + cases.history.values
-        lists = lists.filter(~torch.isin(lists.rows * cases.n_items + lists.values, known))
+        n_items = cases.n_items
+        is_seen = torch.isin(item_keys(lists, n_items), item_keys(cases.history, n_items))
+        lists = lists.filter(~is_seen)
     return protocol, lists
+
+
+def _hash_of_lists(lists: Ragged, cases: Cases) -> str:
+    """16 hexadecimal digits, the same for the same candidates of each user in any order."""
+    check_items("candidate_lists", lists.values, cases.n_items)
+    ascending = distinct(lists, cases.n_items).values
+    if len(ascending) < len(lists.values):
+        raise ValueError("candidate_lists names an item twice for one case")
+    content = hashlib.sha256()
+    for part in (cases.users, lists.offsets, ascending):
+        content.update(part.numpy(force=True).astype("<i8").tobytes())
+    return content.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -303,12 +327,22 @@ class Measurement:
     @property
     def needs_ranks(self) -> bool:
         """Whether it needs the ranks of the relevant items among all candidates."""
-        is_expectation = self.protocol.ties == "expectation"
-        return (
-            is_expectation
-            or self.needs("relevant_ranks")
-            or any(not metric.cut for metric in self.metrics)
-        )
+        if self.protocol.ties == "expectation" or self.needs("relevant_ranks"):
+            return True
+        return any(not metric.cut for metric in self.metrics)
+
+    @property
+    def depth(self) -> int:
+        """The length of its lists."""
+        return max(self.protocol.cutoffs)
+
+    @property
+    def n_ranked(self) -> int:
+        """The length of the rankings that its lists are picked from."""
+        if self.reranking is None:
+            return self.depth
+        pool: int = self.reranking.reranker.config.pool
+        return max(self.depth, pool)
 
 
 @dataclass(frozen=True)
@@ -323,12 +357,12 @@ class _Pass:
 @dataclass(frozen=True)
 class _Batch:
     """What a measurement reads of some users' lists: tables [B, K] by the names of
-    :class:`RankedHits`, and ranks.
+    :class:`RankedHits`, and the ranks of the pass, by :attr:`Measurement.scored`.
     """
 
     index: Tensor
     tables: dict[str, Tensor]
-    ranks: RelevantRanks | None
+    relevant_ranks: dict[str, RelevantRanks]
 
 
 def _rank_once(
@@ -343,111 +377,120 @@ def _rank_once(
     all must call it.
     """
     # what lies beyond the last item is a miss
-    pools = (
-        each.reranking.reranker.config.pool for each in measurements if each.reranking is not None
-    )
-    n_ranked = min(
-        max(*(max(each.protocol.cutoffs) for each in measurements), 0, *pools), cases.n_items
-    )
+    longest = max(measurement.n_ranked for measurement in measurements)
     catalogue = catalogue_for(
-        model, cases.n_items, n_ranked, tie_seed=measurements[0].protocol.tie_seed
+        model,
+        cases.n_items,
+        min(longest, cases.n_items),
+        tie_seed=measurements[0].protocol.tie_seed,
     )
     one_pass = _Pass(model, catalogue, cases, tuple(measurements), Truth.of(cases))
     ranks = Ranks.here()
-    if ranks.count > 1:
+    if engine is None or ranks.count > 1:
         shares = of_all(lambda: _rank_share(one_pass, ranks))
-    elif engine is not None:
+    else:
         n = min(_SHARES * engine.size, -(-len(cases) // GROUP))
         pieces = (
             Piece(f"ranking share {index + 1} of {n} of the users", Ranks(index, n))
             for index in range(n)
         )
         shares = list(parallel.map(_rank_share, pieces, one_pass, engine))
-    else:
-        shares = [_rank_share(one_pass, ranks)]
     facts: dict[str, Any] = {"n_items": cases.n_items, "features": features}
     if fit_part is not None:
-        facts |= {
-            "counts": fit_part.item_counts(),
-            "n_users": int((fit_part.items.lengths > 0).sum()),
-        }
-    found = []
-    for measurement, *of_shares in zip(measurements, *shares, strict=True):
-        batches = [batch for share in of_shares for batch in share]
-        row_of = torch.cat([batch.index for batch in batches]).argsort()
-        tables: dict[str, Any] = {
-            name: torch.cat([batch.tables[name] for batch in batches])[row_of]
-            for name in batches[0].tables
-        }
-        depth, truth = tables["hits"].shape[1], one_pass.truth
-        ranked = RankedHits(
-            n_relevant=truth.n_relevant, ideal_gains=truth.ideal_gains(depth), **facts, **tables
-        )
-        if measurement.needs("known") and fit_part is not None:
+        facts["counts"] = fit_part.item_counts()
+        facts["n_users"] = int((fit_part.items.lengths > 0).sum())
+    ranked_lists = []
+    for measurement, *batches_of_shares in zip(measurements, *shares, strict=True):
+        batches = list(chain.from_iterable(batches_of_shares))
+        ranked = replace(_ranked_hits(one_pass.truth, measurement, batches), **facts)
+        if measurement.needs("known"):
+            assert fit_part is not None
             ranked = replace(ranked, known=known_items(cases, ranked.listed(), fit_part))
-        if measurement.needs_ranks:
-            places = RelevantRanks.cat(
-                [batch.ranks for batch in batches if batch.ranks is not None]
-            ).take(row_of)
-            ranked = replace(ranked, relevant_ranks=places)
-            if measurement.protocol.ties == "expectation":
-                hits, gains, ties = expected_hits(places, depth, truth.grades)
-                ranked = replace(ranked, hits=hits, gains=gains, ties=ties)
-        found.append(ranked)
-    return found
+        ranked_lists.append(ranked)
+    return ranked_lists
+
+
+def _ranked_hits(truth: Truth, measurement: Measurement, batches: Sequence[_Batch]) -> RankedHits:
+    """The lists of all batches, in the order of the cases."""
+    row_of = torch.cat([batch.index for batch in batches]).argsort()
+    tables: dict[str, Any] = {}
+    for name in batches[0].tables:
+        tables[name] = torch.cat([batch.tables[name] for batch in batches])[row_of]
+    depth = tables["hits"].shape[1]
+    ranked = RankedHits(n_relevant=truth.n_relevant, ideal_gains=truth.ideal_gains(depth), **tables)
+    if measurement.needs_ranks:
+        name = measurement.scored
+        ranks = RelevantRanks.cat([batch.relevant_ranks[name] for batch in batches]).take(row_of)
+        ranked = replace(ranked, relevant_ranks=ranks)
+        if measurement.protocol.ties == "expectation":
+            hits, gains, ties = expected_hits(ranks, depth, truth.grades)
+            ranked = replace(ranked, hits=hits, gains=gains, ties=ties)
+    return ranked
 
 
 def _rank_share(one_pass: _Pass, ranks: Ranks) -> list[list[_Batch]]:
     """Rank for a share of the users: what each measurement reads of the lists."""
     cases, truth, measurements = one_pass.cases, one_pass.truth, one_pass.measurements
-    of_catalogue = [each for each in measurements if each.candidates is None]
-    candidates = {
-        each.scored: each.candidates for each in measurements if each.candidates is not None
-    }
-    in_catalogue = any(each.needs_ranks for each in of_catalogue)
-    targets = (
-        Targets(truth.relevant, candidates, in_catalogue) if candidates or in_catalogue else None
-    )
-    conventions = tuple(dict.fromkeys(each.scored for each in of_catalogue))
+    conventions: dict[str, None] = {}
+    candidates: dict[str, Ragged] = {}
+    in_catalogue = False
+    for measurement in measurements:
+        if measurement.candidates is None:
+            conventions[measurement.scored] = None
+            in_catalogue |= measurement.needs_ranks
+        else:
+            candidates[measurement.scored] = measurement.candidates
+    targets = None
+    if candidates or in_catalogue:
+        targets = Targets(truth.relevant, candidates, in_catalogue)
     query = Query(cases.users, cases.history)
     if getattr(one_pass.model, "reads_times", False):
         query = replace(query, times=cases.times, at=cases.at)
-    kept: list[list[_Batch]] = [[] for _ in measurements]
-    for batch in rank(
-        one_pass.model, one_pass.catalogue, query, cases.history, conventions, targets, ranks
+    batches: list[list[_Batch]] = [[] for _ in measurements]
+    for ranked in rank(
+        one_pass.model,
+        one_pass.catalogue,
+        query,
+        cases.history,
+        tuple(conventions),
+        targets=targets,
+        ranks=ranks,
     ):
-        for own, measurement in zip(kept, measurements, strict=True):
-            lists = batch.lists[measurement.scored]
-            depth = min(max(measurement.protocol.cutoffs), cases.n_items)
-            if (
-                measurement.reranking is not None
-            ):  # lists of at most so many, picked from longer ones
-                places, _ = pick(
-                    lists.items, lists.scores.double(), depth, reranking=measurement.reranking
-                )
-                is_none, at = places < 0, places.clamp(min=0)
-                scores = lists.scores.gather(1, at).masked_fill(is_none, float("-inf"))
-                lists = Lists(lists.items.gather(1, at).masked_fill(is_none, -1), scores)
+        for measurement, batches_of_measurement in zip(measurements, batches, strict=True):
+            lists = ranked.lists[measurement.scored]
+            depth = min(measurement.depth, cases.n_items)
+            if measurement.reranking is not None:
+                lists = _picked(lists, depth, measurement.reranking)
             lists = lists.first(depth)
-            hits, gains = truth.find(batch.index, lists.items)
-            tables = {"hits": hits} if gains is None else {"hits": hits, "gains": gains}
+            hits, gains = truth.find(ranked.index, lists.items)
+            tables = {"hits": hits}
+            if gains is not None:
+                tables["gains"] = gains
             if measurement.needs("items", "known"):
                 tables["items"] = lists.items
             if measurement.needs("scores"):
                 tables["scores"] = lists.scores.double()
-            own.append(_Batch(batch.index, tables, batch.relevant_ranks.get(measurement.scored)))
-    return kept
+            batch = _Batch(ranked.index, tables, ranked.relevant_ranks)
+            batches_of_measurement.append(batch)
+    return batches
+
+
+def _picked(lists: Lists, depth: int, reranking: Reranking) -> Lists:
+    """Lists of at most ``depth`` items, picked from longer ones."""
+    places, _ = pick(lists.items, lists.scores.double(), depth, reranking=reranking)
+    is_none, index = places < 0, places.clamp(min=0)
+    return Lists(
+        items=lists.items.gather(1, index).masked_fill(is_none, -1),
+        scores=lists.scores.gather(1, index).masked_fill(is_none, float("-inf")),
+    )
 
 
 def known_items(cases: Cases, items: Tensor, fit_part: Part) -> Tensor:
     """[U, K] whether the user has the item in the part."""
     inside = (cases.users >= 0) & (cases.users < fit_part.items.n_rows)
-    keys = torch.unique(fit_part.items.rows * cases.n_items + fit_part.items.values)
-    return (
-        torch.isin(cases.users[:, None] * cases.n_items + items, keys)
-        & inside[:, None]
-        & (items >= 0)
-    )
+    known = torch.unique(item_keys(fit_part.items, cases.n_items))
+    is_known = torch.isin(cases.users[:, None] * cases.n_items + items, known)
+    return is_known & inside[:, None] & (items >= 0)
 
 
 def metric_values(
@@ -458,8 +501,7 @@ def metric_values(
     overall: dict[str, float] = {}
     step = max(1, min(_ROWS, _PLACES // max(ranked.hits.shape[1], 1)))
     for metric in wanted.metrics:
-        for k in wanted.columns(metric, cutoffs):
-            name = metric.label if k is None else f"{metric.label}@{k}"
+        for name, k in wanted.columns(metric, cutoffs).items():
             if metric.per_user:
                 values = torch.cat(
                     [metric(ranked.rows(at, at + step), k) for at in range(0, len(ranked), step)]
@@ -473,27 +515,26 @@ def metric_values(
 
 def _n_unreachable(cases: Cases, measurement: Measurement) -> int:
     """Users with a relevant item that is no candidate."""
-    relevant = cases.truth.rows * cases.n_items + cases.truth.values
+    n_items = cases.n_items
+    relevant = item_keys(cases.truth, n_items)
     if measurement.candidates is not None:
-        gone = ~torch.isin(
-            relevant, measurement.candidates.rows * cases.n_items + measurement.candidates.values
-        )
+        unreachable_mask = ~torch.isin(relevant, item_keys(measurement.candidates, n_items))
     elif measurement.protocol.seen == "exclude":
-        gone = torch.isin(relevant, cases.history.rows * cases.n_items + cases.history.values)
+        unreachable_mask = torch.isin(relevant, item_keys(cases.history, n_items))
     else:
         return 0
-    return int(torch.unique(cases.truth.rows[gone]).numel())
+    return int(torch.unique(cases.truth.rows[unreachable_mask]).numel())
 
 
 def check_selects(metric: str) -> None:
     """Refuse a metric that cannot select the best epoch: of a model that has learnt nothing lower
     ones are the best.
     """
-    of = metric_class(split_metric(metric)[0])
-    if not of.higher_is_better or "features" in of().needs:
-        why = "needs features of items" if of.higher_is_better else "is better when it is lower"
+    cls = metric_class(split_metric(metric)[0])
+    if not cls.higher_is_better or "features" in cls().needs:
         raise ValueError(
-            f"metric = {metric!r} cannot select the best epoch: it {why}; take e.g. 'ndcg@10'"
+            f"metric = {metric!r} cannot select the best epoch: it is better when it is lower, or needs features of "
+            "items; take e.g. 'ndcg@10'"
         )
 
 
@@ -510,9 +551,14 @@ def validation(
     epoch, as it is named, e.g. ``"coverage@20"``."""
     check_selects(selects)
     name, k = split_metric(selects)
-    every = sorted({*cutoffs, *([] if k is None else [k])})
-    metrics = tuple(dict.fromkeys((*DEFAULT_METRICS, name)))
+    if k is not None:
+        cutoffs = (*cutoffs, k)
     (result,) = evaluate(
-        model, cases, seen=(seen,), cutoffs=every, metrics=metrics, fit_part=fit_part
+        model,
+        cases,
+        seen=(seen,),
+        cutoffs=cutoffs,
+        metrics=(*DEFAULT_METRICS, name),
+        fit_part=fit_part,
     )
     return {**result.metrics, selects: value_of(result.metrics, selects)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import narwhals as nw
@@ -17,20 +17,19 @@ from recgraph.data.batches import Query
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate.evaluator import evaluate, known_items, metric_values
 from recgraph.evaluate.metrics import (
+    OF_TRAINING,
     Metric,
     MetricList,
     RankedHits,
     Truth,
     check_items,
     check_needs,
+    item_keys,
 )
 from recgraph.evaluate.protocol import Protocol, Seen, Ties
 from recgraph.evaluate.ranking import Scorer
 from recgraph.evaluate.results import Result, Results
 from recgraph.sparse.ragged import Ragged
-
-#: what metrics read that is made of the data the model was fitted on
-_OF_TRAINING = ("counts", "n_users", "known")
 
 
 @checked
@@ -69,124 +68,140 @@ def frame(
             list, and one without relevant items has no value in metrics that need them.
     """
     wanted = MetricList.of(metrics)
-    recs = _read(
-        recommendations, "recommendations", [user, item], [name for name in (score, rank) if name]
-    )
-    relevant_items = _read(truth, "truth", [user, item], [grade] if grade else [])
-    known = None if train is None else _read(train, "train", [user, item])
-    described = None if features is None else _read(features, "features", [item], None)
-    missing = {"relevant_ranks": "a matrix of scores", "scores": "score", "features": "features"}
-    missing |= dict.fromkeys(_OF_TRAINING, "train")
-    given = {"scores": score, "features": described, **dict.fromkeys(_OF_TRAINING, known)}
-    check_needs(
-        wanted.metrics, {need: what for need, what in missing.items() if given.get(need) is None}
-    )
+    recs = _read(recommendations, "recommendations", [user, item], numbers=[score, rank])
+    relevant_items = _read(truth, "truth", [user, item], numbers=[grade])
+    of_items = [recs[[item]], relevant_items[[item]]]
+    missing = {"relevant_ranks": "a matrix of scores"}
+    if score is None:
+        missing["scores"] = "score"
+    if train is None:
+        missing |= dict.fromkeys(OF_TRAINING, "train")
+    else:
+        train = _read(train, "train", [user, item])
+        of_items.append(train[[item]])
+    if features is None:
+        missing["features"] = "features"
+    else:
+        features = _read(features, "features", [item], numbers=None)
+        of_items.append(features[[item]])
+    check_needs(wanted.metrics, missing)
     if relevant_items.is_empty():
         raise ValueError("truth is empty: no user has a relevant item")
-    if order := rank or score:
-        recs = recs.sort(order, descending=rank is None, maintain_order=True)
-    users = _ids([recs[user], relevant_items[user]])
-    items = _ids(
-        [table[item] for table in (recs, relevant_items, known, described) if table is not None]
-    )
-    size = n_items or len(items)
-    if size < len(items):
+    if rank:
+        recs = recs.sort(rank, maintain_order=True)
+    elif score:
+        recs = recs.sort(score, descending=True, maintain_order=True)
+    users = _distinct([recs[[user]], relevant_items[[user]]])
+    items = _distinct(of_items)
+    ids = _Ids(users, items, n_items or len(items))
+    if ids.n_items < len(items):
         raise ValueError(f"n_items = {n_items}, but there are {len(items)} different items")
-
-    def rows(table: pl.DataFrame, number: str | None = None) -> tuple[Ragged, Tensor | None]:
-        """A row of items for each user, in the order of the table, and numbers beside them."""
-        owner = _index(table[user], users)
-        order = np.argsort(owner, kind="stable")
-        order = order[owner[order] >= 0]
-        lengths = torch.from_numpy(np.bincount(owner[order], minlength=len(users)))
-        found = Ragged.from_lengths(torch.from_numpy(_index(table[item], items)[order]), lengths)
-        numbers = (
-            None
-            if number is None
-            else torch.from_numpy(table[number].cast(pl.Float64).to_numpy()[order])
-        )
-        return found, numbers
-
-    lists, scores = rows(recs, score)
-    keys = (lists.rows * size + lists.values).sort().values
-    twice = keys[1:][keys[1:] == keys[:-1]]
-    if len(twice):
-        who, what = users[int(twice[0]) // size], items[int(twice[0]) % size]
-        raise ValueError(
-            f"recommendations name item {what!r} twice for user {who!r}; give each item once"
-        )
-    relevant, grades = rows(relevant_items, grade)
-    cases = Cases(
-        torch.arange(len(users)), Ragged.from_lists([[]] * len(users)), relevant, size, grades
-    )
+    lists, scores = ids.rows(recs, score)
+    ids.refuse_repeats(lists)
+    relevant, grades = ids.rows(relevant_items, grade)
+    history = Ragged.from_lists([[]] * len(users))
+    cases = Cases(torch.arange(len(users)), history, relevant, ids.n_items, grades)
     protocol = Protocol.of(
         cutoffs=wanted.cutoffs(cutoffs, Protocol().cutoffs), history="lists of another's making"
     )
-    depth = max(min(max(protocol.cutoffs), size), int(lists.lengths.max()))
-    of_truth, listed = Truth.of(cases), lists.to_padded(fill=-1, width=depth)
+    depth = max(min(max(protocol.cutoffs), ids.n_items), int(lists.lengths.max()))
+    of_truth = Truth.of(cases)
+    listed = lists.to_padded(fill=-1, width=depth)
     hits, gains = of_truth.find(cases.users, listed)
     ranked = RankedHits(
-        hits, of_truth.n_relevant, gains, of_truth.ideal_gains(depth), listed, n_items=size
+        hits,
+        of_truth.n_relevant,
+        gains=gains,
+        ideal_gains=of_truth.ideal_gains(depth),
+        items=listed,
+        n_items=ids.n_items,
     )
     if scores is not None:
+        padded = lists.with_values(scores).to_padded(fill=-torch.inf, width=depth)
+        ranked = replace(ranked, scores=padded)
+    if train is not None:
+        known, _ = ids.rows(train)
         ranked = replace(
-            ranked, scores=lists.with_values(scores).to_padded(fill=-torch.inf, width=depth)
+            ranked,
+            known=known_items(cases, listed, Part(known, ids.n_items)),
+            counts=torch.from_numpy(np.bincount(_index(train[item], items), minlength=ids.n_items)),
+            n_users=train[user].n_unique(),
         )
-    if known is not None:
-        counts = torch.from_numpy(np.bincount(_index(known[item], items), minlength=size))
-        has_mask = known_items(cases, listed, Part(rows(known)[0], size))
-        ranked = replace(ranked, known=has_mask, counts=counts, n_users=known[user].n_unique())
-    if described is not None:
-        values = torch.zeros(size, described.width - 1, dtype=torch.float64)
-        numbers = described.drop(item).cast(pl.Float64).to_numpy()
-        values[torch.from_numpy(_index(described[item], items))] = torch.from_numpy(numbers.copy())
+    if features is not None:
+        numbers = features.drop(item).cast(pl.Float64).to_numpy(writable=True)
+        values = torch.zeros(ids.n_items, numbers.shape[1], dtype=torch.float64)
+        values[torch.from_numpy(_index(features[item], items))] = torch.from_numpy(numbers)
         ranked = replace(ranked, features=values)
     per_user, overall = metric_values(wanted, ranked, protocol.cutoffs)
     return Result(protocol, np.arange(len(users)), per_user, overall, user_ids=users)
 
 
-def _read(
-    table: Any, name: str, ids: Sequence[str], numbers: Sequence[str] | None = ()
-) -> pl.DataFrame:
-    found = (
-        table.collect()
-        if isinstance(table, pl.LazyFrame)
-        else nw.from_native(table, eager_only=True).to_polars()
-    )
-    numbers = (
-        [column for column in found.columns if column not in ids] if numbers is None else numbers
-    )
-    for column in (*ids, *numbers):
-        if column not in found.columns:
+@dataclass(frozen=True)
+class _Ids:
+    """The ids of users and items, ascending; the catalogue may be larger than they are."""
+
+    users: pl.Series
+    items: pl.Series
+    n_items: int
+
+    def rows(self, table: pl.DataFrame, number: str | None = None) -> tuple[Ragged, Tensor | None]:
+        """A row of items for each user, in the order of the table, and numbers beside them."""
+        user_idx = _index(table[self.users.name], self.users)
+        order = np.argsort(user_idx, kind="stable")
+        order = order[user_idx[order] >= 0]
+        lengths = torch.from_numpy(np.bincount(user_idx[order], minlength=len(self.users)))
+        item_idx = torch.from_numpy(_index(table[self.items.name], self.items)[order])
+        rows = Ragged.from_lengths(item_idx, lengths)
+        if number is None:
+            return rows, None
+        return rows, torch.from_numpy(table[number].cast(pl.Float64).to_numpy()[order])
+
+    def refuse_repeats(self, lists: Ragged) -> None:
+        keys = item_keys(lists, self.n_items).sort().values
+        repeats = keys[1:][keys[1:] == keys[:-1]].tolist()
+        if repeats:
+            user, item = divmod(repeats[0], self.n_items)
             raise ValueError(
-                f"{name} has no column {column!r}; there are {', '.join(found.columns)}"
+                f"recommendations name item {self.items[item]!r} twice for user {self.users[user]!r}; give each item "
+                "once"
             )
-        if column in numbers and not found[column].dtype.is_numeric():
-            found = found.with_columns(pl.col(column).cast(pl.Float64))
-        values = found[column]
-        missing = (
-            values.is_null() | values.is_nan() if values.dtype.is_float() else values.is_null()
-        )
+
+
+def _read(
+    table: Any, name: str, ids: Sequence[str], numbers: Sequence[str | None] | None = ()
+) -> pl.DataFrame:
+    """The columns of ids and numbers, without missing values; numbers None: all other columns."""
+    if isinstance(table, pl.LazyFrame):
+        table = table.collect()
+    frame: pl.DataFrame = nw.from_native(table, eager_only=True).to_polars()
+    if numbers is None:
+        numbers = frame.drop(ids, strict=False).columns
+    columns = [*ids, *filter(None, numbers)]
+    for column in columns:
+        if column not in frame.columns:
+            raise ValueError(
+                f"{name} has no column {column!r}; there are {', '.join(frame.columns)}"
+            )
+        values = frame[column]
+        if values.dtype in (pl.Categorical, pl.Enum):
+            # categories of two frames are compared by what they stand for
+            values = values.cast(pl.String)
+        if column in numbers and not values.dtype.is_numeric():
+            values = values.cast(pl.Float64)
+        missing = values.is_null()
+        if values.dtype.is_float():
+            missing |= values.is_nan()
         if missing.any():
             raise ValueError(
                 f"{name} has a missing value in column {column!r}, row {missing.arg_max()}"
             )
-    # categories of two frames are compared by what they stand for
-    texts = [
-        pl.col(column).cast(pl.String)
-        for column in ids
-        if found[column].dtype in (pl.Categorical, pl.Enum)
-    ]
-    return found.with_columns(texts).select([*ids, *numbers])
+        frame = frame.with_columns(values)
+    return frame.select(columns)
 
 
-def _ids(columns: Sequence[pl.Series]) -> pl.Series:
-    name = columns[0].name
-    return (
-        pl.concat([column.to_frame() for column in columns], how="vertical_relaxed")[name]
-        .unique()
-        .sort()
-    )
+def _distinct(columns: Sequence[pl.DataFrame]) -> pl.Series:
+    """The different values of frames of one column, ascending."""
+    return pl.concat(columns, how="vertical_relaxed").to_series().unique().sort()
 
 
 def _index(values: pl.Series, ids: pl.Series) -> np.ndarray:
@@ -236,52 +251,51 @@ def matrix(
     table = torch.as_tensor(scores)
     if table.dim() != 2:
         raise ValueError(f"scores must be [U, n_items], not {list(table.shape)}")
+    n_users, n_items = table.shape
     if seen_items is None:
-        check_needs(MetricList.of(metrics).metrics, dict.fromkeys(_OF_TRAINING, "seen_items"))
+        check_needs(MetricList.of(metrics).metrics, dict.fromkeys(OF_TRAINING, "seen_items"))
+        known, fit_part = Ragged.from_lists([[]] * n_users), None
+        conventions: Sequence[Seen] = ("keep",)
+    else:
+        known, _ = _sparse(seen_items, "seen_items", table)
+        fit_part = Part(known, n_items)
+        conventions = ("keep", "exclude")
+    if features is not None:
+        features = torch.as_tensor(features)
     relevant, grades = _sparse(truth, "truth", table)
-    known = (
-        Ragged.from_lists([[]] * len(table))
-        if seen_items is None
-        else _sparse(seen_items, "seen_items", table)[0]
-    )
-    with_truth = (relevant.lengths > 0).nonzero().flatten()
-    graded = None if grades is None else relevant.with_values(grades).take(with_truth).values
-    cases = Cases(
-        with_truth, known.take(with_truth), relevant.take(with_truth), table.shape[1], graded
-    )
+    cases = Cases(torch.arange(n_users), known, relevant, n_items, grades)
     return evaluate(
         ScoreMatrix(table),
-        cases,
-        seen=seen or (("keep", "exclude") if seen_items is not None else ("keep",)),
+        cases.take((relevant.lengths > 0).nonzero().flatten()),
+        seen=seen or conventions,
         cutoffs=cutoffs,
         metrics=metrics,
         ties=ties,
-        fit_part=None if seen_items is None else Part(known, table.shape[1]),
-        features=None if features is None else torch.as_tensor(features),
+        fit_part=fit_part,
+        features=features,
         history="a matrix of scores",
     )
 
 
 def _sparse(values: Any, name: str, scores: Tensor) -> tuple[Ragged, Tensor | None]:
-    if (
-        isinstance(values, (list, tuple))
-        and len(values) == len(scores)
-        and not (values and np.isscalar(values[0]))
-    ):
+    """The items of each user, and their grades where not all are 1."""
+    n_users, n_items = scores.shape
+    is_lists = isinstance(values, (list, tuple)) and not any(map(np.isscalar, values))
+    if is_lists and len(values) == n_users:
         rows = Ragged.from_lists(values)
-        check_items(name, rows.values, scores.shape[1])
+        check_items(name, rows.values, n_items)
         return rows, None
-    if tuple(getattr(values, "shape", ())) != tuple(scores.shape):
+    if tuple(getattr(values, "shape", ())) != (n_users, n_items):
         raise ValueError(
-            f"{name} must be {list(scores.shape)} like the scores, or a list of items for each user"
+            f"{name} must be {[n_users, n_items]} like the scores, or a list of items for each user"
         )
-    dense = np.asarray(values.toarray() if hasattr(values, "toarray") else values)
+    if hasattr(values, "toarray"):
+        values = values.toarray()
+    dense = np.asarray(values)
     row, column = dense.nonzero()
+    lengths = torch.from_numpy(np.bincount(row, minlength=n_users))
+    items = Ragged.from_lengths(torch.from_numpy(column.astype(np.int64)), lengths)
     data = dense[row, column]
-    lengths = torch.from_numpy(np.bincount(row, minlength=len(scores)))
-    grades = (
-        None
-        if data.dtype == bool or (data == 1).all()
-        else torch.from_numpy(data.astype(np.float64))
-    )
-    return Ragged.from_lengths(torch.from_numpy(column.astype(np.int64)), lengths), grades
+    if (data == 1).all():
+        return items, None
+    return items, torch.from_numpy(data.astype(np.float64))

@@ -25,6 +25,11 @@ def check_items(name: str, items: Tensor, n_items: int) -> None:
         )
 
 
+def item_keys(rows: Ragged, n_items: int) -> Tensor:
+    """[T] int64: the row and the item of each entry as one number, ``row * n_items + item``."""
+    return rows.rows * n_items + rows.values
+
+
 @dataclass(frozen=True)
 class RelevantRanks:
     """The ranks of the relevant items among all candidates, as counts of what is listed before
@@ -44,25 +49,39 @@ class RelevantRanks:
 
     def take(self, index: Tensor) -> RelevantRanks:
         """The users at rows ``index`` [B]."""
-        equal, before, reachable = (
-            self.above.with_values(each).take(index).values
-            for each in (self.equal, self.before, self.reachable)
-        )
+
+        def taken(values: Tensor) -> Tensor:
+            return self.above.with_values(values).take(index).values
+
         return RelevantRanks(
-            self.above.take(index), equal, before, reachable, self.n_candidates[index]
+            self.above.take(index),
+            equal=taken(self.equal),
+            before=taken(self.before),
+            reachable=taken(self.reachable),
+            n_candidates=self.n_candidates[index],
         )
 
     def to(self, device: torch.device) -> RelevantRanks:
-        counts = (
-            part.to(device) for part in (self.equal, self.before, self.reachable, self.n_candidates)
+        return RelevantRanks(
+            self.above.to(device),
+            equal=self.equal.to(device),
+            before=self.before.to(device),
+            reachable=self.reachable.to(device),
+            n_candidates=self.n_candidates.to(device),
         )
-        return RelevantRanks(self.above.to(device), *counts)
 
     @classmethod
     def cat(cls, parts: Sequence[RelevantRanks]) -> RelevantRanks:
-        names = ("equal", "before", "reachable", "n_candidates")
-        counts = (torch.cat([getattr(part, name) for part in parts]) for name in names)
-        return cls(Ragged.cat([part.above for part in parts]), *counts)
+        def joined(name: str) -> Tensor:
+            return torch.cat([getattr(part, name) for part in parts])
+
+        return cls(
+            Ragged.cat([part.above for part in parts]),
+            equal=joined("equal"),
+            before=joined("before"),
+            reachable=joined("reachable"),
+            n_candidates=joined("n_candidates"),
+        )
 
 
 @dataclass(frozen=True)
@@ -122,21 +141,23 @@ class RankedHits:
 
     def rows(self, start: int, end: int) -> RankedHits:
         """Users ``start`` to ``end``."""
-        users = torch.arange(start, min(end, len(self)))
-        ranks = self.relevant_ranks and self.relevant_ranks.take(users)
         part = self._map(lambda table: table[start:end])
-        return replace(part, n_relevant=self.n_relevant[start:end], relevant_ranks=ranks)
+        part = replace(part, n_relevant=self.n_relevant[start:end])
+        if self.relevant_ranks is not None:
+            users = torch.arange(start, min(end, len(self)))
+            part = replace(part, relevant_ranks=self.relevant_ranks.take(users))
+        return part
 
     def _map(self, cut: Callable[[Tensor], Tensor]) -> RankedHits:
-        tables = {
-            name: getattr(self, name)
-            for name in ("hits", "gains", "ideal_gains", "items", "scores", "known")
-        }
-        made: dict[str, Any] = {
-            name: None if table is None else cut(table) for name, table in tables.items()
-        }
-        ties = self.ties and Ties(cut(self.ties.offset), cut(self.ties.size), cut(self.ties.n_hits))
-        return replace(self, **made, ties=ties)
+        tables: dict[str, Any] = {}
+        for name in ("hits", "gains", "ideal_gains", "items", "scores", "known"):
+            table = getattr(self, name)
+            if table is not None:
+                tables[name] = cut(table)
+        if self.ties is not None:
+            offset, size, n_hits = self.ties.offset, self.ties.size, self.ties.n_hits
+            tables["ties"] = Ties(cut(offset), cut(size), cut(n_hits))
+        return replace(self, **tables)
 
     def listed(self) -> Tensor:
         assert self.items is not None
@@ -162,19 +183,16 @@ class Truth:
     @classmethod
     def of(cls, cases: Cases) -> Truth:
         check_items("cases.truth", cases.truth.values, cases.n_items)
-        keys, inverse = torch.unique(
-            cases.truth.rows * cases.n_items + cases.truth.values, return_inverse=True
-        )
+        keys, inverse = torch.unique(item_keys(cases.truth, cases.n_items), return_inverse=True)
         n_relevant = torch.bincount(keys // cases.n_items, minlength=len(cases))
         if cases.grades is None:
             return cls(keys, None, n_relevant, cases.n_items)
-        given = cases.grades.double()
-        if not bool(((given > 0) & given.isfinite()).all()):
+        grades = cases.grades.double()
+        if not bool(((grades > 0) & grades.isfinite()).all()):
             raise ValueError("cases.grades (grades) must be positive and finite")
-        grades = torch.zeros(keys.numel(), dtype=torch.float64).scatter_reduce_(
-            0, inverse, given, "amax"
-        )
-        return cls(keys, grades, n_relevant, cases.n_items)
+        highest = torch.zeros(keys.numel(), dtype=torch.float64)
+        highest.scatter_reduce_(0, inverse, grades, "amax")
+        return cls(keys, highest, n_relevant, cases.n_items)
 
     @property
     def relevant(self) -> Ragged:
@@ -187,7 +205,9 @@ class Truth:
         wanted = torch.where(items < 0, -1, rows[:, None] * self.n_items + items)
         positions = torch.searchsorted(self.keys, wanted).clamp(max=self.keys.numel() - 1)
         hits = self.keys[positions] == wanted
-        return hits, None if self.grades is None else self.grades[positions] * hits
+        if self.grades is None:
+            return hits, None
+        return hits, self.grades[positions] * hits
 
     def ideal_gains(self, depth: int) -> Tensor | None:
         if self.grades is None:
@@ -211,8 +231,6 @@ def expected_hits(
     """
     shape, device = (ranks.above.n_rows, depth), ranks.above.device
     hits = torch.zeros(shape, dtype=torch.float64, device=device)
-    gains = None if grades is None else torch.zeros_like(hits)
-    ties = Ties(*(torch.full(shape, fill, device=device) for fill in (0, 1, 0)))
     listed = ranks.reachable & (ranks.above.values < depth)
     keys = (ranks.above.rows * depth + ranks.above.values)[listed]
     keys, group, n_hits = torch.unique(keys, return_inverse=True, return_counts=True)
@@ -220,15 +238,23 @@ def expected_hits(
     above = keys % depth
     lengths = size.minimum(depth - above)
     taken = Ragged.from_lengths(torch.empty(int(lengths.sum()), device=device), lengths)
-    rows, offset = taken.rows, taken.positions
-    at = (keys // depth)[rows], above[rows] + offset
-    hits[at] = (n_hits.double() / size)[rows]
-    if grades is not None and gains is not None:
-        total = torch.zeros(keys.numel(), dtype=torch.float64, device=device).index_add_(
-            0, group, grades[listed]
-        )
-        gains[at] = (total / size)[rows]
-    ties.offset[at], ties.size[at], ties.n_hits[at] = offset, size[rows], n_hits[rows]
+    rows = taken.rows
+    places = (keys // depth)[rows], above[rows] + taken.positions
+    hits[places] = (n_hits.double() / size)[rows]
+    ties = Ties(
+        offset=torch.full(shape, 0, device=device),
+        size=torch.full(shape, 1, device=device),
+        n_hits=torch.full(shape, 0, device=device),
+    )
+    ties.offset[places] = taken.positions
+    ties.size[places] = size[rows]
+    ties.n_hits[places] = n_hits[rows]
+    if grades is None:
+        return hits, None, ties
+    total = torch.zeros(keys.numel(), dtype=torch.float64, device=device)
+    total.index_add_(0, group, grades[listed])
+    gains = torch.zeros_like(hits)
+    gains[places] = (total / size)[rows]
     return hits, gains, ties
 
 
@@ -264,9 +290,14 @@ class Metric(ABC):
     @property
     def label(self) -> str:
         """The name, with the options that are not the default, e.g. ``f1(beta=2.0)``."""
-        values = ((field.name, getattr(self, field.name), field.default) for field in fields(self))
-        options = [f"{name}={value}" for name, value, default in values if value != default]
-        return self.name + (f"({', '.join(options)})" if options else "")
+        options = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                options.append(f"{field.name}={value}")
+        if not options:
+            return self.name
+        return f"{self.name}({', '.join(options)})"
 
     def __call__(self, ranked: RankedHits, k: int | None = None) -> Tensor:
         """[U] float64: the value of each user at cut-off ``k`` (None: the whole list), NaN where
@@ -277,13 +308,16 @@ class Metric(ABC):
             raise ValueError(
                 f"metric {self.label!r} has no expectation over ties; use the seeded permutation"
             )
-        k = ranked.hits.shape[1] if k is None else k
+        if k is None:
+            k = ranked.hits.shape[1]
         values = torch.as_tensor(self.compute(ranked.first(k), k), dtype=torch.float64)
         if self.per_user and values.shape != ranked.n_relevant.shape:
             raise ValueError(
                 f"metric {self.label!r}: compute gave {list(values.shape)} for {len(ranked)} users"
             )
-        return values.masked_fill(ranked.n_relevant == 0, torch.nan) if self.needs_truth else values
+        if self.needs_truth:
+            values = values.masked_fill(ranked.n_relevant == 0, torch.nan)
+        return values
 
     @abstractmethod
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
@@ -323,6 +357,10 @@ def check_needs(metrics: Iterable[Metric], missing: Mapping[str, str]) -> None:
             raise ValueError(
                 f"metric {metric.label!r} needs {need}, which is not known here; give {missing[need]}"
             )
+
+
+#: what metrics read that is made of the data the model was fitted on
+OF_TRAINING = ("counts", "n_users", "known")
 
 
 def ranks(like: Tensor) -> Tensor:
@@ -381,7 +419,9 @@ class HitRate(RelevanceMetric):
     """1 if a relevant item is among the first k, else 0."""
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        return ranked.hits.any(1).double() if ranked.ties is None else first_hit(ranked.ties).sum(1)
+        if ranked.ties is not None:
+            return first_hit(ranked.ties).sum(1)
+        return ranked.hits.any(1).double()
 
 
 class Precision(RelevanceMetric):
@@ -423,10 +463,10 @@ class RPrecision(RelevanceMetric):
             return (ranked.hits * (ranks(ranked.hits) <= size[:, None])).sum(1).double() / size
         left = size[relevant.above.rows] - relevant.above.values
         if ranked.ties is None:
-            found = (relevant.before < left).double()
+            hits = (relevant.before < left).double()
         else:
-            found = (left.clamp(min=0).double() / relevant.equal.clamp(min=1)).clamp(max=1)
-        return _of_users(found * relevant.reachable, relevant) / size
+            hits = (left.clamp(min=0).double() / relevant.equal.clamp(min=1)).clamp(max=1)
+        return _of_users(hits * relevant.reachable, relevant) / size
 
 
 def _of_users(values: Tensor, relevant: RelevantRanks) -> Tensor:
@@ -448,12 +488,14 @@ class DCG(RelevanceMetric):
         return grades.exp2() - 1 if self.gain == "exponential" else grades
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        if self.gain == "exponential" and ranked.gains is not None and ranked.ties is not None:
-            raise ValueError(
-                "gain = 'exponential' has no expectation over tied orders; use gain = 'linear'"
-            )
-        gained = ranked.hits.double() if ranked.gains is None else self.gains(ranked.gains)
-        return (gained * _discounts(ranked)).sum(1)
+        gains = ranked.hits.double()
+        if ranked.gains is not None:
+            if self.gain == "exponential" and ranked.ties is not None:
+                raise ValueError(
+                    "gain = 'exponential' has no expectation over tied orders; use gain = 'linear'"
+                )
+            gains = self.gains(ranked.gains)
+        return (gains * _discounts(ranked)).sum(1)
 
 
 def _discounts(ranked: RankedHits) -> Tensor:
@@ -467,7 +509,7 @@ class NDCG(DCG):
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         weights = _discounts(ranked)
-        if ranked.gains is None or ranked.ideal_gains is None:
+        if ranked.ideal_gains is None:
             return (ranked.hits * weights).sum(1) / _best(weights, ranked.n_relevant)
         return super().compute(ranked, k) / (self.gains(ranked.ideal_gains) * weights).sum(1)
 
@@ -489,12 +531,12 @@ class MAP(RelevanceMetric):
         if ties is None:
             upto = hits * hits.cumsum(1)
         else:
-            offset, size, n_hits = (part.double() for part in (ties.offset, ties.size, ties.n_hits))
+            size, n_hits = ties.size.double(), ties.n_hits.double()
             # hits in groups above are independent of this one; two ranks of a group are both hits
             # with m(m-1)/n(n-1)
-            above = hits.cumsum(1) - hits * (offset + 1)
+            above = hits.cumsum(1) - hits * (ties.offset + 1)
             both = n_hits * (n_hits - 1) / (size * (size - 1)).clamp(min=1)
-            upto = hits * (1 + above) + offset * both
+            upto = hits * (1 + above) + ties.offset * both
         return (upto / ranks(ranked.hits)).sum(1) / ranked.n_relevant.clamp(max=k)
 
 
@@ -535,15 +577,14 @@ class AUC(RelevanceMetric):
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         relevant = ranked.relevant_ranks
         assert relevant is not None
-        ok = relevant.reachable.double()
-        found = _of_users(ok, relevant)
+        reachable = relevant.reachable.double()
+        n_reachable = _of_users(reachable, relevant)
+        not_below = (relevant.above.values + relevant.equal * 0.5) * reachable
         # of the candidates above and beside the r relevant ones, themselves included, r^2 / 2 are
         # relevant
-        lost = (
-            _of_users((relevant.above.values + relevant.equal * 0.5) * ok, relevant)
-            - found.square() / 2
-        )
-        return (found - lost / (relevant.n_candidates - found)) / ranked.n_relevant
+        lost = _of_users(not_below, relevant) - n_reachable.square() / 2
+        n_others = relevant.n_candidates - n_reachable
+        return (n_reachable - lost / n_others) / ranked.n_relevant
 
 
 class AveragePopularity(ItemMean):
@@ -627,21 +668,15 @@ class IntraListDiversity(Metric):
         others = 1 - torch.eye(items.shape[1], dtype=torch.float64, device=features.device)
         parts = []
         # a few users at a time: a block holds the features of all their items
-        for start in range(
-            0, len(items), block := max((1 << 22) // (width * max(features.shape[1], width)), 1)
-        ):
-            rows = items[start : start + block]
+        block = max((1 << 22) // (width * max(features.shape[1], width)), 1)
+        for rows in items.split(block):  # type: ignore[no-untyped-call]
             mask = rows >= 0
-            unit = torch.nn.functional.normalize(
-                features[rows.clamp(min=0)] * mask[:, :, None], dim=2
-            )
+            vectors = features[rows.clamp(min=0)] * mask[:, :, None]
+            unit = torch.nn.functional.normalize(vectors, dim=2)
             distances = (1 - unit @ unit.mT) * others * (mask[:, :, None] & mask[:, None, :])
             n = mask.sum(1)
-            parts.append(
-                (distances.sum((1, 2)) / (n * (n - 1)).double().clamp(min=1)).masked_fill(
-                    n == 0, nan
-                )
-            )
+            means = distances.sum((1, 2)) / (n * (n - 1)).double().clamp(min=1)
+            parts.append(means.masked_fill(n == 0, nan))
         return torch.cat(parts)
 
 
@@ -704,8 +739,8 @@ _SHORT = {
 
 def metric_class(name: str) -> type[Metric]:
     """The class of a metric by its name, without a cut-off. Raises ValueError: there is none."""
-    found: type[Metric] = registry.load("metric", _SHORT.get(registry.key(name), name))
-    return found
+    metric: type[Metric] = registry.load("metric", _SHORT.get(registry.key(name), name))
+    return metric
 
 
 @dataclass(frozen=True)
@@ -715,48 +750,67 @@ class MetricList:
     """
 
     metrics: tuple[Metric, ...]
-    #: label -> the cut-offs that it is named with; None among them: all, or it has none
-    lengths: Mapping[str, set[int | None]]
+    #: label -> the cut-offs that it is named with
+    lengths: Mapping[str, set[int]]
+    #: labels of metrics that have cut-offs and are named without one
+    plain: set[str]
 
     @classmethod
     def of(cls, wanted: Sequence[str | Metric] | None) -> MetricList:
+        if wanted is None:
+            wanted = DEFAULT_METRICS
         metrics: dict[str, Metric] = {}
-        lengths: dict[str, set[int | None]] = {}
-        for each in DEFAULT_METRICS if wanted is None else wanted:
-            name, k = split_metric(each) if isinstance(each, str) and "@" in each else (each, None)
-            metric = name if isinstance(name, Metric) else metric_class(name)()
+        lengths: dict[str, set[int]] = {}
+        plain = set()
+        for item in wanted:
+            metric, k = _parse_metric(item)
             metrics.setdefault(metric.label, metric)
-            lengths.setdefault(metric.label, set()).add(k if metric.cut else None)
-        return cls(tuple(metrics.values()), lengths)
+            lengths.setdefault(metric.label, set())
+            if not metric.cut:
+                continue
+            if k is None:
+                plain.add(metric.label)
+            else:
+                lengths[metric.label].add(k)
+        return cls(tuple(metrics.values()), lengths, plain)
 
     def cutoffs(self, given: Sequence[int] | None, default: Sequence[int]) -> tuple[int, ...]:
         """The cut-offs of a protocol: those given (by default the default ones, where a metric is
         named without one), and those that metrics name."""
-        named = {k for lengths in self.lengths.values() for k in lengths if k is not None}
-        if given is None:
-            is_plain = any(
-                metric.cut and None in self.lengths[metric.label] for metric in self.metrics
-            )
-            given = default if is_plain or not named else ()
-        return tuple(sorted({*given, *named}))
+        named = set().union(*self.lengths.values())
+        if given is not None:
+            named.update(given)
+        elif self.plain or not named:
+            named.update(default)
+        return tuple(sorted(named))
 
-    def columns(self, metric: Metric, cutoffs: Sequence[int]) -> tuple[int | None, ...]:
-        """The cut-offs at which a metric is computed; None where it has none."""
-        own = sorted(k for k in self.lengths[metric.label] if k is not None)
-        if None not in self.lengths[metric.label]:
-            return tuple(own)
-        return tuple(cutoffs) if metric.cut else (None,)
+    def columns(self, metric: Metric, cutoffs: Sequence[int]) -> dict[str, int | None]:
+        """Name -> the cut-off at which a metric is computed; None where it has none."""
+        if not metric.cut:
+            return {metric.label: None}
+        if metric.label not in self.plain:
+            cutoffs = sorted(self.lengths[metric.label])
+        return {f"{metric.label}@{k}": k for k in cutoffs}
+
+
+def _parse_metric(item: str | Metric) -> tuple[Metric, int | None]:
+    if isinstance(item, Metric):
+        return item, None
+    if "@" not in item:
+        return metric_class(item)(), None
+    name, k = split_metric(item)
+    return metric_class(name)(), k
 
 
 def split_metric(text: str) -> tuple[str, int | None]:
     """``"coverage@20"`` -> ``("catalogue_coverage", 20)``; ``"auc"`` -> ``("auc", None)``, as it
     has no cut-off.
     """
-    name, sign, k = text.partition("@")
-    if sign and k.isdigit() and int(k) >= 1:
+    name, _, k = text.partition("@")
+    if k.isdigit() and int(k) >= 1:
         return metric_class(name).name, int(k)
-    if not sign and registry.key(name) in registry.names("metric") and not metric_class(name).cut:
-        return metric_class(name).name, None
+    if registry.key(text) in registry.names("metric") and not metric_class(text).cut:
+        return metric_class(text).name, None
     raise ValueError(f"metric {text!r} must be of the form name@k, e.g. ndcg@10")
 
 

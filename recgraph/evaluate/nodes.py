@@ -74,42 +74,51 @@ def linear_probe(
     """
     x, labels, n_classes = _checked(embedding, labels, split)
     labels = labels.to(x.device)
-    train_labels, valid_labels, test_labels = (
-        labels[part] for part in (split.train, split.valid, split.test)
-    )
-    draw, bound = (
-        torch.Generator(x.device).manual_seed(derive(seed, "probe")),
-        math.sqrt(6 / (x.shape[1] + n_classes)),
-    )
+    test_labels = labels[split.test]
+    generator = torch.Generator(x.device).manual_seed(derive(seed, "probe"))
+    bound = math.sqrt(6 / (x.shape[1] + n_classes))
     weight = torch.empty(n_classes, config.repeats, x.shape[1], device=x.device)
-    weight.uniform_(-bound, bound, generator=draw).requires_grad_()
+    weight.uniform_(-bound, bound, generator=generator).requires_grad_()
     bias = torch.zeros(n_classes, config.repeats, 1, device=x.device).requires_grad_()
     optimiser = torch.optim.Adam(
         [weight, bias], lr=config.learning_rate, weight_decay=config.weight_decay
     )
-    # of each classifier its first best validation score and its weights then, by Macro-F1 and by
-    # Micro-F1
-    worst = torch.full((config.repeats,), -torch.inf, dtype=torch.float64, device=x.device)
-    best = [(worst.clone(), weight.detach().clone(), bias.detach().clone()) for _ in range(2)]
+    best_by_macro, best_by_micro = _Best(weight, bias), _Best(weight, bias)
     for _ in range(config.steps):
         logits = _logits(weight, bias, x[split.train])
-        of_label = logits.gather(0, train_labels.expand(1, config.repeats, -1))[0]
+        of_label = logits.gather(0, labels[split.train].expand(1, config.repeats, -1))[0]
         # the sum over classifiers of the mean cross-entropy: each gets its own gradient
         loss = (logits.logsumexp(0) - of_label).mean(1).sum()
         weight.grad, bias.grad = torch.autograd.grad(loss, (weight, bias))
         optimiser.step()
         with torch.no_grad():
             predicted = _logits(weight, bias, x[split.valid]).max(0).indices
-            scores = f1_scores(predicted, valid_labels, n_classes)
-            for score, (best_score, *best_weights) in zip(scores, best, strict=True):
-                better = score > best_score
-                torch.where(better, score, best_score, out=best_score)
-                for then, now in zip(best_weights, (weight, bias), strict=True):
-                    torch.where(better[:, None], now, then, out=then)
-    by_macro, by_micro = (_logits(w, b, x[split.test]) for _, w, b in best)
+            macro, micro = f1_scores(predicted, labels[split.valid], n_classes)
+            best_by_macro.update(macro, weight, bias)
+            best_by_micro.update(micro, weight, bias)
+    by_macro = _logits(best_by_macro.weight, best_by_macro.bias, x[split.test])
+    by_micro = _logits(best_by_micro.weight, best_by_micro.bias, x[split.test])
     macro, _ = f1_scores(by_macro.max(0).indices, test_labels, n_classes)
     _, micro = f1_scores(by_micro.max(0).indices, test_labels, n_classes)
     return ProbeScores(macro, micro, _areas(torch.softmax(by_micro, 0), test_labels))
+
+
+class _Best:
+    """Of each of R classifiers the first best score, and the weights then.
+
+    Args:
+        weight, bias: the first ones, [C, R, D] and [C, R, 1].
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        self.weight, self.bias = weight.detach().clone(), bias.detach().clone()
+        self.score = bias.new_full(bias.shape[1:2], -torch.inf, dtype=torch.float64)
+
+    def update(self, score: Tensor, weight: Tensor, bias: Tensor) -> None:
+        better = score > self.score
+        torch.where(better, score, self.score, out=self.score)
+        torch.where(better[:, None], weight, self.weight, out=self.weight)
+        torch.where(better[:, None], bias, self.bias, out=self.bias)
 
 
 def _logits(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
@@ -129,22 +138,21 @@ def logistic_probe(
     from sklearn.preprocessing import StandardScaler
 
     x, labels, n_classes = _checked(embedding, labels, split)
-    host, labels = x.double().cpu().numpy(), labels.cpu()
-    train, valid, test = (index.cpu().numpy() for index in (split.train, split.valid, split.test))
-    rows = []
+    x, labels = x.double().cpu(), labels.cpu()
+    train, valid, test = split.train.cpu(), split.valid.cpu(), split.test.cpu()
+    candidates = []
     for strength in strengths:
         model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000))
-        model.fit(host[train], labels.numpy()[train])
-        on_valid = torch.as_tensor(model.predict(host[valid]))[None]
+        model.fit(x[train].numpy(), labels[train].numpy())
+        on_valid = torch.as_tensor(model.predict(x[valid].numpy()))[None]
         on_test = torch.zeros(n_classes, 1, len(test), dtype=torch.float64)
-        on_test[model.classes_, 0] = torch.as_tensor(model.predict_proba(host[test]).T)
-        scores = f1_scores(on_test.max(0).indices, labels[test], n_classes)
-        rows.append(
-            (f1_scores(on_valid, labels[valid], n_classes), scores, _areas(on_test, labels[test]))
-        )
-    by_macro = max(rows, key=lambda row: float(row[0][0]))
-    by_micro = max(rows, key=lambda row: float(row[0][1]))
-    return ProbeScores(by_macro[1][0], by_micro[1][1], by_micro[2])
+        on_test[model.classes_, 0] = torch.as_tensor(model.predict_proba(x[test].numpy()).T)
+        macro, micro = f1_scores(on_test.max(0).indices, labels[test], n_classes)
+        scores = ProbeScores(macro, micro, _areas(on_test, labels[test]))
+        candidates.append((f1_scores(on_valid, labels[valid], n_classes), scores))
+    _, by_macro = max(candidates, key=lambda candidate: float(candidate[0][0]))
+    _, by_micro = max(candidates, key=lambda candidate: float(candidate[0][1]))
+    return ProbeScores(by_macro.macro_f1, by_micro.micro_f1, by_micro.auc)
 
 
 def cluster_scores(
@@ -156,16 +164,16 @@ def cluster_scores(
     from sklearn.cluster import KMeans
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
+    labels = labels.cpu()
     known = labels >= 0
-    if not bool(known.all()):
-        embedding, labels = embedding[known.to(embedding.device)], labels[known]
-    x, truth = embedding.detach().cpu().numpy(), labels.cpu().numpy()
+    x, truth = embedding.detach().cpu()[known].numpy(), labels[known].numpy()
+    n_classes = len(labels[known].unique())  # type: ignore[no-untyped-call]
     nmi, ari = [], []
     for repeat in range(repeats):
         state = derive(seed, "clusters", repeat) % 2**32
-        found = KMeans(len(set(truth.tolist())), n_init=n_init, random_state=state).fit_predict(x)
-        nmi.append(normalized_mutual_info_score(truth, found))
-        ari.append(adjusted_rand_score(truth, found))
+        clusters = KMeans(n_classes, n_init=n_init, random_state=state).fit_predict(x)
+        nmi.append(normalized_mutual_info_score(truth, clusters))
+        ari.append(adjusted_rand_score(truth, clusters))
     return {"nmi": sum(nmi) / repeats, "ari": sum(ari) / repeats}
 
 
@@ -192,10 +200,11 @@ def _areas(probabilities: Tensor, labels: Tensor) -> Tensor:
     for c, scores in enumerate(probabilities.contiguous()):
         positive = labels == c
         n_positive, n_negative = int(positive.sum()), int((~positive).sum())
-        if not n_positive or not n_negative:
+        if min(n_positive, n_negative) == 0:
             continue
         ordered = scores.sort(1).values
-        below, upto = (torch.searchsorted(ordered, scores, right=right) for right in (False, True))
+        below = torch.searchsorted(ordered, scores)
+        upto = torch.searchsorted(ordered, scores, right=True)
         ranks = (below + upto + 1).to(torch.float64) / 2
         wins = ranks[:, positive].sum(1) - n_positive * (n_positive + 1) / 2
         areas.append(wins / (n_positive * n_negative))
@@ -206,11 +215,11 @@ def _checked(embedding: Tensor, labels: Tensor, split: NodeSplit) -> tuple[Tenso
     """The embedding in the default type, the classes numbered from 0 without gaps, and how many there
     are.
     """
-    for part in ("train", "valid"):
-        if shared := int(torch.isin(split.test, getattr(split, part)).sum()):
-            raise ValueError(
-                f"split: {shared:,} test nodes are {part} nodes, too; leave them out of one"
-            )
+    n_shared = int(torch.isin(split.test, torch.cat([split.train, split.valid])).sum())
+    if n_shared:
+        raise ValueError(
+            f"split: {n_shared:,} test nodes are train or valid nodes, too; leave them out of one"
+        )
     x = embedding.detach().to(torch.get_default_dtype())
     if not bool(x.isfinite().all()):
         raise ValueError("embedding holds NaN or infinite values")
@@ -264,26 +273,30 @@ class NodeResults(Printed):
         probes.
         """
         empty = dict.fromkeys((*SCORES, *self.clusters))
-        found = [
-            {"probe": name, "labels": labels, **empty, **scores.mean()}
-            for name, table in (("linear", self.linear), ("logistic", self.logistic))
-            for labels, scores in table.items()
-        ]
-        return [*found, {"probe": "k-means", "labels": "none", **empty, **self.clusters}]
+        rows = []
+        for name, table in self._probes.items():
+            for labels, scores in table.items():
+                rows.append({"probe": name, "labels": labels, **empty, **scores.mean()})
+        rows.append({"probe": "k-means", "labels": "none", **empty, **self.clusters})
+        return rows
+
+    @property
+    def _probes(self) -> dict[str, Mapping[str, ProbeScores]]:
+        return {"linear": self.linear, "logistic": self.logistic}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON: means, and deviations over the probes (not over
         trainings).
         """
-        found: dict[str, Any] = {
+        values: dict[str, Any] = {
             "protocol": self.protocol.model_dump(mode="json"),
             "protocol_hash": self.hash,
         }
-        for name, table in (("linear", self.linear), ("logistic", self.logistic)):
-            found[name] = {
-                labels: {"mean": each.mean(), "std": each.std()} for labels, each in table.items()
-            }
-        return {**found, "clusters": dict(self.clusters)}
+        for name, table in self._probes.items():
+            values[name] = {}
+            for labels, scores in table.items():
+                values[name][labels] = {"mean": scores.mean(), "std": scores.std()}
+        return {**values, "clusters": dict(self.clusters)}
 
     def facts(self) -> dict[str, str]:
         return {"protocol": self.hash}
@@ -300,16 +313,16 @@ def evaluate_nodes(
             are compared.
     """
     protocol = NodeProtocol(task_hash=task.hash, probe=probe or ProbeConfig(), seed=seed)
-    of_task, n_init = (embedding, task.labels), protocol.cluster_starts
-    return NodeResults(
-        protocol,
-        {
-            name: linear_probe(*of_task, split, protocol.probe, seed=seed)
-            for name, split in task.splits.items()
-        },
-        {
-            name: logistic_probe(*of_task, split, strengths=protocol.strengths)
-            for name, split in task.splits.items()
-        },
-        cluster_scores(*of_task, repeats=protocol.clusterings, n_init=n_init, seed=seed),
+    labels, strengths = task.labels, protocol.strengths
+    linear, logistic = {}, {}
+    for name, split in task.splits.items():
+        linear[name] = linear_probe(embedding, labels, split, protocol.probe, seed=seed)
+        logistic[name] = logistic_probe(embedding, labels, split, strengths=strengths)
+    clusters = cluster_scores(
+        embedding,
+        labels,
+        repeats=protocol.clusterings,
+        n_init=protocol.cluster_starts,
+        seed=seed,
     )
+    return NodeResults(protocol, linear, logistic, clusters)

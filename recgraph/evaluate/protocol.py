@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
@@ -91,8 +92,8 @@ class Protocol(Config):
 
     @field_validator("rerank", mode="before")
     @classmethod
-    def _written(cls, given: Any) -> Any:
-        return str(reranker_of(given)) if given else ""
+    def _as_text(cls, reranker: Any) -> str:
+        return str(reranker_of(reranker)) if reranker else ""
 
     @field_validator("cutoffs", mode="after")
     @classmethod
@@ -103,12 +104,7 @@ class Protocol(Config):
         """As records have it: a re-ranker, facts of the parts and the time are named where there
         are any.
         """
-        values = self.model_dump(mode="json")
-        return {
-            name: value
-            for name, value in values.items()
-            if value or name not in ("rerank", "split_facts", "at")
-        }
+        return _without_empty(self.model_dump(mode="json"), ("rerank", "split_facts", "at"))
 
     @property
     def hash(self) -> str:
@@ -116,15 +112,20 @@ class Protocol(Config):
         it.
         """
         of_candidates = ("n_candidates", "candidate_seed", "candidate_hash")
-        values = {
-            name: value
-            for name, value in self.to_dict().items()
-            if value or name not in of_candidates
-        }
+        values = _without_empty(self.to_dict(), of_candidates)
         values.pop("at", None)
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
     def differences(self, other: Protocol) -> dict[str, tuple[Any, Any]]:
         """Field -> (own value, the other's), where they differ."""
-        own, others = self.model_dump(exclude={"at"}), other.model_dump(exclude={"at"})
-        return {name: (own[name], others[name]) for name in own if own[name] != others[name]}
+        values, others = self.model_dump(exclude={"at"}), other.model_dump(exclude={"at"})
+        differing = {}
+        for name, value in values.items():
+            if value != others[name]:
+                differing[name] = (value, others[name])
+        return differing
+
+
+def _without_empty(values: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The values but for those of the names that are empty, 0 or None."""
+    return {name: value for name, value in values.items() if value or name not in names}

@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -28,6 +28,7 @@ from recgraph.sparse.ragged import Ragged
 #: users given to a model at a time. Fixed, because a model's rounding may depend on who shares its
 #: batch.
 GROUP = 256
+_ALONE = Ranks()
 #: groups that wait or are done for each thread, beside the one that it ranks
 _AHEAD = 2
 
@@ -86,14 +87,14 @@ def device_of(model: object) -> torch.device:
 @contextlib.contextmanager
 def _in_evaluation_mode(model: object) -> Iterator[None]:
     """Within the block the model is in evaluation mode; after it, as before."""
-    training = model if isinstance(model, nn.Module) and model.training else None
-    if training is not None:
-        training.eval()
+    if not isinstance(model, nn.Module) or not model.training:
+        yield
+        return
+    model.eval()
     try:
         yield
     finally:
-        if training is not None:
-            training.train()
+        model.train()
 
 
 @contextlib.contextmanager
@@ -115,10 +116,13 @@ def catalogue_for(
     model: Ranker, n_items: int, k: int, *, tie_seed: int = 0, candidates: Tensor | None = None
 ) -> Catalogue:
     """A catalogue of the items as the model sees them now."""
-    vectors = item_vectors_of(model)
-    device = device_of(model) if vectors is None else None
     return Catalogue(
-        n_items, k, tie_seed=tie_seed, item_vectors=vectors, candidates=candidates, device=device
+        n_items,
+        k,
+        tie_seed=tie_seed,
+        item_vectors=item_vectors_of(model),
+        candidates=candidates,
+        device=device_of(model),
     )
 
 
@@ -129,7 +133,7 @@ def rank(
     seen: Ragged | None,
     conventions: tuple[str, ...],
     targets: Targets | None = None,
-    ranks: Ranks | None = None,
+    ranks: Ranks = _ALONE,
 ) -> Iterator[RankedBatch]:
     """Rank for all users of a query, shortest histories first, in the groups of 256 in which the
     model is called.
@@ -140,64 +144,76 @@ def rank(
     its own; lists and scores are those of one thread.
     """
     groups = query.history.lengths.argsort(stable=True).split(GROUP)  # type: ignore[no-untyped-call]
-    if ranks is not None:  # not a stretch of them: the last ones have the longest histories
-        groups = groups[ranks.index :: ranks.count]
-    host = torch.device("cpu")
-
-    def rank_group(index: Tensor) -> RankedBatch:
-        device = catalogue.device
-        part = query.take(index).to(device)
-        own_seen = None if seen is None else seen.take(index).to(device)
-        with evaluating(model):
-            # a matrix of scores may lie elsewhere than where it is ranked
-            queries = (model.encode_users(part) if model.has_vectors else model.score(part)).to(
-                device
-            )
-            lists = (
-                catalogue.rank(queries, own_seen, conventions, part.users) if conventions else {}
-            )
-            relevant_ranks: dict[str, RelevantRanks] = {}
-            if targets is not None:
-                relevant = targets.relevant.take(index).to(device)
-                if targets.in_catalogue and conventions:
-                    relevant_ranks = rank_relevant(
-                        catalogue, queries, relevant, own_seen, conventions
-                    )
-                for name, rows in targets.candidates.items():
-                    own = rows.take(index).to(device)
-                    ranked = rank_candidates(catalogue, queries, own, relevant, part.users)
-                    lists[name], relevant_ranks[name] = ranked
-        return RankedBatch(
-            index,
-            {
-                name: Lists(found.items.to(host), found.scores.to(host))
-                for name, found in lists.items()
-            },
-            {name: found.to(host) for name, found in relevant_ranks.items()},
-        )
-
-    n_threads = torch.get_num_threads() if catalogue.device.type in TILE_ROWS else 1
-    if n_threads < 2 or len(groups) < 2 or not getattr(model, "ranks_in_threads", False):
+    # not a stretch of them: the last ones have the longest histories
+    groups = groups[ranks.index :: ranks.count]
+    rank_group = partial(_rank_group, model, catalogue, query, seen, conventions, targets)
+    n_threads = torch.get_num_threads()
+    in_threads = catalogue.device.type in TILE_ROWS and getattr(model, "ranks_in_threads", False)
+    if in_threads and min(n_threads, len(groups)) > 1:
+        # threads see one mode of the model, as one that left it first would change it for the others
+        with _in_evaluation_mode(model):
+            yield from _map_in_threads(rank_group, groups, n_threads)
+    else:
         yield from map(rank_group, groups)
-        return
+
+
+def _rank_group(
+    model: Any,
+    catalogue: Catalogue,
+    query: Query,
+    seen: Ragged | None,
+    conventions: tuple[str, ...],
+    targets: Targets | None,
+    index: Tensor,
+) -> RankedBatch:
+    """Rank for the users at rows ``index`` of the query."""
+    device, host = catalogue.device, torch.device("cpu")
+    part = query.take(index).to(device)
+    if seen is not None:
+        seen = seen.take(index).to(device)
+    lists: dict[str, Lists] = {}
+    ranks: dict[str, RelevantRanks] = {}
+    with evaluating(model):
+        queries = model.encode_users(part) if model.has_vectors else model.score(part)
+        # a matrix of scores may lie elsewhere than where it is ranked
+        queries = queries.to(device)
+        if conventions:
+            lists = catalogue.rank(queries, seen, conventions, part.users)
+        if targets is not None:
+            relevant = targets.relevant.take(index).to(device)
+            if targets.in_catalogue:
+                ranks = rank_relevant(catalogue, queries, relevant, seen, conventions)
+            for name, rows in targets.candidates.items():
+                candidates = rows.take(index).to(device)
+                lists[name], ranks[name] = rank_candidates(
+                    catalogue, queries, candidates, relevant, part.users
+                )
+    return RankedBatch(
+        index,
+        {name: part_of_name.to(host) for name, part_of_name in lists.items()},
+        {name: part_of_name.to(host) for name, part_of_name in ranks.items()},
+    )
+
+
+def _map_in_threads(
+    rank_group: Callable[[Tensor], RankedBatch], groups: Sequence[Tensor], n_threads: int
+) -> Iterator[RankedBatch]:
+    """The groups in order, each ranked by a thread that computes alone."""
     pool = ThreadPoolExecutor(
         n_threads, "recgraph-rank", initializer=torch.set_num_threads, initargs=(1,)
     )
-    # threads see one mode of the model, as one that left it first would change it for the others
-    with _in_evaluation_mode(model):
-        try:
-            # the first is ranked before any other: what a model makes at its first call and keeps
-            # is made once
-            yield pool.submit(rank_group, groups[0]).result()
-            rest = iter(groups[1:])
-            waiting = deque(
-                pool.submit(rank_group, group) for group in islice(rest, (1 + _AHEAD) * n_threads)
-            )
-            while waiting:
-                batch = waiting.popleft().result()
-                waiting.extend(pool.submit(rank_group, group) for group in islice(rest, 1))
-                yield batch
-        finally:
-            pool.shutdown(cancel_futures=True)
-            # threads that begin later take the number that was set last
-            torch.set_num_threads(n_threads)
+    try:
+        # the first is ranked before any other: what a model makes at its first call and keeps is
+        # made once
+        yield pool.submit(rank_group, groups[0]).result()
+        waiting: deque[Future[RankedBatch]] = deque()
+        for group in groups[1:]:
+            waiting.append(pool.submit(rank_group, group))
+            if len(waiting) > (1 + _AHEAD) * n_threads:
+                yield waiting.popleft().result()
+        for future in waiting:
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        # threads that begin later take the number that was set last
+        torch.set_num_threads(n_threads)

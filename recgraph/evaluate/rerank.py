@@ -77,19 +77,20 @@ class Jaccard(Similarity):
         self._columns = tuple(columns)
 
     def of(self, items: Tensor) -> Compare:
-        held = [codes[items] for codes in self._columns]
-        sizes = torch.stack([(codes >= 0).sum(2) for codes in held]).sum(0)
+        of_candidates = [codes[items] for codes in self._columns]
+        sizes = self._sizes(items)
 
         def compare(other: Tensor) -> Tensor:
             both = torch.zeros(items.shape, dtype=torch.float64, device=items.device)
-            n_values = torch.zeros_like(other)
-            for codes, every in zip(held, self._columns, strict=True):
-                own = every[other]
-                n_values += (own >= 0).sum(1)
-                both += shared_values(codes, own[:, None]).any(3).sum(2)
-            return both / (sizes + n_values[:, None] - both).clamp(min=1)
+            for values, codes in zip(of_candidates, self._columns, strict=True):
+                both += shared_values(values, codes[other][:, None]).any(3).sum(2)
+            return both / (sizes + self._sizes(other)[:, None] - both).clamp(min=1)
 
         return compare
+
+    def _sizes(self, items: Tensor) -> Tensor:
+        """How many values each of the items has, of any shape."""
+        return torch.stack([(codes[items] >= 0).sum(-1) for codes in self._columns]).sum(0)
 
 
 class CoOccurrence(Similarity):
@@ -113,10 +114,10 @@ class CoOccurrence(Similarity):
             # lists that are picked at the same time often hold the same items: each is counted once
             wanted, which = torch.unique(other, return_inverse=True)
             order = which.argsort(stable=True)
-            ends = torch.bincount(which, minlength=len(wanted)).cumsum(0).tolist()
+            ends = [0, *torch.bincount(which, minlength=len(wanted)).cumsum(0).tolist()]
             both = torch.empty(items.shape, dtype=torch.float64, device=items.device)
             for first, block in co_occurrence(users, wanted):
-                rows = order[ends[first - 1] if first else 0 : ends[first + len(block) - 1]]
+                rows = order[ends[first] : ends[first + len(block)]]
                 both[rows] = block[which[rows] - first].gather(1, items[rows])
             return both / (sizes * counts[other][:, None]).sqrt().clamp(min=1)
 
@@ -125,13 +126,12 @@ class CoOccurrence(Similarity):
     def rows(self, items: Tensor) -> Tensor:
         """[R, n_items] float64: the similarities of items [R] with all."""
         users, counts = self._counted
-        found = torch.empty(len(items), self.n_items, dtype=torch.float64)
+        similarities = torch.empty(len(items), self.n_items, dtype=torch.float64)
         for first, block in co_occurrence(users, items):
             rows = slice(first, first + len(block))
-            torch.div(
-                block, (counts[items[rows], None] * counts).sqrt_().clamp_(min=1), out=found[rows]
-            )
-        return found
+            lengths = (counts[items[rows], None] * counts).sqrt_().clamp_(min=1)
+            torch.div(block, lengths, out=similarities[rows])
+        return similarities
 
 
 def shared_values(rows: Tensor, one: Tensor) -> Tensor:
@@ -208,21 +208,18 @@ class Reranker(ABC):
         """
         finite_mask = pool_mask & scores.isfinite()
         has_mask = finite_mask.any(1, keepdim=True)
-        most = torch.where(
-            has_mask, scores.masked_fill(~finite_mask, -torch.inf).amax(1, keepdim=True), 0.0
-        )
-        least = torch.where(
-            has_mask, scores.masked_fill(~finite_mask, torch.inf).amin(1, keepdim=True), 0.0
-        )
+        most = scores.masked_fill(~finite_mask, -torch.inf).amax(1, keepdim=True)
+        most = torch.where(has_mask, most, 0.0)
+        least = scores.masked_fill(~finite_mask, torch.inf).amin(1, keepdim=True)
+        least = torch.where(has_mask, least, 0.0)
         known = torch.where(pool_mask, scores, -torch.inf).clamp(max=most)
         if self.config.relevance == "probability":
             share = (known - most).exp()
             share = share / share.sum(1, keepdim=True).clamp(min=1.0)
         else:
             span = most - least
-            share = torch.where(
-                span > 0, (known - least) / torch.where(span > 0, span, 1.0), 1.0
-            ).clamp(0, 1)
+            place = (known - least) / torch.where(span > 0, span, 1.0)
+            share = torch.where(span > 0, place, 1.0).clamp(0, 1)
         # rounding must not raise an item above one that is ranked before it
         return torch.where(pool_mask, share, 0.0).cummin(1).values
 
@@ -239,14 +236,14 @@ class Reranker(ABC):
         return json.dumps(self.specification, sort_keys=True)
 
 
-def reranker_of(given: str | Mapping[str, Any] | Reranker) -> Reranker:
+def reranker_of(specification: str | Mapping[str, Any] | Reranker) -> Reranker:
     """A re-ranker from its name, its specification, the text of one, or itself."""
-    if isinstance(given, Reranker):
-        return given
-    if isinstance(given, str) and given.startswith("{"):
-        given = json.loads(given)
-    made: Reranker = registry.make("reranker", given)
-    return made
+    if isinstance(specification, Reranker):
+        return specification
+    if isinstance(specification, str) and specification.startswith("{"):
+        specification = json.loads(specification)
+    reranker: Reranker = registry.make("reranker", specification)
+    return reranker
 
 
 class MMR(Reranker):
@@ -260,10 +257,10 @@ class MMR(Reranker):
     """
 
     def gains(self, relevance: Tensor, k: int) -> Gains:
-        own = (1 - self.config.strength) * relevance
-        _, nearest = yield own
+        gain = (1 - self.config.strength) * relevance
+        _, nearest = yield gain
         while True:
-            _, similarity = yield own - self.config.strength * nearest
+            _, similarity = yield gain - self.config.strength * nearest
             nearest = torch.maximum(nearest, similarity)
 
 
@@ -285,20 +282,20 @@ class DPP(Reranker):
     """
 
     def gains(self, relevance: Tensor, k: int) -> Gains:
-        own = (1 - self.config.strength) * relevance
-        # rows of the Cholesky factor of each candidate beside the items picked, and what is left of
-        # its diagonal
-        factors, volume = relevance.new_zeros(*relevance.shape, k), torch.ones_like(relevance)
+        gain = (1 - self.config.strength) * relevance
+        # rows of the Cholesky factor of each candidate beside the items picked
+        factors = relevance.new_zeros(*relevance.shape, k)
+        # what is left of its diagonal
+        volume = torch.ones_like(relevance)
         for step in range(k):
-            place, rest = yield own + self.config.strength * volume.clamp(min=_LEAST_VOLUME).log()
+            place, rest = yield gain + self.config.strength * volume.clamp(min=_LEAST_VOLUME).log()
             if step:
                 picked = factors[torch.arange(len(place), device=place.device), place, :step]
                 # added in one order, whatever the shape: equal candidates stay equal
                 rest = rest - (factors[:, :, :step] * picked[:, None]).cumsum(2)[:, :, -1]
             left = volume.gather(1, place[:, None])
-            factor = torch.where(
-                left > _LEAST_VOLUME, rest / left.clamp(min=_LEAST_VOLUME).sqrt(), 0.0
-            )
+            factor = rest / left.clamp(min=_LEAST_VOLUME).sqrt()
+            factor = torch.where(left > _LEAST_VOLUME, factor, 0.0)
             factors[:, :, step] = factor
             volume = (volume - factor.square()).clamp(min=0)
 
@@ -332,11 +329,10 @@ def bind(
             raise ValueError(
                 f"{setting}: columns = {list(config.columns)}: the item features are not known here"
             )
-        own = config.separator or separator
-        return Reranking(
-            reranker,
-            Jaccard([columns.codes(each, f"{setting}.columns", own) for each in config.columns]),
-        )
+        separator = config.separator or separator
+        setting = f"{setting}.columns"
+        codes = [columns.codes(name, setting, separator) for name in config.columns]
+        return Reranking(reranker, Jaccard(codes))
     if config.similarity == "co_occurrence":
         if in_common is None:
             raise ValueError(
@@ -379,15 +375,16 @@ def pick(
         bool, the rows that
         were searched to their end without ``k`` items: a longer ranking may hold more.
     """
-    if len(bad := (scores.isnan() & (items >= 0)).nonzero()):
+    bad = (scores.isnan() & (items >= 0)).nonzero()
+    if len(bad):
         raise ValueError(f"scores: row {int(bad[0, 0])} holds NaN; train or check the model")
     places = [torch.empty(0, k, dtype=torch.int64)]
     step = max(_CANDIDATES // max(items.shape[1], 1), 1)
     for start in range(0, len(items), step):
         rows = slice(start, start + step)
         places.append(_pick(items[rows], scores[rows], k, limits, reranking))
-    found = torch.cat(places)
-    return found, (found[:, -1] < 0) & (items[:, -1] >= 0)
+    picked = torch.cat(places)
+    return picked, (picked[:, -1] < 0) & (items[:, -1] >= 0)
 
 
 def _pick(
@@ -395,20 +392,21 @@ def _pick(
 ) -> Tensor:
     n_rows, width = items.shape
     free_mask, known = items >= 0, items.clamp(min=0)
-    held = [limit.codes[known] for limit in limits]
-    counts = [torch.zeros_like(codes) for codes in held]
+    of_limits = [limit.codes[known] for limit in limits]
+    counts = list(map(torch.zeros_like, of_limits))
     by_rank = -torch.arange(width, device=items.device, dtype=torch.float64).expand(n_rows, -1)
-    size = 0 if reranking is None else min(reranking.reranker.config.pool, width)
+    size = 0
     if reranking is not None:
+        size = min(reranking.reranker.config.pool, width)
         compare = reranking.similarity.of(known[:, :size])
         relevance = reranking.reranker.relevance(scores[:, :size].double(), free_mask[:, :size])
         gains = reranking.reranker.gains(relevance, min(k, size))
         of_pool = next(gains)
     places = torch.full((n_rows, k), -1, device=items.device)
-    every = torch.arange(n_rows, device=items.device)
+    rows = torch.arange(n_rows, device=items.device)
     for step in range(min(k, width)):
         open_mask = free_mask
-        for limit, codes, count in zip(limits, held, counts, strict=True):
+        for limit, codes, count in zip(limits, of_limits, counts, strict=True):
             open_mask = open_mask & ((count < limit.most) | (codes < 0)).all(2)
         value = by_rank.masked_fill(~open_mask, float("-inf"))
         if reranking is not None:  # by gain where the pool has an item that may be picked
@@ -422,10 +420,10 @@ def _pick(
         if not bool(found_mask.any()):
             break
         places[:, step] = place.masked_fill(~found_mask, -1)
-        free_mask[every[found_mask], place[found_mask]] = False
-        for codes, count in zip(held, counts, strict=True):
+        free_mask[rows[found_mask], place[found_mask]] = False
+        for codes, count in zip(of_limits, counts, strict=True):
             # a row without a choice is finished: what is counted for it is never read
-            count += shared_values(codes, codes[every, place][:, None]).any(3)
+            count += shared_values(codes, codes[rows, place][:, None]).any(3)
         # after as many steps as the pool has items, none of it can be picked any more
         if reranking is not None and step + 1 < min(k, size):
             inside = place.clamp(max=size - 1)

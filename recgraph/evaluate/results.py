@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -84,8 +84,15 @@ class Result:
         """One row a user: ``user_idx`` (``user_id`` where ids are known), then a column a
         metric.
         """
-        who = {"user_idx": self.users} if self.user_ids is None else {"user_id": self.user_ids}
-        return pl.DataFrame({**who, **self.per_user})
+        column = users_column(self)
+        return pl.DataFrame({column.name: column, **self.per_user})
+
+
+def users_column(result: Result) -> pl.Series:
+    """[U]: who the users are, ``user_id`` where their ids are known, else ``user_idx``."""
+    if result.user_ids is None:
+        return pl.Series("user_idx", result.users)
+    return result.user_ids.alias("user_id")
 
 
 class Printed(ABC):
@@ -104,25 +111,32 @@ class Printed(ABC):
         return []
 
     def __str__(self) -> str:
-        def text(value: Any) -> str:
-            return "" if value is None else value if isinstance(value, str) else f"{value:.4f}"
-
         rows = self.rows()
-        texts = [list(rows[0]), *([text(value) for value in row.values()] for row in rows)]
+        texts = [list(rows[0])]
+        texts.extend(list(map(_cell_text, row.values())) for row in rows)
         widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-        lines = [
-            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
-            for row in texts
-        ]
+        lines = []
+        for first, *others in texts:
+            cells = [first.ljust(widths[0]), *map(str.rjust, others, widths[1:])]
+            lines.append("  ".join(cells).rstrip())
         return "\n".join([*lines, *self.notes()])
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name} {fact}' for name, fact in self.facts().items())})\n{self}"
+        facts = ", ".join(f"{name} {fact}" for name, fact in self.facts().items())
+        return f"{type(self).__name__}({facts})\n{self}"
 
     def _repr_html_(self) -> str:
         return block(
             type(self).__name__, self.facts(), [table(self.rows())], "; ".join(self.notes())
         )
+
+
+def _cell_text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    return f"{value:.4f}"
 
 
 class Results(Printed):
@@ -141,33 +155,34 @@ class Results(Printed):
     def __getitem__(self, which: int | str) -> Result:
         if isinstance(which, int):
             return self._results[which]
-        found = [result for result in self if which in (result.protocol.seen, result.hash)]
-        if len(found) == 1:
-            return found[0]
-        there = ", ".join(f"{result.protocol.seen} ({result.hash})" for result in self)
-        raise KeyError(f"{which!r} names {len(found)} results; there are {there}")
+        matches = [result for result in self if which in (result.protocol.seen, result.hash)]
+        if len(matches) == 1:
+            return matches[0]
+        names = ", ".join(f"{result.protocol.seen} ({result.hash})" for result in self)
+        raise KeyError(f"{which!r} names {len(matches)} results; there are {names}")
 
     def titles(self) -> list[str]:
         """A column heading for each result."""
-        plain = []
+        titles = []
         for result in self:
             title = {"keep": "seen kept", "exclude": "seen excluded"}[result.protocol.seen]
-            reranker = result.protocol.rerank
-            plain.append(
-                f"{title}, {reranker_of(reranker).specification['name']}" if reranker else title
-            )
-        if len(set(plain)) == len(plain):
-            return plain
-        return [f"{title} {result.hash[:6]}" for title, result in zip(plain, self, strict=True)]
+            if result.protocol.rerank:
+                reranker = reranker_of(result.protocol.rerank)
+                title = f"{title}, {reranker.specification['name']}"
+            titles.append(title)
+        if len(set(titles)) == len(titles):
+            return titles
+        return [f"{title} {result.hash[:6]}" for title, result in zip(titles, self, strict=True)]
 
     def to_dict(self) -> list[dict[str, Any]]:
         return [result.to_dict() for result in self]
 
     def to_polars(self) -> pl.DataFrame:
         """One row a metric: ``metric``, then a column for each result."""
-        names = list(dict.fromkeys(name for result in self for name in result.metrics))
-        of_results = ([result.metrics.get(name) for name in names] for result in self)
-        return pl.DataFrame({"metric": names, **dict(zip(self.titles(), of_results, strict=True))})
+        by_result = pl.DataFrame([result.metrics for result in self], infer_schema_length=None)
+        return by_result.transpose(
+            include_header=True, header_name="metric", column_names=self.titles()
+        )
 
     def rows(self) -> list[dict[str, Any]]:
         return self.to_polars().to_dicts()
@@ -202,9 +217,8 @@ def comparable(a: Result, b: Result) -> list[str]:
     if a.hash == b.hash:
         return shared
     differing = a.protocol.differences(b.protocol)
-    cutoffs = differing.pop("cutoffs", None)
-    if cutoffs is not None and not differing and not shared:
-        differing["cutoffs"] = cutoffs
+    if shared:
+        differing.pop("cutoffs", None)
     if differing:
         lines = [f"  {name}: {own!r} and {other!r}" for name, (own, other) in differing.items()]
         raise ProtocolMismatch(
@@ -234,41 +248,50 @@ def load_users(path: str | Path) -> Result:
         raise ValueError(
             f"{path} names protocol {about['protocol_hash']}, but its protocol has hash {protocol.hash}"
         )
-    who, *values = pl.read_parquet(path)
-    per_user = {column.name: column.to_numpy() for column in values}
-    about_all = about["overall"], about["n_unreachable_users"]
-    if who.name == "user_id":
-        return Result(protocol, np.arange(len(who)), per_user, *about_all, who)
-    return Result(protocol, who.to_numpy(), per_user, *about_all)
+    users, *values = pl.read_parquet(path)
+    result = Result(
+        protocol,
+        users=np.arange(len(users)),
+        per_user={column.name: column.to_numpy() for column in values},
+        overall=about["overall"],
+        n_unreachable_users=about["n_unreachable_users"],
+        user_ids=users,
+    )
+    if users.name == "user_id":
+        return result
+    return replace(result, users=users.to_numpy(), user_ids=None)
 
 
 def by_group(result: Result, labels: Sequence[str] | pl.Series) -> pl.DataFrame:
     """A row for each group of labels [U], in order of first appearance: ``group``, ``n_users``, and
     a column a metric with values of users: the mean of those that have one (null if none has)."""
     of_user = pl.Series("group", labels)
-    groups = of_user.unique(maintain_order=True)
-    masks = [of_user.eq_missing(group).to_numpy() for group in groups]
-    n_users = pl.Series([mask.sum() for mask in masks], dtype=pl.UInt32)
-    means = {}
+    rows = []
     # polars' means of groups differ in the last digit by the number of threads
-    for name, values in result.per_user.items():
-        there = [values[mask & ~np.isnan(values)] for mask in masks]
-        means[name] = pl.Series(
-            [float(own.mean()) if len(own) else None for own in there], dtype=pl.Float64
-        )
-    return pl.DataFrame({"group": groups, "n_users": n_users, **means})
+    for group in of_user.unique(maintain_order=True):
+        mask = of_user.eq_missing(group).to_numpy()
+        row: dict[str, Any] = {"group": group, "n_users": int(mask.sum())}
+        for name, values in result.per_user.items():
+            known = values[mask & ~np.isnan(values)]
+            if len(known):
+                row[name] = float(known.mean())
+        rows.append(row)
+    schema: dict[str, Any] = {"group": of_user.dtype, "n_users": pl.UInt32}
+    return pl.DataFrame(rows, schema=schema | dict.fromkeys(result.per_user, pl.Float64))
 
 
 def history_groups(cases: Cases, edges: Sequence[int] = (1, 5, 20)) -> list[str]:
     """[U] labels by the number of interactions that are known of a user, e.g. ``"0"``, ``"1-4"``,
     ``"20+"``; each edge opens a group."""
     starts = [0, *edges]
-    names = [str(low) if high == low + 1 else f"{low}-{high - 1}" for low, high in pairwise(starts)]
+    names = []
+    for low, high in pairwise(starts):
+        names.append(str(low) if high == low + 1 else f"{low}-{high - 1}")
     names.append(f"{starts[-1]}+")
-    group = np.searchsorted(
-        np.asarray(edges), cases.history.lengths.numpy(force=True), side="right"
-    )
-    return [names[at] for at in group]
+    lengths = cases.history.lengths.numpy(force=True)
+    groups = np.searchsorted(np.asarray(edges), lengths, side="right")
+    labels: list[str] = np.array(names)[groups].tolist()
+    return labels
 
 
 def popularity_groups(cases: Cases, counts: Tensor, head: float = 0.2) -> list[str]:
@@ -280,8 +303,9 @@ def popularity_groups(cases: Cases, counts: Tensor, head: float = 0.2) -> list[s
     popular = counts.argsort(descending=True, stable=True)
     kind[popular[: max(int(head * int((counts > 0).sum())), 1)]] *= 2
     of_items = kind[cases.truth.values]
-    low, high = torch.full((len(cases),), 2), torch.zeros(len(cases), dtype=torch.int64)
+    low = torch.full((len(cases),), 2)
     low = low.scatter_reduce(0, cases.truth.rows, of_items, "amin")
+    high = torch.zeros(len(cases), dtype=torch.int64)
     high = high.scatter_reduce(0, cases.truth.rows, of_items, "amax")
     labels: list[str] = kinds[torch.where(low == high, low, 3).numpy(force=True)].tolist()
     return labels

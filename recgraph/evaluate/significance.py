@@ -8,6 +8,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from scipy import stats
 
 from recgraph.config import checked
 from recgraph.evaluate.metrics import best_first
-from recgraph.evaluate.results import Printed, Result, comparable, load_users
+from recgraph.evaluate.results import Printed, Result, comparable, load_users, users_column
 from recgraph.rng import numpy_generator
 
 #: numbers drawn at a time
@@ -27,6 +28,7 @@ _AT_ONCE = 1 << 23
 _ROUNDING = 1e-12
 FloatArray = NDArray[np.float64]
 Test = Literal["t", "randomisation"]
+Mark = Literal["best", "tied", ""]
 #: a result, or a file that ``save_users`` wrote
 Source = Result | str | Path
 
@@ -86,7 +88,7 @@ def randomisation(differences: ArrayLike, *, n_draws: int = 9999, seed: int = 0)
     # sums that differ by rounding alone are as great as the observed one
     limit = abs(values.sum()) - 1e-12 * max(float(np.abs(values).sum()), 1e-300)
     n = values.size
-    if n < 63 and 2**n <= n_draws:
+    if 2**n <= n_draws:
         bits = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
         return float((np.abs((2 * bits - 1) @ values) >= limit).mean())
     rng = numpy_generator(seed, "randomisation")
@@ -104,15 +106,19 @@ def cohen_d(differences: ArrayLike) -> float:
     not 0.
     """
     values = np.asarray(differences, dtype=np.float64)
-    deviation = values.std(ddof=1) if values.size > 1 and np.ptp(values) > 0 else 0.0
-    return _over(float(values.mean()), float(deviation))
+    deviation = 0.0
+    if np.ptp(values) > 0:  # rounding may give equal values a deviation
+        deviation = float(values.std(ddof=1))
+    return _over(float(values.mean()), deviation)
 
 
 def _over(difference: float, deviation: float) -> float:
     """Infinite where nothing deviates and there is a difference."""
-    if deviation == 0:
-        return math.copysign(math.inf, difference) if difference else 0.0
-    return difference / deviation
+    if deviation != 0:
+        return difference / deviation
+    if difference == 0:
+        return 0.0
+    return math.copysign(math.inf, difference)
 
 
 def holm(p_values: ArrayLike) -> FloatArray:
@@ -143,30 +149,24 @@ def welch(a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95) -> Welch:
     e.g. seeds of two models, which share no chance (Colas, Sigaud and Oudeyer, A Hitchhiker's Guide
     to Statistical Comparisons of Reinforcement Learning Algorithms, 2019). Where neither sample
     deviates, p is 1 for equal means and else 0."""
-    own, other = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    difference = float(differences_of(own.mean(), other.mean()))
-    free = own.size + other.size - 2
-    pooled = np.sqrt(
-        (own.var(ddof=1) * (own.size - 1) + other.var(ddof=1) * (other.size - 1)) / free
-    )
-    is_constant = np.ptp(own) == 0 and np.ptp(other) == 0
-    hedges_g = _over(difference, 0.0 if is_constant else float(pooled)) * (1 - 3 / (4 * free - 1))
-    if is_constant:
-        return Welch(
-            difference,
-            Interval(difference, difference, confidence),
-            float(difference == 0),
-            hedges_g,
-        )
-    with (
-        warnings.catch_warnings()
-    ):  # scipy doubts the deviation of a sample without any, which is 0
+    first = np.asarray(a, dtype=np.float64)
+    second = np.asarray(b, dtype=np.float64)
+    difference = float(differences_of(first.mean(), second.mean()))
+    freedom = first.size + second.size - 2
+    correction = 1 - 3 / (4 * freedom - 1)
+    if np.ptp(first) + np.ptp(second) == 0:
+        interval = Interval(difference, difference, confidence)
+        hedges_g = _over(difference, 0.0) * correction
+        return Welch(difference, interval, float(difference == 0), hedges_g)
+    squares = first.var(ddof=1) * (first.size - 1) + second.var(ddof=1) * (second.size - 1)
+    hedges_g = _over(difference, float(np.sqrt(squares / freedom))) * correction
+    with warnings.catch_warnings():
+        # scipy doubts the deviation of a sample without any, which is 0
         warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)
-        found = stats.ttest_ind(other, own, equal_var=False)
-    low, high = found.confidence_interval(confidence)
-    return Welch(
-        difference, Interval(float(low), float(high), confidence), float(found.pvalue), hedges_g
-    )
+        test = stats.ttest_ind(second, first, equal_var=False)
+    low, high = test.confidence_interval(confidence)
+    interval = Interval(float(low), float(high), confidence)
+    return Welch(difference, interval, float(test.pvalue), hedges_g)
 
 
 def compare_values(
@@ -179,19 +179,20 @@ def compare_values(
     values = values[~np.isnan(values)]
     if values.size < 2:
         raise TooFewPairs(f"there are {values.size} pairs; at least two are needed")
-    rng, batch = numpy_generator(seed, "bootstrap"), max(_AT_ONCE // values.size, 1)
     low, high = stats.bootstrap(
         (values,),
         np.mean,
         n_resamples=n_draws,
-        batch=batch,
+        batch=max(_AT_ONCE // values.size, 1),
         confidence_level=confidence,
         method="percentile",
-        rng=rng,
+        rng=numpy_generator(seed, "bootstrap"),
     ).confidence_interval
-    by_signs = randomisation(values, n_draws=n_draws, seed=seed)
     interval = Interval(float(low), float(high), confidence)
-    p_values: dict[Test, float] = {"t": paired_t(values), "randomisation": by_signs}
+    p_values: dict[Test, float] = {
+        "t": paired_t(values),
+        "randomisation": randomisation(values, n_draws=n_draws, seed=seed),
+    }
     return Comparison(values.size, float(values.mean()), interval, p_values, cohen_d(values))
 
 
@@ -216,9 +217,10 @@ def over_users(
     return compare_values(*means, confidence=confidence, n_draws=n_draws, seed=seed)
 
 
-def _results_of(given: Source | Sequence[Source]) -> list[Result]:
-    several = [given] if isinstance(given, Source) else given
-    return [one if isinstance(one, Result) else load_users(one) for one in several]
+def _results_of(sources: Source | Sequence[Source]) -> list[Result]:
+    if isinstance(sources, Source):
+        sources = [sources]
+    return [item if isinstance(item, Result) else load_users(item) for item in sources]
 
 
 def _user_means(
@@ -227,22 +229,24 @@ def _user_means(
     """[U] each: the mean over the results of each user's values, the same in whatever order they
     are given.
     """
+    users = users_column(a[0])
     for result in (*a, *b):
         comparable(a[0], result)
         if metric not in result.per_user:
             raise ValueError(
                 f"metric {metric!r} has no values of users here; there are {', '.join(result.per_user)}"
             )
-        ids = [None if one.user_ids is None else one.user_ids.to_list() for one in (result, a[0])]
-        if not np.array_equal(result.users, a[0].users) or ids[0] != ids[1]:
+        if not users.equals(users_column(result), check_names=True):
             raise ValueError(
                 "the results are of different users; evaluate both models on the same cases"
             )
-    own, other = (
-        np.sort([result.per_user[metric] for result in results], axis=0).mean(0)
-        for results in (a, b)
-    )
-    return own, other
+    return _mean_values(a, metric), _mean_values(b, metric)
+
+
+def _mean_values(results: Sequence[Result], metric: str) -> FloatArray:
+    values = np.sort([result.per_user[metric] for result in results], axis=0)
+    means: FloatArray = values.mean(0)
+    return means
 
 
 @dataclass(frozen=True)
@@ -254,7 +258,7 @@ class Cell:
     p_value: float | None
     #: ``best``: better than every other; ``tied``: not significantly different from the best, which
     #: is tied then, too
-    mark: Literal["best", "tied", ""]
+    mark: Mark
 
     def __str__(self) -> str:
         sign = {"best": "*", "tied": "=", "": ""}[self.mark]
@@ -301,59 +305,74 @@ def table(
         alpha: below it a difference counts, after Holm's correction over all comparisons of the
             table.
     """
-    models = {name: _results_of(own) for name, own in results.items()}
-    every = [result for own in models.values() for result in own]
-    if not every:
+    models = {name: _results_of(sources) for name, sources in results.items()}
+    all_results = list(chain.from_iterable(models.values()))
+    if not all_results:
         raise ValueError("results is empty; give at least one model")
-    shared = [comparable(every[0], result) for result in every]
-    columns = (
-        [name for name in shared[0] if all(name in own for own in shared)]
-        if metrics is None
-        else list(metrics)
-    )
-    means = {
-        metric: {
-            name: float(np.mean([result[metric] for result in own])) for name, own in models.items()
-        }
-        for metric in columns
-    }
-    best = {metric: best_first(means[metric], metric)[0] for metric in columns}
+    columns = _shared_metrics(all_results)
+    if metrics is not None:
+        columns = list(metrics)
+    means: dict[str, dict[str, float]] = {}
+    best: dict[str, str] = {}
     p_values: dict[tuple[str, str], float] = {}
     for metric in columns:
-        for name, own in models.items():
-            if (
-                name == best[metric]
-                or metric not in own[0].per_user
-                or math.isnan(means[metric][name])
-            ):
+        means[metric] = _mean_over_seeds(models, metric)
+        best[metric] = best_first(means[metric], metric)[0]
+        for name, results_of_model in models.items():
+            is_without_users = metric not in results_of_model[0].per_user
+            if name == best[metric] or is_without_users or math.isnan(means[metric][name]):
                 continue
-            values = differences_of(*_user_means(own, models[best[metric]], metric))
-            values = values[~np.isnan(values)]
-            p_values[name, metric] = 1.0
-            if values.size > 1:
-                p = (
-                    paired_t(values)
-                    if test == "t"
-                    else randomisation(values, n_draws=n_draws, seed=seed)
-                )
-                p_values[name, metric] = p
-    adjusted = dict(zip(p_values, holm([*p_values.values()]).tolist(), strict=True))
-
-    def cell(name: str, metric: str) -> Cell:
-        p = adjusted.get((name, metric))
-        if name != best[metric]:
-            return Cell(means[metric][name], p, "tied" if p is not None and p >= alpha else "")
-        others = [each for (_, of), each in adjusted.items() if of == metric]
-        return Cell(
-            means[metric][name],
-            None,
-            "tied" if max(others, default=0) >= alpha else "best" if others else "",
-        )
-
+            values, values_of_best = _user_means(results_of_model, models[best[metric]], metric)
+            differences = differences_of(values, values_of_best)
+            p_values[metric, name] = _p_value(differences, test, n_draws=n_draws, seed=seed)
+    adjusted: dict[str, dict[str, float]] = {metric: {} for metric in columns}
+    for (metric, name), p in zip(p_values, holm(list(p_values.values())).tolist(), strict=True):
+        adjusted[metric][name] = p
+    cells: dict[str, dict[str, Cell]] = {name: {} for name in models}
+    for metric in columns:
+        marks = _marks(adjusted[metric], best[metric], alpha)
+        for name, mean in means[metric].items():
+            cells[name][metric] = Cell(mean, adjusted[metric].get(name), marks.get(name, ""))
     legend = (
         f"* better than every other; = the best, or not significantly different from it ({test} test over users, "
         f"Holm's correction over the {len(p_values)} comparisons of the table, {alpha:g})"
     )
-    return Table(
-        {name: {metric: cell(name, metric) for metric in columns} for name in models}, legend
-    )
+    return Table(cells, legend)
+
+
+def _shared_metrics(results: Sequence[Result]) -> list[str]:
+    """The metrics of every result, in the order of the first; raises ProtocolMismatch."""
+    shared = list(results[0].metrics)
+    for result in results:
+        common = set(comparable(results[0], result))
+        shared = [name for name in shared if name in common]
+    return shared
+
+
+def _mean_over_seeds(models: Mapping[str, Sequence[Result]], metric: str) -> dict[str, float]:
+    means = {}
+    for name, results in models.items():
+        means[name] = float(np.mean([result[metric] for result in results]))
+    return means
+
+
+def _p_value(differences: FloatArray, test: Test, *, n_draws: int, seed: int) -> float:
+    """Of the users that have a value of both models; 1 where there are too few."""
+    differences = differences[~np.isnan(differences)]
+    if differences.size < 2:
+        return 1.0
+    if test == "t":
+        return paired_t(differences)
+    return randomisation(differences, n_draws=n_draws, seed=seed)
+
+
+def _marks(p_values: Mapping[str, float], best: str, alpha: float) -> dict[str, Mark]:
+    """The marks of a column, given the adjusted p-values of the models that are compared with the
+    best one.
+    """
+    marks: dict[str, Mark] = {name: "tied" for name, p in p_values.items() if p >= alpha}
+    if marks:
+        marks[best] = "tied"
+    elif p_values:
+        marks[best] = "best"
+    return marks

@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from recgraph.evaluate.metrics import RelevantRanks
+from recgraph.evaluate.metrics import RelevantRanks, item_keys
 from recgraph.rng import numpy_generator
 from recgraph.sparse.ragged import Ragged
 
@@ -55,7 +55,10 @@ class Lists:
 
     def first(self, k: int) -> Lists:
         """The first ``k`` items of each list."""
-        return self if self.items.shape[1] <= k else Lists(self.items[:, :k], self.scores[:, :k])
+        return Lists(self.items[:, :k], self.scores[:, :k])
+
+    def to(self, device: torch.device) -> Lists:
+        return Lists(self.items.to(device), self.scores.to(device))
 
     @classmethod
     def cat(cls, parts: list[Lists]) -> Lists:
@@ -74,7 +77,7 @@ class _Buffer(threading.local):
     without any.
     """
 
-    scores: Tensor | None = None
+    scores = torch.empty(0)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Buffer, ()
@@ -111,24 +114,25 @@ class Catalogue:
         device: torch.device | None = None,
         wide: bool = False,
     ) -> None:
-        if device is None:
-            device = torch.device("cpu") if item_vectors is None else item_vectors.device
         order = tie_order(n_items, tie_seed)
         if candidates is not None:
             keep_mask = torch.zeros(n_items, dtype=torch.bool)
             keep_mask[candidates.cpu()] = True
             order = order[keep_mask[order]]
-        self.n_items, self.k, self.device = n_items, k, device
-        self.rows = TILE_ROWS.get(device.type, ACCELERATOR_ROWS)
+        if item_vectors is not None:
+            device = item_vectors.device
         self.order = order.to(device)
-        self.position = torch.full((n_items,), -1, device=device)
-        self.position[self.order] = torch.arange(order.numel(), device=device)
+        self.n_items, self.k, self.device = n_items, k, self.order.device
+        self.rows = TILE_ROWS.get(self.device.type, ACCELERATOR_ROWS)
+        self.position = torch.full((n_items,), -1, device=self.device)
+        self.position[self.order] = torch.arange(order.numel(), device=self.device)
         self._chunk = self._chunk_for(k)
         self.width = max(_round_up(order.numel(), self._chunk), self._chunk)
         self._block = min(_round_up(block_items or BLOCK_ITEMS, self._chunk), self.width)
         self.n_blocks = -(-self.width // self._block)
-        step = min(self._block, CACHED_ITEMS) if device.type in TILE_ROWS else self._block
-        self._step = min(_round_up(step, self._chunk), self._block)
+        self._step = self._block
+        if self.device.type in TILE_ROWS:
+            self._step = min(_round_up(CACHED_ITEMS, self._chunk), self._block)
         self._wide = wide
         self._vectors: list[Tensor] | None = None
         if item_vectors is not None:  # [D, chunk] each, of consecutive columns
@@ -165,9 +169,9 @@ class Catalogue:
         if self._vectors is None:
             return other
         if rows not in self._agree:
-            wanted = (self.rows, self._vectors[0].shape[0])
-            made = torch.from_numpy(numpy_generator(0, "tiles").standard_normal(wanted))
-            queries = made.to(self.device, self._vectors[0].dtype)
+            shape = (self.rows, self._vectors[0].shape[0])
+            normal = torch.from_numpy(numpy_generator(0, "tiles").standard_normal(shape))
+            queries = normal.to(self.device, self._vectors[0].dtype)
             whole = next(self.blocks(queries, self._step))[1].clone()
             shares = queries.split(rows)  # type: ignore[no-untyped-call]
             parts = [next(other.blocks(share, self._step))[1].clone() for share in shares]
@@ -179,9 +183,9 @@ class Catalogue:
         queries = queries.detach()
         if self._wide:
             return queries.double()
-        return (
-            as_wide_floats(queries) if self._vectors is None else queries.to(self._vectors[0].dtype)
-        )
+        if self._vectors is None:
+            return as_wide_floats(queries)
+        return queries.to(self._vectors[0].dtype)
 
     @torch.no_grad()
     def rank(
@@ -198,23 +202,33 @@ class Catalogue:
         name one whose score is NaN.
         """
         queries = self.prepared(queries)
-        parts: dict[str, list[Lists]] = {name: [] for name in conventions}
-        excluded = (
-            self.seen_columns(seen) if seen is not None and "exclude" in conventions else None
-        )
+        tiles: dict[str, list[Lists]] = defaultdict(list)
+        excluded = self.excluded_columns(seen, conventions)
+        tile_seen = None
         for start in range(0, queries.shape[0], self.rows):
             tile = queries[start : start + self.rows]
-            tile_seen = None if excluded is None else excluded.part(start, start + tile.shape[0])
+            if excluded is not None:
+                tile_seen = excluded.part(start, start + tile.shape[0])
             for name, (values, columns) in self._rank_tile(tile, tile_seen, conventions).items():
-                # where scores are NaN, which is refused below, columns may lie past the last one
-                items = torch.where(
-                    columns < 0, columns, self.order[columns.clamp(0, len(self.order) - 1)]
-                )
-                parts[name].append(Lists(items, values))
-        ranked = {name: Lists.cat(lists) for name, lists in parts.items()}
-        for lists in ranked.values():
-            refuse_nan(lists.scores[:, 0], None, users)
+                tiles[name].append(Lists(self.items_of(columns), values))
+        ranked = {}
+        for name, parts in tiles.items():
+            ranked[name] = Lists.cat(parts)
+            refuse_nan(ranked[name].scores[:, 0].isnan().nonzero().flatten(), users)
         return ranked
+
+    def items_of(self, columns: Tensor) -> Tensor:
+        """The items of columns, -1 of -1. Where scores are NaN, which is refused, columns may lie
+        past the last one.
+        """
+        items = self.order[columns.clamp(0, len(self.order) - 1)]
+        return torch.where(columns < 0, columns, items)
+
+    def excluded_columns(self, seen: Ragged | None, conventions: tuple[str, ...]) -> Ragged | None:
+        """The columns of the seen items, where a convention leaves them out."""
+        if seen is None or "exclude" not in conventions:
+            return None
+        return self.seen_columns(seen)
 
     def seen_columns(self, seen: Ragged) -> Ragged:
         """The columns of the items that the catalogue has, in each row once, in ascending order."""
@@ -229,39 +243,38 @@ class Catalogue:
         """Rank for R users, at most :attr:`rows`: convention -> scores [R, k] and columns [R, k]
         int64.
         """
-        starts = [*range(0, self.width, self._step), self.width]
         best = RunningBest(self.k)
+        blocks = self.blocks(queries, self._step)
         if seen is None:
             nothing = torch.empty(0, dtype=torch.int64, device=self.device)
-            for start, scores, filled in self.blocks(queries, self._step):
+            for start, scores, filled in blocks:
                 scores[:, filled:] = NO_SCORE
                 best.add(scores, start, filled, nothing)
             return dict.fromkeys(conventions, best.result())
         columns, order = seen.values.sort()
-        edges = torch.searchsorted(columns, torch.tensor(starts, device=columns.device)).tolist()
-        stretches = [order[low:high] for low, high in pairwise(edges)]
+        starts = torch.arange(self._step, self.width, self._step, device=columns.device)
+        # the entries whose columns each block has
+        entries = order.tensor_split(torch.searchsorted(columns, starts).tolist())
         seen_scores = queries.new_empty(len(order))
-        for (start, scores, filled), here in zip(
-            self.blocks(queries, self._step), stretches, strict=True
-        ):
+        for (start, scores, filled), index in zip(blocks, entries, strict=True):
             scores[:, filled:] = NO_SCORE
-            excluded = seen.rows[here] * scores.shape[1] + (seen.values[here] - start)
+            excluded = seen.rows[index] * scores.shape[1] + (seen.values[index] - start)
             flat = scores.view(-1)
-            seen_scores[here] = flat[excluded]
+            seen_scores[index] = flat[excluded]
             flat[excluded] = NO_SCORE
             best.add(scores, start, filled, excluded)
-        found = best.result()
-        if bool(seen_scores.isnan().any()):
-            found[0][seen.rows[seen_scores.isnan()], 0] = NAN
-        ranked = {"exclude": found}
+        values, columns = best.result()
+        is_nan = seen_scores.isnan()
+        if bool(is_nan.any()):
+            values[seen.rows[is_nan], 0] = NAN
+        ranked = {"exclude": (values, columns)}
         if "keep" in conventions:
             # the best of all items are among the best unseen ones and the seen ones: no second pass
             # over the scores
-            old = seen.with_values(seen_scores).to_padded(fill=NO_SCORE), seen.to_padded(fill=-1)
-            ranked["keep"] = merge(
-                torch.cat([found[0], old[0]], 1), torch.cat([found[1], old[1]], 1), self.k
-            )
-        return {name: ranked[name] for name in conventions}
+            all_values = [values, seen.with_values(seen_scores).to_padded(fill=NO_SCORE)]
+            all_columns = [columns, seen.to_padded(fill=-1)]
+            ranked["keep"] = merge(torch.cat(all_values, 1), torch.cat(all_columns, 1), self.k)
+        return ranked
 
     def blocks(self, queries: Tensor, step: int | None = None) -> Iterator[tuple[int, Tensor, int]]:
         """The scores of at most :attr:`rows` users, in blocks of ``step`` columns (default: as many
@@ -282,7 +295,7 @@ class Catalogue:
         """[rows, width] of the thread's buffer: the scores of the columns from ``start`` on."""
         n_rows = queries.shape[0]
         buffer = self._buffer.scores
-        if buffer is None or buffer.dtype != queries.dtype or buffer.numel() < n_rows * width:
+        if buffer.dtype != queries.dtype or buffer.numel() < n_rows * width:
             # made under inference mode it could not be written to elsewhere
             with torch.inference_mode(False):
                 buffer = self._buffer.scores = queries.new_empty(self.rows * width)
@@ -309,16 +322,16 @@ def as_wide_floats(values: Tensor) -> Tensor:
     return values.float() if values.is_floating_point() else values.double()
 
 
-def refuse_nan(scores: Tensor, rows: Tensor | None, users: Tensor | None) -> None:
-    """Name a user with a NaN among scores [T]; ``rows`` [T], the user of each (None: one score a
-    user).
+def refuse_nan(rows: Tensor, users: Tensor | None) -> None:
+    """Name the first of the ``rows`` whose scores hold NaN, by ``users`` [B] where these are
+    known.
     """
-    bad = scores.isnan().nonzero().flatten()
-    if not bad.numel():
+    if not rows.numel():
         return
-    row = int(bad[0] if rows is None else rows[bad[0]])
-    who = f"row {row}" if users is None else f"user index {int(users[row])}"
-    raise ValueError(f"the model scores {who} with NaN; train or check the model")
+    name = f"row {int(rows[0])}"
+    if users is not None:
+        name = f"user index {int(users[rows[0]])}"
+    raise ValueError(f"the model scores {name} with NaN; train or check the model")
 
 
 def best_columns(scores: Tensor, k: int, filled: int, excluded: Tensor) -> tuple[Tensor, Tensor]:
@@ -413,9 +426,10 @@ class RunningBest:
 
     def __init__(self, k: int) -> None:
         self.k = k
-        self._found: tuple[Tensor, Tensor] | None = None
+        self._best: tuple[Tensor, Tensor] | None = None
+        #: rows, columns and values above the cut
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._n_blocks = self._n_settled = 0
+        self._n_pending = self._n_blocks = self._n_settled = 0
         self._cut = torch.empty(0)
         #: whether some row may still list a score of -inf
         self._is_open = True
@@ -430,18 +444,12 @@ class RunningBest:
         values, columns = best_columns(scores, self.k, filled, excluded)
         if start:
             columns = torch.where(columns < 0, columns, columns + start)
-        if self._found is not None:
-            values, columns = (
-                torch.cat([self._found[0], values], 1),
-                torch.cat([self._found[1], columns], 1),
-            )
-            values, columns = merge(values, columns, self.k)
-        self._set(values, columns)
+        self._merge(values, columns)
 
     def result(self) -> tuple[Tensor, Tensor]:
         self._settle()
-        assert self._found is not None
-        return self._found
+        assert self._best is not None
+        return self._best
 
     def _search(self, scores: Tensor, start: int) -> None:
         """A block of which only what is above the cut matters: an equal score in a later column
@@ -453,33 +461,34 @@ class RunningBest:
         if rows.numel():
             searched = scores.view(-1, BLOCK).index_select(0, rows * runs.shape[1] + at)
             run, inside = (~(searched <= self._cut[rows])).nonzero(as_tuple=True)
-            self._pending.append(
-                (rows[run], start + at[run] * BLOCK + inside, searched[run, inside])
-            )
-        n_pending = sum(part[0].numel() for part in self._pending)
+            columns = start + at[run] * BLOCK + inside
+            self._pending.append((rows[run], columns, searched[run, inside]))
+            self._n_pending += run.numel()
+        most = _PENDING * self.k * scores.shape[0]
         # the cut rises slower and slower: few columns pass while the blocks become four times as
         # many
-        if self._n_blocks >= 4 * self._n_settled or n_pending > _PENDING * self.k * scores.shape[0]:
+        if self._n_blocks >= 4 * self._n_settled or self._n_pending > most:
             self._settle()
 
     def _settle(self) -> None:
+        """Merge the pending columns into the best ones."""
         self._n_settled = self._n_blocks
-        if self._found is None or not self._pending:
+        if not self._pending:
             return
-        rows, columns, values = (torch.cat(parts) for parts in zip(*self._pending, strict=True))
-        self._pending = []
+        rows, columns, values = map(torch.cat, zip(*self._pending, strict=True))
+        self._pending, self._n_pending = [], 0
         order = rows.argsort(stable=True)
-        new = Ragged.from_lengths(
-            columns[order], torch.bincount(rows, minlength=self._found[0].shape[0])
-        )
-        values = torch.cat(
-            [self._found[0], new.with_values(values[order]).to_padded(fill=NO_SCORE)], 1
-        )
-        columns = torch.cat([self._found[1], new.to_padded(fill=-1)], 1)
-        self._set(*merge(values, columns, self.k))
+        lengths = torch.bincount(rows, minlength=self._cut.shape[0])
+        new = Ragged.from_lengths(columns[order], lengths)
+        padded = new.with_values(values[order]).to_padded(fill=NO_SCORE)
+        self._merge(padded, new.to_padded(fill=-1))
 
-    def _set(self, values: Tensor, columns: Tensor) -> None:
-        self._found, self._n_settled = (values, columns), self._n_blocks
+    def _merge(self, values: Tensor, columns: Tensor) -> None:
+        if self._best is not None:
+            values = torch.cat([self._best[0], values], 1)
+            columns = torch.cat([self._best[1], columns], 1)
+            values, columns = merge(values, columns, self.k)
+        self._best, self._n_settled = (values, columns), self._n_blocks
         cut = values[:, -1:]
         self._is_open = bool((cut == NO_SCORE).any())
         # a row with a NaN is an error already, whatever else is in it
@@ -498,48 +507,56 @@ def rank_relevant(
     ``queries`` and ``seen`` are those of :meth:`Catalogue.rank`."""
     queries = catalogue.prepared(queries)
     columns = relevant.with_values(catalogue.position[relevant.values])
-    seen_columns = (
-        catalogue.seen_columns(seen) if seen is not None and "exclude" in conventions else None
-    )
+    seen_columns = catalogue.excluded_columns(seen, conventions)
     is_seen = torch.zeros_like(columns.values, dtype=torch.bool)
     if seen_columns is not None:
-        keys = seen_columns.rows * catalogue.width + seen_columns.values
-        is_seen = torch.isin(columns.rows * catalogue.width + columns.values, keys)
+        keys = item_keys(seen_columns, catalogue.width)
+        is_seen = torch.isin(item_keys(columns, catalogue.width), keys)
     counts, among_seen = [], []
     for first in range(0, relevant.n_rows, catalogue.rows):
         end = min(first + catalogue.rows, relevant.n_rows)
-        tile, own = queries[first:end], columns.part(first, end)
-        known = None if seen_columns is None else seen_columns.part(first, end)
+        tile, targets = queries[first:end], columns.part(first, end)
+        wanted = [targets]
+        if seen_columns is not None:
+            wanted.append(seen_columns.part(first, end))
         # one block is computed once, several twice: scores must be known before they can be
         # compared
-        held = list(catalogue.blocks(tile)) if catalogue.n_blocks == 1 else None
-        scores, *rest = _scores_of(
-            held or catalogue.blocks(tile), [own] if known is None else [own, known], queries
-        )
+        blocks: Iterable[tuple[int, Tensor, int]] = catalogue.blocks(tile)
+        if catalogue.n_blocks == 1:
+            blocks = list(blocks)
+        scores, *scores_of_seen = _scores_of(blocks, wanted, queries)
+        if catalogue.n_blocks > 1:
+            blocks = catalogue.blocks(tile)
         total = torch.zeros((3, scores.numel()), dtype=torch.int64, device=catalogue.device)
-        for start, block, filled in held or catalogue.blocks(tile):
+        for start, block, filled in blocks:
             block[:, filled:] = NAN
             names = torch.arange(start, start + block.shape[1], device=block.device)
-            itself = (own.values >= start) & (own.values < start + block.shape[1])
-            total += _count(block, names, own, scores, itself)
+            itself = (targets.values >= start) & (targets.values < start + block.shape[1])
+            total += _count(block, names, targets, scores, itself)
         counts.append(total)
-        if known is not None:
-            table, names = known.with_values(rest[0]).to_padded(fill=NAN), known.to_padded(fill=-1)
-            mine = slice(int(relevant.offsets[first]), int(relevant.offsets[end]))
-            among_seen.append(_count(table, names, own, scores, is_seen[mine]))
-    reachable, n_all = (
-        columns.values >= 0,
-        torch.full_like(relevant.lengths, catalogue.order.numel()),
-    )
-    above, equal, before = in_catalogue = torch.cat(counts, 1)
-    ranks = {"keep": RelevantRanks(relevant.with_values(above), equal, before, reachable, n_all)}
+        for tile_seen, values in zip(wanted[1:], scores_of_seen, strict=True):
+            table, names = (
+                tile_seen.with_values(values).to_padded(fill=NAN),
+                tile_seen.to_padded(fill=-1),
+            )
+            entries = slice(int(relevant.offsets[first]), int(relevant.offsets[end]))
+            among_seen.append(_count(table, names, targets, scores, is_seen[entries]))
+    counted = torch.cat(counts, 1)
+    reachable = columns.values >= 0
+    n_candidates = torch.full_like(relevant.lengths, catalogue.order.numel())
+    ranks = {"keep": _relevant_ranks(relevant, counted, reachable, n_candidates)}
     if seen_columns is not None:
-        above, equal, before = in_catalogue - torch.cat(among_seen, 1)
-        n_left = n_all - seen_columns.lengths
-        ranks["exclude"] = RelevantRanks(
-            relevant.with_values(above), equal, before, reachable & ~is_seen, n_left
-        )
-    return {name: ranks[name] for name in conventions}
+        counted = counted - torch.cat(among_seen, 1)
+        n_left = n_candidates - seen_columns.lengths
+        ranks["exclude"] = _relevant_ranks(relevant, counted, reachable & ~is_seen, n_left)
+    return ranks
+
+
+def _relevant_ranks(
+    relevant: Ragged, counts: Tensor, reachable: Tensor, n_candidates: Tensor
+) -> RelevantRanks:
+    above, equal, before = counts
+    return RelevantRanks(relevant.with_values(above), equal, before, reachable, n_candidates)
 
 
 @torch.no_grad()
@@ -553,27 +570,22 @@ def rank_candidates(
     """Rank each user's own candidates, B rows of items, each once: lists of the catalogue's length,
     and the ranks of the relevant items."""
     queries = catalogue.prepared(queries)
-    columns, own = (
-        rows.with_values(catalogue.position[rows.values]) for rows in (candidates, relevant)
-    )
+    columns = candidates.with_values(catalogue.position[candidates.values])
+    targets = relevant.with_values(catalogue.position[relevant.values])
     tiles = []
     for first in range(0, candidates.n_rows, catalogue.rows):
         end = min(first + catalogue.rows, candidates.n_rows)
-        parts = [columns.part(first, end), own.part(first, end)]
+        parts = [columns.part(first, end), targets.part(first, end)]
         tiles.append(_scores_of(catalogue.blocks(queries[first:end]), parts, queries))
-    scores, own_scores = (torch.cat(each) for each in zip(*tiles, strict=True))
-    refuse_nan(scores, candidates.rows, users)
-    table, block = columns.to_padded(fill=-1), candidates.with_values(scores).to_padded(fill=NAN)
-    values, found = merge(
-        candidates.with_values(scores).to_padded(fill=NO_SCORE), table, catalogue.k
-    )
-    lists = Lists(torch.where(found < 0, found, catalogue.order[found.clamp(min=0)]), values)
-    keys = columns.rows * catalogue.width + columns.values
-    reachable = torch.isin(own.rows * catalogue.width + own.values, keys)
-    above, equal, before = _count(block, table, own, own_scores, reachable)
-    return lists, RelevantRanks(
-        relevant.with_values(above), equal, before, reachable, candidates.lengths
-    )
+    scores, scores_of_targets = map(torch.cat, zip(*tiles, strict=True))
+    refuse_nan(candidates.rows[scores.isnan()], users)
+    table, scored = columns.to_padded(fill=-1), candidates.with_values(scores)
+    values, best = merge(scored.to_padded(fill=NO_SCORE), table, catalogue.k)
+    keys = item_keys(columns, catalogue.width)
+    reachable = torch.isin(item_keys(targets, catalogue.width), keys)
+    counts = _count(scored.to_padded(fill=NAN), table, targets, scores_of_targets, reachable)
+    ranks = _relevant_ranks(relevant, counts, reachable, candidates.lengths)
+    return Lists(catalogue.items_of(best), values), ranks
 
 
 def _scores_of(
@@ -582,16 +594,13 @@ def _scores_of(
     """[T] each: the scores of rows of columns; NaN for column -1, an item that the catalogue leaves
     out.
     """
-    found = [queries.new_full((each.values.numel(),), NAN) for each in columns]
+    all_scores = [queries.new_full((rows.values.numel(),), NAN) for rows in columns]
     for start, block, _ in blocks:
-        for each, scores in zip(columns, found, strict=True):
-            here = (
-                ((each.values >= start) & (each.values < start + block.shape[1]))
-                .nonzero()
-                .flatten()
-            )
-            scores[here] = block[each.rows[here], each.values[here] - start]
-    return found
+        for rows, scores in zip(columns, all_scores, strict=True):
+            inside_mask = (rows.values >= start) & (rows.values < start + block.shape[1])
+            index = inside_mask.nonzero().flatten()
+            scores[index] = block[rows.rows[index], rows.values[index] - start]
+    return all_scores
 
 
 def _count(block: Tensor, names: Tensor, columns: Ragged, scores: Tensor, itself: Tensor) -> Tensor:
@@ -611,16 +620,15 @@ def _count(block: Tensor, names: Tensor, columns: Ragged, scores: Tensor, itself
     ones = torch.ones(block.shape[1], dtype=torch.float32, device=block.device)
     for start in range(0, scores.numel(), step):
         part = slice(start, start + step)
-        rows, mine = columns.rows[part], scores[part, None]
-        others = (
-            block if len(rows) == len(block) and bool((rows[1:] > rows[:-1]).all()) else block[rows]
-        )
+        rows, values = columns.rows[part], scores[part, None]
+        others = block
+        if len(rows) != len(block) or not bool((rows[1:] > rows[:-1]).all()):
+            others = block[rows]
         result = torch.empty(others.shape, dtype=torch.float32, device=block.device)
-        for place, compare in enumerate((torch.gt, torch.eq)):
-            counts[place, part] = (compare(others, mine, out=result) @ ones).long()
+        counts[0, part] = (torch.gt(others, values, out=result) @ ones).long()
+        counts[1, part] = (torch.eq(others, values, out=result) @ ones).long()
         tied = (counts[1, part] > itself[part].long()).nonzero().flatten()
-        there = names if names.dim() == 1 else names[rows[tied]]
-        counts[2, start + tied] = (
-            (others[tied] == mine[tied]) & (there < columns.values[part][tied, None])
-        ).sum(1)
+        names_of_tied = names if names.dim() == 1 else names[rows[tied]]
+        is_before = names_of_tied < columns.values[part][tied, None]
+        counts[2, start + tied] = ((others[tied] == values[tied]) & is_before).sum(1)
     return counts

@@ -17,7 +17,7 @@ come back in the order of their ends. Repeated edges stay: PyG's own converters 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -39,13 +39,12 @@ from recgraph.graph.schema import (
     GraphParts,
     LeftOutWarning,
     Nodes,
+    array_of,
     as_features,
     check_type,
     make_edges,
-    numbers,
 )
 from recgraph.sparse.csr import Csr, csr_tensor
-from recgraph.sparse.device import to_host
 from recgraph.sparse.spmm import load_dgl
 
 #: the attributes of each type of nodes and of edges, by the names of PyTorch Geometric
@@ -56,6 +55,8 @@ _OF_NODES = {"x", "num_nodes", *_IDS, "y", *LABELS}
 _OF_EDGES = {"edge_index", "edge_weight", "edge_attr", "time"}
 #: the names of nodes' attributes in DGL, where they are others
 _DGL = {"feat": "x", "label": "y", "_ID": "ids"}
+#: the attributes of a task that DGL cannot hold beside its tensors
+_TEXTS = {"split_names", "metapaths"}
 
 
 def from_frames(
@@ -76,68 +77,90 @@ def from_frames(
         features: node type -> the numeric columns of its frame that are its features.
         weight, time: the columns of edge frames that hold weights and times, where they are there.
     """
-    tables = {name: from_native(frame) for name, frame in nodes.items()}
-    lists = {edge_type: from_native(frame) for edge_type, frame in edges.items()}
+    frames = {name: from_native(frame) for name, frame in nodes.items()}
     for name in features:
-        check_type("node frame", name, tables)
-    named = [
-        (edge_type, name, _ids_in(table, column, f"edges {edge_type}"))
-        for edge_type, table in lists.items()
-        for column, name in enumerate(edge_type[::2])
-    ]
-    made: dict[str, Nodes] = {}
-    for name, table in tables.items():
-        ids = _ids_in(table, 0, f"node type {name!r}")
-        if ids.is_duplicated().any():
-            raise GraphError(
-                f"node type {name!r}: id {ids.filter(ids.is_duplicated())[0]!r} occurs several times"
-            )
-        x = torch.from_numpy(
-            table.select(features.get(name, [])).to_numpy().astype(np.float32, copy=True)
+        check_type("node frame", name, frames)
+    tables = {edge_type: from_native(frame) for edge_type, frame in edges.items()}
+    ends: dict[EdgeType, tuple[pl.Series, pl.Series]] = {}
+    ids_of_type: dict[str, list[pl.Series]] = {}
+    for edge_type, table in tables.items():
+        argument = f"edges {edge_type}"
+        sources, targets = _id_column(table, 0, argument), _id_column(table, 1, argument)
+        ends[edge_type] = sources, targets
+        ids_of_type.setdefault(edge_type[0], []).append(sources)
+        ids_of_type.setdefault(edge_type[2], []).append(targets)
+    made = {name: _nodes_of_frame(name, table, features) for name, table in frames.items()}
+    for name, series in ids_of_type.items():
+        if name not in made:
+            made[name] = _nodes_of_edges(name, series)
+    edges_of_type = {}
+    for edge_type, (sources, targets) in ends.items():
+        edges_of_type[edge_type] = make_edges(
+            edge_type,
+            _indices(edge_type, sources, made[edge_type[0]]),
+            _indices(edge_type, targets, made[edge_type[2]]),
+            nodes=made,
+            weights=_number_column(tables[edge_type], weight),
+            times=_number_column(tables[edge_type], time),
         )
-        made[name] = Nodes(len(ids), IdMap(ids), x if name in features else None)
-    for name in dict.fromkeys(name for _, name, _ in named if name not in tables):
-        series = [ids.alias("id") for _, end, ids in named if end == name]
-        if len(kinds := {family(ids.dtype) for ids in series if ids.dtype != pl.Null}) > 1:
-            raise GraphError(
-                f"ids of {name!r} are {' and '.join(sorted(kinds))}; bring them to one type"
-            )
-        unique = pl.concat([ids.to_frame() for ids in series], how="vertical_relaxed")["id"].unique(
-            maintain_order=True
-        )
-        made[name] = Nodes(len(unique), IdMap(unique))
-    index: dict[EdgeType, list[Tensor]] = {edge_type: [] for edge_type in lists}
-    for edge_type, name, ids in named:
-        known = made[name].ids
-        assert known is not None
-        found = known.index(ids)
-        if (found < 0).any():
-            row = int(np.argmax(found < 0))
-            raise GraphError(
-                f"edges {edge_type}, row {row} (from 0): {ids.name} = {ids[row]!r} is not among the nodes"
-            )
-        index[edge_type].append(torch.from_numpy(found))
-    held = {}
-    for edge_type, (source, target) in index.items():
-        w, t = (_column(lists[edge_type], name) for name in (weight, time))
-        held[edge_type] = make_edges(edge_type, source, target, made, w, t)
-    return made, held
+    return made, edges_of_type
 
 
-def _ids_in(table: pl.DataFrame, column: int, what: str) -> pl.Series:
+def _id_column(table: pl.DataFrame, column: int, argument: str) -> pl.Series:
     """A column of ids, none of which is missing: categories as texts; what holds no rows has no
     type of its own.
     """
     ids = as_series(table.to_series(column), table.columns[column])
-    missing = ids.is_null() | (ids.is_nan() if ids.dtype.is_float() else False)
+    missing = ids.is_null()
+    if ids.dtype.is_float():
+        missing |= ids.is_nan()
     if missing.any():
         raise GraphError(
-            f"{what}, row {missing.arg_max()} (from 0): the id {ids.name} is missing; drop such rows"
+            f"{argument}, row {missing.arg_max()} (from 0): the id {ids.name} is missing; drop such "
+            "rows"
         )
-    return ids if len(ids) else ids.clear().cast(pl.Null)
+    return ids if len(ids) else ids.cast(pl.Null)
 
 
-def _column(table: pl.DataFrame, name: str) -> Tensor | None:
+def _nodes_of_frame(name: str, table: pl.DataFrame, features: Mapping[str, Sequence[str]]) -> Nodes:
+    """The nodes that a frame lists, with those of its columns that are features."""
+    ids = _id_column(table, 0, f"node type {name!r}")
+    repeated = ids.filter(ids.is_duplicated())
+    if len(repeated):
+        raise GraphError(f"node type {name!r}: id {repeated[0]!r} occurs several times")
+    if name not in features:
+        return Nodes(len(ids), IdMap(ids))
+    x = table.select(features[name]).to_numpy().astype(np.float32, copy=True)
+    return Nodes(len(ids), IdMap(ids), torch.from_numpy(x))
+
+
+def _nodes_of_edges(name: str, series: Sequence[pl.Series]) -> Nodes:
+    """The nodes that columns of edges name, in the order of their first appearance."""
+    kinds = {family(ids.dtype) for ids in series} - {family(pl.Null())}
+    if len(kinds) > 1:
+        raise GraphError(
+            f"ids of {name!r} are {' and '.join(sorted(kinds))}; bring them to one type"
+        )
+    columns = [ids.alias("id").to_frame() for ids in series]
+    unique = pl.concat(columns, how="vertical_relaxed")["id"].unique(maintain_order=True)
+    return Nodes(len(unique), IdMap(unique))
+
+
+def _indices(edge_type: EdgeType, ids: pl.Series, nodes: Nodes) -> Tensor:
+    """[E] int64: the index of each id, all of which must be among the nodes."""
+    assert nodes.ids is not None
+    indices = nodes.ids.index(ids)
+    unknown_mask = indices < 0
+    if unknown_mask.any():
+        row = int(np.argmax(unknown_mask))
+        raise GraphError(
+            f"edges {edge_type}, row {row} (from 0): {ids.name} = {ids[row]!r} is not among the nodes"
+        )
+    return torch.from_numpy(indices)
+
+
+def _number_column(table: pl.DataFrame, name: str) -> Tensor | None:
+    """[E]: a column behind those of the ids, dates as microseconds; None: it is not there."""
     if name not in table.columns[2:]:
         return None
     values = table[name]
@@ -170,110 +193,148 @@ def from_interactions(
         separator: between the values of one text; None: a bar where its values come again, else a
             text is one value.
     """
-    logs = part if part is not None else interactions.ordered.part
+    if part is None:
+        part = interactions.ordered.part
     users, items = interactions.users, interactions.items
     nodes = {"user": Nodes(len(users), users), "item": Nodes(len(items), items)}
-    edges = {
-        INTERACTS: make_edges(
-            INTERACTS, logs.items.rows, logs.items.values, nodes, logs.weights, logs.times
-        )
-    }
-    sides = (
-        ("item", items, interactions.columns.item, interactions.item_features, item_relations),
-        ("user", users, interactions.columns.user, interactions.user_features, user_relations),
+    interacts = make_edges(
+        INTERACTS,
+        part.items.rows,
+        part.items.values,
+        nodes=nodes,
+        weights=part.weights,
+        times=part.times,
     )
-    for role, ids, key, table, wanted in sides:
-        for column, name in _relations(table, key, wanted, separator):
-            if name in nodes and wanted is None:
-                name = f"{role}_{name}"
-            if name in nodes:
-                raise GraphError(
-                    f"{role} relation {column!r}: node type {name!r} exists; name it with a mapping"
-                )
-            if table is None or column not in table.columns:
-                there = listed([] if table is None else table.columns)
-                raise GraphError(
-                    f"there is no column {column!r} of {role}_features; there are {there or 'none'}"
-                )
-            pairs = pairs_of(table, key, column, separator)
-            index = ids.index(pairs.to_series(0))
-            known_mask = index >= 0  # features may speak of ids that are not in the log
-            values = pairs.to_series(1).filter(pl.Series(known_mask))
-            map_ = IdMap(values.unique(maintain_order=True))
-            nodes[name] = Nodes(len(map_), map_)
-            ends = torch.from_numpy(index[known_mask]), torch.from_numpy(map_.index(values))
-            edge_type: EdgeType = (role, f"has_{name}", name)
-            edges[edge_type] = make_edges(edge_type, *ends, nodes)
+    edges = {INTERACTS: interacts}
+    columns = interactions.columns
+    sides = (
+        ("item", columns.item, interactions.item_features, item_relations),
+        ("user", columns.user, interactions.user_features, user_relations),
+    )
+    for role, key, features, wanted in sides:
+        table = pl.DataFrame() if features is None else features
+        relations: Mapping[str, str]
+        if wanted is None:
+            relations = _relations(table, key, separator, role, nodes)
+        else:
+            relations = _chosen_relations(table, wanted, role)
+        for column, name in relations.items():
+            _add_column(nodes, edges, role, name, pairs_of(table, key, column, separator))
     if interactions.graph is not None:
-        _add_relations(nodes, edges, interactions.graph)
+        _add_graph(nodes, edges, interactions.graph)
     return nodes, edges
 
 
 def _relations(
-    table: pl.DataFrame | None,
-    key: str,
-    wanted: Sequence[str] | Mapping[str, str] | None,
-    separator: str | None,
-) -> Iterable[tuple[str, str]]:
-    """The columns of side information that become relations, each with its node type."""
-    if wanted is not None:
-        return wanted.items() if isinstance(wanted, Mapping) else [(name, name) for name in wanted]
-    found = []
-    for column, kind in table.schema.items() if table is not None else ():
-        of_values = isinstance(kind, pl.List) and not kind.inner.is_nested()
-        if table is not None and column != key and (of_values or kind == pl.String):
-            values = pairs_of(table, key, column, separator)[column]
-            found += [(column, column)] if values.n_unique() * 2 <= table.height else []
-    return found
+    table: pl.DataFrame, key: str, separator: str | None, role: str, nodes: Mapping[str, Nodes]
+) -> dict[str, str]:
+    """The columns of side information that are relations by default -> their node types."""
+    relations = {}
+    for column, dtype in table.schema.items():
+        if isinstance(dtype, pl.List):
+            is_relation = not dtype.inner.is_nested()
+        else:
+            is_relation = dtype == pl.String
+        if column == key or not is_relation:
+            continue
+        values = pairs_of(table, key, column, separator)[column]
+        if values.n_unique() * 2 <= table.height:
+            relations[column] = f"{role}_{column}" if column in nodes else column
+    return relations
 
 
-def _add_relations(nodes: dict[str, Nodes], edges: dict[EdgeType, Edges], given: Any) -> None:
+def _chosen_relations(
+    table: pl.DataFrame, wanted: Sequence[str] | Mapping[str, str], role: str
+) -> Mapping[str, str]:
+    """The columns of side information that the caller names -> their node types."""
+    relations = wanted if isinstance(wanted, Mapping) else dict(zip(wanted, wanted, strict=True))
+    for column in relations:
+        if column not in table.columns:
+            raise GraphError(
+                f"there is no column {column!r} of {role}_features; there are "
+                f"{listed(table.columns) or 'none'}"
+            )
+    return relations
+
+
+def _add_column(
+    nodes: dict[str, Nodes],
+    edges: dict[EdgeType, Edges],
+    role: str,
+    name: str,
+    pairs: pl.DataFrame,
+) -> None:
+    """Add the values of a column of side information, given as pairs of id and value, as a type of
+    nodes.
+    """
+    if name in nodes:
+        raise GraphError(
+            f"{role} relation {pairs.columns[1]!r}: node type {name!r} exists; name it with a mapping"
+        )
+    ids = nodes[role].ids
+    assert ids is not None
+    index = ids.index(pairs.to_series(0))
+    known_mask = index >= 0  # features may speak of ids that are not in the log
+    values = pairs.to_series(1).filter(pl.Series(known_mask))
+    value_ids = IdMap(values.unique(maintain_order=True))
+    nodes[name] = Nodes(len(value_ids), value_ids)
+    edge_type: EdgeType = (role, f"has_{name}", name)
+    source, target = torch.from_numpy(index[known_mask]), torch.from_numpy(value_ids.index(values))
+    edges[edge_type] = make_edges(edge_type, source, target, nodes)
+
+
+def _add_graph(nodes: dict[str, Nodes], edges: dict[EdgeType, Edges], graph: Any) -> None:
     """Add the relations and features of another typed graph, its users and items matched by their
     ids.
 
     Those that are not here are left out; those that are not there have no edges, and features of
     zeros.
     """
-    place: dict[str, Tensor] = {}
-    for name, part in given.nodes.items():
-        if name in ("user", "item"):
-            known = nodes[name].ids
-            assert known is not None
-            place[name] = torch.from_numpy(known.index(ids_of(part)))
-            if part.features is not None:
-                nodes[name] = replace(
-                    nodes[name], features=_placed(part.features, place[name], len(known))
+    # node type -> [N_there] int64: the index here of each node there, -1 where it is left out
+    places: dict[str, Tensor] = {}
+    for name, there in graph.nodes.items():
+        if name not in ("user", "item"):
+            if name in nodes:
+                raise GraphError(
+                    f"node type {name!r} stands in the graph and among the relations of side "
+                    "information"
                 )
-        elif name in nodes:
-            raise GraphError(
-                f"node type {name!r} stands in the graph and among the relations of side information"
-            )
-        else:
-            nodes[name] = part
-    for edge_type, held in given.edges.items():
+            nodes[name] = there
+            places[name] = torch.arange(there.count)
+            continue
+        ids = nodes[name].ids
+        assert ids is not None
+        places[name] = torch.from_numpy(ids.index(ids_of(there)))
+        if there.features is not None:
+            features = _moved_rows(there.features, places[name], len(ids))
+            nodes[name] = replace(nodes[name], features=features)
+    for edge_type, held in graph.edges.items():
         if edge_type == INTERACTS:
             continue  # the log has them, and the split says which may be known
-        adj = held.adj
-        rows, columns = (
-            place[name][index] if name in place else index
-            for name, index in ((edge_type[0], adj.rows), (edge_type[2], adj.indices))
+        rows = places[edge_type[0]][held.adj.rows]
+        columns = places[edge_type[2]][held.adj.indices]
+        keep_mask = (rows >= 0) & (columns >= 0)
+        edges[edge_type] = make_edges(
+            edge_type,
+            rows[keep_mask],
+            columns[keep_mask],
+            nodes=nodes,
+            weights=held.adj.select(keep_mask).weights,
+            times=None if held.times is None else held.times[keep_mask],
         )
-        here = (rows >= 0) & (columns >= 0)
-        weights, times = (None if x is None else x[here] for x in (adj.weights, held.times))
-        edges[edge_type] = make_edges(edge_type, rows[here], columns[here], nodes, weights, times)
 
 
-def _placed(features: Tensor | Csr, place: Tensor, count: int) -> Tensor | Csr:
+def _moved_rows(features: Tensor | Csr, place: Tensor, count: int) -> Tensor | Csr:
     """[count, F]: each row where ``place`` says (-1: left out), zeros elsewhere."""
     if isinstance(features, Csr):
         rows = place[features.rows]
-        kept = features.select(rows >= 0)
-        return Csr.from_coo(
-            rows[rows >= 0], kept.indices, kept.weights, shape=(count, features.shape[1])
-        )
-    placed = features.new_zeros(count, features.shape[1])
-    placed[place[place >= 0]] = features[place >= 0]
-    return placed
+        keep_mask = rows >= 0
+        kept = features.select(keep_mask)
+        shape = (count, features.shape[1])
+        return Csr.from_coo(rows[keep_mask], kept.indices, kept.weights, shape=shape)
+    moved = features.new_zeros(count, features.shape[1])
+    moved[place[place >= 0]] = features[place >= 0]
+    return moved
 
 
 def to_pyg(
@@ -290,28 +351,40 @@ def to_pyg(
     """
     from torch_geometric.data import Data, HeteroData
 
-    if homogeneous and (len(nodes), len(edges)) != (1, 1):
-        raise GraphError(
-            "homogeneous = True: a Data holds one type of nodes and one of edges; the graph has more"
-        )
-    data = Data() if homogeneous else HeteroData()
-    for name, own in nodes.items():
-        x = csr_tensor(own.features) if isinstance(own.features, Csr) else own.features
-        given = {"num_nodes": own.count, "ids": own.ids, "x": x}
-        if task is not None and task.target == name:
-            given |= task.to_columns("y")
-        _fill(data if homogeneous else data[name], given)
+    of_nodes: dict[str, dict[str, Any]] = {}
+    of_edges: dict[EdgeType, dict[str, Any]] = {}
+    for name, part in nodes.items():
+        x = _shared_tensor(part.features)
+        of_nodes[name] = {"num_nodes": part.count, "ids": part.ids, "x": x}
+    if task is not None:
+        check_type("node type", task.target, nodes)
+        of_nodes[task.target].update(task.to_columns("y"))
     for edge_type, held in edges.items():
         index = torch.stack([held.adj.rows, held.adj.indices])
-        given = {"edge_index": index, "edge_weight": held.adj.weights, "time": held.times}
-        _fill(data if homogeneous else data[edge_type], given)
+        columns = {"edge_index": index, "edge_weight": held.adj.weights, "time": held.times}
+        of_edges[edge_type] = columns
+    if homogeneous:
+        if (len(nodes), len(edges)) != (1, 1):
+            raise GraphError(
+                "homogeneous = True: a Data holds one type of nodes and one of edges; the graph has "
+                "more"
+            )
+        columns = {**next(iter(of_nodes.values())), **next(iter(of_edges.values()))}
+        return Data.from_dict(_present(columns))
+    data = HeteroData()
+    for node_or_edge_type, columns in (*of_nodes.items(), *of_edges.items()):
+        data[node_or_edge_type].update(_present(columns))
     return data
 
 
-def _fill(store: Any, given: Mapping[str, Any]) -> None:
-    for name, values in given.items():
-        if values is not None:
-            store[name] = values
+def _shared_tensor(features: Tensor | Csr | None) -> Tensor | None:
+    """Features as a tensor that shares their memory, sparse where they are."""
+    return csr_tensor(features) if isinstance(features, Csr) else features
+
+
+def _present(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes that have values."""
+    return {name: values for name, values in columns.items() if values is not None}
 
 
 def stores_of_pyg(data: Any, node_type: str, relation: str) -> Stores:
@@ -319,15 +392,21 @@ def stores_of_pyg(data: Any, node_type: str, relation: str) -> Stores:
     of edges.
     """
     if not hasattr(data, "node_types"):
-        both = data.to_dict()
-        of_edges = {name: both.pop(name) for name in _OF_EDGES & both.keys()}
-        return {node_type: both}, {(node_type, relation, node_type): of_edges}
-    if whole := data.stores[0].to_dict():
-        warnings.warn(f"a graph has no place for {', '.join(whole)}", LeftOutWarning, stacklevel=3)
+        of_nodes = _present(data.to_dict())
+        of_edges = {name: of_nodes.pop(name) for name in _OF_EDGES & of_nodes.keys()}
+        return {node_type: of_nodes}, {(node_type, relation, node_type): of_edges}
+    of_graph = data.stores[0].to_dict()
+    if of_graph:
+        _warn_of(f"a graph has no place for {', '.join(of_graph)}")
     return (
-        {name: data[name].to_dict() for name in data.node_types},
-        {edge_type: data[edge_type].to_dict() for edge_type in data.edge_types},
+        {name: _present(data[name].to_dict()) for name in data.node_types},
+        {edge_type: _present(data[edge_type].to_dict()) for edge_type in data.edge_types},
     )
+
+
+def _warn_of(message: str) -> None:
+    """Warn, at the place that called a method of the graph, of what is left out."""
+    warnings.warn(message, LeftOutWarning, stacklevel=4)
 
 
 def parts_of(stores: Stores, labels: bool = False) -> GraphParts:
@@ -338,71 +417,83 @@ def parts_of(stores: Stores, labels: bool = False) -> GraphParts:
     name. Where the caller reads ``labels`` and masks, no warning names them.
     """
     of_nodes, of_edges = stores
-    ends = [
-        (name, torch.as_tensor(index))
-        for edge_type, store in of_edges.items()
-        for name, index in zip(edge_type[::2], store["edge_index"], strict=True)
-    ]
-    nodes = {}
-    for name in dict.fromkeys([*of_nodes, *(name for name, _ in ends)]):
-        store = of_nodes.get(name, {})
-        ids = next((store[key] for key in _IDS if store.get(key) is not None), None)
-        if ids is not None and not isinstance(ids, IdMap):
-            ids = IdMap(pl.Series(np.asarray(to_host(ids) if isinstance(ids, Tensor) else ids)))
-        x = None if store.get("x") is None else as_features(store["x"])
-        sizes = [
-            store.get("num_nodes"),
-            *(None if v is None else len(v) for v in (ids, store.get("y"))),
-        ]
-        sizes += [None if x is None else x.shape[0]]
-        named = max(
-            (int(index.max()) + 1 for of, index in ends if of == name and index.numel()), default=0
-        )
-        nodes[name] = Nodes(next((size for size in sizes if size is not None), named), ids, x)
-    left_out = [
-        f"{name}.{key}" for name, store in of_nodes.items() for key in store.keys() - _OF_NODES
-    ]
-    left_out += [
-        f"{'-'.join(of)}.{key}"
-        for of, store in of_edges.items()
-        for key in store.keys() - _OF_EDGES
-    ]
-    edges = {}
+    n_named = _named_counts(of_edges)
+    nodes: dict[str, Nodes] = {}
+    edges: dict[EdgeType, Edges] = {}
+    left_out: list[str] = []
+    for name in dict.fromkeys([*of_nodes, *n_named]):
+        nodes[name], unread = _nodes_of_store(of_nodes.get(name, {}), n_named.get(name, 0))
+        left_out += [f"{name}.{attribute}" for attribute in unread]
     for edge_type, store in of_edges.items():
-        source, target = (torch.as_tensor(index).long() for index in store["edge_index"])
-        weights, attributes = store.get("edge_weight"), store.get("edge_attr")
-        if attributes is not None and attributes.numel() != source.numel():
-            left_out.append(f"{'-'.join(edge_type)}.edge_attr")
-        elif attributes is not None and weights is None:
-            weights = attributes.reshape(-1)
-        w, t = (
-            None if values is None else numbers(values) for values in (weights, store.get("time"))
-        )
-        edges[edge_type] = make_edges(edge_type, source, target, nodes, w, t)
+        edges[edge_type], unread = _edges_of_store(edge_type, store, nodes)
+        left_out += [f"{'-'.join(edge_type)}.{attribute}" for attribute in unread]
     if left_out:
-        warnings.warn(
-            f"a graph has no place for {', '.join(sorted(left_out))}", LeftOutWarning, stacklevel=3
-        )
-    labelled = [repr(name) for name, store in of_nodes.items() if store.get("y") is not None]
+        _warn_of(f"a graph has no place for {', '.join(sorted(left_out))}")
+    labelled = _labelled_types(stores)
     if labelled and not labels:
-        names = ", ".join(labelled)
-        how = f"labels of {names} are no part of a graph: run.evaluate(data), or from_pyg_with_task, reads them"
-        warnings.warn(how, LeftOutWarning, stacklevel=3)
+        _warn_of(
+            f"labels of {listed(labelled)} are no part of a graph: run.evaluate(data), or "
+            "from_pyg_with_task, reads them"
+        )
     return nodes, edges
+
+
+def _named_counts(of_edges: Mapping[EdgeType, Mapping[str, Any]]) -> dict[str, int]:
+    """Node type -> the number of nodes that edges name, the greatest index and one."""
+    counts: dict[str, int] = {}
+    for edge_type, store in of_edges.items():
+        for name, index in zip(edge_type[::2], store["edge_index"], strict=True):
+            highest = int(array_of(torch.as_tensor(index)).max(initial=-1))
+            counts[name] = max(counts.get(name, 0), highest + 1)
+    return counts
+
+
+def _nodes_of_store(store: Mapping[str, Any], n_named: int) -> tuple[Nodes, set[str]]:
+    """The nodes of one type, and the attributes that have no place; edges name ``n_named`` of
+    them.
+    """
+    ids = None
+    for name in reversed(_IDS):
+        ids = store.get(name, ids)
+    if isinstance(ids, Tensor):
+        ids = array_of(ids)
+    if ids is not None and not isinstance(ids, IdMap):
+        ids = IdMap(pl.Series(np.asarray(ids)))
+    x = as_features(store["x"]) if "x" in store else None
+    count = n_named
+    for column in (store.get("x"), store.get("y"), ids):
+        if column is not None:
+            count = len(column)
+    return Nodes(store.get("num_nodes", count), ids, x), store.keys() - _OF_NODES
+
+
+def _edges_of_store(
+    edge_type: EdgeType, store: Mapping[str, Any], nodes: Mapping[str, Nodes]
+) -> tuple[Edges, set[str]]:
+    """The edges of one type, and the attributes that have no place."""
+    source, target = (torch.as_tensor(index).long() for index in store["edge_index"])
+    left_out = store.keys() - _OF_EDGES
+    weights, attributes = store.get("edge_weight"), store.get("edge_attr")
+    if attributes is not None and attributes.numel() != source.numel():
+        left_out.add("edge_attr")
+    elif attributes is not None and weights is None:
+        weights = attributes.reshape(-1)
+    times = store.get("time")
+    return make_edges(edge_type, source, target, nodes, weights=weights, times=times), left_out
+
+
+def _labelled_types(stores: Stores) -> list[str]:
+    return [name for name, store in stores[0].items() if "y" in store]
 
 
 def task_of(stores: Stores, target: str | None) -> NodeTask:
     """Labels and masks as a task; a GraphError where no type of nodes, or several have labels and
     none is chosen.
     """
-    labelled = [
-        name
-        for name, store in stores[0].items()
-        if store.get("y") is not None and target in (None, name)
-    ]
+    labelled = [name for name in _labelled_types(stores) if target in (None, name)]
     if len(labelled) != 1:
         raise GraphError(
-            f"target = {target!r}: labels are there of {', '.join(labelled) or 'no nodes'}"
+            f"target = {target!r}: labels are there of {listed(labelled) or 'no nodes'}"
         )
     return NodeTask.from_columns(labelled[0], stores[0][labelled[0]])
 
@@ -417,45 +508,42 @@ def to_dgl(
     target.
     """
     pairs = {edge_type: (held.adj.rows, held.adj.indices) for edge_type, held in edges.items()}
-    counts = {name: own.count for name, own in nodes.items()}
-    made = load_dgl().heterograph(pairs, num_nodes_dict=counts, device=device)
-    for name, own in nodes.items():
-        x = own.features
-        _fill(made.nodes[name].data, {"feat": csr_tensor(x) if isinstance(x, Csr) else x})
+    counts = {name: part.count for name, part in nodes.items()}
+    graph = load_dgl().heterograph(pairs, num_nodes_dict=counts, device=device)
+    for name, part in nodes.items():
+        graph.nodes[name].data.update(_present({"feat": _shared_tensor(part.features)}))
     for edge_type, held in edges.items():
-        _fill(made.edges[edge_type].data, {"weight": held.adj.weights, "time": held.times})
-    made.node_ids = {name: own.ids for name, own in nodes.items() if own.ids is not None}
+        of_edges = {"weight": held.adj.weights, "time": held.times}
+        graph.edges[edge_type].data.update(_present(of_edges))
+    graph.node_ids = _present({name: part.ids for name, part in nodes.items()})
     if task is not None:
         columns = task.to_columns("label")
-        made.node_tasks = {
-            task.target: {name: columns.pop(name) for name in LABELS[3:] if name in columns}
-        }
-        _fill(
-            made.nodes[task.target].data,
-            {name: values.to(device) for name, values in columns.items()},
-        )
-    return made
+        texts = {name: columns.pop(name) for name in _TEXTS & columns.keys()}
+        graph.node_tasks = {task.target: texts}
+        for name, values in columns.items():
+            graph.nodes[task.target].data[name] = values.to(device)
+    return graph
 
 
 def stores_of_dgl(graph: Any, node_type: str, relation: str) -> Stores:
     """The attributes of what :func:`to_dgl` writes, or of a DGL graph whose data has these
     names.
     """
-    names = {name: node_type if name == "_N" else name for name in graph.ntypes}
+    # what DGL calls the types of a graph with one type of nodes and one of edges
+    names = {"_N": node_type, "_E": relation}
     ids, tasks = getattr(graph, "node_ids", {}), getattr(graph, "node_tasks", {})
-    of_nodes, of_edges = {}, {}
-    for of, name in names.items():
-        store = {_DGL.get(key, key): values for key, values in graph.nodes[of].data.items()}
-        of_nodes[name] = {"num_nodes": graph.num_nodes(of), **store, **tasks.get(of, {})}
-        if of in ids:
-            of_nodes[name]["ids"] = ids[of]
-    for source, name, target in graph.canonical_etypes:
-        edge_type = (names[source], relation if name == "_E" else name, names[target])
-        store = dict(graph.edges[source, name, target].data)
+    of_nodes: dict[str, dict[str, Any]] = {}
+    of_edges: dict[EdgeType, dict[str, Any]] = {}
+    for name in graph.ntypes:
+        store = {_DGL.get(key, key): values for key, values in graph.nodes[name].data.items()}
+        store = {"num_nodes": graph.num_nodes(name), **store, **tasks.get(name, {})}
+        store["ids"] = ids.get(name, store.get("ids"))
+        of_nodes[names.get(name, name)] = _present(store)
+    for canonical in graph.canonical_etypes:
+        store = dict(graph.edges[canonical].data)
         if "weight" in store:
             store["edge_weight"] = store.pop("weight").reshape(-1)
-        of_edges[edge_type] = {
-            "edge_index": graph.edges(etype=(source, name, target), order="eid"),
-            **store,
-        }
+        store["edge_index"] = graph.edges(etype=canonical, order="eid")
+        source, name, target = (names.get(part, part) for part in canonical)
+        of_edges[source, name, target] = store
     return of_nodes, of_edges

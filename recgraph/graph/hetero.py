@@ -98,29 +98,21 @@ class HeteroGraph:
             weights, times: edge type -> [E].
             ids: node type -> its ids.
         """
-        features, weights, times, ids = features or {}, weights or {}, times or {}, ids or {}
-        for name in (*features, *ids):
+        weights = weights or {}
+        times = times or {}
+        ids = ids or {}
+        for name in ids:
             check_type("node type", name, counts)
         for edge_type in (*weights, *times):
             check_type("edge type", edge_type, edges)
         nodes = {name: Nodes(n, ids.get(name)) for name, n in counts.items()}
-        made = {}
+        parts = {}
         for edge_type, pairs in edges.items():
-            both = pairs if isinstance(pairs, tuple) else numbers(pairs)
-            ends = (
-                both.reshape(-1, both.shape[-1] or 2).T
-                if isinstance(both, Tensor)
-                else list(map(numbers, both))
+            source, target = _ends(edge_type, pairs)
+            parts[edge_type] = make_edges(
+                edge_type, source, target, nodes, weights.get(edge_type), times.get(edge_type)
             )
-            if len(ends) != 2 or any(end.numel() and end.is_floating_point() for end in ends):
-                raise GraphError(f"edges {edge_type}: give (sources, targets) or [E, 2], integers")
-            source, target = (end.to(torch.int64) for end in ends)
-            w, t = (
-                None if of.get(edge_type) is None else numbers(of[edge_type])
-                for of in (weights, times)
-            )
-            made[edge_type] = make_edges(edge_type, source, target, nodes, w, t)
-        return cls(nodes, made).with_features(features)
+        return cls(nodes, parts).with_features(features or {})
 
     @classmethod
     def from_scipy(
@@ -132,12 +124,11 @@ class HeteroGraph:
         for edge_type, matrix in matrices.items():
             adj = Csr.from_scipy(matrix)
             counts = dict(zip(edge_type[::2], adj.shape, strict=True)) | counts
-            edges[edge_type] = Edges(
-                adj.with_weights(None) if bool((adj.values() == 1).all()) else adj
-            )
-        return cls({name: Nodes(n) for name, n in counts.items()}, edges).with_features(
-            features or {}
-        )
+            if bool((adj.values() == 1).all()):
+                adj = adj.with_weights(None)
+            edges[edge_type] = Edges(adj)
+        nodes = {name: Nodes(n) for name, n in counts.items()}
+        return cls(nodes, edges).with_features(features or {})
 
     @classmethod
     def from_frames(
@@ -188,24 +179,24 @@ class HeteroGraph:
 
         The same on every machine; values of another floating type are other values.
         """
-        head = {"version": 1, "nodes": {name: own.count for name, own in self.nodes.items()}}
-        state = hashlib.sha256(json.dumps(head).encode())
-        for name, own in self.nodes.items():
+        counts = {name: part.count for name, part in self.nodes.items()}
+        state = hashlib.sha256(json.dumps({"version": 1, "nodes": counts}).encode())
+        for name, part in self.nodes.items():
             state.update(json.dumps(["features", name]).encode())
-            if own.ids is not None:
-                state.update(own.ids.digest())
-            x = own.features
-            parts: tuple[Tensor | None, ...] = (
-                (x.indptr, x.indices, x.weights) if isinstance(x, Csr) else (x,)
-            )
-            state.update(b"".join(map(tensor_bytes, parts)))
+            if part.ids is not None:
+                state.update(part.ids.digest())
+            x = part.features
+            if not isinstance(x, Csr):
+                state.update(tensor_bytes(x))
+                continue
+            state.update(b"".join(map(tensor_bytes, (x.indptr, x.indices, x.weights))))
             # the width counts where the last column is empty, so that the entries do not tell it
-            if isinstance(x, Csr) and x.shape[1] != (int(x.indices.max()) + 1 if x.nnz else 0):
+            if x.shape[1] != int(array_of(x.indices).max(initial=-1)) + 1:
                 state.update(json.dumps(["width", x.shape[1]]).encode())
         for edge_type, held in self.edges.items():
             state.update(json.dumps(["edges", *edge_type]).encode())
-            parts = (held.adj.indptr, held.adj.indices, held.adj.weights, held.times)
-            state.update(b"".join(map(tensor_bytes, parts)))
+            columns = (held.adj.indptr, held.adj.indices, held.adj.weights, held.times)
+            state.update(b"".join(map(tensor_bytes, columns)))
         return state.hexdigest()
 
     def __repr__(self) -> str:
@@ -217,16 +208,11 @@ class HeteroGraph:
 
     def _repr_html_(self) -> str:
         of_nodes = [
-            {
-                "nodes": name,
-                "count": own.count,
-                "features": None if own.features is None else own.features.shape[1],
-            }
-            for name, own in self.nodes.items()
+            {"nodes": name, "count": part.count, "features": part.n_features}
+            for name, part in self.nodes.items()
         ]
         of_edges = [
-            {"edges": " - ".join(name), "count": edges.adj.nnz}
-            for name, edges in self.edges.items()
+            {"edges": " - ".join(name), "count": held.adj.nnz} for name, held in self.edges.items()
         ]
         return block("HeteroGraph", {}, [table(of_nodes), table(of_edges)])
 
@@ -253,8 +239,8 @@ class HeteroGraph:
         nodes = dict(self.nodes)
         for node_type, values in features.items():
             check_type("node type", node_type, nodes)
-            made = None if values is None else as_features(values)
-            nodes[node_type] = replace(nodes[node_type], features=made)
+            x = None if values is None else as_features(values)
+            nodes[node_type] = replace(nodes[node_type], features=x)
         return HeteroGraph(nodes, self.edges)
 
     def with_edges(self, edges: Mapping[EdgeType, Edges | Csr]) -> HeteroGraph:
@@ -267,24 +253,27 @@ class HeteroGraph:
     def permuted(self, orders: Mapping[str, Tensor]) -> HeteroGraph:
         """The same graph with the nodes of some types in other orders, [N] integers that name each
         node once: node j of the new graph is node ``orders[type][j]`` of this one."""
-        nodes, places = dict(self.nodes), {}
+        nodes = dict(self.nodes)
+        # the new index of each node
+        places = {
+            name: torch.arange(part.count, device=self.device) for name, part in nodes.items()
+        }
         for name, order in orders.items():
             n = self.count(name)
             order = torch.as_tensor(order, device=self.device)
-            if not torch.equal(torch.sort(order).values, torch.arange(n, device=order.device)):
+            if not torch.equal(torch.sort(order).values, places[name]):
                 raise ValueError(f"orders: that of {name!r} must have each of its {n} nodes once")
-            ids, x = nodes[name].ids, nodes[name].features
-            taken = x.take_rows(order) if isinstance(x, Csr) else None if x is None else x[order]
-            nodes[name] = Nodes(n, None if ids is None else ids.take(array_of(order)), taken)
+            nodes[name] = nodes[name].take(order)
             places[name] = torch.argsort(order)
         edges = {}
         for edge_type, held in self.edges.items():
-            source, _, end = edge_type
-            rows, columns = held.adj.rows, held.adj.indices
-            rows = places[source][rows] if source in places else rows
-            columns = places[end][columns] if end in places else columns
             edges[edge_type] = make_edges(
-                edge_type, rows, columns, nodes, held.adj.weights, held.times
+                edge_type,
+                places[edge_type[0]][held.adj.rows],
+                places[edge_type[2]][held.adj.indices],
+                nodes=nodes,
+                weights=held.adj.weights,
+                times=held.times,
             )
         return HeteroGraph(nodes, edges)
 
@@ -292,12 +281,13 @@ class HeteroGraph:
         """On a device."""
         place = Placing(device)
         nodes = {
-            name: replace(own, features=place(own.features)) for name, own in self.nodes.items()
+            name: replace(part, features=place(part.features)) for name, part in self.nodes.items()
         }
-        return HeteroGraph(
-            nodes,
-            {of: Edges(place(held.adj), place(held.times)) for of, held in self.edges.items()},
-        )
+        edges = {
+            edge_type: Edges(place(held.adj), place(held.times))
+            for edge_type, held in self.edges.items()
+        }
+        return HeteroGraph(nodes, edges)
 
     def to_pyg(self, task: NodeTask | None = None, *, homogeneous: bool = False) -> Any:
         """A ``torch_geometric.data.HeteroData`` (or ``Data``); see
@@ -342,45 +332,36 @@ class HeteroGraph:
         """Write all together; an earlier graph there is replaced. Files are numbered: names of
         types may hold what the name of a file cannot."""
         tensors: dict[str, Tensor] = {}
+        of_nodes = []
         with replacing_folder(Path(folder)) as new:
             for number, held in enumerate(self.edges.values()):
-                adj = held.adj
                 columns = {
-                    "source": adj.rows,
-                    "target": adj.indices,
-                    "weight": adj.weights,
+                    "source": held.adj.rows,
+                    "target": held.adj.indices,
+                    "weight": held.adj.weights,
                     "time": held.times,
                 }
                 _write_columns(columns, new / f"edges_{number}.parquet")
-            of_nodes = []
-            for number, (name, own) in enumerate(self.nodes.items()):
-                if own.ids is not None:
-                    own.ids.write(new / f"ids_{number}.parquet")
-                x = own.features
-                width = None if x is None else int(x.shape[1])
-                of_nodes.append(
-                    {
-                        "type": name,
-                        "count": own.count,
-                        "has_ids": own.ids is not None,
-                        "width": width,
-                    }
-                )
+            for number, (name, part) in enumerate(self.nodes.items()):
+                description = {
+                    "type": name,
+                    "count": part.count,
+                    "has_ids": part.ids is not None,
+                    "width": part.n_features,
+                }
+                of_nodes.append(description)
+                if part.ids is not None:
+                    part.ids.write(new / f"ids_{number}.parquet")
+                x = part.features
+                # copies: types may share a tensor, which safetensors refuses
                 if isinstance(x, Csr):
                     columns = {"column": x.indices.to(torch.int32), "weight": x.weights}
                     _write_columns(columns, new / f"features_{number}.parquet")
-                    tensors[f"{number}.indptr"] = x.indptr
+                    tensors[f"{number}.indptr"] = to_host(x.indptr).clone()
                 elif x is not None:
-                    tensors[f"{number}.dense"] = x
-            on_host = {
-                name: to_host(x.detach()).contiguous().clone() for name, x in tensors.items()
-            }
-            write_tensors(on_host, new / "features.safetensors")
-            head = {
-                "format": _FORMAT,
-                "nodes": of_nodes,
-                "edges": [list(edge_type) for edge_type in self.edges],
-            }
+                    tensors[f"{number}.dense"] = to_host(x).clone()
+            write_tensors(tensors, new / "features.safetensors")
+            head = {"format": _FORMAT, "nodes": of_nodes, "edges": list(self.edges)}
             write_json(head, new / _HEAD)
 
     @classmethod
@@ -397,30 +378,51 @@ class HeteroGraph:
             )
         tensors = read_tensors(folder / "features.safetensors")
         nodes, edges = {}, {}
-        for number, of in enumerate(head["nodes"]):
+        for number, description in enumerate(head["nodes"]):
+            count = description["count"]
+            ids = None
+            if description["has_ids"]:
+                ids = IdMap.read(folder / f"ids_{number}.parquet")
             features: Tensor | Csr | None = tensors.get(f"{number}.dense")
             if f"{number}.indptr" in tensors:
-                entries = _read_columns(folder / f"features_{number}.parquet")
-                indices, shape = entries["column"].to(torch.int64), (of["count"], of["width"])
+                columns = _read_columns(folder / f"features_{number}.parquet")
                 features = Csr(
-                    tensors[f"{number}.indptr"], indices, entries.get("weight"), shape
+                    tensors[f"{number}.indptr"],
+                    columns["column"].to(torch.int64),
+                    columns.get("weight"),
+                    (count, description["width"]),
                 ).checked()
-            ids = IdMap.read(folder / f"ids_{number}.parquet") if of["has_ids"] else None
-            nodes[of["type"]] = Nodes(of["count"], ids, features)
+            nodes[description["type"]] = Nodes(count, ids, features)
         for number, (source, relation, target) in enumerate(head["edges"]):
-            held, edge_type = (
-                _read_columns(folder / f"edges_{number}.parquet"),
-                (source, relation, target),
+            columns = _read_columns(folder / f"edges_{number}.parquet")
+            edge_type = (source, relation, target)
+            edges[edge_type] = make_edges(
+                edge_type,
+                columns["source"],
+                columns["target"],
+                nodes=nodes,
+                weights=columns.get("weight"),
+                times=columns.get("time"),
             )
-            ends, more = (held["source"], held["target"]), (held.get("weight"), held.get("time"))
-            edges[edge_type] = make_edges(edge_type, *ends, nodes, *more)
         return cls(nodes, edges)
 
 
+def _ends(edge_type: EdgeType, pairs: Any) -> tuple[Tensor, Tensor]:
+    """[E] int64 each: the sources and the targets of edges, given as a pair of lists or as [E, 2]."""
+    if isinstance(pairs, tuple):
+        ends = [numbers(end) for end in pairs]
+    else:
+        rows = numbers(pairs)
+        ends = list(rows.reshape(-1, rows.shape[-1] or 2).unbind(1))
+    # an empty list has no type of its own
+    if len(ends) != 2 or any(end.is_floating_point() for end in ends if end.numel()):
+        raise GraphError(f"edges {edge_type}: give (sources, targets) or [E, 2], integers")
+    return ends[0].to(torch.int64), ends[1].to(torch.int64)
+
+
 def _write_columns(columns: Mapping[str, Tensor | None], path: Path) -> None:
-    write_frame(
-        pl.DataFrame({name: array_of(x) for name, x in columns.items() if x is not None}), path
-    )
+    arrays = {name: array_of(x) for name, x in columns.items() if x is not None}
+    write_frame(pl.DataFrame(arrays), path)
 
 
 def _read_columns(path: Path) -> dict[str, Tensor]:
@@ -428,19 +430,27 @@ def _read_columns(path: Path) -> dict[str, Tensor]:
     return {name: torch.from_numpy(frame[name].to_numpy().copy()) for name in frame.columns}
 
 
-def as_graph(given: Any) -> Any:
+#: library -> what reads a graph of it
+_READERS = {"torch_geometric": HeteroGraph.from_pyg, "dgl": HeteroGraph.from_dgl}
+_TASK_READERS = {
+    "torch_geometric": HeteroGraph.from_pyg_with_task,
+    "dgl": HeteroGraph.from_dgl_with_task,
+}
+
+
+def _library(value: Any) -> str:
+    return type(value).__module__.partition(".")[0]
+
+
+def as_graph(graph: Any) -> Any:
     """A graph of PyTorch Geometric or of DGL as a :class:`HeteroGraph`; all else as it is."""
-    library = type(given).__module__.partition(".")[0]
-    if library == "torch_geometric":
-        return HeteroGraph.from_pyg(given)
-    return HeteroGraph.from_dgl(given) if library == "dgl" else given
+    reader = _READERS.get(_library(graph))
+    return graph if reader is None else reader(graph)
 
 
-def as_task(given: Any) -> Any:
+def as_task(graph: Any) -> Any:
     """The labels and masks of a graph of PyTorch Geometric or of DGL as a task; all else as it
     is.
     """
-    library = type(given).__module__.partition(".")[0]
-    if library == "torch_geometric":
-        return HeteroGraph.from_pyg_with_task(given)[1]
-    return HeteroGraph.from_dgl_with_task(given)[1] if library == "dgl" else given
+    reader = _TASK_READERS.get(_library(graph))
+    return graph if reader is None else reader(graph)[1]

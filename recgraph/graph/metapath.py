@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
@@ -16,6 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from recgraph.config import Config, Search, configure, did_you_mean
+from recgraph.data.ids import listed
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.schema import EdgeType, UnknownTypeError
 from recgraph.rng import derive
@@ -42,8 +44,6 @@ _MAX_SAMPLED = 1 << 23
 # A half of a path with more entries than this is not made to find out which nodes it relates; all
 # paths count then.
 _MAX_HALF = 1 << 25
-# Proposed paths that an error names.
-_MOST_OFFERED = 5
 # Features with a larger share of entries than this are multiplied as a dense matrix.
 _DENSE = 1 / 64
 
@@ -66,7 +66,9 @@ class Step:
     @property
     def ends(self) -> tuple[str, str]:
         source, _, target = self.edge_type
-        return (target, source) if self.backwards else (source, target)
+        if self.backwards:
+            return target, source
+        return source, target
 
     @property
     def start(self) -> str:
@@ -94,9 +96,8 @@ class Step:
         adj = self.matrix(graph)
         if not weights or adj.weights is None:
             return adj.with_weights(None)
-        if (
-            wide := work_type(adj.weights)
-        ) != adj.weights.dtype:  # else it keeps what it has computed
+        wide = work_type(adj.weights)
+        if wide != adj.weights.dtype:  # else it keeps what it has computed
             adj = adj.with_weights(adj.weights.to(wide))
         is_edge = adj.values() != 0
         return adj if bool(is_edge.all()) else adj.select(is_edge)
@@ -119,53 +120,75 @@ def parse(path: str, graph: HeteroGraph) -> Route:
             forwards if there is one in that direction and else backwards; or
             ``"user>rates>item<rates<user"``, which names relations and directions.
     """
-    arrows = re.findall("[<>]", path)
-    names = [part.strip() for part in re.split("[<>]" if arrows else "-", path)]
-    if len(names) < 2 or (arrows and (len(names) % 2 == 0 or arrows[::2] != arrows[1::2])):
-        raise PathError(
-            f"path = {path!r} must be as 'paper-author-paper' or 'user>rates>item<rates<user'"
-        )
-    if arrows:
-        triples = zip(names[::2], names[1::2], names[2::2], arrows[::2], strict=False)
-        steps = [
-            Step((a, name, b)) if arrow == ">" else Step((b, name, a), True)
-            for a, name, b, arrow in triples
-        ]
-        for step in steps:
-            graph.adjacency(step.edge_type)
-        return tuple(steps)
-    if unknown := next((name for name in names if name not in graph.nodes), None):
-        start = names[0] if names[0] in graph.nodes else next(iter(graph.nodes))
-        offered = (
-            ", ".join(proposal.path for proposal in propose(graph, start)[:_MOST_OFFERED]) or "none"
-        )
-        edge = next(
-            (
-                f"; write an edge type as '{a}>{name}>{b}'"
-                for a, name, b in graph.edges
-                if name == unknown
-            ),
-            "",
-        )
-        types = f"{did_you_mean(unknown, graph.nodes)}; there are {', '.join(graph.nodes)}{edge}"
-        raise UnknownTypeError(
-            f"path = {path!r}: no node type {unknown!r}{types}; paths from {start!r}: {offered}"
-        )
+    if re.search("[<>]", path):
+        return _parse_relations(path, graph)
+    return _parse_types(path, graph)
+
+
+def _parse_relations(path: str, graph: HeteroGraph) -> Route:
+    """The route of a path that names relations; each stands between two arrows of one direction."""
+    parts = [part.strip() for part in re.split("([<>])", path)]
+    if len(parts) % 4 != 1:
+        raise PathError(f"path = {path!r} must be as 'user>rates>item<rates<user'")
     steps = []
-    for start, end in pairwise(names):
-        ways = [
-            Step(edge_type, backwards) for backwards in (False, True) for edge_type in graph.edges
-        ]
-        joining = [step for step in ways if step.ends == (start, end)]
-        found = [step for step in joining if not step.backwards] or joining
-        if len(found) != 1:
-            choices = " or ".join(f"'{step}'" for step in found)
-            fix = f"several edge types join {start!r} and {end!r}; write {choices}"
-            raise PathError(
-                f"path = {path!r}: {fix if found else f'no edge type joins {start!r} and {end!r}'}"
-            )
-        steps += found
+    for place in range(0, len(parts) - 1, 4):
+        left, arrow, relation, second_arrow, right = parts[place : place + 5]
+        if arrow != second_arrow:
+            raise PathError(f"path = {path!r}: write '>{relation}>' or '<{relation}<'")
+        if arrow == ">":
+            step = Step((left, relation, right))
+        else:
+            step = Step((right, relation, left), backwards=True)
+        graph.adjacency(step.edge_type)  # an UnknownTypeError where it is not there
+        steps.append(step)
     return tuple(steps)
+
+
+def _parse_types(path: str, graph: HeteroGraph) -> Route:
+    """The route of a path that names the types of nodes alone."""
+    names = [part.strip() for part in path.split("-")]
+    if len(names) < 2:
+        raise PathError(f"path = {path!r} must be as 'paper-author-paper'")
+    for name in names:
+        if name not in graph.nodes:
+            raise _unknown_type(path, name, graph)
+    route = []
+    for start, end in pairwise(names):
+        steps = _joining(graph, start, end) or _joining(graph, start, end, backwards=True)
+        if len(steps) != 1:
+            raise PathError(
+                f"path = {path!r}: {start!r} and {end!r} are joined by "
+                f"{' and by '.join(map(str, steps)) or 'no edge type'}; name one as "
+                "'user>rates>item' does"
+            )
+        route += steps
+    return tuple(route)
+
+
+def _joining(graph: HeteroGraph, start: str, end: str, backwards: bool = False) -> list[Step]:
+    """The steps of one direction from a type of nodes to another."""
+    steps = [Step(edge_type, backwards) for edge_type in graph.edges]
+    return [step for step in steps if step.ends == (start, end)]
+
+
+def _unknown_type(path: str, name: str, graph: HeteroGraph) -> UnknownTypeError:
+    """The error of a path through a type that is not there; it offers paths that are."""
+    message = (
+        f"path = {path!r}: no node type {name!r}{did_you_mean(name, graph.nodes)}; there are "
+        f"{listed(graph.nodes)}; paths are {offered_paths(graph)}"
+    )
+    for source, relation, target in graph.edges:
+        if relation == name:
+            message += f"; write an edge type as '{source}>{relation}>{target}'"
+    return UnknownTypeError(message)
+
+
+def offered_paths(graph: HeteroGraph) -> str:
+    """The two best paths of each type, for messages."""
+    paths = []
+    for node_type in graph.node_types:
+        paths += [proposal.path for proposal in propose(graph, node_type)[:2]]
+    return listed(paths) or "none"
 
 
 def types_of(route: Route) -> list[str]:
@@ -173,22 +196,24 @@ def types_of(route: Route) -> list[str]:
     return [route[0].start, *(step.end for step in route)]
 
 
+def walked_back(route: Route) -> Route:
+    """The route from its end to its start."""
+    return tuple(step.reversed for step in reversed(route))
+
+
 def is_palindrome(route: Route) -> bool:
     """Whether the second half walks the first one back, so that the product is ``B B^T``."""
-    return len(route) % 2 == 0 and all(
-        a == b.reversed for a, b in zip(route, reversed(route), strict=True)
-    )
+    return route == walked_back(route)
 
 
 def text_of(route: Route, graph: HeteroGraph) -> str:
     """A text that :func:`parse` reads as this route: the types alone where that is enough."""
-    short = "-".join(types_of(route))
-    try:
+    types = types_of(route)
+    short = "-".join(types)
+    with suppress(PathError, UnknownTypeError):
         if parse(short, graph) == route:
             return short
-    except (PathError, UnknownTypeError):
-        pass
-    return types_of(route)[0] + "".join(str(step).removeprefix(step.start) for step in route)
+    return types[0] + "".join(str(step).removeprefix(step.start) for step in route)
 
 
 @dataclass(frozen=True)
@@ -222,15 +247,27 @@ def estimate_cost(
 ) -> Cost:
     """The cost of a path; nothing larger than a sample of its rows is made."""
     shape = (steps[0].shape[0], steps[-1].shape[1])
-    nnz = estimate_nnz(steps)
-    kept = nnz if top_k is None else min(nnz, shape[0] * top_k)
-    per_entry = _INDEX_BYTES + (0 if counts == "binary" else count_dtype(*steps).itemsize)
-    distinct = {step.edge_type: matrix for step, matrix in zip(route, steps, strict=True)}.values()
-    parts = [
-        part for matrix in distinct for part in (matrix.indptr, matrix.indices, matrix.weights)
-    ]
-    of_factors = sum(part.nbytes for part in parts if part is not None)
-    return Cost(path, shape, nnz, kept, 2 * per_entry * kept, 2 * of_factors)
+    nnz = kept_nnz = estimate_nnz(steps)
+    if top_k is not None:
+        kept_nnz = min(nnz, shape[0] * top_k)
+    entry_nbytes = _INDEX_BYTES
+    if counts == "full":
+        entry_nbytes += count_dtype(*steps).itemsize
+    # a step that is walked back is the transpose
+    factors = dict(zip([step.edge_type for step in route], steps, strict=True)).values()
+    factor_nbytes = 0
+    for factor in factors:
+        factor_nbytes += factor.indptr.nbytes + factor.indices.nbytes
+        if factor.weights is not None:
+            factor_nbytes += factor.weights.nbytes
+    return Cost(
+        path=path,
+        shape=shape,
+        nnz=nnz,
+        kept_nnz=kept_nnz,
+        nbytes=2 * entry_nbytes * kept_nnz,
+        factor_nbytes=2 * factor_nbytes,
+    )
 
 
 def estimate_nnz(steps: Sequence[Csr]) -> int:
@@ -245,13 +282,18 @@ def estimate_nnz(steps: Sequence[Csr]) -> int:
     n_rows = bounds.numel()
     n = max(min(_SAMPLE, int(_MAX_SAMPLED * n_rows / total), n_rows), min(8, n_rows))
     rows = (torch.arange(n, device=bounds.device) * n_rows) // n
-    found = steps[0].take_rows(rows).with_weights(None)
-    if len(steps) == 1:
-        found = found.pattern()
-    for step in steps[1:]:
-        found = compose(found, step, "binary")
+    reached = steps[0].take_rows(rows).with_weights(None)
+    reached = compose_binary([reached, *steps[1:]])
     sampled = float(bounds[rows].sum())
-    return round(total * found.nnz / sampled) if sampled else int(total)
+    return round(total * reached.nnz / sampled) if sampled else int(total)
+
+
+def compose_binary(steps: Sequence[Csr]) -> Csr:
+    """[R, C] without weights: the nodes that a walk of all steps reaches."""
+    reached = steps[0].pattern()
+    for step in steps[1:]:
+        reached = compose(reached, step, "binary")
+    return reached
 
 
 def path_counts(steps: Sequence[Csr]) -> Tensor:
@@ -300,32 +342,41 @@ def pathsim_top_k(
     Warns:
         UserWarning: hubs are divided.
     """
-    blocks: Iterable[tuple[slice, Csr]] = [(slice(0, parts[0].shape[0]), parts[0])]
+    blocks: Iterable[tuple[slice, Csr]]
     if len(parts) == 1:
+        blocks = [(slice(0, parts[0].shape[0]), parts[0])]
         diagonal = parts[0].diagonal().to(torch.float64)
     else:
         left, right = parts
         if hub_cap is not None:
-            if n_hubs := int((right.degrees > hub_cap).sum()):
-                what = (
-                    f"PathSim divides {n_hubs:,} nodes that lead to more than hub_cap = {hub_cap:,}"
-                )
-                warnings.warn(what, stacklevel=3)
-            left, right = split_hubs(
-                left, right, hub_cap, torch.Generator().manual_seed(derive(0, "hubs"))
-            )
+            left, right = _divide_hubs(left, right, hub_cap)
         back = _values_at(right.t(), left)
         diagonal = left.with_weights(left.values(torch.float64) * back).row_sums()
-        diagonal = diagonal if counts == "full" else (diagonal > 0).to(torch.float64)
+        if counts == "binary":
+            diagonal = (diagonal > 0).to(torch.float64)
         blocks = compose_blocks(left, right, counts)
     cosine = None if features is None else _Cosine(features)
-    order = None if order is None else order.to(parts[0].device, torch.float64)
+    if order is not None:
+        order = order.to(parts[0].device, torch.float64)
     kept = []
     for rows, block in blocks:
-        keys = [] if cosine is None else [cosine(block, rows.start, k)]
-        keys += [] if order is None else [order[block.indices]]
-        kept.append(top_k(block, k, ranking(block, diagonal[rows], diagonal), *keys))
+        keys = [ranking(block, diagonal[rows], diagonal)]
+        if cosine is not None:
+            keys.append(cosine(block, rows.start, k))
+        if order is not None:
+            keys.append(order[block.indices])
+        kept.append(top_k(block, k, *keys))
     return stack_rows(kept, parts[-1].shape[1], parts[0])
+
+
+def _divide_hubs(left: Csr, right: Csr, hub_cap: int) -> tuple[Csr, Csr]:
+    """Two factors whose product compares the nodes of each hub in groups, with a warning."""
+    n_hubs = int((right.degrees > hub_cap).sum())
+    if n_hubs:
+        message = f"PathSim divides {n_hubs:,} nodes that lead to more than hub_cap = {hub_cap:,}"
+        warnings.warn(message, stacklevel=4)
+    generator = torch.Generator().manual_seed(derive(0, "hubs"))
+    return split_hubs(left, right, hub_cap, generator)
 
 
 def _values_at(matrix: Csr, places: Csr) -> Tensor:
@@ -343,39 +394,38 @@ class _Cosine:
 
     def __init__(self, features: Tensor | Csr) -> None:
         self.units: Tensor | Csr
-        if (
-            isinstance(features, Csr)
-            and features.nnz <= _DENSE * features.shape[0] * features.shape[1]
-        ):
+        if isinstance(features, Csr):
+            n_places = features.shape[0] * features.shape[1]
+            if features.nnz > _DENSE * n_places:
+                features = features.to_dense()
+        if isinstance(features, Csr):
             features = features.coalesce()
             exact = features.with_weights(features.values(torch.float64))
             lengths = exact.with_weights(exact.values().square()).row_sums().sqrt()
             self.units = exact.scale(left=power(lengths, -1))
         else:
-            dense = features.to_dense() if isinstance(features, Csr) else features
-            self.units = unit_length(dense.to(torch.float64))
-        self.columns = self.units.t()
+            self.units = unit_length(features.to(torch.float64))
 
     def __call__(self, block: Csr, first_row: int, k: int) -> Tensor:
         """Of the entries of rows ``first_row ...`` of a square matrix; 0 in rows of at most k,
         which are kept whole.
         """
         is_long = block.degrees > k
-        nodes = torch.nonzero(is_long).squeeze(1)
-        entries = block.with_weights(None).take_rows(nodes)
-        nodes = nodes + first_row
+        rows_of_block = torch.nonzero(is_long).squeeze(1)
+        entries = block.with_weights(None).take_rows(rows_of_block)
+        nodes = rows_of_block + first_row
         parts = [torch.empty(0, dtype=torch.float64, device=block.device)]
-        if isinstance(self.units, Csr) and isinstance(self.columns, Csr):
-            for rows, products in compose_blocks(self.units.take_rows(nodes), self.columns):
+        units = self.units
+        if isinstance(units, Csr):
+            for rows, products in compose_blocks(units.take_rows(nodes), units.t()):
                 parts.append(_values_at(products, entries.row_block(rows)))
         else:
-            assert isinstance(self.units, Tensor)
-            for rows in row_blocks(len(nodes), len(self.units), self.units):
+            for rows in row_blocks(len(nodes), len(units), units):
                 some = entries.row_block(rows)
-                parts.append((self.units[nodes[rows]] @ self.units.t())[some.rows, some.indices])
-        found = torch.zeros(block.nnz, dtype=torch.float32, device=block.device)
-        found[is_long[block.rows]] = torch.cat(parts).to(torch.float32)
-        return found
+                parts.append((units[nodes[rows]] @ units.t())[some.rows, some.indices])
+        cosines = torch.zeros(block.nnz, dtype=torch.float32, device=block.device)
+        cosines[is_long[block.rows]] = torch.cat(parts).to(torch.float32)
+        return cosines
 
 
 @dataclass(frozen=True, eq=False)
@@ -488,58 +538,71 @@ class MetaPath:
         """[N_start, N_end]: the counts of all paths, one entry a pair (no weights where counts are
         binary).
         """
-        parts = self._halves(graph, None)
-        return parts[0] if len(parts) == 1 else compose(parts[0], parts[1], self.config.counts)
+        factors = self._factors(graph, None)
+        if len(factors) == 1:
+            return factors[0]
+        return compose(factors[0], factors[1], self.config.counts)
 
     def adjacency(self, graph: HeteroGraph, generator: torch.Generator | None = None) -> Csr:
         """The counts, after the top-k by PathSim where one is asked for; not normalised. The
         generator, on any device, draws the order of ``ties="random"``; a PathTooLargeError where it
         would need more than ``max_memory_mib``."""
-        k, ties = self.config.top_k, self.config.ties
-        if k is None:
+        config = self.config
+        if config.top_k is None:
             return self.counts(graph)
         types = types_of(self.route(graph))
-        if types[0] != types[-1]:
+        target = types[0]
+        if types[-1] != target:
             raise PathError(
                 f"path {self.name!r}: top_k needs PathSim, which compares nodes of one type, not {types}"
             )
-        features = graph.features(types[0]) if ties == "cosine" else None
-        if features is None and ties == "cosine":
-            raise PathError(
-                f"path {self.name!r}: ties='cosine' needs features of {types[0]!r}; use ties='random'"
-            )
-        order = None
-        if ties == "random":
+        features = order = None
+        if config.ties == "cosine":
+            features = graph.features(target)
+            if features is None:
+                raise PathError(
+                    f"path {self.name!r}: ties='cosine' needs features of {target!r}; use "
+                    "ties='random'"
+                )
+        if config.ties == "random":
             assert generator is not None
             order = torch.randperm(
-                graph.count(types[0]), generator=generator, device=generator.device
+                graph.count(target), generator=generator, device=generator.device
             )
         return pathsim_top_k(
-            self._halves(graph, k), self.config.counts, k, features, order, self.config.hub_cap
+            self._factors(graph, config.top_k),
+            counts=config.counts,
+            k=config.top_k,
+            features=features,
+            order=order,
+            hub_cap=config.hub_cap,
         )
 
-    def _halves(self, graph: HeteroGraph, top_k: int | None) -> list[Csr]:
+    def _factors(self, graph: HeteroGraph, top_k: int | None) -> list[Csr]:
         """One or two matrices whose product is the path, once it is known that it fits; one entry a
         place.
 
         The second may be the first's transpose.
         """
-        route, steps, counts = self.route(graph), self.steps(graph), self.config.counts
-        cost = estimate_cost(self.name, route, steps, counts, top_k)
+        route, steps = self.route(graph), self.steps(graph)
+        cost = estimate_cost(self.name, route, steps, self.config.counts, top_k)
         self._check_fits(cost.nbytes, str(cost))
-        middle = max(len(steps) // 2, 1)
-        parts = (
-            [steps[:middle]]
-            if len(steps) == 1 or is_palindrome(route)
-            else [steps[:middle], steps[middle:]]
-        )
-        made = []
-        for first, *others in parts:
-            product = first.pattern() if counts == "binary" else first.coalesce()
-            for step in others:
-                product = compose(product, step, counts)
-            made.append(product)
-        return made if len(steps) == 1 or len(made) == 2 else [made[0], made[0].t()]
+        if len(steps) == 1:
+            return [self._product(steps)]
+        middle = len(steps) // 2
+        left = self._product(steps[:middle])
+        if is_palindrome(route):
+            return [left, left.t()]
+        return [left, self._product(steps[middle:])]
+
+    def _product(self, steps: Sequence[Csr]) -> Csr:
+        """The counts of paths along some steps."""
+        if self.config.counts == "binary":
+            return compose_binary(steps)
+        product = steps[0].coalesce()
+        for step in steps[1:]:
+            product = compose(product, step, "full")
+        return product
 
     def _check_fits(self, nbytes: int, what: str) -> None:
         if nbytes > self.config.max_memory_mib * _MIB:
@@ -561,11 +624,13 @@ class MetaPath:
         """What :func:`recgraph.sparse.spmm.spmm` multiplies with: the adjacency in its form,
         normalised; the weights of a composed form have a type of their own where ``dtype`` is
         given."""
-        form, kind = self.config.form, self.config.normalisation
-        if form == "factorised":
+        kind = self.config.normalisation
+        if self.config.form == "factorised":
             return normalise(self.factorised(graph), kind)
-        made = self.adjacency(graph, generator)
-        return normalise(compress_rows(made) if form == "compressed" else made, kind, dtype)
+        adjacency = self.adjacency(graph, generator)
+        if self.config.form == "compressed":
+            return normalise(compress_rows(adjacency), kind, dtype)
+        return normalise(adjacency, kind, dtype)
 
     def contexts(
         self, graph: HeteroGraph, known: dict[Route, Csr] | None = None
@@ -578,23 +643,23 @@ class MetaPath:
         Args:
             known: what has been made for other paths that begin alike; is added to.
         """
-        known = {} if known is None else known
+        if known is None:
+            known = {}
         route = self.route(graph)
-        found = []
+        contexts = []
         for hop, step in enumerate(route[:-1], 1):
-            if route[:hop] not in known:
+            walk = route[:hop]
+            if walk not in known:
                 last = step.followed(graph, self.config.weights).with_weights(None)
-                if hop == 1:
-                    known[route[:hop]] = last.pattern()
-                else:
-                    before = known[route[: hop - 1]]
-                    nbytes = 2 * _INDEX_BYTES * estimate_nnz([before, last])
-                    self._check_fits(
-                        nbytes, f"{self.name}: a context of {step.end}, {nbytes / _MIB:,.0f} MiB"
-                    )
-                    known[route[:hop]] = compose(before, last, "binary")
-            found.append(Context(step.end, known[route[:hop]]))
-        return tuple(found)
+                known[walk] = last.pattern() if hop == 1 else self._reached(known[walk[:-1]], last)
+            contexts.append(Context(step.end, known[walk]))
+        return tuple(contexts)
+
+    def _reached(self, before: Csr, last: Csr) -> Csr:
+        """What one more step reaches, once it is known that it fits."""
+        nbytes = 2 * _INDEX_BYTES * estimate_nnz([before, last])
+        self._check_fits(nbytes, f"{self.name}: a context of {nbytes / _MIB:,.0f} MiB")
+        return compose(before, last, "binary")
 
 
 @dataclass(frozen=True, repr=False)
@@ -636,43 +701,49 @@ def propose(graph: HeteroGraph, target: str, max_steps: int = 4) -> list[Proposa
         max_steps: the most steps of a path.
     """
     graph.count(target)
-    steps = _distinct_steps(graph)
-    once = list(dict.fromkeys(steps.values()))
-    routes: list[Route] = [
-        (step,) for step in once if step.start == step.end == target and not step.backwards
-    ]
-    walks: list[Route] = [(step,) for step in once if step.start == target]
+    distinct = _distinct_steps(graph)
+    steps = list(dict.fromkeys(distinct.values()))
+    walks: list[Route] = [(step,) for step in steps if step.start == target]
+    routes = [walk for walk in walks if walk[0].end == target and not walk[0].backwards]
     for _ in range(max_steps // 2):
-        routes += [walk + tuple(step.reversed for step in reversed(walk)) for walk in walks]
-        on = [(walk, step) for walk in walks for step in once if step.start == walk[-1].end]
-        walks = [(*walk, step) for walk, step in on if step != steps[walk[-1].reversed]]
-    found = []
+        routes += [walk + walked_back(walk) for walk in walks]
+        longer: list[Route] = []
+        for walk in walks:
+            way_back = distinct[walk[-1].reversed]
+            onward = [step for step in steps if step.start == walk[-1].end and step != way_back]
+            longer += [(*walk, step) for step in onward]
+        walks = longer
+    proposals = []
     for route in routes:
         matrices = [step.followed(graph, weights=True).with_weights(None) for step in route]
-        density = estimate_nnz(matrices) / max(matrices[0].shape[0] * matrices[-1].shape[1], 1)
-        found.append(Proposal(text_of(route, graph), _coverage(matrices), density))
-    return sorted(found, key=lambda proposal: (-proposal.score, len(proposal.path), proposal.path))
+        n_places = matrices[0].shape[0] * matrices[-1].shape[1]
+        proposal = Proposal(
+            path=text_of(route, graph),
+            coverage=_coverage(matrices),
+            density=estimate_nnz(matrices) / max(n_places, 1),
+        )
+        proposals.append(proposal)
+    proposals.sort(key=lambda proposal: (-proposal.score, len(proposal.path), proposal.path))
+    return proposals
 
 
 def _distinct_steps(graph: HeteroGraph) -> dict[Step, Step]:
     """Every step of a graph -> the first one with the same ends that follows the same edges,
     perhaps backwards.
     """
-    found: dict[Step, Step] = {}
-    kept: dict[Step, Csr] = {}
-    for step in [
-        Step(edge_type, backwards) for backwards in (False, True) for edge_type in graph.edges
-    ]:
-        adj = step.followed(graph, weights=True)
-        same = (
-            other
-            for other, known in kept.items()
-            if other.ends == step.ends and _are_same(adj, known)
-        )
-        found[step] = next(same, step)
-        if found[step] is step:
-            kept[step] = adj
-    return found
+    forwards = [Step(edge_type) for edge_type in graph.edges]
+    distinct: dict[Step, Step] = {}
+    matrices: dict[Step, Csr] = {}
+    for step in [*forwards, *(step.reversed for step in forwards)]:
+        matrix = step.followed(graph, weights=True)
+        for other, known in matrices.items():
+            if other.ends == step.ends and _are_same(matrix, known):
+                distinct[step] = other
+                break
+        else:
+            distinct[step] = step
+            matrices[step] = matrix
+    return distinct
 
 
 def _are_same(one: Csr, other: Csr) -> bool:
@@ -681,17 +752,15 @@ def _are_same(one: Csr, other: Csr) -> bool:
 
 
 def _coverage(steps: Sequence[Csr]) -> float:
-    """The share of nodes with a path to another node."""
+    """The share of nodes with a path to another node; 0 where there are no nodes."""
     half = steps[: len(steps) // 2]
     if len(steps) == 1:
         is_related = steps[0].with_diagonal(None).degrees > 0
     elif estimate_nnz(half) > _MAX_HALF:
         is_related = steps[0].degrees > 0
     else:
-        reached = half[0].pattern()
-        for step in half[1:]:
-            reached = compose(reached, step, "binary")
+        reached = compose_binary(half)
         # a node is related to another where it reaches something that another reaches too
         shared = (reached.t().degrees > 1).to(torch.float64)
         is_related = reached.with_weights(shared[reached.indices]).row_sums() > 0
-    return float(is_related.to(torch.float64).mean()) if is_related.numel() else 0.0
+    return float(is_related.to(torch.float64).mean().nan_to_num())

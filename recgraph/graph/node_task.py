@@ -35,13 +35,18 @@ class NodeSplit:
 
     def __post_init__(self) -> None:
         for part in MASKS:
-            given = _tensor(getattr(self, part))
-            object.__setattr__(
-                self, part, given.nonzero().flatten() if given.dtype == torch.bool else given.long()
-            )
+            values = _tensor(getattr(self, part))
+            if values.dtype == torch.bool:
+                values = values.nonzero().flatten()
+            object.__setattr__(self, part, values.long())
+
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        """``"train"``, ``"valid"`` and ``"test"`` -> its nodes."""
+        return {part: getattr(self, part) for part in MASKS}
 
     def __repr__(self) -> str:
-        return f"NodeSplit({', '.join(f'{len(getattr(self, part)):,} {part}' for part in MASKS)})"
+        return f"NodeSplit({', '.join(f'{len(nodes):,} {part}' for part, nodes in self.parts.items())})"
 
 
 @dataclass(frozen=True, repr=False)
@@ -64,29 +69,23 @@ class NodeTask:
 
     def __post_init__(self) -> None:
         labels = _tensor(self.labels).long()
-        if (
-            labels.dim() != 1
-            or not labels.numel()
-            or int(labels.max()) < 0
-            or int(labels.min()) < -1
-        ):
+        is_known = labels >= 0
+        if labels.dim() != 1 or not bool(is_known.any()) or bool((labels < -1).any()):
             raise ValueError(
                 f"labels of {self.target!r} must be classes [N] from 0, and -1 where none is known"
             )
+        splits = {str(name): split for name, split in self.splits.items()}
         object.__setattr__(self, "labels", labels)
         object.__setattr__(self, "paths", tuple(self.paths))
-        object.__setattr__(
-            self, "splits", {str(name): split for name, split in self.splits.items()}
-        )
-        for name, split in self.splits.items():
-            for part in MASKS:
-                index = getattr(split, part)
-                wrong = (index < 0) | (index >= len(labels))
-                wrong |= labels[index.masked_fill(wrong, 0)] < 0
-                if bool(wrong.any()):
+        object.__setattr__(self, "splits", splits)
+        for name, split in splits.items():
+            for part, nodes in split.parts.items():
+                is_wrong = (nodes < 0) | (nodes >= len(labels))
+                is_wrong |= ~is_known[nodes.masked_fill(is_wrong, 0)]
+                if bool(is_wrong.any()):
                     raise ValueError(
-                        f"split {name!r}: {part} holds node {int(index[wrong][0])}, which has no known class among the "
-                        f"{len(labels)} nodes of {self.target!r}"
+                        f"split {name!r}: {part} holds node {int(nodes[is_wrong][0])}, which has no "
+                        f"known class among the {len(labels)} nodes of {self.target!r}"
                     )
 
     def __repr__(self) -> str:
@@ -99,7 +98,7 @@ class NodeTask:
         order = torch.as_tensor(order)
         places = torch.argsort(order)
         splits = {
-            name: NodeSplit(*(places[getattr(split, part)] for part in MASKS))
+            name: NodeSplit(places[split.train], places[split.valid], places[split.test])
             for name, split in self.splits.items()
         }
         return NodeTask(self.target, self.labels[order], splits, self.paths)
@@ -109,33 +108,27 @@ class NodeTask:
         """From the columns of nodes in PyTorch Geometric: ``y`` [N] or [N, 1]; ``train_mask``,
         ``val_mask`` and ``test_mask``, all or none, [N], the same for all splits, or [N, S]; and
         what :meth:`to_columns` adds."""
-        masks = {
-            part: _tensor(columns[mask]).bool()
-            for part, mask in MASKS.items()
-            if columns.get(mask) is not None
-        }
-        if masks and len(masks) < len(MASKS):
-            missing = ", ".join(mask for part, mask in MASKS.items() if part not in masks)
+        labels = _tensor(columns["y"]).flatten()
+        splits = {}
+        missing = MASKS.values() - columns.keys()
+        if len(missing) not in (0, len(MASKS)):
             raise GraphError(
-                f"nodes of {target!r} have no {missing}; add the mask, e.g. by PyG's RandomNodeSplit"
+                f"nodes of {target!r} have no {', '.join(sorted(missing))}; add the mask, e.g. by "
+                "PyG's RandomNodeSplit"
             )
-        tables = {part: mask[:, None] if mask.dim() == 1 else mask for part, mask in masks.items()}
-        width = max((table.shape[1] for table in tables.values()), default=0)
-        names = columns.get("split_names") or (
-            ["masks"] if width == 1 else [f"masks {n}" for n in range(width)]
-        )
-        splits = {
-            name: NodeSplit(
-                **{
-                    part: table[:, min(number, table.shape[1] - 1)]
-                    for part, table in tables.items()
-                }
+        if not missing:
+            tables = [
+                _tensor(columns[name]).bool().reshape(len(labels), -1) for name in MASKS.values()
+            ]
+            # [S, N] each
+            train, valid, test = (
+                table.t()
+                for table in torch.broadcast_tensors(*tables)  # type: ignore[no-untyped-call]
             )
-            for number, name in enumerate(names)
-        }
-        return cls(
-            target, _tensor(columns["y"]).flatten(), splits, tuple(columns.get("metapaths") or ())
-        )
+            names = columns.get("split_names") or _split_names(len(train))
+            parts = zip(train, valid, test, strict=True)
+            splits = {name: NodeSplit(*masks) for name, masks in zip(names, parts, strict=True)}
+        return cls(target, labels, splits, tuple(columns.get("metapaths", ())))
 
     def to_columns(self, label: str = "y") -> dict[str, Any]:
         """Labels, under a name, and masks for :meth:`from_columns`: [N] of one split, [N, S] of
@@ -144,16 +137,16 @@ class NodeTask:
         A mask holds a node once and in the order of the nodes.
         """
         columns: dict[str, Any] = {label: self.labels}
-        for part, name in MASKS.items():
-            masks = []
-            for split in self.splits.values():
-                mask = torch.zeros(len(self.labels), dtype=torch.bool)
-                mask[getattr(split, part)] = True
-                masks.append(mask)
-            if masks:
-                columns[name] = masks[0] if len(masks) == 1 else torch.stack(masks, 1)
-        more = {"split_names": list(self.splits), "metapaths": list(self.paths)}
-        return columns | {name: values for name, values in more.items() if values}
+        if self.splits:
+            for part, name in MASKS.items():
+                masks = torch.zeros(len(self.labels), len(self.splits), dtype=torch.bool)
+                for number, split in enumerate(self.splits.values()):
+                    masks[split.parts[part], number] = True
+                columns[name] = masks.squeeze(1)
+            columns["split_names"] = list(self.splits)
+        if self.paths:
+            columns["metapaths"] = list(self.paths)
+        return columns
 
     @property
     def n_classes(self) -> int:
@@ -166,15 +159,15 @@ class NodeTask:
         state.update(tensor_bytes(self.labels))
         for name, split in self.splits.items():
             state.update(name.encode())
-            for part in (split.train, split.valid, split.test):
-                state.update(tensor_bytes(part))
+            for nodes in split.parts.values():
+                state.update(tensor_bytes(nodes))
         return state.hexdigest()
 
     def save(self, folder: Path) -> None:
         """Write labels and splits."""
         tensors = {"labels": self.labels}
         for name, split in self.splits.items():
-            tensors |= {f"{name}.{part}": getattr(split, part) for part in MASKS}
+            tensors |= {f"{name}.{part}": nodes for part, nodes in split.parts.items()}
         write_tensors(tensors, folder / "node_task.safetensors")
         meta = {"target": self.target, "paths": [*self.paths], "splits": [*self.splits]}
         write_json(meta, folder / "node_task.json")
@@ -185,19 +178,26 @@ class NodeTask:
         of a study).
         """
         check_open()
-        tensors, meta = (
-            read_tensors(folder / "node_task.safetensors"),
-            read_object(folder / "node_task.json"),
-        )
-        splits = {
-            name: NodeSplit(*(tensors[f"{name}.{part}"] for part in MASKS))
-            for name in meta["splits"]
-        }
+        tensors = read_tensors(folder / "node_task.safetensors")
+        meta = read_object(folder / "node_task.json")
+        splits = {}
+        for name in meta["splits"]:
+            splits[name] = NodeSplit(**{part: tensors[f"{name}.{part}"] for part in MASKS})
         return cls(meta["target"], tensors["labels"], splits, tuple(meta["paths"]))
 
 
+def _split_names(n: int) -> list[str]:
+    """Names of splits whose masks alone are known."""
+    if n == 1:
+        return ["masks"]
+    return [f"masks {number}" for number in range(n)]
+
+
 def _tensor(values: Any) -> Tensor:
+    """Values on the host."""
     if isinstance(values, Tensor):
         return to_host(values.detach())
-    array = np.asarray(values)
-    return torch.as_tensor(array.astype(np.int64) if array.size == 0 else array.copy())
+    array = np.array(values)
+    if not array.size:  # an empty list has no type of its own
+        array = array.astype(np.int64)
+    return torch.from_numpy(array)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,22 @@ class Nodes:
         # a number of numpy cannot be written as JSON
         object.__setattr__(self, "count", int(self.count))
 
+    @property
+    def n_features(self) -> int | None:
+        """F; None without features."""
+        return None if self.features is None else int(self.features.shape[1])
+
+    def take(self, order: Tensor) -> Nodes:
+        """These nodes, [n] int64, with their ids and features."""
+        ids, x = self.ids, self.features
+        if ids is not None:
+            ids = ids.take(array_of(order))
+        if isinstance(x, Csr):
+            x = x.take_rows(order)
+        elif x is not None:
+            x = x[order]
+        return Nodes(len(order), ids, x)
+
 
 @dataclass(frozen=True, eq=False)
 class Edges:
@@ -68,15 +84,15 @@ class LeftOutWarning(UserWarning):
     """Something of another library's graph that has no place in what was made of it."""
 
 
-def check_type(what: str, name: object, there: Iterable[object]) -> None:
+def check_type(what: str, name: object, there: Collection[object]) -> None:
     """Refuse a type that is not among those of the graph: an UnknownTypeError that names the
     nearest types.
     """
-    names = list(there)
-    if name not in names:
-        meant = did_you_mean(str(name), map(str, names))
+    if name not in there:
+        names = list(map(str, there))
         raise UnknownTypeError(
-            f"there is no {what} {name!r}{meant}; there are {', '.join(map(str, names)) or 'none'}"
+            f"there is no {what} {name!r}{did_you_mean(str(name), names)}; there are "
+            f"{', '.join(names) or 'none'}"
         )
 
 
@@ -84,35 +100,40 @@ def check_parts(nodes: Mapping[str, Nodes], edges: Mapping[EdgeType, Edges]) -> 
     """Types, shapes and finite values of a graph: a GraphError that names the first type that is
     wrong.
     """
-    for name, own in nodes.items():
-        x = own.features
-        shape = (own.count, None) if x is None else (x.shape[0], *x.shape[1:])
-        if (
-            shape[0] != own.count
-            or len(shape) != 2
-            or (own.ids is not None and len(own.ids) != own.count)
-        ):
-            n_ids = own.count if own.ids is None else len(own.ids)
+    for name, part in nodes.items():
+        n_ids = part.count if part.ids is None else len(part.ids)
+        shape = (part.count, 0) if part.features is None else tuple(part.features.shape)
+        if n_ids != part.count or shape[0] != part.count or len(shape) != 2:
             raise GraphError(
-                f"node type {name!r} has {own.count} nodes, {n_ids} ids and features {shape}; give [N, F]"
+                f"node type {name!r} has {part.count} nodes, {n_ids} ids and features {shape}; give "
+                "[N, F]"
             )
-        _check_finite(f"features of {name!r}", x.values() if isinstance(x, Csr) else x)
+        _check_finite(f"features of {name!r}", part.features)
     for edge_type, held in edges.items():
-        for end in edge_type[::2]:
-            check_type("node type", end, nodes)
-        wanted = (nodes[edge_type[0]].count, nodes[edge_type[2]].count)
+        shape = _shape_of(edge_type, nodes)
         n_times = held.adj.nnz if held.times is None else held.times.numel()
-        if held.adj.shape != wanted or n_times != held.adj.nnz:
+        if held.adj.shape != shape or n_times != held.adj.nnz:
             raise GraphError(
-                f"edges {edge_type}: a matrix {held.adj.shape} for nodes {wanted}; {n_times} times of {held.adj.nnz}"
+                f"edges {edge_type}: a matrix {held.adj.shape} for nodes {shape}; {n_times} times of "
+                f"{held.adj.nnz}"
             )
-        _check_finite(f"weights of {edge_type}", held.adj.weights)
+        _check_finite(f"weights of {edge_type}", held.adj)
         _check_finite(f"times of {edge_type}", held.times)
 
 
-def _check_finite(what: str, values: Tensor | None) -> None:
+def _shape_of(edge_type: EdgeType, nodes: Mapping[str, Nodes]) -> tuple[int, int]:
+    """The numbers of sources and of targets, whose types must be there."""
+    source, _, target = edge_type
+    check_type("node type", source, nodes)
+    check_type("node type", target, nodes)
+    return nodes[source].count, nodes[target].count
+
+
+def _check_finite(argument: str, values: Tensor | Csr | None) -> None:
+    if isinstance(values, Csr):
+        values = values.weights
     if values is not None and not bool(torch.isfinite(values).all()):
-        raise GraphError(f"{what} must be finite; fill in those that are missing")
+        raise GraphError(f"{argument} must be finite; fill in those that are missing")
 
 
 def make_edges(
@@ -120,32 +141,39 @@ def make_edges(
     source: Tensor,
     target: Tensor,
     nodes: Mapping[str, Nodes],
-    weights: Tensor | None = None,
-    times: Tensor | None = None,
+    weights: Any = None,
+    times: Any = None,
 ) -> Edges:
     """Edges of one type from lists [E] of indices, weights and times in any order; times keep their
-    type.
+    type. Weights and times are whatever :func:`numbers` reads, or None.
     """
-    for end in edge_type[::2]:
-        check_type("node type", end, nodes)
-    shapes = {tuple(part.shape) for part in (source, target, weights, times) if part is not None}
-    if len(shapes) > 1:
+    shape = _shape_of(edge_type, nodes)
+    if weights is not None:
+        weights = numbers(weights)
+    if times is not None:
+        times = numbers(times)
+    columns = [column for column in (source, target, weights, times) if column is not None]
+    lengths = {tuple(column.shape) for column in columns}
+    if len(lengths) > 1:
         raise GraphError(
-            f"edges {edge_type}: sources, targets, weights and times have shapes {sorted(shapes)}; give [E]"
+            f"edges {edge_type}: sources, targets, weights and times have shapes {sorted(lengths)}; "
+            "give [E]"
         )
-    shape = (nodes[edge_type[0]].count, nodes[edge_type[2]].count)
-    for role, name, index, n in zip(
-        ("source", "target"), edge_type[::2], (source, target), shape, strict=True
-    ):
-        outside = (index < 0) | (index >= n)
-        if bool(outside.any()):
-            row = int(torch.nonzero(outside)[0])
-            found = f"{role} {name!r} = {int(index[row])}"
-            raise GraphError(
-                f"edges {edge_type}, row {row} (from 0): {found} is out of range [0, {n})"
-            )
+    _check_range(edge_type, f"source {edge_type[0]!r}", source, shape[0])
+    _check_range(edge_type, f"target {edge_type[2]!r}", target, shape[1])
     adj = Csr.from_coo(source, target, weights, shape=shape)
-    return Edges(adj, None if times is None else times[sort_entries(source, target, shape[1])])
+    if times is not None:
+        times = times[sort_entries(source, target, shape[1])]
+    return Edges(adj, times)
+
+
+def _check_range(edge_type: EdgeType, end: str, index: Tensor, n: int) -> None:
+    outside = torch.nonzero((index < 0) | (index >= n))
+    if len(outside):
+        row = int(outside[0])
+        raise GraphError(
+            f"edges {edge_type}, row {row} (from 0): {end} = {int(index[row])} is out of range [0, {n})"
+        )
 
 
 def as_features(values: Any) -> Tensor | Csr:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from recgraph import registry
-from recgraph.config import Config, ConfigError, checked, with_none
+from recgraph.config import Config, ConfigError, checked, merged, with_none
 from recgraph.data.catalog.cards import card_files, data_name, find_card, with_train
 from recgraph.data.read import PATHS, is_data_path
 from recgraph.evaluate.metrics import full_name
@@ -99,15 +100,14 @@ class SheetSpec(Config):
         try:
             values = {**_with_data(values, path), "file": path}
             values.setdefault("title", data_name(values["dataset"]))
-            own = values.pop("import", ())
-            values["imports"] = [own] if isinstance(own, str) else own
-            import_all(values["imports"], path.parent)
-            sheet = cls.of(values)
-            names = [entry.name for entry in sheet.models]
-            if twice := {name for name in names if names.count(name) > 1}:
-                raise ConfigError(
-                    f"models: two are called {min(twice)!r}; give each a name of its own"
-                )
+            imports = values.pop("import", ())
+            if isinstance(imports, str):
+                imports = [imports]
+            import_all(imports, path.parent)
+            sheet = cls.of(values, imports=imports)
+            name, count = Counter(entry.name for entry in sheet.models).most_common(1)[0]
+            if count > 1:
+                raise ConfigError(f"models: two are called {name!r}; give each a name of its own")
             return sheet.model_copy(update={"metrics": sheet._full_metrics()})
         except (ValueError, ImportFailed) as error:
             raise ConfigError(f"board {str(path)!r}: {error}") from None
@@ -122,11 +122,9 @@ class SheetSpec(Config):
         """The name of the file of its comparisons, in the folder of records that sheets of one data
         set share.
         """
-        return (
-            "comparisons.json"
-            if self.name == data_name(self.dataset)
-            else f"comparisons-{self.name}.json"
-        )
+        if self.name == data_name(self.dataset):
+            return "comparisons.json"
+        return f"comparisons-{self.name}.json"
 
     @property
     def imported(self) -> tuple[str, ...]:
@@ -134,31 +132,31 @@ class SheetSpec(Config):
         its name.
         """
         return tuple(
-            _path(self.file, each) if each.endswith(".py") else each for each in self.imports
+            _path(self.file, name) if name.endswith(".py") else name for name in self.imports
         )
 
     def located(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The settings with their paths from the board's file on; addresses have them as they are
         written.
         """
-        found = dict(settings)
-        reading = found.get("reading") or {}
-        if paths := {
-            name: _path(self.file, reading[name]) for name in PATHS if reading.get(name) is not None
-        }:
-            found["reading"] = {**reading, **paths}
-        if isinstance(run := found.get("init_items"), str):
-            found["init_items"] = _path(self.file, run)
-        return found
+        located = dict(settings)
+        if "reading" in settings:
+            located["reading"] = dict(settings["reading"])
+            for name in settings["reading"].keys() & set(PATHS):
+                located["reading"][name] = _path(self.file, settings["reading"][name])
+        if isinstance(settings.get("init_items"), str):
+            located["init_items"] = _path(self.file, settings["init_items"])
+        return located
 
     def _full_metrics(self) -> tuple[str, ...]:
         """The full names of the metrics, each once."""
-        of_nodes, cutoffs = is_of_nodes(self.dataset), self.protocol.cutoffs
+        cutoffs = self.protocol.cutoffs
+        name_of = _node_metric if is_of_nodes(self.dataset) else full_name
         if "metrics" in self.model_fields_set:
-            return tuple(dict.fromkeys(map(_of_nodes if of_nodes else full_name, self.metrics)))
-        if of_nodes or 10 in cutoffs:  # all metrics of a node task are shown
+            return tuple(dict.fromkeys(map(name_of, self.metrics)))
+        if name_of is _node_metric or 10 in cutoffs:  # all metrics of a node task are shown
             return self.metrics
-        return tuple(f"{metric.partition('@')[0]}@{max(cutoffs)}" for metric in self.metrics)
+        return tuple(metric.replace("@10", f"@{max(cutoffs)}") for metric in self.metrics)
 
 
 def is_of_nodes(dataset: str) -> bool:
@@ -166,7 +164,8 @@ def is_of_nodes(dataset: str) -> bool:
     return find_card(dataset).task == "nodes"
 
 
-def _of_nodes(metric: str) -> str:
+def _node_metric(metric: str) -> str:
+    """The full name of a metric of a node task."""
     names = {registry.key(name): name for name in (*SCORES, "nmi", "ari")}
     if registry.key(metric) not in names:
         raise ConfigError(
@@ -183,24 +182,24 @@ def _with_data(values: Mapping[str, Any], board: Path) -> dict[str, Any]:
     """The values with the file of ``data`` as the data set, and with how it is read in the
     protocol.
     """
-    found = dict(values)
-    data = with_train(found.pop("data", None))
+    values = dict(values)
+    data = with_train(values.pop("data", None))
     if data is None:
-        dataset = found.setdefault("dataset", board.stem)
-        if f"{dataset}".endswith(".toml") or (
-            dataset not in card_files() and is_data_path(f"{dataset}")
-        ):
-            found["dataset"] = _path(board, dataset)
-        return found
+        dataset = str(values.setdefault("dataset", board.stem))
+        is_log = dataset not in card_files() and is_data_path(dataset)
+        if is_log or dataset.endswith(".toml"):
+            values["dataset"] = _path(board, dataset)
+        return values
     table = dict(data) if isinstance(data, Mapping) else {"file": data}
-    if "dataset" in found or not isinstance(file := table.pop("file", None), str):
+    file = table.pop("file", None)
+    if "dataset" in values or not isinstance(file, str):
         raise ConfigError(
             f"data = {data!r}: a path, or a table {{file = ..., user = ..., ...}}, in place of dataset"
         )
+    values["dataset"] = _path(board, file)
     if table:
-        protocol = dict(found.get("protocol", {}))
-        found["protocol"] = {**protocol, "reading": {**protocol.get("reading", {}), **table}}
-    return found | {"dataset": _path(board, file)}
+        values["protocol"] = merged(values.get("protocol", {}), {"reading": table})
+    return values
 
 
 @dataclass(frozen=True)
@@ -222,19 +221,19 @@ class Board:
 
 
 @checked
-def load_board(name: str | Path) -> Board:
+def load_board(name: str | Path | Board) -> Board:
     """Load a board by name (a folder of ``experiments/`` here or in the checkout), by its folder,
-    or from one file.
+    or from one file; one that is loaded is returned.
     """
+    if isinstance(name, Board):
+        return name
     places = [Path("experiments"), Path(__file__).resolve().parents[2] / "experiments"]
     for path in (Path(name), *(place / name for place in places)):
-        files = [path] if path.is_file() and path.suffix == ".toml" else sorted(path.glob("*.toml"))
+        files = [path] if path.is_file() else sorted(path.glob("*.toml"))
         if files:
             folder = files[0].parent.resolve()
             return Board(folder.name, folder, tuple(map(SheetSpec.load, files)))
-    known = sorted(
-        {file.parent.name for place in places for file in place.glob("*/*.toml")} - {"configs"}
-    )
+    known = {file.parent.name for place in places for file in place.glob("*/*.toml")} - {"configs"}
     raise ValueError(
-        f"board {str(name)!r} is not there; give a TOML file, a folder of them or one of {', '.join(known)}"
+        f"board {str(name)!r} is not there; give a TOML file, a folder of them or one of {', '.join(sorted(known))}"
     )

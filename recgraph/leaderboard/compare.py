@@ -9,8 +9,10 @@ the others stay.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -89,13 +91,15 @@ class Column:
         differs = {other: tests[0].p_adjusted < ALPHA for other, tests in self.versus.items()}
         if address in differs:
             return "worse" if differs[address] else "tied"
-        if address == self.best and differs:
-            return "best" if all(differs.values()) else "tied"
-        return "untested"
+        if not differs or address != self.best:
+            return "untested"
+        return "best" if all(differs.values()) else "tied"
 
 
 #: title of a protocol -> metric -> its column
 Comparisons = dict[str, dict[str, Column]]
+#: address of an entry -> the values of its users, a result for each seed
+_Users = Mapping[str, list[Result]]
 _FILE = TypeAdapter(Comparisons)
 
 
@@ -106,61 +110,90 @@ def compare(records: Records, metrics: Metrics, folder: Path) -> Comparisons | N
     values of users; and over seeds where both entries have at least two. p-values of either kind
     are corrected over a table.
     """
-    found = Comparisons()
+    comparisons = Comparisons()
     for title, names in metrics.items():
-        users: dict[str, list[Result]] = {}
-        for address, own in records.items() if title in TITLES.values() else ():
-            scored = [record for record in own.values() if title in record["scores"]]
-            results = [load_values(folder, address, title, record) for record in scored]
-            users[address] = [result for result in results if result is not None]
-            if len(users[address]) < len(scored):
-                return None
-        found[title] = {metric: _compare_metric(records, title, metric, users) for metric in names}
-        _adjust(found[title])
-    return found
+        users: _Users | None = {}
+        if title in TITLES.values():
+            users = _load_users(records, title, folder)
+        if users is None:
+            return None
+        comparisons[title] = {
+            metric: _compare_metric(records, title, metric, users) for metric in names
+        }
+        _adjust(comparisons[title])
+    return comparisons
 
 
-def _compare_metric(
-    records: Records, title: str, metric: str, users: Mapping[str, list[Result]]
-) -> Column:
+def _load_users(records: Records, title: str, folder: Path) -> _Users | None:
+    """Address of an entry -> the values of its users in a table, a result for each seed; None where
+    some are not at hand.
+    """
+    users = defaultdict(list)
+    for address, by_seed in records.items():
+        for record in by_seed.values():
+            if title in record["scores"]:
+                result = load_values(folder, address, title, record)
+                if result is None:
+                    return None
+                users[address].append(result)
+    return users
+
+
+def _compare_metric(records: Records, title: str, metric: str, users: _Users) -> Column:
     """The best entry of a metric against each other one; p-values are not adjusted yet."""
     scores = _over_seeds(records, title, metric)
-    column = Column(_best_of(scores, metric))
-    # a metric of lists together has no values of users
-    of_users = {
-        address: [each for each in own if metric in each.per_user] for address, own in users.items()
-    }
-    best, best_users = scores[column.best], of_users.get(column.best)
-    for address, own in scores.items():
-        if address != column.best and all(map(math.isfinite, (*own, *best))):
-            tests = tuple(_tests(own, best, of_users.get(address), best_users, metric))
-            column.versus.update({address: tests} if tests else {})
+    best = _best_of(scores, metric)
+    column = Column(best)
+    for address, values in scores.items():
+        if address == best or not all(map(math.isfinite, values + scores[best])):
+            continue
+        tests = [
+            *_tests_over_users(users.get(address), users.get(best), metric),
+            *_tests_over_seeds(values, scores[best]),
+        ]
+        if tests:
+            column.versus[address] = tuple(tests)
     return column
 
 
-def _tests(
-    own: list[float],
-    best: list[float],
-    own_users: list[Result] | None,
-    best_users: list[Result] | None,
-    metric: str,
-) -> Iterator[Comparison]:
-    if own_users and best_users:
-        try:
-            found = over_users(own_users, best_users, metric)
-        except TooFewPairs:  # a metric may leave users without a value
-            pass
-        else:
-            p, low, high = found.p_values["randomisation"], found.interval.low, found.interval.high
-            yield Comparison(
-                "users", found.n, found.difference, low, high, p, p, _finite(found.cohen_d)
-            )
-    if len(own) > 1 and len(best) > 1:
-        t, n = welch(own, best), len(own) + len(best)
-        low, high = t.interval.low, t.interval.high
-        yield Comparison(
-            "seeds", n, t.difference, low, high, t.p_value, t.p_value, _finite(t.hedges_g)
-        )
+def _tests_over_users(
+    results: list[Result] | None, best: list[Result] | None, metric: str
+) -> list[Comparison]:
+    # a metric of lists together has no values of users
+    if not results or not best or metric not in best[0].per_user:
+        return []
+    try:
+        test = over_users(results, best, metric)
+    except TooFewPairs:  # a metric may leave users without a value
+        return []
+    comparison = Comparison(
+        over="users",
+        n=test.n,
+        difference=test.difference,
+        low=test.interval.low,
+        high=test.interval.high,
+        p_value=test.p_values["randomisation"],
+        p_adjusted=test.p_values["randomisation"],
+        effect=_finite(test.cohen_d),
+    )
+    return [comparison]
+
+
+def _tests_over_seeds(values: list[float], best: list[float]) -> list[Comparison]:
+    if min(len(values), len(best)) < 2:
+        return []
+    test = welch(values, best)
+    comparison = Comparison(
+        over="seeds",
+        n=len(values) + len(best),
+        difference=test.difference,
+        low=test.interval.low,
+        high=test.interval.high,
+        p_value=test.p_value,
+        p_adjusted=test.p_value,
+        effect=_finite(test.hedges_g),
+    )
+    return [comparison]
 
 
 def _finite(value: float) -> float | None:
@@ -169,15 +202,13 @@ def _finite(value: float) -> float | None:
 
 def _over_seeds(records: Records, title: str, metric: str) -> dict[str, list[float]]:
     """Address of an entry -> its values of a metric over seeds; entries without it are left out."""
-    values = {
-        address: [
-            float(scores[metric])
-            for record in own.values()
-            if metric in (scores := record["scores"].get(title, {}))
-        ]
-        for address, own in records.items()
-    }
-    return {address: own for address, own in values.items() if own}
+    values = defaultdict(list)
+    for address, by_seed in records.items():
+        for record in by_seed.values():
+            scores = record["scores"].get(title, {})
+            if metric in scores:
+                values[address].append(float(scores[metric]))
+    return dict(values)
 
 
 def _best_of(scores: Mapping[str, list[float]], metric: str) -> str:
@@ -188,16 +219,13 @@ def _adjust(columns: Mapping[str, Column], n_untested: int = 0) -> None:
     """Set ``p_adjusted`` by Holm's correction, over users and over seeds; an untested pair counts
     with a p of 1.
     """
-    tests = [
-        test
-        for column in columns.values()
-        for several in column.versus.values()
-        for test in several
-    ]
-    for over in ("users", "seeds"):
-        own = [test for test in tests if test.over == over]
-        adjusted = holm([test.p_value for test in own] + [1.0] * n_untested).tolist()
-        for test, p in zip(own, adjusted, strict=False):
+    of_kind: dict[str, list[Comparison]] = {"users": [], "seeds": []}
+    for column in columns.values():
+        for test in chain.from_iterable(column.versus.values()):
+            of_kind[test.over].append(test)
+    for tests in of_kind.values():
+        adjusted = holm([test.p_value for test in tests] + [1.0] * n_untested)
+        for test, p in zip(tests, adjusted.tolist(), strict=False):
             test.p_adjusted = p
 
 
@@ -205,6 +233,7 @@ def _adjust(columns: Mapping[str, Column], n_untested: int = 0) -> None:
 
 
 def _digests(records: Records) -> dict[str, str]:
+    """Address of an entry -> the digest of its scores."""
     return {
         address: digest({"scores": {str(seed): record["scores"] for seed, record in own.items()}})
         for address, own in records.items()
@@ -215,14 +244,11 @@ def _inputs(records: Records, metrics: Metrics) -> str:
     """The digest of the scores that are compared: comparisons on file are all there are where it is
     the same.
     """
-    scores = {
-        f"{address}-{seed}": each["scores"]
-        for address, own in records.items()
-        for seed, each in own.items()
-    }
-    return digest(
-        {"scores": scores, "metrics": {title: [*names] for title, names in metrics.items()}}
-    )
+    scores = {}
+    for address, by_seed in records.items():
+        for seed, record in by_seed.items():
+            scores[f"{address}-{seed}"] = record["scores"]
+    return digest({"scores": scores, "metrics": dict(metrics)})
 
 
 def load_comparisons(path: Path, records: Records, metrics: Metrics) -> tuple[Comparisons, bool]:
@@ -237,29 +263,27 @@ def load_comparisons(path: Path, records: Records, metrics: Metrics) -> tuple[Co
     if file is None:
         return {}, False
     is_whole = file["inputs"] == _inputs(records, metrics)
-    same = {
-        address for address, own in _digests(records).items() if file["entries"].get(address) == own
-    }
-    before, found = _FILE.validate_python(file["columns"]), Comparisons()
+    unchanged = dict(file["entries"].items() & _digests(records).items())
+    before = _FILE.validate_python(file["columns"])
+    comparisons = Comparisons()
     for title, names in metrics.items():
-        columns, n_pairs = dict[str, Column](), 0
+        columns: dict[str, Column] = {}
+        n_untested = 0
         for metric in names:
             scores = _over_seeds(records, title, metric)
-            n_pairs += max(len(scores) - 1, 0)
-            column = before.get(title, {}).get(metric)
-            if (
-                column is not None
-                and column.best in same
-                and _best_of(scores, metric) == column.best
-            ):
+            n_untested += max(len(scores) - 1, 0)
+            column = before.get(title, {}).get(metric, Column(""))
+            if column.best in unchanged and column.best == _best_of(scores, metric):
                 versus = {
-                    address: tests for address, tests in column.versus.items() if address in same
+                    address: tests
+                    for address, tests in column.versus.items()
+                    if address in unchanged
                 }
                 columns[metric] = Column(column.best, versus)
-        n_untested = n_pairs - sum(len(column.versus) for column in columns.values())
+                n_untested -= len(versus)
         _adjust(columns, 0 if is_whole else n_untested)
-        found[title] = columns
-    return found, is_whole
+        comparisons[title] = columns
+    return comparisons, is_whole
 
 
 def save_comparisons(

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 
 from recgraph.config import checked
@@ -19,6 +20,7 @@ from recgraph.evaluate.metrics import higher_is_better
 from recgraph.files import write_text
 from recgraph.leaderboard.board import Board, load_board
 from recgraph.leaderboard.compare import MARKS
+from recgraph.leaderboard.plan import SEEN
 from recgraph.leaderboard.sheet import NEAR, Number, Sheet, open_sheet, text_of, update_comparisons
 from recgraph.leaderboard.tables import cost_text, markdown, metric_name, short_hash
 from recgraph.pages import charts, environment
@@ -34,8 +36,10 @@ _SPOKEN = {
 }
 #: number of protocols whose columns are visible at first; the reader can show the others
 _VISIBLE = 3
-#: number of entries whose curves have a colour of their own (``c1``, ... of the style sheet)
-_N_COLOURS = 6
+#: colours of the style sheet for the curves of the first entries
+_COLOURS = ("c1", "c2", "c3", "c4", "c5", "c6")
+#: epoch and value
+_Points = list[tuple[int, float]]
 #: costs of the main table
 _COSTS = {
     "training_seconds": "Training, s",
@@ -73,21 +77,35 @@ def render(
     path = Path(out)
     if path.suffix not in (".html", ".md", ".csv"):
         raise ValueError(f"out = {str(out)!r} must end in .html, .md or .csv")
-    found = board if isinstance(board, Board) else load_board(board)
-    sheets = [update_comparisons(open_sheet(found, sheet, results)) for sheet in found.sheets]
-    if path.suffix == ".csv":
-        text = pl.concat([sheet.frame for sheet in sheets], how="vertical_relaxed").write_csv()
+    board = load_board(board)
+    sheets = [update_comparisons(open_sheet(board, sheet, results)) for sheet in board.sheets]
+    if path.suffix == ".html":
+        text = page(sheets, board)
+    elif path.suffix == ".md":
+        text = markdown(sheets, board.name)
     else:
-        text = page(sheets, found) if path.suffix == ".html" else markdown(sheets, found.name)
+        text = pl.concat([sheet.frame for sheet in sheets], how="vertical_relaxed").write_csv()
     write_text(text, path)
     return path
 
 
 def page(sheets: Sequence[Sheet], board: Board) -> str:
     """The page of a board's sheets as text."""
-    entries = [entry for sheet in sheets for entry in sheet.entries]
-    times = [record["at"] for entry in entries for record in entry.records.values()]
-    anchors = [(sheet, re.sub(r"[^\w-]+", "-", sheet.spec.name)) for sheet in sheets]
+    sections = []
+    times = [""]
+    machines: list[str] = []
+    titles: set[str] = set()
+    most_seeds = 1
+    for sheet in sheets:
+        anchor = re.sub(r"[^\w-]+", "-", sheet.spec.name)
+        cards = {}
+        for place, entry in enumerate(sheet.entries):
+            cards[entry.name] = f"{anchor}--card-{place}"
+            machines += entry.provenance["machine"]
+            most_seeds = max(most_seeds, len(entry.jobs))
+        sections.append((sheet, anchor, cards))
+        times += [record["at"] for record in sheet.records]
+        titles |= {table.title for table in sheet.tables}
     templates = environment("leaderboard")
     templates.filters |= {
         "metric_name": metric_name,
@@ -96,23 +114,11 @@ def page(sheets: Sequence[Sheet], board: Board) -> str:
     }
     return templates.get_template("page.html.j2").render(
         board=board,
-        sections=[
-            (
-                sheet,
-                anchor,
-                {
-                    entry.name: f"{anchor}--card-{place}"
-                    for place, entry in enumerate(sheet.entries)
-                },
-            )
-            for sheet, anchor in anchors
-        ],
-        newest=max(times, default="")[:10],
-        machines=list(
-            dict.fromkeys(each for entry in entries for each in entry.provenance["machine"])
-        ),
-        conventions=any(table.n_users is not None for sheet in sheets for table in sheet.tables),
-        most_seeds=max((len(entry.jobs) for entry in entries), default=1),
+        sections=sections,
+        newest=max(times)[:10],
+        machines=list(dict.fromkeys(machines)),
+        conventions=not titles.isdisjoint(SEEN),
+        most_seeds=most_seeds,
         marks=MARKS,
         spoken=_SPOKEN,
         near=NEAR,
@@ -163,54 +169,51 @@ def is_best(column: PageColumn, entry: str) -> bool:
     return len({*means.values()}) > 1 and means.get(entry) == best(means.values())
 
 
-def _of_metric(metric: str, label: str, numbers: Mapping[str, Number | None]) -> PageColumn:
+def _of_metric(metric: str, label: str, numbers: Mapping[str, Number]) -> PageColumn:
     order = "descending" if higher_is_better(metric) else "ascending"
-    return PageColumn(
-        label, {name: number for name, number in numbers.items() if number}, order=order
-    )
+    return PageColumn(label, numbers, order=order)
 
 
 def score_groups(sheet: Sheet) -> list[ColumnGroup]:
     """The main table: a group of columns for each protocol, then the cost of a seed."""
-    names, groups = [entry.name for entry in sheet.entries], []
-    for place, (title, metrics, *_, n_users, _) in enumerate(sheet.tables):
+    groups = []
+    for place, table in enumerate(sheet.tables):
         columns = [
-            _of_metric(
-                each, metric_name(each), {name: sheet.score(name, title, each) for name in names}
-            )
-            for each in metrics
+            _of_metric(metric, metric_name(metric), sheet.column(table.title, metric))
+            for metric in table.metrics
         ]
-        groups.append(
-            ColumnGroup(
-                title, "" if n_users is None else f"{n_users:,} users", columns, place < _VISIBLE
-            )
-        )
-    spent = []
-    for cost, label in _COSTS.items():
-        numbers = {name: own for name in names if (own := sheet.cost(name, cost))}
-        spent.append(PageColumn(label, numbers, partial(cost_text, name=cost), "ascending"))
-    return [*groups, ColumnGroup("cost of a seed", "mean", spent, is_of_scores=False)]
+        note = "" if table.n_users is None else f"{table.n_users:,} users"
+        groups.append(ColumnGroup(table.title, note, columns, is_visible=place < _VISIBLE))
+    costs = [
+        PageColumn(label, sheet.column("", name), partial(cost_text, name=name), "ascending")
+        for name, label in _COSTS.items()
+    ]
+    return [*groups, ColumnGroup("cost of a seed", "mean", costs, is_of_scores=False)]
 
 
 def group_tables(sheet: Sheet) -> dict[str, list[ColumnGroup]]:
     """Kind of groups of users -> the first metric by group, a group of columns for each
     protocol.
     """
-    metric, sizes = sheet.spec.metrics[0], dict[tuple[str, str, str], float]()
-    numbers: dict[tuple[str, str], dict[str, dict[str, Number | None]]] = {}
+    metric = sheet.spec.metrics[0]
+    sizes: dict[tuple[str, str, str], float] = {}
+    # kind and table -> group -> entry -> number; of lists together, as gini, groups have no values
+    numbers: dict[tuple[str, str], dict[str, dict[str, Number]]] = {}
     for (entry, title, kind, group, name), number in sheet.numbers.items():
-        if kind and name == "n_users":
+        if name == "n_users":
             sizes.setdefault((kind, title, group), number.mean)
-        elif kind and name == metric:  # of lists together, as gini, groups have no values
+        elif kind and name == metric:
             numbers.setdefault((kind, title), {}).setdefault(group, {})[entry] = number
     found: dict[str, list[ColumnGroup]] = {}
     for kind, heading in _GROUPS.items():
-        for title in (table.title for table in sheet.tables if (kind, table.title) in numbers):
+        for table in sheet.tables:
             columns = [
-                _of_metric(metric, f"{group} ({sizes[kind, title, group]:,.0f})", own)
-                for group, own in numbers[kind, title].items()
+                _of_metric(metric, f"{group} ({sizes[kind, table.title, group]:,.0f})", column)
+                for group, column in numbers.get((kind, table.title), {}).items()
             ]
-            found.setdefault(heading, []).append(ColumnGroup(title, metric_name(metric), columns))
+            if columns:
+                group_of_table = ColumnGroup(table.title, metric_name(metric), columns)
+                found.setdefault(heading, []).append(group_of_table)
     return found
 
 
@@ -223,74 +226,111 @@ def cost_figures(sheet: Sheet) -> list[Figure]:
     An entry is on the Pareto front where no other dominates it. The front comes first, so that its
     names are placed first.
     """
-    return [_cost_figure(sheet, name) for name in ("training", "inference") if sheet.tables]
+    if not sheet.tables:
+        return []
+    return [_cost_figure(sheet, "training"), _cost_figure(sheet, "inference")]
 
 
 def _cost_figure(sheet: Sheet, name: str) -> Figure:
     table = sheet.tables[0]
-    metric, sign = metric_name(table.metrics[0]), 1 if higher_is_better(table.metrics[0]) else -1
-    found = {
-        entry.name: (sheet.numbers[entry.name, "", "", "", f"{name}_seconds"].mean, score)
-        for entry in sheet.entries
-        if (score := sheet.score(entry.name, table.title, table.metrics[0]))
-        and math.isfinite(score.mean)
-    }
-    places = [(x, sign * score.mean) for x, score in found.values()]
-    marks, front = [], []
-    for own, (x, score) in found.items():
-        y, sd = sign * score.mean, score.sd or 0.0
-        is_dominated = any(a <= x and b >= y and (a, b) != (x, y) for a, b in places)
-        kind = "complete" if is_dominated else "front"
-        front += [] if is_dominated else [(x, score.mean)]
-        text = f"{own}: {score.mean:.4f} ± {sd:.4f}, {x:,.1f} s"
-        marks.append(charts.Mark(x, score.mean, kind, text, name=own, spread=sd))
+    metric = metric_name(table.metrics[0])
+    costs = sheet.column("", f"{name}_seconds")
+    points = [
+        _Point(entry, costs[entry].mean, score.mean, score.sd or 0.0)
+        for entry, score in sheet.column(table.title, table.metrics[0]).items()
+        if math.isfinite(score.mean)
+    ]
+    front = _front(points, higher_is_better(table.metrics[0]))
+    marks = []
+    for point in points:
+        text = f"{point.entry}: {point.score:.4f} ± {point.sd:.4f}, {point.seconds:,.1f} s"
+        kind = "front" if point in front else "complete"
+        marks.append(
+            charts.Mark(point.seconds, point.score, kind, text, name=point.entry, spread=point.sd)
+        )
     marks.sort(key=lambda mark: (mark.kind != "front", -mark.y))
-    front.sort()
-    steps = front[:1]
-    for cost, quality in front[1:]:
-        steps += [(cost, steps[-1][1]), (cost, quality)]
+    steps: list[tuple[float, float]] = []
+    for point in front:
+        steps += [(point.seconds, y) for _, y in steps[-1:]]
+        steps.append((point.seconds, point.score))
+    low = [point.score - point.sd for point in points]
+    high = [point.score + point.sd for point in points]
     chart = Chart(
         f"{metric} against seconds of {name}",
-        _scale([x for x, _ in places]),
-        Scale.of([mark.y + sign * mark.spread for mark in marks for sign in (-1, 1)]),
-        f"seconds of {name}, a seed",
-        f"{metric}, {table.title}",
-        marks,
-        [Line("so-far", steps)],
+        x=_scale([point.seconds for point in points]),
+        y=Scale.of([*low, *high]),
+        x_name=f"seconds of {name}, a seed",
+        y_name=f"{metric}, {table.title}",
+        marks=marks,
+        lines=[Line("so-far", steps)],
     )
     note = "Large and blue: the Pareto front; no other entry is better and as fast, or faster and as good."
-    whiskers = " Whiskers: ± sd over seeds." if any(mark.spread for mark in marks) else ""
-    return Figure(f"Quality against time of {name}", str(chart), note + whiskers)
+    if low != high:
+        note += " Whiskers: ± sd over seeds."
+    return Figure(f"Quality against time of {name}", str(chart), note)
+
+
+class _Point(NamedTuple):
+    """An entry in a figure of costs: means over seeds, and the deviation of the score."""
+
+    entry: str
+    seconds: float
+    score: float
+    sd: float
+
+
+def _front(points: Sequence[_Point], higher_is_better: bool) -> list[_Point]:
+    """The Pareto front, the fastest first: the points that no other one dominates."""
+    seconds, scores = np.array([(point.seconds, point.score) for point in points]).T
+    if not higher_is_better:
+        scores = -scores
+    # [other, point]
+    is_as_good = (scores[:, None] >= scores) & (seconds[:, None] <= seconds)
+    is_better = (scores[:, None] > scores) | (seconds[:, None] < seconds)
+    dominated = np.any(is_as_good & is_better, axis=0).tolist()
+    front = [point for point, is_beaten in zip(points, dominated, strict=True) if not is_beaten]
+    return sorted(front, key=lambda point: (point.seconds, point.score))
 
 
 def curve_figures(sheet: Sheet) -> list[Figure]:
     """The learning curves of all entries and seeds, one figure for each metric that selected
     weights by epoch.
     """
-    found: dict[str, list[tuple[str, int, list[tuple[int, float]]]]] = {}
+    curves: dict[str, list[tuple[str, int, _Points]]] = {}
     for entry in sheet.entries:
         for seed, metric, points in entry.curves:
-            found.setdefault(metric, []).append((entry.name, seed, points))
-    figures = []
-    for metric, curves in found.items():
-        names = list(dict.fromkeys(name for name, _, _ in curves))
-        kinds = {name: f"c{i + 1}" if i < _N_COLOURS else "other" for i, name in enumerate(names)}
-        # the best entries are drawn last, on top
-        lines = [
-            Line(f"curve {kinds[name]}", points, f"{name}, seed {seed}")
-            for name, seed, points in curves[::-1]
-        ]
-        key = {kind: name if kind != "other" else "others" for name, kind in kinds.items()}
-        axis = "loss" if metric == "loss" else f"{metric_name(metric)} on the valid part"
-        first, last = ([points[place][0] for _, _, points in curves] for place in (0, -1))
-        epochs = _scale(last, first, whole=True)
-        values = Scale.of([value for line in lines for _, value in line.points])
-        chart = Chart(f"{axis} by epoch, a line a seed", epochs, values, "epoch", axis, [], lines)
-        figures.append(Figure("Course of training", str(chart), "", tuple(key.items())))
-    return figures
+            curves.setdefault(metric, []).append((entry.name, seed, points))
+    return [_curve_figure(metric, of_metric) for metric, of_metric in curves.items()]
+
+
+def _curve_figure(metric: str, curves: Sequence[tuple[str, int, _Points]]) -> Figure:
+    """A figure of curves of a metric: entry, seed and points of each, the best entry first."""
+    names = dict.fromkeys(name for name, _, _ in curves)
+    kinds = dict(zip(names, _COLOURS, strict=False))
+    lines = [
+        Line(f"curve {kinds.get(name, 'other')}", points, f"{name}, seed {seed}")
+        for name, seed, points in curves
+    ]
+    key = [(kind, name) for name, kind in kinds.items()]
+    if len(names) > len(kinds):
+        key.append(("other", "others"))
+    axis = "loss"
+    if metric != "loss":
+        axis = f"{metric_name(metric)} on the valid part"
+    first = [line.points[0][0] for line in lines]
+    last = [line.points[-1][0] for line in lines]
+    chart = Chart(
+        f"{axis} by epoch, a line a seed",
+        x=_scale(last, first, whole=True),
+        y=Scale.of([value for line in lines for _, value in line.points]),
+        x_name="epoch",
+        y_name=axis,
+        lines=lines[::-1],  # the best entries are drawn last, on top
+    )
+    return Figure("Course of training", str(chart), key=tuple(key))
 
 
 def _scale(values: Sequence[float], more: Sequence[float] = (), whole: bool = False) -> Scale:
     """An axis, logarithmic where ``values`` are far apart."""
-    log = bool(values) and min(values) > 0 and max(values) / min(values) > _LOG_RATIO
+    log = 0 < min(values, default=0.0) * _LOG_RATIO < max(values, default=0.0)
     return Scale.of([*more, *values], log=log, whole=whole)

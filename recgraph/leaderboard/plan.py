@@ -29,6 +29,8 @@ from recgraph.train.settings import DataConfig, ProbeSettings
 
 #: convention of seen items -> title of its table
 TITLES = {"keep": "seen kept", "exclude": "seen excluded"}
+#: the inverse
+SEEN = {"seen kept": "keep", "seen excluded": "exclude"}
 Record = dict[str, Any]
 #: name or address of an entry -> seed -> its record
 Records = Mapping[str, Mapping[int, Record]]
@@ -45,37 +47,46 @@ def identity_of(sheet: SheetSpec, cls: type[Model], settings: Mapping[str, Any])
     """What decides the numbers of a job beside its seed: an entry's address is its digest. It is
     the resolved configuration, the card and the protocol; the hash of the data is compared
     separately."""
-    of_nodes, protocol = is_of_nodes(sheet.dataset), sheet.protocol
-    parts: dict[str, type[Config]] = {
-        "config": cls.Config,
-        "data": ProbeSettings if of_nodes else DataConfig,
-    }
-    if of_nodes and issubclass(cls, TrainableModel):
-        parts |= {"training": GraphTrainConfig}
-    elif issubclass(cls, TrainableModel):
-        parts |= {"training": training_config(cls), "items": InitItemsConfig}
-    shared = share_out(cls, settings, parts)
-    shared.get("training", {}).setdefault("select_seen", "exclude")  # which "auto" is on most logs
-    made = {name: part.of(shared[name]) for name, part in parts.items()}
-    if made.get("items") == InitItemsConfig():  # entries that read none keep their address
-        del made["items"]
-    if of_nodes:
-        hashes = [NodeProtocol(task_hash="", probe=ProbeConfig.of(protocol.probe)).hash]
-    else:
-        fields = {
-            "part": "test",
-            "fitted_on": protocol.fit_on,
-            "history": "train+valid",
-            "cutoffs": protocol.cutoffs,
-        }
-        hashes = [Protocol.of(fields, seen=seen).hash for seen in TITLES]
+    parts = _parts_of(cls, is_of_nodes(sheet.dataset))
+    by_part = share_out(cls, settings, parts)
+    # which "auto" is on most logs
+    by_part.get("training", {}).setdefault("select_seen", "exclude")
+    configs = {name: part.of(by_part[name]) for name, part in parts.items()}
+    if configs.get("items") == InitItemsConfig():  # entries that read none keep their address
+        del configs["items"]
     return {
         "model": cls.key(),
         "dataset": data_name(sheet.dataset),
         "card": find_card(sheet.dataset).hash,
-        **{name: part.model_dump(mode="json") for name, part in made.items()},
-        "protocols": hashes,
+        **{name: config.model_dump(mode="json") for name, config in configs.items()},
+        "protocols": _protocol_hashes(sheet),
     }
+
+
+def _parts_of(cls: type[Model], of_nodes: bool) -> dict[str, type[Config]]:
+    """The configurations of a job: of the model, its data and its training."""
+    parts: dict[str, type[Config]] = {
+        "config": cls.Config,
+        "data": ProbeSettings if of_nodes else DataConfig,
+    }
+    if not issubclass(cls, TrainableModel):
+        return parts
+    if of_nodes:
+        return {**parts, "training": GraphTrainConfig}
+    return {**parts, "training": training_config(cls), "items": InitItemsConfig}
+
+
+def _protocol_hashes(sheet: SheetSpec) -> list[str]:
+    protocol = sheet.protocol
+    if is_of_nodes(sheet.dataset):
+        return [NodeProtocol(task_hash="", probe=ProbeConfig.of(protocol.probe)).hash]
+    fields = {
+        "part": "test",
+        "fitted_on": protocol.fit_on,
+        "history": "train+valid",
+        "cutoffs": protocol.cutoffs,
+    }
+    return [Protocol.of(fields, seen=seen).hash for seen in TITLES]
 
 
 @dataclass(frozen=True)
@@ -110,43 +121,39 @@ class Job:
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        return tuple(
-            dict.fromkeys((*DEFAULT_METRICS, *(split_metric(metric)[0] for metric in self.metrics)))
-        )
+        names = [split_metric(metric)[0] for metric in self.metrics]
+        return tuple(dict.fromkeys((*DEFAULT_METRICS, *names)))
 
     @property
     def refit(self) -> bool:
         """Whether the number of epochs is chosen first, and the model is then fitted anew to
         more.
         """
-        chooses = self.fit_on != "train" and self.settings.get("metric") != "last"
-        return chooses and issubclass(registry.load("model", self.model), TrainableModel)
+        if self.fit_on == "train" or self.settings.get("metric") == "last":
+            return False
+        return issubclass(registry.load("model", self.model), TrainableModel)
 
     def command(self, threads: int = 1, device: str = "cpu") -> str:
         """The two commands that reproduce its numbers."""
-        folder, model = shlex.quote(f"runs/{self.stem}"), shlex.quote(self.model)
-        own = "".join(f" --import {shlex.quote(each)}" for each in self.imports)
-        part = (
-            ""
-            if self.fit_on == "train"
-            else f" --fit-on {self.fit_on}{' --refit' if self.refit else ''}"
+        folder = shlex.quote(f"runs/{self.stem}")
+        imports = "".join(f" --import {shlex.quote(name)}" for name in self.imports)
+        fitted = ""
+        if self.fit_on != "train":
+            fitted = f" --fit-on {self.fit_on}"
+        if self.refit:
+            fitted += " --refit"
+        train = (
+            f"recgraph train {shlex.quote(self.model)} --dataset {shlex.quote(self.dataset)} "
+            f"--seed {self.seed} --device {device}{fitted}{imports}"
         )
-        train = f"recgraph train {model} --dataset {shlex.quote(self.dataset)} --seed {self.seed}"
-        sets = [f"--set {shlex.quote(setting_text(*each))}" for each in assignments(self.settings)]
-        lines = " \\\n    ".join(
-            [f"{train} --device {device}{part}{own}", *sets, f"--out {folder}"]
-        )
-        cutoffs = (
-            ""
-            if is_of_nodes(self.dataset)
-            else "".join(f" --cutoff {each}" for each in self.cutoffs)
-        )
-        metrics = (
-            "".join(f" --metric {shlex.quote(name)}" for name in self.metric_names)
-            if self.metrics
-            else ""
-        )
-        evaluate = f"recgraph evaluate {folder}{cutoffs}{metrics}{own} --format json"
+        sets = [f"--set {shlex.quote(setting_text(*pair))}" for pair in assignments(self.settings)]
+        lines = " \\\n    ".join([train, *sets, f"--out {folder}"])
+        measured = ""
+        if not is_of_nodes(self.dataset):
+            measured = "".join(f" --cutoff {cutoff}" for cutoff in self.cutoffs)
+        if self.metrics:
+            measured += "".join(f" --metric {shlex.quote(name)}" for name in self.metric_names)
+        evaluate = f"recgraph evaluate {folder}{measured}{imports} --format json"
         return f"export OMP_NUM_THREADS={threads}\n{lines}\n{evaluate}"
 
     @property
@@ -177,14 +184,14 @@ class Job:
         record = self.record
         if record is None or record["data_hash"] != data_hash:
             return False
-        if any(
-            metric not in scores for scores in record["scores"].values() for metric in self.metrics
-        ):
+        metrics = set(self.metrics)
+        if not all(scores.keys() >= metrics for scores in record["scores"].values()):
             return False
-        titles = [title for title in TITLES.values() if values and title in record["scores"]]
-        return all(
-            load_values(self.folder, self.address, title, record) is not None for title in titles
-        )
+        if not values:
+            return True
+        titles = record["scores"].keys() & SEEN.keys()
+        results = [load_values(self.folder, self.address, title, record) for title in titles]
+        return None not in results
 
     def save(self, record: Record) -> None:
         """Write a record in one step, and remove an earlier failure and the training's files."""
@@ -210,15 +217,14 @@ def load_values(folder: Path, address: str, title: str, record: Record) -> Resul
     """The values of users of one table of a record; None where the file is missing or does not fit
     the record.
     """
-    (seen,) = (seen for seen, name in TITLES.items() if name == title)
+    stem = f"{record['model']}-{address}-seed{record['seed']}"
     try:
-        result = load_users(
-            users_file(folder, f"{record['model']}-{address}-seed{record['seed']}", seen)
-        )
+        result = load_users(users_file(folder, stem, SEEN[title]))
     except (PolarsError, ValueError, OSError):  # it is not there, or an incomplete copy
         return None
-    protocol, scores = record["protocols"][title]["protocol_hash"], record["scores"][title]
-    return result if result.hash == protocol and result.metrics == scores else None
+    if result.hash != record["protocols"][title]["protocol_hash"]:
+        return None
+    return result if result.metrics == record["scores"][title] else None
 
 
 def plan_of(
@@ -230,13 +236,16 @@ def plan_of(
         ConfigError: a setting is wrong, or two entries have one configuration, which is the address
             of their records.
     """
-    folder, planned, names = board.folder_of(sheet, results), [], dict[str, str]()
+    folder = board.folder_of(sheet, results)
+    planned = []
+    names: dict[str, str] = {}
     for entry in sheet.models:
         try:
             jobs = _jobs_of(sheet, entry, folder)
-            if (other := names.setdefault(jobs[0].address, entry.name)) != entry.name:
+            name = names.setdefault(jobs[0].address, entry.name)
+            if name != entry.name:
                 raise ConfigError(
-                    f"it has the configuration of {other!r} (seeds of one entry are a list)"
+                    f"it has the configuration of {name!r} (seeds of one entry are a list)"
                 )
         except ConfigError as error:
             raise ConfigError(
@@ -248,28 +257,41 @@ def plan_of(
 
 def _jobs_of(sheet: SheetSpec, entry: EntrySpec, folder: Path) -> list[Job]:
     cls: type[Model] = registry.load("model", entry.model)
-    protocol, of_nodes = sheet.protocol, is_of_nodes(sheet.dataset)
-    settings = merged(sheet.training if issubclass(cls, TrainableModel) else {}, entry.settings)
-    own = (ProbeSettings if of_nodes else DataConfig).model_fields
-    if wrong := sorted(own.keys() & {**sheet.training, **entry.settings}.keys()):
+    protocol = sheet.protocol
+    metrics: tuple[str, ...] = ()
+    if is_of_nodes(sheet.dataset):
+        of_test: type[Config] = ProbeSettings
+        shared: dict[str, Any] = {"probe": protocol.probe}
+    else:
+        of_test = DataConfig
+        shared = protocol.data.model_dump(mode="json", exclude_defaults=True)
+        metrics = tuple(
+            name for name in sheet.metrics if split_metric(name)[0] not in DEFAULT_METRICS
+        )
+    wrong = sorted(of_test.model_fields.keys() & {**sheet.training, **entry.settings}.keys())
+    if wrong:
         raise ConfigError(
             f"{wrong[0]} is of the test, which all models share: give it in [protocol]"
         )
-    if of_nodes:
-        settings |= {"probe": protocol.probe} if protocol.probe else {}
-    else:
-        split = protocol.data.model_dump(mode="json", exclude_defaults=True)
-        settings |= {name: value for name, value in split.items() if value}
+    settings = dict(entry.settings)
+    if issubclass(cls, TrainableModel):
+        settings = merged(sheet.training, settings)
+    settings |= {name: value for name, value in shared.items() if value}
     identity = identity_of(sheet, cls, settings)
-    metrics = (
-        ()
-        if of_nodes
-        else tuple(each for each in sheet.metrics if split_metric(each)[0] not in DEFAULT_METRICS)
-    )
-    more = (metrics, sheet.imported, protocol.fit_on, folder)
-    found = sheet.located(settings)
+    located = sheet.located(settings)
     return [
-        Job(sheet.dataset, cls.key(), found, seed, protocol.cutoffs, identity, *more)
+        Job(
+            dataset=sheet.dataset,
+            model=cls.key(),
+            settings=located,
+            seed=seed,
+            cutoffs=protocol.cutoffs,
+            identity=identity,
+            metrics=metrics,
+            imports=sheet.imported,
+            fit_on=protocol.fit_on,
+            folder=folder,
+        )
         for seed in dict.fromkeys(entry.seeds or sheet.seeds)
     ]
 
@@ -288,11 +310,11 @@ def load_data_hashes(sheet: SheetSpec) -> DataHashes:
 
         graph = load_graph(sheet.dataset).hash
         return DataHashes(digest([graph, load_node_task(sheet.dataset).hash]), graph)
-    chosen = DataConfig.of(sheet.located(sheet.protocol.data.model_dump()))
-    split, features = chosen.split_of(sheet.dataset).hash, chosen.features_of(sheet.dataset)
+    data = DataConfig.of(sheet.located(sheet.protocol.data.model_dump(exclude_defaults=True)))
+    split = data.split_of(sheet.dataset).hash
     # models may read the files of features of one's own
-    hashes = {name: file["sha256"] for name, file in features.items()}
-    return DataHashes(digest([split, hashes] if hashes else split), split)
+    features = {name: file["sha256"] for name, file in data.features_of(sheet.dataset).items()}
+    return DataHashes(digest([split, features] if features else split), split)
 
 
 def read_json(path: Path) -> Record | None:

@@ -9,8 +9,10 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import polars as pl
 
@@ -21,7 +23,7 @@ from recgraph.evaluate.results import ProtocolMismatch
 from recgraph.leaderboard import compare
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec
 from recgraph.leaderboard.compare import MARKS, Column, Comparison, Comparisons, Mark
-from recgraph.leaderboard.plan import TITLES, Job, Record, plan_of
+from recgraph.leaderboard.plan import SEEN, TITLES, Job, Record, Records, plan_of
 from recgraph.models.base import Model
 
 #: entry, table (title of a protocol), kind of groups of users, group, metric or cost; what does not
@@ -32,6 +34,22 @@ Key = tuple[str, str, str, str, str]
 WATTS_PER_CORE, WATTS_PER_GIB = 10.0, 0.375
 #: an entry is nearly the best where it is within this share of the best mean
 NEAR = 0.01
+#: of a frame of numbers
+_COLUMNS = [
+    "board",
+    "sheet",
+    "dataset",
+    "entry",
+    "address",
+    "table",
+    "group_kind",
+    "group",
+    "metric",
+    "seed",
+    "value",
+    "mark",
+    "p_adjusted",
+]
 
 
 @dataclass(frozen=True)
@@ -56,30 +74,32 @@ class Number:
         """
         if len(self.by_seed) < 2:
             return None
-        # statistics itself fails on these
-        return statistics.stdev(self.by_seed.values()) if math.isfinite(self.mean) else math.nan
+        if not math.isfinite(self.mean):  # statistics itself fails on these
+            return math.nan
+        return statistics.stdev(self.by_seed.values())
 
     @property
     def sign(self) -> str:
-        return MARKS[self.mark][0] if self.mark else ""
+        return MARKS.get(self.mark, ("", ""))[0]
 
     def text(self, digits: int = 4) -> str:
         """``0.0551 ± 0.0003``, without the deviation where there is one seed."""
-        return f"{self.mean:.{digits}f}" + ("" if self.sd is None else f" ± {self.sd:.{digits}f}")
+        text = f"{self.mean:.{digits}f}"
+        if self.sd is not None:
+            text += f" ± {self.sd:.{digits}f}"
+        return text
 
 
 def _numbers(record: Record) -> Iterator[tuple[Any, ...]]:
     """A record's numbers, each after its key without the entry."""
-    for table, scores in record["scores"].items():
-        for metric, value in scores.items():
-            yield table, "", "", metric, value
-    for kind, tables in record.get("groups", {}).items():
-        for table, groups in tables.items():
+    # kind of groups -> table -> group -> metric -> value
+    scores = {title: {"": values} for title, values in record["scores"].items()}
+    costs = {"": {"": costs_of(record)}}
+    for kind, tables in (("", scores), *record.get("groups", {}).items(), ("", costs)):
+        for title, groups in tables.items():
             for group, values in groups.items():
                 for metric, value in values.items():
-                    yield table, kind, group, metric, value
-    for name, cost in costs_of(record).items():
-        yield "", "", "", name, cost
+                    yield title, kind, group, metric, value
 
 
 def costs_of(record: Record) -> dict[str, float | None]:
@@ -92,12 +112,13 @@ def costs_of(record: Record) -> dict[str, float | None]:
     """
     training, inference = record["training"], record["inference"]
     watts = WATTS_PER_CORE + WATTS_PER_GIB * record["peak_memory_mb"] / 1024
+    watt_hours = None
+    if device_of(record).startswith("cpu"):
+        watt_hours = watts * training["cpu_seconds"] / 3600
     return {
         "training_seconds": training["seconds"],
         "training_cpu_seconds": training["cpu_seconds"],
-        "training_wh": watts * training["cpu_seconds"] / 3600
-        if device_of(record).startswith("cpu")
-        else None,
+        "training_wh": watt_hours,
         "inference_seconds": inference["seconds"],
         "inference_cpu_seconds": inference["cpu_seconds"],
         "peak_memory_mb": record["peak_memory_mb"],
@@ -118,14 +139,15 @@ def text_of(cls: type[Model]) -> list[str]:
     """The first paragraph of a model's docstring, its source up to the year, and departures from
     it, as plain text.
     """
-    text = re.sub(
-        r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"\1", inspect.cleandoc(cls.__dict__.get("__doc__") or "")
-    )
-    told = [" ".join(each.replace("``", "").split()) for each in re.split(r"\n\s*\n", text)]
-    return [
-        told[0],
-        *re.findall(r"Source: .*?\([^)]*\d{4}[^)]*\)|Departures?: .*", "\n".join(told[1:])),
-    ]
+    text = inspect.cleandoc(cls.__dict__.get("__doc__") or "")
+    text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"\1", text).replace("``", "")
+    first, *others = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text)]
+    credits = r"Source: .*?\([^)]*\d{4}[^)]*\)|Departures?: .*"
+    return [first, *re.findall(credits, "\n".join(others))]
+
+
+def _at_hand(records: Mapping[int, Record | None]) -> dict[int, Record]:
+    return {seed: record for seed, record in records.items() if record is not None}
 
 
 @dataclass(frozen=True)
@@ -145,6 +167,22 @@ class Entry:
     failures: dict[int, Record]
     n_stale: int
 
+    @classmethod
+    def read(cls, spec: EntrySpec, jobs: list[Job]) -> Self:
+        """An entry with all records of its jobs."""
+        records = {job.seed: job.record for job in jobs}
+        failures = {job.seed: job.failure for job in jobs}
+        return cls(spec, jobs, records=_at_hand(records), failures=_at_hand(failures), n_stale=0)
+
+    def of_data(self, data_hash: str) -> Self:
+        """The entry with its records of the data with this hash."""
+        records = {
+            seed: record
+            for seed, record in self.records.items()
+            if record["data_hash"] == data_hash
+        }
+        return replace(self, records=records, n_stale=len(self.records) - len(records))
+
     @property
     def name(self) -> str:
         return self.spec.name
@@ -155,13 +193,13 @@ class Entry:
 
     @property
     def cls(self) -> type[Model]:
-        found: type[Model] = registry.load("model", self.spec.model)
-        return found
+        model: type[Model] = registry.load("model", self.spec.model)
+        return model
 
     @property
     def settings(self) -> list[str]:
         """``key=value`` of all that are not defaults."""
-        return [setting_text(*each) for each in self.jobs[0].settings.items()]
+        return [setting_text(*pair) for pair in self.jobs[0].settings.items()]
 
     @property
     def configuration(self) -> dict[str, Any]:
@@ -172,43 +210,42 @@ class Entry:
     @property
     def curves(self) -> list[tuple[int, str, list[tuple[int, float]]]]:
         """Of each seed the metric that selected its weights, and the values of that by epoch."""
-        found = []
+        curves = []
         for seed, record in self.records.items():
-            metric, curve = record["training"]["selected_by"], record["curve"]
-            pairs = zip(curve.get("epoch", ()), curve.get(metric, ()), strict=False)
-            if points := [(epoch, value) for epoch, value in pairs if value is not None]:
-                found.append((seed, metric, points))
-        return found
+            metric = record["training"]["selected_by"]
+            columns = record["curve"]
+            pairs = zip(columns.get("epoch", ()), columns.get(metric, ()), strict=False)
+            points = [(epoch, value) for epoch, value in pairs if value is not None]
+            if points:
+                curves.append((seed, metric, points))
+        return curves
 
     def command(self, job: Job) -> str:
         """The commands that reproduce a job's numbers, on the device and with the threads of its
         record.
         """
         record = self.records.get(job.seed)
-        where = (
-            {}
-            if record is None
-            else {"threads": record["provenance"]["threads"], "device": device_of(record)}
-        )
-        return job.command(**where)
+        if record is None:
+            return job.command()
+        return job.command(record["provenance"]["threads"], device_of(record))
 
     @property
     def provenance(self) -> dict[str, list[str]]:
         """What made the records: each machine, each set of versions of packages, each commit of the
         code, once.
         """
-        found: dict[str, dict[str, None]] = {"machine": {}, "versions": {}, "code": {}}
-        for made in (record["provenance"] for record in self.records.values()):
-            packages = {"Python": made["python"], **made["packages"]}
+        machines, versions, commits = [], [], []
+        for record in self.records.values():
+            made = record["provenance"]
             threads = f"{made['threads']} thread{'' if made['threads'] == 1 else 's'}"
-            found["machine"][", ".join(filter(None, (made["machine"], made["cuda"], threads)))] = (
-                None
-            )
-            found["versions"][
+            machines.append(", ".join(filter(None, (made["machine"], made["cuda"], threads))))
+            packages = {"Python": made["python"], **made["packages"]}
+            versions.append(
                 ", ".join(f"{name} {version}" for name, version in packages.items() if version)
-            ] = None
-            found["code"][made["commit"] or "unknown"] = None
-        return {name: [*texts] for name, texts in found.items()}
+            )
+            commits.append(made["commit"] or "unknown")
+        texts = {"machine": machines, "versions": versions, "code": commits}
+        return {name: list(dict.fromkeys(several)) for name, several in texts.items()}
 
 
 class ScoreTable(NamedTuple):
@@ -254,31 +291,34 @@ class Sheet:
     @property
     def protocols(self) -> list[tuple[str, ScoreTable]]:
         """The different protocols: the titles of a protocol's tables, and the last of these."""
-        tables = {table.protocol_hash: table for table in self.tables}
-        titles = {
-            key: [table.title for table in self.tables if table.protocol_hash == key]
-            for key in tables
-        }
+        titles: dict[str, list[str]] = {}
+        tables = {}
+        for table in self.tables:
+            titles.setdefault(table.protocol_hash, []).append(table.title)
+            tables[table.protocol_hash] = table
         return [(", ".join(titles[key]), table) for key, table in tables.items()]
+
+    @property
+    def records(self) -> list[Record]:
+        return [record for entry in self.entries for record in entry.records.values()]
 
     @property
     def data(self) -> dict[str, str]:
         """What the records say of the data."""
-        records = [record["data"] for entry in self.entries for record in entry.records.values()]
-        return {name: text(value) for name, value in records[0].items() if value} if records else {}
+        if not self.records:
+            return {}
+        return {name: text(value) for name, value in self.records[0]["data"].items() if value}
 
     @property
     def tested(self) -> str:
         """How the entries were compared."""
-        if any(
-            column.versus for columns in self.comparisons.values() for column in columns.values()
-        ):
+        if any(number.versus for number in self.numbers.values()):
             return compare.TESTED
         return "Nothing was tested: it takes two entries with values of users at hand, or with two seeds each."
 
     @property
     def n_done(self) -> int:
-        return sum(len(entry.records) for entry in self.entries)
+        return len(self.records)
 
     @property
     def n_jobs(self) -> int:
@@ -289,13 +329,20 @@ class Sheet:
         """The jobs without a record; with that of the failure, where they failed when they were
         last tried.
         """
-        jobs = [
-            (entry, job)
-            for entry in self.entries
-            for job in entry.jobs
+        jobs = [(entry, job) for entry in self.entries for job in entry.jobs]
+        return [
+            (entry, job, entry.failures.get(job.seed))
+            for entry, job in jobs
             if job.seed not in entry.records
         ]
-        return [(entry, job, entry.failures.get(job.seed)) for entry, job in jobs]
+
+    @property
+    def compared(self) -> tuple[Records, compare.Metrics]:
+        """What is compared: the records of the entries by their addresses, and the metrics of each
+        table.
+        """
+        records = {entry.address: entry.records for entry in self.entries}
+        return records, {table.title: table.metrics for table in self.tables}
 
     @cached_property
     def numbers(self) -> dict[Key, Number]:
@@ -306,65 +353,59 @@ class Sheet:
                 for *key, value in _numbers(record):
                     if value is not None:
                         values.setdefault((entry.name, *key), {})[seed] = float(value)
-        found = {key: Number(by_seed) for key, by_seed in values.items()}
+        numbers = {key: Number(by_seed) for key, by_seed in values.items()}
         for table in self.tables:
             for metric in table.metrics:
-                column = self.comparisons.get(table.title, {}).get(metric, Column(""))
-                addresses = {
-                    (one.name, table.title, "", "", metric): one.address for one in self.entries
-                }
-                compared = {key: address for key, address in addresses.items() if key in found}
-                for at, address in compared.items() if len(compared) > 1 else ():
-                    versus = column.versus.get(address, ())
-                    found[at] = replace(found[at], mark=column.mark(address), versus=versus)
-        return found
+                self._mark(numbers, table.title, metric)
+        return numbers
+
+    def _mark(self, numbers: dict[Key, Number], title: str, metric: str) -> None:
+        """Give the scores of a column their marks and comparisons; one alone has none."""
+        column = self.comparisons.get(title, {}).get(metric, Column(""))
+        keys = [key for key in numbers if key[1:] == (title, "", "", metric)]
+        if len(keys) < 2:
+            return
+        for key in keys:
+            address = self._addresses[key[0]]
+            versus = column.versus.get(address, ())
+            numbers[key] = replace(numbers[key], mark=column.mark(address), versus=versus)
+
+    @property
+    def _addresses(self) -> dict[str, str]:
+        return {entry.name: entry.address for entry in self.entries}
 
     @property
     def frame(self) -> pl.DataFrame:
         """All numbers, a row for each seed of each, with the mark of the score and the adjusted p
         that decided it.
         """
-        addresses = {one.name: one.address for one in self.entries}
-        where, rows = (self.board, self.spec.name, self.spec.dataset), []
-        for (entry, *key), number in self.numbers.items():
-            mark = number.mark or None, number.versus[0].p_adjusted if number.versus else None
-            rows += [
-                (*where, entry, addresses[entry], *key, *pair, *mark)
-                for pair in number.by_seed.items()
-            ]
-        names = (
-            "board",
-            "sheet",
-            "dataset",
-            "entry",
-            "address",
-            "table",
-            "group_kind",
-            "group",
-            "metric",
-            "seed",
-        )
-        return pl.DataFrame(
-            rows, [*names, "value", "mark", "p_adjusted"], orient="row", infer_schema_length=None
-        )
+        addresses = self._addresses
+        sheet = (self.board, self.spec.name, self.spec.dataset)
+        rows = []
+        for key, number in self.numbers.items():
+            p_adjusted = None
+            if number.versus:
+                p_adjusted = number.versus[0].p_adjusted
+            for seed, value in number.by_seed.items():
+                name, *place = key
+                score = (seed, value, number.mark or None, p_adjusted)
+                rows.append((*sheet, name, addresses[name], *place, *score))
+        return pl.DataFrame(rows, _COLUMNS, orient="row", infer_schema_length=None)
 
     def __repr__(self) -> str:
         return f"Sheet({self.board}, {self.spec.dataset}: {self.n_done} of {self.n_jobs} trainings are done)"
 
     def _repr_html_(self) -> str:
-        shown = []
-        for table in self.tables:
-            scores = {
-                entry.name: self.scores(entry.name, table.title) for entry in self.ranked(table)
-            }
-            means = {
-                name: {metric: own[metric].mean for metric in table.metrics}
-                for name, own in scores.items()
-            }
-            shown.append(
-                pages.table([{"model": name, **own} for name, own in means.items()], table.title)
-            )
-        return pages.block(repr(self), {}, shown, self.tested)
+        tables = [pages.table(self._means(table), table.title) for table in self.tables]
+        return pages.block(repr(self), {}, tables, self.tested)
+
+    def _means(self, table: ScoreTable) -> list[dict[str, Any]]:
+        rows = []
+        for entry in self.ranked(table):
+            scores = self.scores(entry.name, table.title)
+            means = {metric: scores[metric].mean for metric in table.metrics}
+            rows.append({"model": entry.name, **means})
+        return rows
 
     def score(self, entry: str, title: str, metric: str) -> Number | None:
         return self.numbers.get((entry, title, "", "", metric))
@@ -377,17 +418,26 @@ class Sheet:
             if key[:4] == (entry, title, "", "")
         }
 
+    def column(self, title: str, metric: str) -> dict[str, Number]:
+        """The scores of the entries in a column of a table, by their names; with an empty title a
+        cost.
+        """
+        return {
+            key[0]: number
+            for key, number in self.numbers.items()
+            if key[1:] == (title, "", "", metric)
+        }
+
     def cost(self, entry: str, name: str) -> Number | None:
         """A cost of an entry, of :func:`costs_of`."""
-        return self.numbers.get((entry, "", "", "", name))
+        return self.score(entry, "", name)
 
     def ranked(self, table: ScoreTable) -> list[Entry]:
         """The entries with a score by the first metric of a table, the best first."""
         metric = table.metrics[0]
-        scores = {entry.name: self.score(entry.name, table.title, metric) for entry in self.entries}
-        order = best_first({name: score.mean for name, score in scores.items() if score}, metric)
+        means = {name: score.mean for name, score in self.column(table.title, metric).items()}
         entries = {entry.name: entry for entry in self.entries}
-        return [entries[name] for name in order]
+        return [entries[name] for name in best_first(means, metric)]
 
     @property
     def cheapest(self) -> tuple[str, str] | None:
@@ -396,18 +446,30 @@ class Sheet:
 
         None where fewer than two entries have a score and a cost.
         """
-        found = [
-            (cost.mean, score.mean, entry.name)
-            for table in self.tables[:1]
-            for entry in self.ranked(table)
-            if (score := self.score(entry.name, table.title, table.metrics[0]))
-            and math.isfinite(score.mean)
-            if (cost := self.cost(entry.name, "training_cpu_seconds"))
-        ]
-        if len(found) < 2:
+        if not self.tables:
             return None
-        _, highest, best = found[0]
-        return best, min(one for one in found if abs(one[1] - highest) <= NEAR * abs(highest))[2]
+        table = self.tables[0]
+        scores = self.column(table.title, table.metrics[0])
+        costs = self.column("", "training_cpu_seconds")
+        candidates = []
+        for entry in self.ranked(table):
+            score = scores[entry.name].mean
+            if entry.name in costs and math.isfinite(score):
+                candidates.append(_Candidate(entry.name, score, costs[entry.name].mean))
+        if len(candidates) < 2:
+            return None
+        best = candidates[0]
+        least = NEAR * abs(best.score)
+        near = [other for other in candidates if abs(other.score - best.score) <= least]
+        return best.name, min(near, key=attrgetter("cpu_seconds")).name
+
+
+class _Candidate(NamedTuple):
+    """An entry, its mean score and the CPU seconds of its training."""
+
+    name: str
+    score: float
+    cpu_seconds: float
 
 
 def text(value: Any) -> str:
@@ -415,7 +477,7 @@ def text(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(text, value))
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {text(held)}" for name, held in value.items())
+        return ", ".join(f"{name} {text(inner)}" for name, inner in value.items())
     return f"{value}"
 
 
@@ -426,38 +488,36 @@ def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None
     Raises:
         ProtocolMismatch: records of one table have different protocols.
     """
-    folder = board.folder_of(sheet, results)
-    planned = plan_of(board, sheet, results)
-    read = [{job.seed: record for job in jobs if (record := job.record)} for _, jobs in planned]
+    entries = [Entry.read(spec, jobs) for spec, jobs in plan_of(board, sheet, results)]
     newest = max(
-        (record for own in read for record in own.values()),
+        chain.from_iterable(entry.records.values() for entry in entries),
         key=lambda record: str(record["at"]),
-        default={},
+        default={"data_hash": ""},
     )
-    entries = []
-    for (spec, jobs), own in zip(planned, read, strict=True):
-        records = {
-            seed: record
-            for seed, record in own.items()
-            if record["data_hash"] == newest["data_hash"]
-        }
-        failures = {
-            job.seed: record for job in jobs if job.seed not in records and (record := job.failure)
-        }
-        entries.append(Entry(spec, jobs, records, failures, len(own) - len(records)))
-    tables = _score_tables(
-        sheet, [record for entry in entries for record in entry.records.values()]
+    opened = Sheet(
+        board=board.name,
+        spec=sheet,
+        folder=board.folder_of(sheet, results),
+        tables=(),
+        entries=tuple(entry.of_data(newest["data_hash"]) for entry in entries),
+        comparisons={},
+        is_compared=True,
     )
-    metrics = {table.title: table.metrics for table in tables}
-    by_address = {entry.address: entry.records for entry in entries}
-    comparisons, is_whole = compare.load_comparisons(
-        folder / sheet.comparisons, by_address, metrics
+    tables = _score_tables(sheet, opened.records)
+    if not tables:
+        return opened
+    opened = replace(opened, tables=tables)
+    ranked = opened.ranked(tables[0])
+    others = [entry for entry in opened.entries if entry not in ranked]
+    comparisons, is_compared = compare.load_comparisons(
+        opened.folder / sheet.comparisons, *opened.compared
     )
-    made = Sheet(
-        board.name, sheet, folder, tables, tuple(entries), comparisons, not tables or is_whole
+    return replace(
+        opened,
+        entries=(*ranked, *others),
+        comparisons=comparisons,
+        is_compared=is_compared,
     )
-    ranked = made.ranked(tables[0]) if tables else []
-    return replace(made, entries=(*ranked, *(entry for entry in entries if entry not in ranked)))
 
 
 def update_comparisons(sheet: Sheet) -> Sheet:
@@ -466,51 +526,63 @@ def update_comparisons(sheet: Sheet) -> Sheet:
     Where values of users, which are not in git, are not at hand, those on file stay, and what they
     lack is untested.
     """
-    records = {one.address: one.records for one in sheet.entries}
-    metrics = {table.title: table.metrics for table in sheet.tables}
-    found = None if sheet.is_compared else compare.compare(records, metrics, sheet.folder)
-    if found is None:
+    if sheet.is_compared:
         return sheet
-    compare.save_comparisons(found, records, metrics, sheet.folder / sheet.spec.comparisons)
-    return replace(sheet, comparisons=found, is_compared=True)
+    records, metrics = sheet.compared
+    comparisons = compare.compare(records, metrics, sheet.folder)
+    if comparisons is None:
+        return sheet
+    compare.save_comparisons(comparisons, records, metrics, sheet.folder / sheet.spec.comparisons)
+    return replace(sheet, comparisons=comparisons, is_compared=True)
 
 
 def _score_tables(sheet: SheetSpec, records: Sequence[Record]) -> tuple[ScoreTable, ...]:
-    titles = list(dict.fromkeys(title for record in records for title in record["scores"]))
+    by_title: dict[str, list[Record]] = {}
+    for record in records:
+        for title in record["scores"]:
+            by_title.setdefault(title, []).append(record)
     # the convention of most papers comes first
-    titles.sort(key=lambda title: title != TITLES["exclude"])
-    tables = []
-    for title in titles:
-        own = [record for record in records if title in record["scores"]]
-        first = own[0]["protocols"][title]
-        for other in (record["protocols"][title] for record in own):
-            fields = {**first["protocol"], **other["protocol"]}
-            differing = [
-                name
-                for name in fields
-                if first["protocol"].get(name) != other["protocol"].get(name)
-            ]
-            # a metric at a cut-off of both is the same number
-            if first["protocol_hash"] != other["protocol_hash"] and differing != ["cutoffs"]:
-                raise ProtocolMismatch(
-                    f"records of {sheet.dataset!r} under {title!r} have protocols {first['protocol_hash']} and "
-                    f"{other['protocol_hash']}, which differ in {', '.join(differing)}; remove those of one and run "
-                    "the board again"
-                )
-        available = dict.fromkeys(metric for record in own for metric in record["scores"][title])
-        metrics = [metric for metric in sheet.metrics if metric in available]
-        if (
-            not metrics and title not in TITLES.values()
-        ):  # of nodes' clusters other ones than of classes
-            metrics = [*available]
-        if metrics:
-            protocol = {
-                name: text(value)
-                for name, value in first["protocol"].items()
-                if value not in (None, "")
-            }
-            users = first.get("n_users"), first.get("n_unreachable_users", 0)
-            tables.append(
-                ScoreTable(title, tuple(metrics), protocol, first["protocol_hash"], *users)
-            )
-    return tuple(tables)
+    titles = sorted(by_title, key=lambda title: title != TITLES["exclude"])
+    tables = [_score_table(sheet, title, by_title[title]) for title in titles]
+    return tuple(table for table in tables if table.metrics)
+
+
+def _score_table(sheet: SheetSpec, title: str, records: Sequence[Record]) -> ScoreTable:
+    first = records[0]["protocols"][title]
+    for record in records:
+        _check_protocols(sheet.dataset, title, first, record["protocols"][title])
+    available = dict.fromkeys(chain.from_iterable(each["scores"][title] for each in records))
+    metrics = [metric for metric in sheet.metrics if metric in available]
+    # of nodes' clusters other ones than of classes
+    if not metrics and title not in SEEN:
+        metrics = list(available)
+    protocol = {
+        name: text(value) for name, value in first["protocol"].items() if value not in (None, "")
+    }
+    return ScoreTable(
+        title=title,
+        metrics=tuple(metrics),
+        protocol=protocol,
+        protocol_hash=first["protocol_hash"],
+        n_users=first.get("n_users"),
+        n_unreachable_users=first.get("n_unreachable_users", 0),
+    )
+
+
+def _check_protocols(
+    dataset: str, title: str, first: Mapping[str, Any], other: Mapping[str, Any]
+) -> None:
+    """Refuse records of one table that were made in different ways."""
+    if first["protocol_hash"] == other["protocol_hash"]:
+        return
+    names = {**first["protocol"], **other["protocol"]}
+    differing = [
+        name for name in names if first["protocol"].get(name) != other["protocol"].get(name)
+    ]
+    # a metric at a cut-off of both is the same number
+    if differing != ["cutoffs"]:
+        raise ProtocolMismatch(
+            f"records of {dataset!r} under {title!r} have protocols {first['protocol_hash']} and "
+            f"{other['protocol_hash']}, which differ in {', '.join(differing)}; remove those of one and run "
+            "the board again"
+        )

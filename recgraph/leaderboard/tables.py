@@ -44,9 +44,13 @@ def cost_text(number: Number | None, name: str) -> str:
     """A cost as text; watt hours and parameters without their deviation."""
     if number is None:
         return "–"
-    if name in ("training_wh", "n_parameters"):
-        return f"{number.mean:.2g}" if name == "training_wh" else f"{number.mean:,.0f}"
-    return number.text(0 if number.mean >= 100 else 1 if number.mean >= 10 else 2)
+    if name == "training_wh":
+        return f"{number.mean:.2g}"
+    if name == "n_parameters":
+        return f"{number.mean:,.0f}"
+    if number.mean >= 100:
+        return number.text(0)
+    return number.text(1 if number.mean >= 10 else 2)
 
 
 def metric_name(metric: str) -> str:

@@ -104,23 +104,23 @@ class Sampler(nn.Module):
     ) -> Tensor:
         """Tokens of that shape on the device, which is the generator's."""
         assert generator is not None, "a loss that draws needs a generator"
-        self._check(n_items)
         if self.power == 0:
             return torch.randint(1, n_items + 1, shape, generator=generator, device=device)
+        self._check(n_items)
         where = torch.rand(shape, generator=generator, device=device, dtype=torch.float64)
         # right: an item of probability 0 has an empty interval and is never hit
-        found = torch.searchsorted(self.cumulative, where, right=True)
-        return found.clamp_(max=n_items - 1).add_(1)
+        items = torch.searchsorted(self.cumulative, where, right=True)
+        return items.clamp_(max=n_items - 1).add_(1)
 
     def log_q(self, tokens: Tensor, n_items: int) -> Tensor:
         """The log-probability of one draw of each token, float32."""
-        self._check(n_items)
         if self.power == 0:
             return torch.full(tokens.shape, 1 / n_items, device=tokens.device).log_()
+        self._check(n_items)
         return self.log_probability[tokens - 1]
 
     def _check(self, n_items: int) -> None:
-        if self.power != 0 and self.cumulative.numel() != n_items:
+        if self.cumulative.numel() != n_items:
             raise ValueError(
                 f"popularity_power = {self.power}: call setup(item_counts) of the {n_items} items before"
             )

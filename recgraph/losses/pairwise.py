@@ -35,11 +35,9 @@ def _weighed(
     of_targets: Tensor, of_drawn: Tensor, weights: PairWeights | None
 ) -> tuple[Tensor, Tensor]:
     """What targets [T] and their drawn [T, K] cost, by what the pairs count; None: all count 1."""
-    return (
-        (of_targets, of_drawn)
-        if weights is None
-        else (of_targets * weights.positive, of_drawn * weights.negative)
-    )
+    if weights is None:
+        return of_targets, of_drawn
+    return of_targets * weights.positive, of_drawn * weights.negative
 
 
 class OwnNegativesConfig(LossConfig):
@@ -115,21 +113,42 @@ class OwnNegatives(NextItemLoss):
         """The mean loss with given negatives [T, K], or [n_groups, K] that are shared; ``bounds``
         as in :meth:`against_shared`, None: :func:`recgraph.sparse.blocks.even_bounds`; else the
         arguments of a call."""
-        of_pairs = None if weights is None else PairWeights(weights, weights[:, None])
+        n_items = table.shape[0] - 1
+        of_pairs = None
+        if weights is not None:
+            of_pairs = PairWeights(weights, weights[:, None])
         if self.config.shared:
-            bounds = even_bounds(len(targets), len(negatives)) if bounds is None else bounds
-            keep_mask = of_groups(negatives, bounds) != targets[:, None]
-            given = negatives, bounds, keep_mask, hidden, targets, table, table.shape[0] - 1
-            return self.against_shared(*given, of_pairs, generator)
-        keep_mask = negatives != targets[:, None]
-        part, columns = touched(table, torch.cat([targets[:, None], negatives], 1))
-        if self.cosine:
-            hidden, (part, columns) = (
-                self.dropped(unit_length(hidden), generator),
-                unit_rows(part, columns),
+            if bounds is None:
+                bounds = even_bounds(len(targets), len(negatives))
+            return self.against_shared(
+                negatives,
+                bounds,
+                of_groups(negatives, bounds) != targets[:, None],
+                hidden,
+                targets,
+                table,
+                n_items,
+                weights=of_pairs,
+                generator=generator,
             )
+        keep_mask = negatives != targets[:, None]
+        places = torch.cat([targets[:, None], negatives], 1)
+        hidden, part, columns = self._sides(hidden, table, places, generator)
         scores = own_scores(hidden, part, columns)
-        return self.of_scores(scores[:, 0], scores[:, 1:], keep_mask, table.shape[0] - 1, of_pairs)
+        return self.of_scores(scores[:, 0], scores[:, 1:], keep_mask, n_items, of_pairs)
+
+    def _sides(
+        self, hidden: Tensor, table: Tensor, index: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The hidden states and the rows of the index, as the scores are products of them, and the
+        index into these.
+        """
+        rows, places = touched(table, index)
+        if not self.cosine:
+            return hidden, rows, places
+        hidden = self.dropped(unit_length(hidden), generator)
+        rows, places = unit_rows(rows, places)
+        return hidden, rows, places
 
     def against_shared(
         self,
@@ -154,25 +173,19 @@ class OwnNegatives(NextItemLoss):
             hidden, table, targets: [T, D], [N, D], and [T] rows of the table.
             n_items, weights: see :meth:`of_scores`; generator: see :meth:`dropped`.
         """
-        part, places = touched(table, torch.cat([targets, drawn.flatten()]))
-        if self.cosine:
-            hidden, (part, places) = (
-                self.dropped(unit_length(hidden), generator),
-                unit_rows(part, places),
-            )
+        index = torch.cat([targets, drawn.flatten()])
+        hidden, rows, places = self._sides(hidden, table, index, generator)
         targets, columns = torch.split(places, [len(targets), drawn.numel()])
-        settings: dict[str, Any] = {
+        settings = {
             "targets": targets,
             "drawn": columns.view_as(drawn),
             "bounds": bounds,
-        }
-        settings |= {
             "of_scores": self.of_scores,
             "keep_mask": keep_mask,
             "n_items": n_items,
             "weights": weights,
         }
-        return one_pass(SharedNegatives, settings, None, (hidden, part))[0]
+        return one_pass(SharedNegatives, settings, None, (hidden, rows))[0]
 
     @property
     def drops(self) -> bool:
@@ -225,7 +238,7 @@ class SharedNegatives(BlockwiseLoss):
         self.of_scores, self.targets, self.drawn, self.n_items = of_scores, targets, drawn, n_items
         self.bounds, self.keep_mask, self.weights = bounds, keep_mask, weights
         self.rows, self.w_pos = self.y[drawn], self.y[targets]
-        self.by_drawn = torch.zeros_like(self.rows) if needs[1] else None
+        self.by_drawn = torch.zeros_like(self.rows)
 
     def evaluate(self, block_rows: int | None) -> tuple[Tensor, Tensor]:
         positive = (self.x * self.w_pos).sum(1)
@@ -236,14 +249,12 @@ class SharedNegatives(BlockwiseLoss):
                 rows = slice(start + block.start, start + block.stop)
                 torch.mm(self.x[rows], vectors.t(), out=scores)
                 sums.append(self._block(group, rows, positive[rows], scores, pull[rows]))
-        by_hidden = self.gradients[0]
+        by_hidden, by_table = self.gradients
         if by_hidden is not None:
             by_hidden.addcmul_(self.w_pos, pull[:, None])
-        if self.by_drawn is not None:
-            of_table = self.gradients[1]
-            assert of_table is not None
-            of_table.index_add_(0, self.drawn.flatten(), self.by_drawn.flatten(0, 1))
-            of_table.index_add_(0, self.targets, self.x * pull[:, None])
+        if by_table is not None:
+            by_table.index_add_(0, self.drawn.flatten(), self.by_drawn.flatten(0, 1))
+            by_table.index_add_(0, self.targets, self.x * pull[:, None])
         return total_of(sums, self.x).to(self.x.dtype), self.x.new_ones(())
 
     def _block(
@@ -252,25 +263,22 @@ class SharedNegatives(BlockwiseLoss):
         """The share of a group's block in the mean; ``pull`` becomes the derivative by the targets'
         scores.
         """
-        by_hidden, is_trained = (
-            self.gradients[0],
-            self.by_drawn is not None or self.gradients[0] is not None,
-        )
+        is_trained = self.is_differentiated
         weights = self.weights
         if weights is not None:
             weights = PairWeights(weights.positive[rows], weights.negative[rows])
-        positive, negative = (
-            scores.detach().requires_grad_(is_trained) for scores in (positive, negative)
-        )
+        positive = positive.detach().requires_grad_(is_trained)
+        negative = negative.detach().requires_grad_(is_trained)
         with torch.set_grad_enabled(is_trained):
             mean = self.of_scores(positive, negative, self.keep_mask[rows], self.n_items, weights)
             share = mean * (len(positive) / len(self.x))
         if is_trained:
             by_positive, by_negative = torch.autograd.grad(share, (positive, negative))
             pull.copy_(by_positive)
+            by_hidden, by_table = self.gradients
             if by_hidden is not None:
                 torch.mm(by_negative, self.rows[group], out=by_hidden[rows])
-            if self.by_drawn is not None:
+            if by_table is not None:
                 self.by_drawn[group].addmm_(by_negative.t(), self.x[rows])
         return share.detach()
 
@@ -322,12 +330,13 @@ class BCE(OwnNegatives):
     ) -> Tensor:
         rate = min(self.config.n_negatives / max(n_items - 1, 1), 1.0)
         power = self.config.calibration * (rate - 1) + 1
-        of_targets, of_drawn = power * F.softplus(-positive), F.softplus(negative) * keep_mask
+        of_targets = power * F.softplus(-positive)
+        of_drawn = F.softplus(negative) * keep_mask
         of_targets, of_drawn = _weighed(of_targets, of_drawn, weights)
         if self.config.negative_weight is None:
-            mean: Tensor = ((of_targets + of_drawn.sum(1)) / (1 + negative.shape[1])).mean()
-        else:
-            mean = of_targets.mean() + self.config.negative_weight * of_drawn.mean()
+            losses: Tensor = (of_targets + of_drawn.sum(1)) / (1 + negative.shape[1])
+            return losses.mean()
+        mean: Tensor = of_targets.mean() + self.config.negative_weight * of_drawn.mean()
         return mean
 
 
@@ -349,7 +358,9 @@ class BPR(OwnNegatives):
     ) -> Tensor:
         losses = F.softplus(negative - positive[:, None]) * keep_mask
         of_targets = losses.sum(1) / keep_mask.sum(1).clamp(min=1)
-        mean: Tensor = (of_targets if weights is None else of_targets * weights.positive).mean()
+        if weights is not None:
+            of_targets = of_targets * weights.positive
+        mean: Tensor = of_targets.mean()
         return mean
 
 
@@ -410,10 +421,8 @@ class CCL(OwnNegatives):
         n_items: int,
         weights: PairWeights | None = None,
     ) -> Tensor:
-        of_targets, of_drawn = (
-            F.relu(1 - positive),
-            F.relu(negative - self.config.margin) * keep_mask,
-        )
+        of_targets = F.relu(1 - positive)
+        of_drawn = F.relu(negative - self.config.margin) * keep_mask
         of_targets, of_drawn = _weighed(of_targets, of_drawn, weights)
         mean: Tensor = of_targets.mean() + self.config.negative_weight * of_drawn.mean()
         return mean

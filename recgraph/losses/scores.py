@@ -127,10 +127,7 @@ class _OwnScores(torch.autograd.Function):
             if by_table is not None:
                 torch.mul(weights, x[rows, None], out=vectors)
                 by_table.index_add_(0, columns[rows].flatten(), vectors.flatten(0, 1))
-        if by_hidden is not None:
-            by_hidden = by_hidden.to(hidden.dtype)
-        if by_table is not None:
-            by_table = by_table.to(table.dtype)
+        # torch brings each to the type of its input
         return by_hidden, by_table, None, None
 
 
@@ -156,7 +153,8 @@ def unit_rows(table: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         index's shape. They are all rows of the table on an accelerator, which would have to tell
         how many are distinct, and where the index has as many entries.
     """
-    if (is_accelerated(table) or len(table) <= index.numel()) and not is_sparse(table):
+    takes_all = is_accelerated(table) or len(table) <= index.numel()
+    if takes_all and not is_sparse(table):
         return unit_length(table), index
     rows, places = distinct_rows(index, len(table))
     return unit_length(lookup(table, rows)), places

@@ -78,12 +78,12 @@ class SoftmaxLoss(NextItemLoss):
     ) -> Tensor:
         rows, targets, drawn, shift = self.candidates(targets, table, generator)
         work = work_type(hidden, rows)
+        if shift is not None:
+            shift = shift.to(work)
         with full_precision(rows):  # lengths in half precision would lose digits
             hidden, rows = self.config.shape(hidden.to(work), rows.to(work))
             if self._compiled is not None and is_accelerated(rows) and weights is None:
-                return self._compiled(
-                    hidden, rows, targets, drawn, None if shift is None else shift.to(work)
-                )
+                return self._compiled(hidden, rows, targets, drawn, shift)
         settings = {"targets": targets, "drawn": drawn, "shift": shift, "weights": weights}
         return one_pass(_Softmax, settings, self.config.block_rows, (hidden, rows))[0]
 
@@ -179,17 +179,19 @@ class SampledSoftmax(SoftmaxLoss):
         self, targets: Tensor, table: Tensor, generator: torch.Generator | None
     ) -> Candidates:
         n_items, count = table.shape[0] - 1, self.config.n_negatives
-        drawn, sources = (
-            self.sampler.draw((count,), n_items, generator, table.device),
-            [(self.sampler, count)],
-        )
+        drawn = self.sampler.draw((count,), n_items, generator, table.device)
+        n_of_batch = 0
         if self.config.in_batch:
             of_batch = gathered(targets)
+            n_of_batch = len(of_batch)
             drawn = torch.cat([drawn, of_batch])
-            sources.append((self.popularity, len(of_batch)))
         shift = None
         if self.config.log_q:
-            expected = [source.log_q(drawn, n_items) + math.log(n) for source, n in sources if n]
+            expected = []
+            if count:
+                expected.append(self.sampler.log_q(drawn, n_items) + math.log(count))
+            if n_of_batch:
+                expected.append(self.popularity.log_q(drawn, n_items) + math.log(n_of_batch))
             shift = -torch.stack(expected).logsumexp(0)
         if self.cosine:  # of the rows that are read
             rows, (drawn, targets) = read_once(table, drawn, targets)
@@ -222,18 +224,17 @@ class _Softmax(BlockwiseLoss):
         weights: Tensor | None,
     ) -> None:
         super().__init__(inputs, needs)
-        table, grad_table = self.y, self.gradients[1]
-        self.targets, self.drawn = targets, drawn
-        self.shift = None if shift is None else shift.to(table.dtype)
-        self.rows = table if drawn is None else table[drawn]
-        self.w_pos = table[targets]
+        self.targets, self.drawn, self.shift, self.weights = targets, drawn, shift, weights
+        self.rows, self.grad_rows = self.y, self.gradients[1]
+        if drawn is not None:
+            self.rows = self.y[drawn]
+            if self.grad_rows is not None:
+                self.grad_rows = torch.zeros_like(self.rows)
+        self.w_pos = self.y[targets]
         self.s_pos = (self.x * self.w_pos).sum(1)
-        self.weights, self.scale = weights, torch.full_like(self.s_pos, 1 / len(self.x))
+        self.scale = torch.full_like(self.s_pos, 1 / len(self.x))
         if weights is not None:
             self.scale *= weights
-        self.grad_rows = (
-            grad_table if drawn is None or grad_table is None else torch.zeros_like(self.rows)
-        )
 
     def evaluate(self, block_rows: int | None) -> tuple[Tensor, Tensor]:
         bounded = False
@@ -249,17 +250,17 @@ class _Softmax(BlockwiseLoss):
         pull = -self.scale
         for rows, buffer in score_blocks(len(self.x), len(self.rows), self.x, block_rows):
             self._block(rows, buffer, bounded, losses[rows], pull[rows])
-        grad_hidden = self.gradients[0]
+        grad_hidden, grad_table = self.gradients
         if grad_hidden is not None:
             grad_hidden.addcmul_(self.w_pos, pull[:, None])
-        if self.grad_rows is not None:
-            of_table = self.gradients[1]
-            assert of_table is not None
+        if grad_table is not None:
             if self.drawn is not None:
-                of_table.index_add_(0, self.drawn, self.grad_rows)
-            of_table.index_add_(0, self.targets, self.x * pull[:, None])
-        mean = losses.mean() if self.weights is None else (losses * self.weights).mean()
-        return mean, losses.new_ones(())
+                assert self.grad_rows is not None
+                grad_table.index_add_(0, self.drawn, self.grad_rows)
+            grad_table.index_add_(0, self.targets, self.x * pull[:, None])
+        if self.weights is not None:
+            losses = losses * self.weights
+        return losses.mean(), losses.new_ones(())
 
     def _block(self, rows: slice, p: Tensor, bounded: bool, losses: Tensor, pull: Tensor) -> None:
         x, s_pos = self.x[rows], self.s_pos[rows]
@@ -274,15 +275,16 @@ class _Softmax(BlockwiseLoss):
             p.sub_(peak[:, None]).clamp_(min=-self.limit)
             s_pos = s_pos - peak
         p.exp_()
-        own = None
-        if self.drawn is not None:
+        if self.drawn is None:
+            total = p.sum(1)
+            factor = total.reciprocal() * self.scale[rows]
+        else:
             p.masked_fill_(torch.eq(self.targets[rows, None], self.drawn), 0)
             own = s_pos.exp()
-        total = p.sum(1) if own is None else p.sum(1) + own
-        torch.sub(total.log(), s_pos, out=losses)
-        factor = total.reciprocal() * self.scale[rows]
-        if own is not None:
+            total = p.sum(1) + own
+            factor = total.reciprocal() * self.scale[rows]
             pull.addcmul_(own, factor)
+        torch.sub(total.log(), s_pos, out=losses)
         grad_hidden = self.gradients[0]
         if grad_hidden is not None:
             torch.mm(p, self.rows, out=grad_hidden[rows]).mul_(factor[:, None])

@@ -31,18 +31,19 @@ def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
     """The names of the tensors that hold NaN or infinite values; the least or the greatest value
     shows both.
     """
-    real = (
-        (name, each.detach())
-        for name, each in tensors.items()
-        if each.is_floating_point() and each.numel()
-    )
-    return [name for name, each in real if not bool(torch.stack(each.aminmax()).isfinite().all())]
+    names = []
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.numel():
+            bounds = torch.stack(tensor.detach().aminmax())
+            if not bool(bounds.isfinite().all()):
+                names.append(name)
+    return names
 
 
 def check_weights(state: Mapping[str, Tensor], what: str) -> None:
     """Refuse weights that are not all finite; ``what`` they are of, for the message."""
-    if wrong := not_finite(state):
-        raise NonFinite(f"{what} holds NaN or infinite values in {wrong[0]}")
+    if names := not_finite(state):
+        raise NonFinite(f"{what} holds NaN or infinite values in {names[0]}")
 
 
 class PathKey(NamedTuple):
@@ -115,9 +116,8 @@ class Phase:
     terms: Mapping[str, float]
 
     def __post_init__(self) -> None:
-        object.__setattr__(
-            self, "terms", {name: weight for name, weight in self.terms.items() if weight}
-        )
+        terms = {name: weight for name, weight in self.terms.items() if weight}
+        object.__setattr__(self, "terms", terms)
 
 
 class Model(nn.Module):

@@ -36,29 +36,21 @@ def grown(model: M, space: Space, seed: int) -> M:
         ValueError: the model cannot grow, or a parameter's size depends on the space and is in no
             table.
     """
-    old = model.space
     larger = type(model)(model.config).build(space, seed)
     larger.seed = model.seed
-    kept = model.state_dict()
+    larger.to(next(model.parameters()).device)
+    state = model.state_dict()
     parameters = dict(larger.named_parameters())
     for name, value in larger.state_dict().items():
-        if name not in kept:
-            continue
-        if name in model.tables and len(kept[name]) == sum(
-            _count(part, old) for part in model.tables[name]
-        ):
-            value.copy_(
-                _grown_rows(kept[name].to(value.device), value, model.tables[name], old, space)
-            )
-        elif kept[name].shape == value.shape:
-            value.copy_(kept[name])
+        rows = _with_new_rows(name, state[name], value, model, space, add_mean=True)
+        if rows is not None:
+            value.copy_(rows)
         elif name in parameters:
             raise ValueError(
-                f"{type(model).__name__} cannot grow: parameter {name} has shape {list(kept[name].shape)}, and "
+                f"{type(model).__name__} cannot grow: parameter {name} has shape {list(state[name].shape)}, and "
                 f"{list(value.shape)} for {space}; name what its rows stand for in the class's tables"
             )
-    place = next(iter((*model.parameters(), *model.buffers())), None)
-    return larger if place is None else larger.to(place.device)
+    return larger
 
 
 def grown_optimiser(
@@ -79,38 +71,44 @@ def grown_optimiser(
         The same names; parameters that do not fit are left out.
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    new, kept = dict(larger.named_parameters()), {}
+    moments = {}
     for key, value in tensors.items():
         group, index, _ = key.rsplit("/", 2)
-        if group not in groups or int(index) >= len(groups[group]):
-            continue
         name = names[id(groups[group][int(index)])]
-        shape = new[name].shape
-        parts = model.tables.get(name, ())
-        if parts and value.dim() and len(value) == sum(_count(part, model.space) for part in parts):
-            kept[key] = _grown_rows(
-                value, value.new_zeros(shape), parts, model.space, larger.space, mean=False
-            )
-        elif value.dim() == 0 or value.shape == shape:
-            kept[key] = value
-    return kept
+        # an entry is of the parameter's shape, or a scalar: the number of steps
+        shape = larger.get_parameter(name).shape if value.dim() else value.shape
+        zeros = value.new_zeros(shape)
+        rows = _with_new_rows(name, value, zeros, model, larger.space, add_mean=False)
+        if rows is not None:
+            moments[key] = rows
+    return moments
 
 
-def _grown_rows(
-    kept: Tensor, into: Tensor, parts: tuple[str, ...], old: Space, new: Space, mean: bool = True
-) -> Tensor:
-    """``into`` with the rows of ``kept`` where they belong, part by part, and their mean added to
-    new ones.
+def _with_new_rows(
+    name: str, old: Tensor, new: Tensor, model: Model, space: Space, *, add_mean: bool
+) -> Tensor | None:
+    """``old`` in the size of ``new``, whose rows stand for those that are new in ``space``; None:
+    they differ in size, and it is no table of the model's.
+
+    Args:
+        name: of the parameter or buffer.
+        old, new: before and after.
+        add_mean: whether the mean of the old rows of the same kind is added to new rows.
     """
-    of_old = torch.split(kept, [_count(part, old) for part in parts])
-    of_new = torch.split(into.clone(), [_count(part, new) for part in parts])
-    made = []
-    for rows, larger in zip(of_old, of_new, strict=True):
-        drawn = larger[len(rows) :]
-        if mean and len(rows) and rows.is_floating_point():
-            drawn = drawn + rows.mean(0)
-        made += [rows, drawn]
-    return torch.cat(made)
+    if old.shape == new.shape:
+        return old
+    parts = model.tables.get(name, ())
+    sizes = [_count(part, model.space) for part in parts]
+    if not parts or len(old) != sum(sizes):
+        return None
+    rows: list[Tensor] = []
+    new_parts = torch.split(new, [_count(part, space) for part in parts])
+    for old_rows, new_rows in zip(torch.split(old, sizes), new_parts, strict=True):
+        added = new_rows[len(old_rows) :]
+        if add_mean:
+            added = added + old_rows.mean(0)
+        rows += [old_rows, added]
+    return torch.cat(rows)
 
 
 def _count(part: str, space: Space) -> int:

@@ -17,7 +17,9 @@ from recgraph.sparse.rows import lookup
 
 def replaced(items: Tensor, keep_mask: Tensor, instead: Tensor | None) -> Tensor:
     """[V, H] int64: the items of V variants of a history of items [H]."""
-    return items.expand_as(keep_mask) if instead is None else instead
+    if instead is None:
+        return items.expand_as(keep_mask)
+    return instead
 
 
 class Reading:
@@ -65,9 +67,8 @@ class Reading:
             ValueError: the model reads no vectors.
         """
         raise ValueError(
-            self._refusal(
-                "integrated_gradients", "reads no item vectors that a path could lead along"
-            )
+            f"attribution integrated_gradients: {self.name} reads no item vectors that a path could lead along; use "
+            "leave_one_out"
         )
 
     def baseline(self) -> Tensor:
@@ -84,10 +85,9 @@ class Reading:
         Raises:
             ValueError: the model has no attention over the history.
         """
-        raise ValueError(self._refusal("attention", "has no attention over the history"))
-
-    def _refusal(self, method: str, why: str) -> str:
-        return f"attribution {method}: {self.name} {why}; use leave_one_out"
+        raise ValueError(
+            f"attribution attention: {self.name} has no attention over the history; use leave_one_out"
+        )
 
     @property
     def name(self) -> str:
@@ -112,34 +112,33 @@ class HistoryReading(Reading):
 
     def __init__(self, model: Any, query: Query) -> None:
         self.model = model
-        self.items, self.times = (
-            query.history.values,
-            None if query.times is None else query.times.values,
-        )
-        if not len(self.items):
+        items = query.history.values
+        if not len(items):
             raise ValueError(f"{self.name}: the user has no history to attribute anything to")
         if not model.reads_repeats:
-            places = last_places(self.items)
-            self.items, self.times = (
-                self.items[places],
-                None if self.times is None else self.times[places],
-            )
+            query = _select_events(query, last_places(items))
+        self.items = query.history.values
         self.query = query
 
     def represent(self, keep_mask: Tensor, instead: Tensor | None = None) -> Tensor:
         rows = replaced(self.items, keep_mask, instead)
-        lengths = keep_mask.sum(1)
-        asked = Query(
-            self.query.users.expand(len(keep_mask)).clone(),
-            Ragged.from_lengths(rows[keep_mask], lengths),
-            None
-            if self.times is None
-            else Ragged.from_lengths(self.times.expand_as(rows)[keep_mask], lengths),
-        )
-        found: Tensor = (
-            self.model.encode_users(asked) if self.model.has_vectors else self.model.score(asked)
-        )
-        return found
+        history = Ragged.from_lengths(rows[keep_mask], keep_mask.sum(1))
+        times = None
+        if self.query.times is not None:
+            times = history.with_values(self.query.times.values.expand_as(rows)[keep_mask])
+        variants = Query(self.query.users.expand(len(rows)).clone(), history, times)
+        represent = self.model.encode_users if self.model.has_vectors else self.model.score
+        vectors: Tensor = represent(variants)
+        return vectors
+
+
+def _select_events(query: Query, places: Tensor) -> Query:
+    """The query of one user with the events of its history at some places."""
+    lengths = torch.tensor([len(places)], device=places.device)
+    times = None
+    if query.times is not None:
+        times = Ragged.from_lengths(query.times.values[places], lengths)
+    return Query(query.users, Ragged.from_lengths(query.history.values[places], lengths), times)
 
 
 def tokens_of(
@@ -180,21 +179,19 @@ class SequenceReading(HistoryReading):
 
     def represent(self, keep_mask: Tensor, instead: Tensor | None = None) -> Tensor:
         rows = replaced(self.items, keep_mask, instead)
-        n_before = 1 if self.query.times is not None and self.n_unread else 0
-        if (
-            n_before
-        ):  # the one before the window: the gap before the first event that is read begins with it
-            before = self.query.history.values[self.n_unread - 1 : self.n_unread]
-            rows = torch.cat([before.expand(len(rows), 1), rows], 1)
-            keep_mask = torch.cat([keep_mask.new_ones(len(rows), 1), keep_mask], 1)
-        lengths = keep_mask.sum(1)
+        # the event before those that are read, if there is one: the gap before the first of these
+        # begins with it
+        first = max(self.n_unread - 1, 0)
+        before = self.query.history.values[first : self.n_unread].expand(len(rows), -1)
+        rows = torch.cat([before, rows], 1)
+        keep_mask = torch.cat([torch.ones_like(before, dtype=torch.bool), keep_mask], 1)
+        history = Ragged.from_lengths(rows[keep_mask], keep_mask.sum(1))
         times = None
         if self.query.times is not None:
-            own = self.query.times.values[self.n_unread - n_before :]
-            times = Ragged.from_lengths(own.expand_as(rows)[keep_mask], lengths)
-        tokens = tokens_of(self.model, Ragged.from_lengths(rows[keep_mask], lengths), times)
-        if n_before:
-            tokens = tokens.filter(tokens.positions > 0)
+            row_times = self.query.times.values[first:].expand_as(rows)
+            times = history.with_values(row_times[keep_mask])
+        tokens = tokens_of(self.model, history, times)
+        tokens = tokens.filter(tokens.positions >= before.shape[1])
         vectors: Tensor = self.model.encode(tokens)
         return vectors
 
@@ -220,9 +217,8 @@ class SequenceReading(HistoryReading):
         tokens = torch.arange(1, n_rows * length + 1)
         lengths = torch.full((n_rows,), length)
         table = torch.cat([self._masked(), inputs.reshape(-1, width)])
-        rows = self.model.encoder.closed(Ragged.from_lengths(tokens, lengths)).mirrored(
-            inputs.device
-        )
+        rows = self.model.encoder.closed(Ragged.from_lengths(tokens, lengths))
+        rows = rows.mirrored(inputs.device)
         # the derivative of a recurrent layer by cuDNN exists in training mode alone
         with torch.backends.cudnn.flags(enabled=False):
             states: Tensor = self.model.encoder(rows, table)
@@ -241,16 +237,15 @@ class SequenceReading(HistoryReading):
         ends_masked = self.model.encoder.ends_masked
         if ends_masked:
             inputs = torch.cat([inputs, self._masked()])
-        maps: list[Tensor] = [
-            layer[0].mean(0) for layer in self.model.encoder.attention(inputs[None])
-        ]
-        flow = itself = torch.eye(len(inputs), dtype=maps[0].dtype, device=inputs.device)
-        for one in maps:
-            flow = (one + itself) / 2 @ flow
-        found = flow[-1]
-        if ends_masked:
-            found = found[:-1] / found[:-1].sum()
-        return found
+        layers: list[Tensor] = self.model.encoder.attention(inputs[None])
+        identity = torch.eye(len(inputs), dtype=layers[0].dtype, device=inputs.device)
+        flow = identity
+        for weights in layers:
+            flow = (weights[0].mean(0) + identity) / 2 @ flow
+        if not ends_masked:
+            return flow[-1]
+        of_items = flow[-1, :-1]
+        return of_items / of_items.sum()
 
     def _masked(self) -> Tensor:
         """[1, D]: of token 0."""
@@ -289,6 +284,8 @@ class EdgeReading(Reading):
 
     _own: Tensor
     _sent: Tensor
+    _edges: Tensor
+    _shares: Tensor
 
     def __init__(self, model: Any, query: Query, attends_paths: bool = False) -> None:
         self.model, self.attends_paths = model, attends_paths
@@ -317,23 +314,20 @@ class EdgeReading(Reading):
 
     def represent(self, keep_mask: Tensor, instead: Tensor | None = None) -> Tensor:
         rows = replaced(self.items, keep_mask, instead)
-        found, places = torch.unique(rows[keep_mask], return_inverse=True)
+        items, places = torch.unique(rows[keep_mask], return_inverse=True)
         # an item that stands twice in a variant counts once
-        marks = self._sent.new_zeros(len(keep_mask), len(found))
-        marks[keep_mask.nonzero()[:, 0], places] = self._edges[found[places]]
-        heard: Tensor = power(marks.sum(1), -0.5)[:, None] * (marks @ self._sent[found])
-        return self._own + heard
+        marks = self._sent.new_zeros(len(keep_mask), len(items))
+        marks[keep_mask.nonzero()[:, 0], places] = self._edges[items[places]]
+        return self._own + power(marks.sum(1), -0.5)[:, None] * (marks @ self._sent[items])
 
     def inputs(self) -> Tensor:
-        found: Tensor = self._sent[self.items] * self._shares
-        return found
+        return self._sent[self.items] * self._shares
 
     def baseline(self) -> Tensor:
         return torch.zeros_like(self.inputs())
 
     def of_inputs(self, inputs: Tensor) -> Tensor:
-        vectors: Tensor = self._own + inputs.sum(1)
-        return vectors
+        return self._own + inputs.sum(1)
 
 
 def last_places(items: Tensor) -> Tensor:

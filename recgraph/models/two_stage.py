@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -53,36 +53,41 @@ class Member:
             ConfigError: a setting that there is not, or of a value that is not allowed.
             ValueError: no such model.
         """
-        given = {"name": spec} if isinstance(spec, str) else dict(spec)
-        name, wanted = given.pop("name", None), given.pop("candidates", n_candidates)
-        if name is None or not isinstance(wanted, int) or wanted < 1:
+        table: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
+        name = table.pop("name", None)
+        n_candidates = table.pop("candidates", n_candidates)
+        if name is None or not isinstance(n_candidates, int) or n_candidates < 1:
             raise ConfigError(
                 f"models: {spec!r}: give a name, and as candidates a number of at least 1"
             )
         model: type[Model] = registry.load("model", name)
-        own = {key: value for key, value in given.items() if key in model.Config.model_fields}
-        rest = {key: value for key, value in given.items() if key not in own}
-        if rest and not issubclass(model, TrainableModel):
-            raise ConfigError(f"models: {name}: {unknown_key(next(iter(rest)), model.Config)}")
+        fields = model.Config.model_fields.keys()
+        settings = {key: table[key] for key in sorted(table.keys() & fields)}
+        training = {key: table[key] for key in sorted(table.keys() - fields)}
+        if training and not issubclass(model, TrainableModel):
+            raise ConfigError(f"models: {name}: {unknown_key(min(training), model.Config)}")
         try:
-            model.Config.of(own)
+            model.Config.of(settings)
         except ConfigError as error:
             raise ConfigError(f"models: {name}: {error}") from None
-        return cls(model, own, rest, wanted)
+        return cls(model, settings, training, n_candidates)
 
 
 def last_held_out(train: Part) -> tuple[Part, Cases]:
     """The part without the last interaction of each user who has another one before it, and these
     as cases.
     """
-    lengths = train.items.lengths
-    asked = lengths >= 2
-    is_last = (train.items.positions == lengths[train.items.rows] - 1) & asked[train.items.rows]
-    inner, users = train.filter(~is_last), torch.nonzero(asked).flatten()
-    truth = Ragged.from_lengths(train.items.values[is_last], torch.ones_like(users))
-    times = None if inner.times is None else inner.items.with_values(inner.times).take(users)
-    at = None if train.times is None else train.times[is_last]
-    return inner, Cases(users, inner.items.take(users), truth, train.n_items, times=times, at=at)
+    items = train.items
+    has_others = items.lengths >= 2
+    is_last = (items.positions == items.lengths[items.rows] - 1) & has_others[items.rows]
+    inner = train.filter(~is_last)
+    users = torch.nonzero(has_others).flatten()
+    truth = Ragged.from_lengths(items.values[is_last], torch.ones_like(users))
+    cases = Cases(users, inner.items.take(users), truth, train.n_items)
+    if train.times is not None and inner.times is not None:
+        times = inner.items.with_values(inner.times).take(users)
+        cases = replace(cases, times=times, at=train.times[is_last])
+    return inner, cases
 
 
 def _fit_in_one_step(model: Model, part: Part, member: Member) -> None:
@@ -127,6 +132,10 @@ class Found(NamedTuple):
     scores: Tensor
     ranks: Tensor
 
+    def select(self, keep_mask: Tensor) -> Found:
+        """The candidates where ``keep_mask`` [C] is True."""
+        return Found(self.keys[keep_mask], self.scores[keep_mask], self.ranks[keep_mask])
+
 
 def best_of(scores: Tensor, query: Query, k: int, able: Tensor, repeats: bool) -> Found:
     """The ``k`` best items of each row.
@@ -137,28 +146,25 @@ def best_of(scores: Tensor, query: Query, k: int, able: Tensor, repeats: bool) -
         repeats: whether items of the history may be candidates.
     """
     n_rows, n_items = scores.shape
-    open_to = scores.clone()
+    allowed = scores.clone()
     if not repeats:
-        open_to[query.history.rows, query.history.values] = -torch.inf
-    open_to[~able] = -torch.inf
-    values, items = open_to.topk(min(k, n_items), dim=1)
-    there = values > -torch.inf
-    first = n_items * torch.arange(n_rows, device=scores.device)[:, None]
+        allowed[query.history.rows, query.history.values] = -torch.inf
+    allowed[~able] = -torch.inf
+    values, items = allowed.topk(min(k, n_items), dim=1)
+    keys = n_items * torch.arange(n_rows, device=scores.device)[:, None] + items
     ranks = 1 / torch.arange(1, values.shape[1] + 1, device=scores.device, dtype=scores.dtype)
-    return Found((first + items)[there], values[there], ranks.expand_as(values)[there])
+    return Found(keys, values, ranks.expand_as(values)).select(values > -torch.inf)
 
 
 def union(found: Sequence[Found]) -> Found:
     """The candidates of M models."""
-    keys = torch.unique(torch.cat([each.keys for each in found]))
+    keys = torch.unique(torch.cat([candidates.keys for candidates in found]))
     scores = found[0].scores.new_full((len(keys), len(found)), torch.nan)
     ranks = torch.zeros_like(scores)
-    for column, each in enumerate(found):
-        at = torch.searchsorted(keys, each.keys)
-        scores[at, column], ranks[at, column] = (
-            each.scores.to(scores.dtype),
-            each.ranks.to(scores.dtype),
-        )
+    for column, candidates in enumerate(found):
+        rows = torch.searchsorted(keys, candidates.keys)
+        scores[rows, column] = candidates.scores.to(scores.dtype)
+        ranks[rows, column] = candidates.ranks.to(scores.dtype)
     return Found(keys, scores, ranks)
 
 
@@ -219,8 +225,9 @@ class Features(nn.Module):
         """Learn from a part."""
         items = train.items.values
         self.counts.copy_(train.item_counts())
-        self.knows_times.fill_(train.times is not None and len(items) > 0)
+        self.knows_times.fill_(False)
         if train.times is not None and len(items):
+            self.knows_times.fill_(True)
             latest = torch.full((train.n_items,), torch.iinfo(torch.int64).min, device=items.device)
             self.latest.copy_(latest.scatter_reduce(0, items, train.times, "amax"))
             self.newest.copy_(train.times.max())
@@ -229,16 +236,16 @@ class Features(nn.Module):
     def forward(self, keys: Tensor, query: Query) -> Tensor:
         """[U, F] float32 for keys ``row * n_items + item`` [U] of the rows of a query."""
         rows, items = keys // self.n_items, keys % self.n_items
-        lengths = query.history.lengths
-        columns = [self.counts[items].float().log1p(), lengths[rows].float().log1p()]
+        history = query.history
+        columns = [self.counts[items].float(), history.lengths[rows].float()]
         if self.repeats:
-            had = (self.n_items * query.history.rows + query.history.values).sort().values
-            counts = torch.searchsorted(had, keys, right=True) - torch.searchsorted(had, keys)
-            columns.append(counts.float().log1p())
+            history_keys = (self.n_items * history.rows + history.values).sort().values
+            end = torch.searchsorted(history_keys, keys, right=True)
+            columns.append((end - torch.searchsorted(history_keys, keys)).float())
         if self.knows_times:
-            age = torch.where(self.counts > 0, (self.newest - self.latest).float(), torch.nan)
-            columns += [age[items].log1p(), self._ages_of_users(query)[rows].log1p()]
-        return torch.stack(columns, 1)
+            ages = torch.where(self.counts > 0, (self.newest - self.latest).float(), torch.nan)
+            columns += [ages[items], self._ages_of_users(query)[rows]]
+        return torch.stack(columns, 1).log1p()
 
     def _ages_of_users(self, query: Query) -> Tensor:
         """[B]: the time from the user's last interaction to the newest; 0 after it, NaN where it is
@@ -368,9 +375,10 @@ class BoostedTrees(Ranker):
     def fit(self, features: Tensor, labels: Tensor, groups: Tensor) -> object:
         from sklearn.ensemble import HistGradientBoostingClassifier
 
+        config = self.config
         # scikit-learn refuses a column without a number, which no tree can ask for anyway
-        config, x = self.config, _on_host(features.masked_fill(features.isnan().all(0), 0.0))
-        made = HistGradientBoostingClassifier(
+        x = _on_host(features.masked_fill(features.isnan().all(0), 0.0))
+        classifier = HistGradientBoostingClassifier(
             learning_rate=config.learning_rate,
             max_iter=config.max_iter,
             max_leaf_nodes=config.max_leaf_nodes,
@@ -379,53 +387,55 @@ class BoostedTrees(Ranker):
             early_stopping=False,
             random_state=config.seed % 2**32,
         ).fit(x, _on_host(labels) > 0)
-        self._take(made)
+        self._copy_trees(classifier)
         return self
 
-    def _take(self, made: Any) -> None:
+    def _copy_trees(self, classifier: Any) -> None:
         """Copy the trees of a fitted classifier."""
-        self.start.fill_(float(made._baseline_prediction.item()))
+        self.start.fill_(float(classifier._baseline_prediction.item()))
         limit = np.finfo(np.float64).max
-        for number, (tree,) in enumerate(made._predictors):
-            nodes, itself = tree.nodes, np.arange(len(tree.nodes))
+        for number, (tree,) in enumerate(classifier._predictors):
+            nodes = tree.nodes
             is_leaf = nodes["is_leaf"].astype(bool)
-            for name, values in (
-                ("column", np.where(is_leaf, 0, nodes["feature_idx"])),
-                ("threshold", np.where(is_leaf, 0, np.clip(nodes["num_threshold"], -limit, limit))),
-                ("missing_left", nodes["missing_go_to_left"].astype(bool)),
-                ("left", np.where(is_leaf, itself, nodes["left"])),
-                ("right", np.where(is_leaf, itself, nodes["right"])),
-                ("value", np.where(is_leaf, nodes["value"], 0)),
-            ):
-                buffer = self.get_buffer(name)
-                buffer[number, : len(nodes)] = torch.as_tensor(
-                    values, dtype=buffer.dtype, device=buffer.device
-                )
+            itself = np.arange(len(nodes))
+            columns = {
+                "column": np.where(is_leaf, 0, nodes["feature_idx"]),
+                "threshold": np.where(is_leaf, 0, np.clip(nodes["num_threshold"], -limit, limit)),
+                "missing_left": nodes["missing_go_to_left"].astype(bool),
+                "left": np.where(is_leaf, itself, nodes["left"]),
+                "right": np.where(is_leaf, itself, nodes["right"]),
+                "value": np.where(is_leaf, nodes["value"], 0),
+            }
+            for name, values in columns.items():
+                self.get_buffer(name)[number, : len(nodes)] = torch.as_tensor(values)
 
     def score(self, features: Tensor) -> Tensor:
-        names = ("column", "missing_left", "left", "right")
-        trees = [*zip(*(self.get_buffer(name).tolist() for name in names), strict=True)]
-        limits, values = (
-            [tree.unbind() for tree in table.unbind()] for table in (self.threshold, self.value)
-        )
-        found = [features.new_zeros(0, dtype=torch.float64)]
+        # numbers that are read for each node are lists: reading a tensor costs more
+        columns = self.column.tolist()
+        missing_left = self.missing_left.tolist()
+        left = self.left.tolist()
+        right = self.right.tolist()
+        thresholds = self.threshold.tolist()
+        scores = []
         for rows in torch.split(features, _ROWS):
-            given = rows.double().T.contiguous()
+            x = rows.double().T.contiguous()
             # a missing value is above every threshold, or where it goes to the left below
-            below = (given, given.masked_fill(given.isnan(), -torch.inf))
+            x_of = {False: x, True: x.masked_fill(x.isnan(), -torch.inf)}
             total = self.start.expand(len(rows)).clone()
-            for (column, missing_left, left, right), limit, value in zip(
-                trees, limits, values, strict=True
-            ):
-                made = [*value]
+            for tree, values in enumerate(self.value):
+                outputs = list(values)
                 # from the leaves up: a node comes before its children
-                for node in range(len(made) - 1, -1, -1):
-                    if left[node] != node:
-                        goes_left = below[missing_left[node]][column[node]] <= limit[node]
-                        made[node] = torch.where(goes_left, made[left[node]], made[right[node]])
-                total += made[0]
-            found.append(total)
-        return torch.cat(found)
+                for node in range(len(outputs) - 1, -1, -1):
+                    if left[tree][node] != node:
+                        column = x_of[missing_left[tree][node]][columns[tree][node]]
+                        outputs[node] = torch.where(
+                            column <= thresholds[tree][node],
+                            outputs[left[tree][node]],
+                            outputs[right[tree][node]],
+                        )
+                total += outputs[0]
+            scores.append(total)
+        return torch.cat(scores)
 
 
 def _on_host(values: Tensor) -> npt.NDArray[Any]:
@@ -440,13 +450,12 @@ def _on_host(values: Tensor) -> npt.NDArray[Any]:
 def _specified(models: Any) -> Any:
     """Models that are given as objects, by their specifications."""
     if not isinstance(models, list | tuple):
-        raise ValueError("give a list of models, by name or as {name = ..., and settings}")
-    return [
-        {"name": each.key(), **each.config.model_dump(mode="json")}
-        if isinstance(each, Model)
-        else each
-        for each in models
-    ]
+        return models
+    specs = list(models)
+    for place, model in enumerate(specs):
+        if isinstance(model, Model):
+            specs[place] = {"name": model.key(), **model.config.model_dump(mode="json")}
+    return specs
 
 
 class TwoStageConfig(ModelConfig):
@@ -516,12 +525,11 @@ class TwoStage(ClosedFormModel):
     def __init__(self, config: ModelConfig | None = None, /, **settings: Any) -> None:
         super().__init__(config, **settings)
         self.members = [Member.of(spec, self.config.candidates) for spec in self.config.models]
-        made = [member.cls(**member.settings) for member in self.members]
-        self.reads_graph = any(each.reads_graph for each in made)  # type: ignore[misc]
-        self.ranks_in_threads = all(each.ranks_in_threads for each in made)  # type: ignore[misc]
-        self.wanted_features = next(
-            (each.wanted_features for each in made if each.wanted_features), ()
-        )
+        for member in self.members:
+            model = member.cls(**member.settings)
+            self.reads_graph |= model.reads_graph  # type: ignore[misc]
+            self.ranks_in_threads &= model.ranks_in_threads  # type: ignore[misc]
+            self.wanted_features = self.wanted_features or model.wanted_features
 
     def _build(self, space: Space) -> None:
         self.stages = nn.ModuleList(self._fresh(member, space) for member in self.members)
@@ -530,12 +538,11 @@ class TwoStage(ClosedFormModel):
         self.register_buffer("is_taught", torch.zeros((), dtype=torch.bool))
 
     def _fresh(self, member: Member, space: Space) -> Model:
-        made = member.cls(**member.settings)
-        if not (made.wanted_features or made.reads_graph):
+        model = member.cls(**member.settings)
+        if not (model.wanted_features or model.reads_graph):
             space = Space(n_users=space.n_users, n_items=space.n_items)
-        return made.build(
-            space, self.seed
-        )  # with the seed of the whole: each is what it would be alone
+        # with the seed of the two stages: each is what it would be alone
+        return model.build(space, self.seed)
 
     @property
     def reads_times(self) -> bool:  # type: ignore[override]
@@ -564,60 +571,70 @@ class TwoStage(ClosedFormModel):
         for after it.
         """
         self.is_taught.fill_(False)
-        device, cases = self.is_taught.device, self._some(plan.cases)
+        device = self.is_taught.device
+        cases = self._teaching_cases(plan.cases)
         query = Query(cases.users, cases.history, cases.times, cases.at).to(device)
-        space, found = plan.space(plan.inner), []
-        for member in self.members:  # one at a time is in memory
-            model = self._fresh(member, space).to(device)
-            with torch.enable_grad():
-                plan.fit(model, plan.inner, member)
-            found.append(self._found(model, member, query))
-        every = union(found)
+        candidates = self._inner_candidates(plan, query)
         truth = cases.truth.to(device)
-        asked = truth.rows * cases.n_items + truth.values
-        labels = torch.isin(every.keys, asked)
-        found_of = int(labels.sum()), len(asked), len(cases)
+        targets = truth.rows * cases.n_items + truth.values
+        labels = torch.isin(candidates.keys, targets)
         _log.info(
-            "second stage: %d of %d targets of %d users are among their candidates", *found_of
+            "second stage: %d of %d targets of %d users are among their candidates",
+            int(labels.sum()),
+            len(targets),
+            len(cases),
         )
-        rows = every.keys // cases.n_items
-        keep_mask = (
-            torch.bincount(rows[labels], minlength=len(cases))[rows] > 0
-        )  # of users with a right candidate
-        every, labels = Found(*(each[keep_mask] for each in every)), labels[keep_mask]
-        if not bool(labels.any()) or bool(labels.all()):
+        rows = candidates.keys // cases.n_items
+        has_target = torch.bincount(rows[labels], minlength=len(cases)) > 0
+        keep_mask = has_target[rows]
+        candidates = candidates.select(keep_mask)
+        labels = labels[keep_mask]
+        if len(torch.unique(labels)) < 2:
             warnings.warn(
                 f"{type(self).__name__}: no user of the inner split has a right and a wrong candidate, so that the "
                 "second stage learns nothing; ranked by the sum of 1 / rank. Give more candidates, or more data",
                 stacklevel=3,
             )
             return
-        known = Features(cases.n_items, self.config.repeats).to(device)
-        known.fit(plan.inner)
-        groups = torch.bincount(every.keys // cases.n_items)
+        features = Features(cases.n_items, self.config.repeats).to(device).fit(plan.inner)
+        groups = torch.bincount(candidates.keys // cases.n_items)
         with torch.enable_grad():
-            columns = _columns(every, known, query)
+            columns = _columns(candidates, features, query)
             self.ranker.fit(columns, labels.float(), groups[groups > 0])
         self.is_taught.fill_(True)
 
-    def _some(self, cases: Cases) -> Cases:
-        """The cases that teach."""
+    def _teaching_cases(self, cases: Cases) -> Cases:
+        """At most ``max_users`` of the cases, drawn by the seed."""
         most = self.config.max_users
         if most is None or len(cases) <= most:
             return cases
         draw = torch.Generator().manual_seed(derive(self.seed, "two-stage", "users"))
         return cases.take(torch.randperm(len(cases), generator=draw)[:most].sort().values)
 
-    def _found(self, model: Model, member: Member, query: Query) -> Found:
+    def _inner_candidates(self, plan: Plan, query: Query) -> Found:
+        """The candidates of models that are fitted to the inner part; one at a time is in
+        memory.
+        """
+        space = plan.space(plan.inner)
+        found = []
+        for member in self.members:
+            model = self._fresh(member, space).to(query.users.device)
+            with torch.enable_grad():
+                plan.fit(model, plan.inner, member)
+            found.append(self._candidates(model, member, query))
+        return union(found)
+
+    def _candidates(self, model: Model, member: Member, query: Query) -> Found:
         """The candidates of one model for all rows of a query, by blocks of them."""
-        n_items, like, parts = self.space.n_items, torch.empty(0, device=query.users.device), []
+        n_items = self.space.n_items
+        like = torch.empty(0, device=query.users.device)
+        blocks = [Found(like.long(), like, like)]
         with evaluating(model):
             for rows in row_blocks(len(query), n_items, like):
                 part = query.rows(rows.start, rows.stop)
                 best = self._best(model, member, part, model.score(part))
-                parts.append(Found(best.keys + rows.start * n_items, best.scores, best.ranks))
-        empty = Found(torch.zeros(0, dtype=torch.int64, device=like.device), like, like)
-        return Found(*map(torch.cat, zip(*parts, empty, strict=True)))
+                blocks.append(best._replace(keys=best.keys + rows.start * n_items))
+        return Found(*map(torch.cat, zip(*blocks, strict=True)))
 
     def _best(self, model: Model, member: Member, query: Query, scores: Tensor) -> Found:
         return best_of(
@@ -625,22 +642,27 @@ class TwoStage(ClosedFormModel):
         )
 
     def score(self, query: Query) -> Tensor:
-        found, first = [], None
+        found: list[Found] = []
         for member, model in zip(self.members, self._models, strict=True):
             scores = model.score(query)
-            first = scores if first is None else first
+            if not found:
+                first = scores
             found.append(self._best(model, member, query, scores))
-        assert first is not None
-        every = union(found)
-        taught = bool(self.is_taught)
-        second = (
-            self.ranker.score(_columns(every, self.features, query))
-            if taught
-            else every.ranks.sum(1)
-        )
-        return above_the_rest(first, every.keys, second)
+        candidates = union(found)
+        if self.is_taught:
+            second = self.ranker.score(_columns(candidates, self.features, query))
+        else:
+            second = candidates.ranks.sum(1)
+        return above_the_rest(first, candidates.keys, second)
 
 
-def _columns(every: Found, known: Features, query: Query) -> Tensor:
+def _columns(candidates: Found, features: Features, query: Query) -> Tensor:
     """[U, F] float32: what a second stage reads."""
-    return torch.cat([every.scores.float(), every.ranks.float(), known(every.keys, query)], 1)
+    return torch.cat(
+        [
+            candidates.scores.float(),
+            candidates.ranks.float(),
+            features(candidates.keys, query),
+        ],
+        1,
+    )

@@ -10,7 +10,8 @@ import html
 import json
 import sys
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -40,13 +41,13 @@ def for_terminal(text: str, lines: bool = True) -> str:
     r"""The text with every character that is no glyph written out, as ``\u001b``; ``lines``: breaks
     and tabs stay.
     """
-    if text.isprintable():
-        return text
-    safe = _JOINERS + ("\n\t" if lines else "")
-    return "".join(
-        c if c in safe or unicodedata.category(c) not in _UNSEEN else json.dumps(c)[1:-1]
-        for c in text
-    )
+    safe = set(_JOINERS)
+    if lines:
+        safe |= {"\n", "\t"}
+    for character in set(text) - safe:
+        if unicodedata.category(character) in _UNSEEN:
+            text = text.replace(character, json.dumps(character)[1:-1])
+    return text
 
 
 def for_html(text: str) -> str:
@@ -66,14 +67,10 @@ def environment(folder: str) -> Environment:
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
     def glyphs(value: Any) -> Any:
-        return (
-            for_terminal(value)
-            if isinstance(value, str) and not hasattr(value, "__html__")
-            else value
-        )
+        return for_terminal(value) if isinstance(value, str) else value
 
     return Environment(
-        loader=ChoiceLoader([PackageLoader(__name__, place) for place in (folder, ".")]),
+        loader=ChoiceLoader([PackageLoader(__name__, folder), PackageLoader(__name__, ".")]),
         autoescape=True,
         finalize=glyphs,
         undefined=StrictUndefined,
@@ -91,13 +88,17 @@ def block(title: str, facts: Mapping[str, Any], tables: Sequence[str] = (), note
         tables: from :func:`table`; empty ones are left out.
         note: a last line.
     """
-    rows = "".join(
-        f"<dt>{for_html(k)}</dt><dd>{for_html(_text(v))}</dd>"
-        for k, v in facts.items()
-        if v is not None
-    )
-    parts = [f"<b>{for_html(title)}</b>", f"<dl>{rows}</dl>" if rows else "", *tables]
-    parts.append(f"<p>{for_html(note)}</p>" if note else "")
+    parts = [f"<b>{for_html(title)}</b>"]
+    rows = [
+        f"<dt>{for_html(name)}</dt><dd>{for_html(_text(value))}</dd>"
+        for name, value in facts.items()
+        if value is not None
+    ]
+    if rows:
+        parts += ["<dl>", *rows, "</dl>"]
+    parts += tables
+    if note:
+        parts.append(f"<p>{for_html(note)}</p>")
     return f'<div class="recgraph"><style>{_STYLE}</style>{"".join(parts)}</div>'
 
 
@@ -107,15 +108,20 @@ def table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> str:
     """
     if not rows:
         return ""
-    names = list(dict.fromkeys(name for row in rows[:_MOST] for name in row))
-    head = "".join(f"<th>{for_html(name)}</th>" for name in names)
-    body = "".join(
-        f"<tr>{''.join(f'<td>{for_html(_text(row.get(name)))}</td>' for name in names)}</tr>"
-        for row in rows[:_MOST]
-    )
-    more = f"<p>and {len(rows) - _MOST:,} more</p>" if len(rows) > _MOST else ""
-    name = f"<caption>{for_html(caption)}</caption>" if caption else ""
-    return f"<table>{name}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+    shown = rows[:_MOST]
+    names = list(dict.fromkeys(chain.from_iterable(shown)))
+    body = "".join(_table_row("td", map(row.get, names)) for row in shown)
+    text = f"<thead>{_table_row('th', names)}</thead><tbody>{body}</tbody></table>"
+    if caption:
+        text = f"<caption>{for_html(caption)}</caption>{text}"
+    if len(rows) > _MOST:
+        text += f"<p>and {len(rows) - _MOST:,} more</p>"
+    return f"<table>{text}"
+
+
+def _table_row(tag: str, values: Iterable[Any]) -> str:
+    cells = "".join(f"<{tag}>{for_html(_text(value))}</{tag}>" for value in values)
+    return f"<tr>{cells}</tr>"
 
 
 def _text(value: Any) -> str:
@@ -128,7 +134,7 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4f}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_text(held)}" for name, held in value.items())
+        return ", ".join(f"{name} {_text(inner)}" for name, inner in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(_text, value))
     return f"{value}"

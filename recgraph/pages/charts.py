@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from recgraph.pages import for_html as escape
@@ -45,21 +47,21 @@ class Scale:
     @classmethod
     def of(cls, values: Sequence[float], log: bool = False, whole: bool = False) -> Scale:
         """An axis that shows all finite values with a margin."""
-        finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
-        log = log and min(finite) > 0
-        low, high = min(finite), max(finite)
-        if log:
-            low, high = math.log10(low), math.log10(high)
-        room = (high - low) * _MARGIN or abs(high) * _MARGIN or 0.5
-        low, high = low - room, high + room
-        return cls(10**low, 10**high, True) if log else cls(low, high, whole=whole)
+        finite = list(filter(math.isfinite, values))
+        low = min(finite, default=0.0)
+        high = max(finite, default=1.0)
+        if log and low > 0:
+            low, high = _with_margin(math.log10(low), math.log10(high))
+            return cls(10**low, 10**high, log=True)
+        low, high = _with_margin(low, high)
+        return cls(low, high, whole=whole)
 
     def place(self, value: Any) -> float:
         """The position of a value, 0 to 1."""
-        low, high, at = self.low, self.high, float(value)
-        if self.log:
-            low, high, at = math.log10(low), math.log10(high), math.log10(at)
-        return (at - low) / (high - low)
+        if not self.log:
+            return (float(value) - self.low) / (self.high - self.low)
+        low = math.log10(self.low)
+        return (math.log10(float(value)) - low) / (math.log10(self.high) - low)
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
@@ -71,16 +73,27 @@ class Scale:
         rough = (self.high - self.low) / 4
         power = 10 ** math.floor(math.log10(rough))
         step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough)
-        step = max(1, math.ceil(step)) if self.whole else step
+        if self.whole:
+            step = max(1, math.ceil(step))
         first, last = math.ceil(self.low / step), math.floor(self.high / step)
         return [float(f"{index * step:.12g}") for index in range(first, last + 1)]
 
     def _log_ticks(self) -> list[float]:
         low, high = math.log10(self.low), math.log10(self.high)
-        factors = (1,) if high - low > 2 else (1, 3) if high - low > 1 else (1, 2, 5)
+        factors = [1, 2, 5]
+        if high - low > 1:
+            factors = [1, 3]
+        if high - low > 2:
+            factors = [1]
         powers = range(math.floor(low), math.ceil(high) + 1)
-        values = [factor * 10.0**power for power in powers for factor in factors]
+        values = [factor * 10.0**power for power, factor in product(powers, factors)]
         return [value for value in values if self.low <= value <= self.high]
+
+
+def _with_margin(low: float, high: float) -> tuple[float, float]:
+    """Both ends further out; of one value alone the margin is a share of it."""
+    room = (high - low or abs(high) or 10.0) * _MARGIN
+    return low - room, high + room
 
 
 class Box(NamedTuple):
@@ -92,16 +105,17 @@ class Box(NamedTuple):
     bottom: float
 
     def overlaps(self, other: Box) -> bool:
-        beside = self.right <= other.left or other.right <= self.left
-        return not (beside or self.bottom <= other.top or other.bottom <= self.top)
+        width = min(self.right, other.right) - max(self.left, other.left)
+        height = min(self.bottom, other.bottom) - max(self.top, other.top)
+        return min(width, height) > 0
 
     def holds(self, other: Box) -> bool:
-        across = self.left <= other.left and other.right <= self.right
-        return across and self.top <= other.top and other.bottom <= self.bottom
+        across = self.left <= other.left <= other.right <= self.right
+        return across and self.top <= other.top <= other.bottom <= self.bottom
 
 
 #: the size of a chart, small, so that its text can be read on a phone, and the area of its points
-_WIDTH, _HEIGHT, _AREA = 420, 270, Box(58, 12, 410, 226)
+WIDTH, HEIGHT, _AREA = 420, 270, Box(58, 12, 410, 226)
 #: of a name beside a mark: width of a letter (of a wide font), height, gap to the mark, and the
 #: most letters
 _LETTER, _TALL, _GAP, _LONGEST = 6.8, 11.0, 4.0, 24
@@ -139,6 +153,58 @@ class Mark:
         return f"{circle}<title>{escape(self.text)}</title></circle>"
 
 
+class _Place(NamedTuple):
+    """Where a mark is in the drawing; ``spread``: half the height of its whisker there."""
+
+    mark: Mark
+    x: float
+    y: float
+    spread: float
+
+    @property
+    def reach(self) -> float:
+        """How far it goes up and down."""
+        return max(self.mark.radius, self.spread)
+
+    @property
+    def box(self) -> Box:
+        radius = self.mark.radius
+        return Box(self.x - radius, self.y - self.reach, self.x + radius, self.y + self.reach)
+
+    @property
+    def name(self) -> str:
+        """As it is drawn: a long one is cut."""
+        name = self.mark.name
+        if len(name) > _LONGEST:
+            return f"{name[: _LONGEST - 1]}…"
+        return name
+
+    def name_places(self) -> list[tuple[str, float, float, Box]]:
+        """Where the name may be, the best place first: its anchor, x and y, and what it covers."""
+        width = _LETTER * len(self.name)
+        aside = self.mark.radius + _GAP
+        right = ("start", self.x + aside, 0.0)
+        left = ("end", self.x - aside, -width)
+        middle = ("middle", self.x, -width / 2)
+        # y in heights of a line, from the mark on
+        lines = [
+            (right, 0.35),
+            (left, 0.35),
+            (middle, -(self.reach + _GAP) / _TALL),
+            (middle, self.reach / _TALL + 1),
+            (right, -0.5),
+            (left, -0.5),
+            (right, 1.2),
+            (left, 1.2),
+        ]
+        places = []
+        for (anchor, x, shift), height in lines:
+            y = self.y + height * _TALL
+            box = Box(x + shift, y - _TALL * 0.8, x + shift + width, y + _TALL * 0.2)
+            places.append((anchor, x, y, box))
+        return places
+
+
 @dataclass(frozen=True)
 class Line:
     """A line of a chart: its classes of the style sheet, x and y of its points, its tooltip."""
@@ -173,53 +239,18 @@ class Chart:
             path = " ".join(f"{self._x(x):.1f},{self._y(y):.1f}" for x, y in line.points)
             hint = f"<title>{escape(line.text)}</title>" if line.text else ""
             parts.append(f'<polyline class="{line.kind}" points="{path}">{hint}</polyline>')
-        spots = [(self._x(mark.x), self._y(mark.y)) for mark in self.marks]
-        spreads = [
-            abs(y - self._y(mark.y + mark.spread))
-            for mark, (_, y) in zip(self.marks, spots, strict=True)
-        ]
-        for (x, y), spread in zip(spots, spreads, strict=True):
-            if spread:
-                parts.append(
-                    f'<path class="whisker" d="M{x:.1f} {y - spread:.1f}v{2 * spread:.1f}"/>'
-                )
-        parts.extend(mark.draw(*spot) for mark, spot in zip(self.marks, spots, strict=True))
-        parts.extend(self._names(spots, spreads))
-        return _svg(self.title, _WIDTH, _HEIGHT, parts)
+        places = [self._place(mark) for mark in self.marks]
+        for place in places:
+            if place.spread:
+                start = f"M{place.x:.1f} {place.y - place.spread:.1f}"
+                parts.append(f'<path class="whisker" d="{start}v{2 * place.spread:.1f}"/>')
+        parts += [place.mark.draw(place.x, place.y) for place in places]
+        parts += _names(places)
+        return _svg(self.title, WIDTH, HEIGHT, parts)
 
-    def _names(self, spots: Sequence[tuple[float, float]], spreads: Sequence[float]) -> list[str]:
-        """Names beside their marks, which cover no mark and no other name; one without room is left
-        out.
-        """
-        drawn, room = [], Box(_AREA.left + 4, 0, _WIDTH, _AREA.bottom)
-        reaches = [
-            max(mark.radius, spread) for mark, spread in zip(self.marks, spreads, strict=True)
-        ]
-        taken = [
-            Box(x - mark.radius, y - reach, x + mark.radius, y + reach)
-            for mark, (x, y), reach in zip(self.marks, spots, reaches, strict=True)
-        ]
-        for mark, (x, y), reach in zip(self.marks, spots, reaches, strict=True):
-            name = mark.name if len(mark.name) <= _LONGEST else f"{mark.name[: _LONGEST - 1]}…"
-            width, beside = _LETTER * len(name), mark.radius + _GAP
-            right, left = ("start", x + beside, 0.0), ("end", x - beside, -width)
-            middle = ("middle", x, -width / 2)
-            heights = [
-                (right, 0.35),
-                (left, 0.35),
-                (middle, -(reach + _GAP) / _TALL),
-                (middle, reach / _TALL + 1),
-            ]
-            heights += [(side, height) for height in (-0.5, 1.2) for side in (right, left)]
-            for (anchor, at, shift), height in heights if name else ():
-                low = y + height * _TALL
-                box = Box(at + shift, low - _TALL * 0.8, at + shift + width, low + _TALL * 0.2)
-                if room.holds(box) and not any(box.overlaps(other) for other in taken):
-                    taken.append(box)
-                    place = f'x="{at:.1f}" y="{low:.1f}" text-anchor="{anchor}"'
-                    drawn.append(f'<text class="mark" {place}>{escape(name)}</text>')
-                    break
-        return drawn
+    def _place(self, mark: Mark) -> _Place:
+        y = self._y(mark.y)
+        return _Place(mark, self._x(mark.x), y, abs(y - self._y(mark.y + mark.spread)))
 
     def _x(self, value: object) -> float:
         return _AREA.left + self.x.place(value) * (_AREA.right - _AREA.left)
@@ -243,13 +274,30 @@ class Chart:
                 f'<text x="{x:.1f}" y="{low + 16}" text-anchor="middle">{escape(text)}</text>'
             )
         parts.append(f'<path class="axis" d="M{left} {top}V{low}H{right}"/>')
-        at = f'x="{(left + right) / 2}" y="{_HEIGHT - 8}"'
+        at = f'x="{(left + right) / 2}" y="{HEIGHT - 8}"'
         parts.append(f'<text class="name" {at} text-anchor="middle">{escape(self.x_name)}</text>')
         turned = f'transform="translate(13 {(low + top) / 2}) rotate(-90)"'
         parts.append(
             f'<text class="name" {turned} text-anchor="middle">{escape(self.y_name)}</text>'
         )
         return parts
+
+
+def _names(places: Sequence[_Place]) -> list[str]:
+    """Names beside their marks, which cover no mark and no other name; one without room is left
+    out.
+    """
+    drawn = []
+    room = Box(_AREA.left + 4, 0, WIDTH, _AREA.bottom)
+    taken = [place.box for place in places]
+    for place in filter(attrgetter("name"), places):
+        for anchor, x, y, box in place.name_places():
+            if room.holds(box) and not any(map(box.overlaps, taken)):
+                taken.append(box)
+                at = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
+                drawn.append(f'<text class="mark" {at}>{escape(place.name)}</text>')
+                break
+    return drawn
 
 
 @dataclass(frozen=True)
@@ -271,40 +319,37 @@ def curve(
     title: str, history: Sequence[Mapping[str, Any]], names: Sequence[str], best: int | None
 ) -> Figure:
     """Lines of some columns of the history, by epoch, with a mark at the best one of the first."""
-    series = {name: [(row["epoch"], row[name]) for row in history if name in row] for name in names}
-    drawn = [value for points in series.values() for _, value in points]
-    far = len(names) > 1 and min(drawn) > 0 and min(drawn) * _FAR < max(drawn)
-    # a line of one point cannot be seen
-    alone = [
-        (number, points[0])
-        for number, points in enumerate(series.values(), start=1)
-        if len(points) == 1
-    ]
-    marks, note = (
-        [Mark(*point, kind=f"s{number}", text=f"{point[1]:.4f}") for number, point in alone],
-        "",
-    )
-    if found := [value for epoch, value in series[names[0]] if epoch == best]:
-        note = f"best: {found[0]:.4f} at epoch {best}"
-        marks.append(Mark(best, found[0], "best", f"epoch {best}: {found[0]:.4f}"))
+    lines = []
+    marks = []
+    for place, name in enumerate(names, start=1):
+        points = [(row["epoch"], row[name]) for row in history if name in row]
+        lines.append(Line(f"s{place}", points, name))
+        if len(points) == 1:  # a line of one point cannot be seen
+            epoch, value = points[0]
+            marks.append(Mark(epoch, value, f"s{place}", f"{value:.4f}"))
+    note = ""
+    by_epoch = dict(lines[0].points)
+    if best in by_epoch:
+        note = f"best: {by_epoch[best]:.4f} at epoch {best}"
+        marks.append(Mark(best, by_epoch[best], "best", f"epoch {best}: {by_epoch[best]:.4f}"))
+    values = [value for line in lines for _, value in line.points]
+    label = names[0]
+    key: tuple[tuple[str, str], ...] = ()
+    is_far = False
+    if len(names) > 1:
+        label = title.split(" on ")[0].lower()
+        key = tuple((line.kind, line.text) for line in lines)
+        is_far = 0 < min(values) * _FAR < max(values)
     chart = Chart(
         title,
-        Scale.of([row["epoch"] for row in history], whole=True),
-        Scale.of(drawn, log=far),
-        "epoch",
-        title.split(" on ")[0].lower() if len(names) > 1 else names[0],
-        marks,
-        [
-            Line(f"s{number}", points, name)
-            for number, (name, points) in enumerate(series.items(), start=1)
-        ],
+        x=Scale.of([row["epoch"] for row in history], whole=True),
+        y=Scale.of(values, log=is_far),
+        x_name="epoch",
+        y_name=label,
+        marks=marks,
+        lines=lines,
     )
-    key = (
-        tuple((f"s{number}", name) for number, name in enumerate(names, start=1))
-        if len(names) > 1
-        else ()
-    )
-    return Figure(title, f"{chart}", note, key)
+    return Figure(title, str(chart), note, key)
 
 
 def _svg(title: str, width: int, height: int, parts: Sequence[str]) -> str:

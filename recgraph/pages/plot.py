@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from recgraph.pages import for_html as escape
-from recgraph.pages.charts import Figure
+from recgraph.pages.charts import HEIGHT, WIDTH, Figure
 
 #: class -> what it looks like; lines and marks of up to five series are ``s1`` to ``s5``
 STYLE = (
@@ -28,8 +27,8 @@ _GROUND = (
     "svg.rg{color:#1b1f24;background:#fff}@media (prefers-color-scheme:dark){svg.rg{color:#e6edf3;background:#0d1117;"
     "--s1:#58a6ff;--s2:#f0883e;--s3:#3fb950;--s4:#bc8cff;--s5:#d29922;--best:#ff7b72}}"
 )
-_TITLE, _GAP = 24, 16
-_VIEW = re.compile(r'^<svg viewBox="0 0 (\d+) (\d+)"')
+#: heights of a title or a key and of a note, and the space between two charts
+_TITLE, _NOTE, _GAP = 24, 20, 16
 
 
 def drawing(figures: Sequence[Figure], standalone: bool = True) -> str:
@@ -39,18 +38,16 @@ def drawing(figures: Sequence[Figure], standalone: bool = True) -> str:
         figures: at least one.
         standalone: with its style and ground, as a file; else for a page that has :data:`STYLE`.
     """
-    sizes = [
-        (int(own), int(tall)) for own, tall in (_VIEW.findall(figure.svg)[0] for figure in figures)
-    ]
-    width = sum(own for own, _ in sizes) + _GAP * (len(figures) - 1)
-    keyed = [
-        tall + _TITLE * bool(figure.key) for figure, (_, tall) in zip(figures, sizes, strict=True)
-    ]
-    height = max(keyed) + _TITLE + 20 * any(figure.note for figure in figures)
-    parts, left = [], 0
-    for figure, (own, tall) in zip(figures, sizes, strict=True):
-        parts.append(f'<g transform="translate({left} 0)">{_panel(figure, own, tall, height)}</g>')
-        left += own + _GAP
+    width = (WIDTH + _GAP) * len(figures) - _GAP
+    height = _TITLE + HEIGHT
+    if any(figure.key for figure in figures):
+        height += _TITLE
+    if any(figure.note for figure in figures):
+        height += _NOTE
+    parts = []
+    for number, figure in enumerate(figures):
+        left = number * (WIDTH + _GAP)
+        parts.append(f'<g transform="translate({left} 0)">{_panel(figure, height)}</g>')
     name = escape("; ".join(figure.title for figure in figures))
     head = f'class="rg" viewBox="0 0 {width} {height}" role="img" aria-label="{name}"'
     if not standalone:
@@ -76,10 +73,8 @@ def html_page(title: str, figures: Sequence[Figure]) -> str:
     return f'<!doctype html><html lang="en"><head>{head}{style}</head><body>{body}</body></html>\n'
 
 
-def _panel(figure: Figure, width: int, height: int, whole: int) -> str:
-    """A chart of some size with its title and key, and its note at the bottom of the whole
-    height.
-    """
+def _panel(figure: Figure, height: int) -> str:
+    """A chart with its title and key, and its note at the bottom of the height."""
     top = _TITLE
     parts = [f'<text class="title" x="4" y="17">{escape(figure.title)}</text>']
     if figure.key:
@@ -90,8 +85,8 @@ def _panel(figure: Figure, width: int, height: int, whole: int) -> str:
             at += 26 + 7 * len(text)
         top += _TITLE
     parts.append(
-        figure.svg.replace("<svg ", f'<svg y="{top}" width="{width}" height="{height}" ', 1)
+        figure.svg.replace("<svg ", f'<svg y="{top}" width="{WIDTH}" height="{HEIGHT}" ', 1)
     )
     if figure.note:
-        parts.append(f'<text x="4" y="{whole - 6}">{escape(figure.note)}</text>')
+        parts.append(f'<text x="4" y="{height - 6}">{escape(figure.note)}</text>')
     return "".join(parts)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from recgraph.data.split import SealedSplit
 from recgraph.evaluate.evaluator import evaluate
-from recgraph.evaluate.metrics import Metric, full_name, metric_of, split_metric, value_of
+from recgraph.evaluate.metrics import Metric, full_name, metric_class, split_metric, value_of
 from recgraph.rng import derive
 from recgraph.train.run import Run
 from recgraph.tuning.space import SearchSpace
@@ -42,9 +42,12 @@ def direction(name: str) -> Literal["minimize", "maximize"]:
     """Which way an objective, by its full name, is better; those that are no metrics are
     maximised.
     """
+    if name == SECONDS:
+        return "minimize"
     metric = _metric(name)
-    lower = name == SECONDS or (metric is not None and not metric.higher_is_better)
-    return "minimize" if lower else "maximize"
+    if metric is None or metric.higher_is_better:
+        return "maximize"
+    return "minimize"
 
 
 def selecting(names: Sequence[str]) -> str:
@@ -68,34 +71,32 @@ def can_prune(names: Sequence[str]) -> bool:
 
 def _metric(name: str) -> type[Metric] | None:
     """The metric of a full name; None where it is the name of something else."""
-    metric = metric_of(name)
-    return metric if metric is not None and ("@" in name or not metric().cut) else None
+    try:
+        return metric_class(split_metric(name)[0])
+    except ValueError:
+        return None
 
 
 def measure(names: Sequence[str], run: Run, split: SealedSplit) -> list[float]:
     """The objectives, by their full names, of a fitted run in its best epoch, on the validation
     part of its split.
     """
+    values: dict[str, float] = {}
     best = run.record.get("best_epoch")
-    measured = dict(run.history[best - 1]) if best is not None else {}
-    measured[SECONDS] = run.record["cost"]["seconds"]
-    missing = [name for name in names if name not in measured]
+    if best is not None:
+        values |= run.history[best - 1]
+    values[SECONDS] = run.record["cost"]["seconds"]
+    missing = [name for name in names if name not in values]
     if missing:
-        metrics, lengths = (
-            tuple(dict.fromkeys(each)) for each in zip(*map(split_metric, missing), strict=True)
-        )
-        cutoffs = [k for k in lengths if k is not None] or [1]
-        seen = run.record["training"]["select_seen"]
-        found = evaluate(
+        (result,) = evaluate(
             run.model,
             split.valid,
-            seen=(seen,),
-            cutoffs=cutoffs,
-            metrics=metrics,
+            seen=(run.record["training"]["select_seen"],),
+            metrics=missing,
             fit_part=split.train,
         )
-        measured |= {name: value_of(found[0].metrics, name) for name in missing}
-    return [float(measured[name]) for name in names]
+        values |= {name: value_of(result.metrics, name) for name in missing}
+    return [float(values[name]) for name in names]
 
 
 def make_sampler(name: str, seed: int, space: SearchSpace, number: int) -> BaseSampler:
@@ -110,28 +111,28 @@ def make_sampler(name: str, seed: int, space: SearchSpace, number: int) -> BaseS
     """
     from optuna import samplers
 
-    own = derive(seed, "sampler", number) % 2**32
-    if name == "tpe":
-        return samplers.TPESampler(
-            seed=own, n_startup_trials=N_RANDOM, multivariate=True, constant_liar=True
-        )
-    if name == "cmaes":
-        return samplers.CmaEsSampler(
-            seed=own, n_startup_trials=N_RANDOM, warn_independent_sampling=False
-        )
-    if name == "gp":
-        return samplers.GPSampler(
-            seed=own, n_startup_trials=N_RANDOM, warn_independent_sampling=False
-        )
-    if name == "nsga2":
-        return samplers.NSGAIISampler(seed=own, population_size=20)
     if name == "grid":
         # every worker must number the points in the same order
         grid: dict[str, Sequence[Any]] = {
-            each.name: each.grid() for each in space.dimensions.values()
+            dimension.name: dimension.grid() for dimension in space.dimensions.values()
         }
         return samplers.GridSampler(grid, seed=derive(seed, "grid") % 2**32)
-    return samplers.RandomSampler(seed=own)
+    sampler_seed = derive(seed, "sampler", number) % 2**32
+    if name == "tpe":
+        return samplers.TPESampler(
+            seed=sampler_seed, n_startup_trials=N_RANDOM, multivariate=True, constant_liar=True
+        )
+    if name == "cmaes":
+        return samplers.CmaEsSampler(
+            seed=sampler_seed, n_startup_trials=N_RANDOM, warn_independent_sampling=False
+        )
+    if name == "gp":
+        return samplers.GPSampler(
+            seed=sampler_seed, n_startup_trials=N_RANDOM, warn_independent_sampling=False
+        )
+    if name == "nsga2":
+        return samplers.NSGAIISampler(seed=sampler_seed, population_size=20)
+    return samplers.RandomSampler(seed=sampler_seed)
 
 
 def make_pruner(name: str, max_epochs: int) -> BasePruner:

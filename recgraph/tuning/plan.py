@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from recgraph.config import Config
 from recgraph.models.base import Model, TrainableModel
-from recgraph.train.config import TrainConfig, refuse_training, training_config
+from recgraph.train.config import refuse_training, training_config
 from recgraph.train.pretrained import InitItemsConfig
 from recgraph.train.run import Run
 from recgraph.tuning import objectives
@@ -19,7 +19,7 @@ from recgraph.tuning.space import SearchSpace
 Objective = Callable[[Run], float | Sequence[float]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What is tuned and how.
 
@@ -36,7 +36,7 @@ class Plan:
         device: where to train; None: CUDA where there is one, else the CPU.
         folder: of the study, or None.
         objective: values of a fitted run in place of its validation metrics, or None.
-        source: where the split is from, for the records of runs; or None.
+        source: where the split is from, for the records of runs.
     """
 
     study: str
@@ -51,27 +51,17 @@ class Plan:
     device: str | None = None
     folder: Path | None = None
     objective: Objective | None = None
-    source: Mapping[str, Any] | None = None
-
-    @property
-    def is_trained(self) -> bool:
-        """Whether the model is trained by gradients."""
-        return issubclass(self.model, TrainableModel)
+    source: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def space(self) -> SearchSpace:
         """The search space over the settings of the model and its training."""
-        parts: dict[str, type[Config]] = {"model": self.model.Config}
-        if self.is_trained:
-            parts |= {"training": self._training, "items": InitItemsConfig}
         refuse_training(self.model, [*self.fixed, *self.given])
+        parts: dict[str, type[Config]] = {"model": self.model.Config}
+        if issubclass(self.model, TrainableModel):
+            parts["training"] = training_config(self.model)
+            parts["items"] = InitItemsConfig
         return SearchSpace.of(parts, self.fixed, self.given)
-
-    @property
-    def _training(self) -> type[TrainConfig]:
-        return (
-            training_config(self.model) if issubclass(self.model, TrainableModel) else TrainConfig
-        )
 
     @property
     def directions(self) -> list[Literal["minimize", "maximize"]]:
@@ -83,6 +73,15 @@ class Plan:
         return objectives.selecting(self.metrics)
 
     @property
+    def selection(self) -> dict[str, str]:
+        """:attr:`selecting` as a setting of the training; nothing for a model that is not trained
+        by gradients.
+        """
+        if issubclass(self.model, TrainableModel):
+            return {"metric": self.selecting}
+        return {}
+
+    @property
     def can_prune(self) -> bool:
         """Whether what a training reports of each epoch is the objective."""
         return self.objective is None and objectives.can_prune(self.metrics)
@@ -90,7 +89,6 @@ class Plan:
     @property
     def max_epochs(self) -> int:
         """The most epochs that a trial may have."""
-        dimension = self.space.dimensions.get("max_epochs")
-        if dimension is None:
-            return int(self.space.fixed.get("max_epochs", self._training().max_epochs))
-        return int(max(dimension.choices) if dimension.choices else dimension.high or 1)
+        if "max_epochs" in self.space.dimensions:
+            return int(max(self.space.dimensions["max_epochs"].extremes))
+        return int(self.space.defaults.get("max_epochs", 1))

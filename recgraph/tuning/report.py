@@ -4,8 +4,8 @@ parameter matters.
 
 from __future__ import annotations
 
-import math
 import shlex
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from recgraph.config import assignments, merged, put, setting_text
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 #: the study's attribute with the results of each test
 UNSEALED = "unsealed"
+#: convention of seen items -> what is said of it
+_SEEN = {"keep": "kept", "exclude": "excluded"}
+#: fANOVA of fewer trials says nothing
+_FEWEST_TRIALS = 4
 
 
 def best_trial(study: Study) -> FrozenTrial | None:
@@ -26,57 +30,43 @@ def best_trial(study: Study) -> FrozenTrial | None:
     Of equal ones it is the first: a storage that named another each time would have each of them
     tested.
     """
-    complete = [
-        trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"
-    ]
-    front = study.best_trials if complete and len(study.directions) > 1 else complete
     sign = 1 if study.directions[0].name == "MAXIMIZE" else -1
-    return max(front, key=lambda trial: (sign * trial.values[0], -trial.number), default=None)
+    return max(
+        study.best_trials,
+        key=lambda trial: (sign * trial.values[0], -trial.number),
+        default=None,
+    )
 
 
 def settings_of(study: Study, trial: FrozenTrial) -> dict[str, Any]:
     """All settings with which a trial's configuration is trained on its own, as the study did."""
-    identity, source = study.user_attrs["recgraph"], study.user_attrs.get("source") or {}
-    searched = identity["space"]["searched"]
-    settings = merged(source.get("settings", {}), identity["space"]["fixed"])
+    space = study.user_attrs["recgraph"]["space"]
+    settings = merged(study.user_attrs["source"].get("settings", {}), space["fixed"])
     for name, value in trial.params.items():  # choices that are no plain values are kept as JSON
-        choices = searched.get(name, {}).get("choices")
-        put(
-            settings,
-            name.split("."),
-            Dimension(name, choices=tuple(choices)).decode(value) if choices else value,
-        )
-    selecting = study.user_attrs.get("selecting")
-    return settings if selecting is None else {**settings, "metric": selecting}
+        dimension = Dimension(name, choices=space["searched"][name].get("choices"))
+        put(settings, name.split("."), dimension.decode(value))
+    metric = study.user_attrs["selecting"]
+    if metric is not None:
+        settings["metric"] = metric
+    return settings
 
 
 def command(study: Study, trial: FrozenTrial) -> str:
     """The command that trains a trial's configuration on its own as the study did, with the seed of
     its test if any.
     """
-    identity, source = study.user_attrs["recgraph"], study.user_attrs.get("source") or {}
-    model, dataset = identity["model"].rpartition(":")[2], source.get("dataset", "DATASET")
-    seeds = {
-        each["trial"]: each["seeds"][0]
-        for each in study.user_attrs.get(UNSEALED, ())
-        if "seeds" in each
-    }
-    imports = [each["file"] or each["module"] for each in study.user_attrs.get("imports", ())]
-    words = [
-        "recgraph",
-        "train",
-        model,
-        "--dataset",
-        dataset,
-        "--seed",
-        f"{seeds.get(trial.number, identity['seed'])}",
-    ]
-    words += [word for name in imports for word in ("--import", name)]
-    words += [
-        word
-        for each in assignments(settings_of(study, trial))
-        for word in ("--set", setting_text(*each))
-    ]
+    identity = study.user_attrs["recgraph"]
+    model = identity["model"].rpartition(":")[2]
+    dataset = study.user_attrs["source"].get("dataset", "DATASET")
+    seed = identity["seed"]
+    for test in study.user_attrs.get(UNSEALED, ()):
+        if test["trial"] == trial.number:
+            seed = test["seeds"][0]
+    words = ["recgraph", "train", model, "--dataset", dataset, "--seed", str(seed)]
+    for module in study.user_attrs["imports"]:
+        words += ["--import", module["file"] or module["module"]]
+    for name, value in assignments(settings_of(study, trial)):
+        words += ["--set", setting_text(name, value)]
     return shlex.join([*words, "--out", "runs/best"])
 
 
@@ -85,13 +75,12 @@ def described(study: Study) -> list[str]:
     and its test.
     """
     states = [trial.state.name.lower() for trial in study.get_trials(deepcopy=False)]
-    lines = [
-        f"{len(states)} trials: {', '.join(f'{states.count(each)} {each}' for each in sorted({*states}))}"
-    ]
-    best, identity = best_trial(study), study.user_attrs.get("recgraph") or {}
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(Counter(states).items()))
+    lines = [f"{len(states)} trials: {counts}"]
+    best = best_trial(study)
     if best is None:
         return [*lines, "no trial is complete"]
-    names = identity.get("metrics") or [f"value {place}" for place, _ in enumerate(best.values)]
+    names = study.user_attrs["recgraph"]["metrics"]
     values = ", ".join(
         f"{name} {value:.4f}" for name, value in zip(names, best.values, strict=True)
     )
@@ -101,11 +90,7 @@ def described(study: Study) -> list[str]:
         lines.append(
             f"it is one of {len(study.best_trials)} on the Pareto front, the best of them in {names[0]}"
         )
-    return [
-        *lines,
-        *outcomes(study),
-        *([f"to train it alone: {command(study, best)}"] if identity else []),
-    ]
+    return [*lines, *outcomes(study), f"to train it alone: {command(study, best)}"]
 
 
 def importances(study: Study) -> list[dict[str, Any]]:
@@ -115,69 +100,66 @@ def importances(study: Study) -> list[dict[str, Any]]:
     Empty with fewer than four complete trials, or where they do not differ.
     """
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+    from optuna.trial import TrialState
 
-    complete = [
-        trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"
-    ]
-    values = {trial.values[0] for trial in complete}
-    if len(complete) < 4 or len(values) < 2 or not all(map(math.isfinite, values)):
+    if len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < _FEWEST_TRIALS:
         return []
-    evaluator = FanovaImportanceEvaluator(seed=0)
     try:
-        found = get_param_importances(
-            study, evaluator=evaluator, target=lambda trial: float(trial.values[0])
+        shares = get_param_importances(
+            study,
+            evaluator=FanovaImportanceEvaluator(seed=0),
+            target=lambda trial: float(trial.values[0]),
         )
-    except (
-        RuntimeError
-    ):  # no tree splits: one setting alone, or values that are equal to the last digits
+    except RuntimeError:
+        # no tree splits: one setting alone, or values that are equal to the last digits
         return []
-    return [{"parameter": name, "importance": share} for name, share in found.items()]
+    return [{"parameter": name, "importance": share} for name, share in shares.items()]
 
 
-def _last(study: Study) -> dict[str, Any]:
+def _last_test(study: Study) -> dict[str, Any]:
     """The newest test; empty where the test part is sealed."""
-    tested = study.user_attrs.get(UNSEALED)
-    return dict(tested[-1]) if tested else {}
+    return dict(study.user_attrs.get(UNSEALED, [{}])[-1])
 
 
 def outcomes(study: Study) -> list[str]:
     """Lines with the difference of the tuned and the default configuration on test, its interval
     and its p-value; or why the default configuration was not trained; first, where the test is of
     an earlier best trial, that it is."""
-    last, best, lines = _last(study), best_trial(study), list[str]()
-    if last and best is not None and last["trial"] != best.number:
+    test = _last_test(study)
+    best = best_trial(study)
+    if not test or best is None:
+        return []
+    lines = []
+    if test["trial"] != best.number:
         lines.append(
-            f"trial {best.number} is not tested yet (--test-seeds 3 tests it): the test is of trial {last['trial']}"
+            f"trial {best.number} is not tested yet (--test-seeds 3 tests it): the test is of trial {test['trial']}"
         )
-    if (why := last.get("default_not_trained")) is not None:
-        return [*lines, f"the default configuration cannot be trained: {why}"]
-    comparison = last.get("comparison") or {}
-    return lines + [
-        f"test, seen items {'kept' if seen == 'keep' else 'excluded'}: tuned less default {each['metric']} "
-        f"{each['difference']:+.4f} ({each['confidence']:.0%} interval {each['low']:+.4f} to {each['high']:+.4f}, "
-        f"p = {each['p']:.2g}, {each['n_users']} users): {_conclusion(each)}"
-        for seen, each in comparison.items()
-    ]
+    if "default_not_trained" in test:
+        lines.append(f"the default configuration cannot be trained: {test['default_not_trained']}")
+    for seen, row in (test["comparison"] or {}).items():
+        lines.append(
+            f"test, seen items {_SEEN[seen]}: tuned less default {row['metric']} {row['difference']:+.4f} "
+            f"({row['confidence']:.0%} interval {row['low']:+.4f} to {row['high']:+.4f}, p = {row['p']:.2g}, "
+            f"{row['n_users']} users): {_conclusion(row)}"
+        )
+    return lines
 
 
-def _conclusion(difference: dict[str, Any]) -> str:
-    if difference["p"] >= 1 - difference["confidence"]:
+def _conclusion(row: dict[str, Any]) -> str:
+    if row["p"] >= 1 - row["confidence"]:
         return "no difference that is more than chance"
-    return "the tuned one is better" if difference["difference"] > 0 else "the tuned one is worse"
+    return "the tuned one is better" if row["difference"] > 0 else "the tuned one is worse"
 
 
 def test_rows(study: Study) -> list[dict[str, Any]]:
     """One row a test metric: of the best and of the default configuration, means over seeds."""
-    results = _last(study).get("results", {})
+    results = _last_test(study).get("results", {})
     rows = []
     for seen, metrics in results.get("tuned", {}).items():
         for name, tuned in metrics.items():
             row = {"metric": name, "seen": seen, "tuned": tuned["mean"], "tuned std": tuned["std"]}
-            default = results.get("default")
-            if default is not None:
-                row |= {
-                    "default": default[seen][name]["mean"],
-                    "default std": default[seen][name]["std"],
-                }
+            if "default" in results:
+                default = results["default"][seen][name]
+                row |= {"default": default["mean"], "default std": default["std"]}
             rows.append(row)
     return rows

@@ -28,6 +28,7 @@ from recgraph.config import (
     walk,
     with_none,
 )
+from recgraph.models.base import Model
 from recgraph.train.config import distribute
 
 if TYPE_CHECKING:
@@ -35,9 +36,11 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 Parts = Mapping[str, type[Config]]
+#: dotted name of a setting -> its field and value
+Fields = Mapping[str, tuple[FieldInfo, Any]]
 #: the key that says whether fields that the space does not name are searched
 REST = "*"
-_RANGE = ("low", "high", "log", "step", "choices")
+_RANGE = {"low", "high", "log", "step", "choices"}
 #: types of choices that a storage takes as they are; others (lists, tables) are stored as JSON
 _PLAIN = (bool, int, float, str, type(None))
 _MOST_WHOLE_NUMBERS = 20
@@ -75,20 +78,18 @@ class Dimension:
 
         try:
             if self.choices is not None:
-                return CategoricalDistribution([_encode(choice) for choice in self.choices])
+                return CategoricalDistribution(list(map(_encode, self.choices)))
             if self.whole:
-                low, high, step = (
-                    self._whole(value) for value in (self.low, self.high, self.step or 1)
-                )
-                return IntDistribution(low, high, log=self.log, step=step)
-            return FloatDistribution(
-                float(self.low),  # type: ignore[arg-type]
-                float(self.high),  # type: ignore[arg-type]
-                log=self.log,
-                step=self.step,
-            )
+                step = int(self.step or 1)
+                return IntDistribution(self.low, self.high, log=self.log, step=step)  # type: ignore[arg-type]
+            return FloatDistribution(self.low, self.high, log=self.log, step=self.step)  # type: ignore[arg-type]
         except (TypeError, ValueError) as error:
             raise ConfigError(f"space of {self.name!r}: {error}") from None
+
+    @property
+    def extremes(self) -> tuple[Any, ...]:
+        """Both ends, or all choices."""
+        return self.choices or (self.low, self.high)
 
     def suggest(self, trial: Trial) -> Any:
         """A trial's value."""
@@ -98,16 +99,12 @@ class Dimension:
         suggest: Any = trial.suggest_int if self.whole else trial.suggest_float
         return suggest(self.name, found.low, found.high, step=found.step, log=found.log)
 
-    def _whole(self, value: Any) -> int:
-        if value != int(value):
-            raise ValueError(f"{value!r} is no whole number")
-        return int(value)
-
     def decode(self, value: Any) -> Any:
         """A sampled value as the field takes it."""
         if self.choices is None:
             return value
-        return next(choice for choice in self.choices if _same(_encode(choice), value))
+        encoded = list(map(_encode, self.choices))
+        return self.choices[encoded.index(value)]
 
     def encode(self, value: Any) -> Any:
         """The inverse of :meth:`decode`.
@@ -116,11 +113,8 @@ class Dimension:
             ValueError: the value is not in this dimension.
         """
         encoded = _encode(value)
-        if self.choices is not None:
-            inside = any(_same(_encode(choice), encoded) for choice in self.choices)
-        else:
-            inside = isinstance(value, int | float) and bool(self.distribution._contains(value))
-        if not inside:
+        distribution = self.distribution
+        if not distribution._contains(distribution.to_internal_repr(encoded)):
             raise ValueError(f"{self.name} = {value!r} is outside of its space")
         return encoded
 
@@ -131,38 +125,33 @@ class Dimension:
             ConfigError: the range is continuous, or of very many whole numbers.
         """
         if self.choices is not None:
-            # one that is given twice is one, but True is not 1
-            return [
-                *{
-                    (isinstance(each, bool), each): each for each in map(_encode, self.choices)
-                }.values()
-            ]
-        assert self.low is not None
-        assert self.high is not None
-        few = self.whole and not self.log and self.high - self.low < _MOST_WHOLE_NUMBERS
-        if self.step is None and not few:
+            return list(dict.fromkeys(map(_encode, self.choices)))
+        found: Any = self.distribution
+        width = found.high - found.low
+        is_short = self.whole and width < _MOST_WHOLE_NUMBERS
+        if self.step is None and not is_short:
             raise ConfigError(
                 f"a grid needs choices or a step for {self.name!r}: {self.name} = [...] in the space"
             )
-        step = self.step or 1
-        values = np.arange(int((self.high - self.low) / step + 1e-9) + 1) * step + self.low
-        return [int(value) if self.whole else round(float(value), 12) for value in values]
+        values = np.arange(int(width / found.step + 1e-9) + 1) * found.step + found.low
+        return [round(value, 12) for value in values.tolist()]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, without what is not set."""
-        if self.choices is not None:
-            return {"choices": list(self.choices)}
-        shown = {"low": self.low, "high": self.high, "step": self.step, "log": self.log or None}
-        return {name: value for name, value in shown.items() if value is not None}
+        defaults = asdict(Dimension(self.name, whole=self.whole))
+        values = asdict(self)
+        return {name: value for name, value in values.items() if value != defaults[name]}
 
 
 def _encode(value: Any) -> Any:
-    return value if isinstance(value, _PLAIN) else json.dumps(value, sort_keys=True)
-
-
-def _same(one: Any, other: Any) -> bool:
-    # True == 1, but they are two choices
-    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
+    """A value as a storage takes it; a part that differs from its own defaults by nothing is its
+    name, as choices are written.
+    """
+    if isinstance(value, PartConfig) and value == type(value)():
+        return value.part_name
+    if isinstance(value, _PLAIN):
+        return value
+    return json.dumps(value, sort_keys=True, default=_as_json)
 
 
 @dataclass(frozen=True)
@@ -203,42 +192,43 @@ class SearchSpace:
         if rest not in ("fixed", "searched"):
             raise ConfigError(f"space: {REST!r} = {rest!r} must be 'fixed' or 'searched'")
         named = dict(_flattened(table))
-        settled = dict(fixed)
-        is_set = {name for name, _ in assignments(fixed)}
-        if twice := sorted(name for name in named if name in is_set):
+        is_set = dict(assignments(fixed)).keys()
+        twice = sorted(named.keys() & is_set)
+        if twice:
             raise ConfigError(f"setting {twice[0]!r} is both set and in the space; leave one out")
+        settings = dict(fixed)
+        ranges = {}
         for name, value in named.items():
-            if not _is_range(value):
-                put(settled, name.split("."), value)
-        made = {part: parts[part].of(values) for part, values in distribute(settled, parts).items()}
-        tree = {
-            name: (field, value) for config in made.values() for name, field, value in walk(config)
-        }
-        if unknown := [name for name in named if name not in tree]:
-            raise ConfigError(f"space of {unknown[0]!r}: {unknown_key(unknown[0], *made.values())}")
+            if _is_range(value):
+                ranges[name] = value
+            else:
+                put(settings, name.split("."), value)
+        fields = _fields_of(_configs(settings, parts), named)
+        annotated = set()
+        if rest == "searched":
+            annotated = _annotated(fields) - named.keys() - is_set
         dimensions: dict[str, Dimension] = {}
-        for name, (field, _) in tree.items():
-            if name in named and _is_range(named[name]):
-                dimensions[name] = _dimension(name, field, named[name])
-            elif rest == "fixed" or search_of(field) is None or name in named or name in is_set:
-                continue
-            elif not _is_within(name, {*dimensions}):
+        for name, (field, _) in fields.items():
+            if name in ranges:
+                dimensions[name] = _dimension(name, field, ranges[name])
+            elif name in annotated and not _is_within(name, dimensions):
                 dimensions[name] = _dimension(name, field, {})
         if not dimensions:
             raise ConfigError("the space is empty: give ranges in the space (--space FILE)")
         for name in dimensions:
-            _write_lists(settled, name, tree)
-        space = cls(parts, dimensions, settled, {name: value for name, (_, value) in tree.items()})
-        for name, dimension in dimensions.items():
-            space._check(name, dimension)
+            _write_lists(settings, name, fields)
+        defaults = {name: value for name, (_, value) in fields.items()}
+        space = cls(parts, dimensions, settings, defaults)
+        for dimension in dimensions.values():
+            space._check(dimension)
         return space
 
     def settings(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The settings, as a tree, for sampled parameters (``trial.params``)."""
-        found = dict(self.fixed)
+        settings = dict(self.fixed)
         for name, dimension in self.dimensions.items():
-            put(found, name.split("."), dimension.decode(params[name]))
-        return found
+            put(settings, name.split("."), dimension.decode(params[name]))
+        return settings
 
     def default(self) -> dict[str, Any] | None:
         """The parameters of the default configuration; None where a default is outside of the
@@ -246,8 +236,8 @@ class SearchSpace:
         """
         try:
             return {
-                name: each.encode(_plain(self.defaults[name]))
-                for name, each in self.dimensions.items()
+                name: dimension.encode(self.defaults[name])
+                for name, dimension in self.dimensions.items()
             }
         except ValueError:
             return None
@@ -261,25 +251,46 @@ class SearchSpace:
         }
         return {"searched": searched, "fixed": dict(self.fixed)}
 
-    def _check(self, name: str, dimension: Dimension) -> None:
+    def _check(self, dimension: Dimension) -> None:
         """There must be such a range, and every end or choice must be a value that the field
         allows.
         """
         dimension.distribution  # noqa: B018 (it checks)
-        for value in dimension.choices or (dimension.low, dimension.high):
-            tree = dict(self.fixed)
-            put(tree, name.split("."), int(value) if dimension.whole else value)
+        for value in dimension.extremes:
+            settings = dict(self.fixed)
+            put(settings, dimension.name.split("."), value)
             try:
-                for part, values in distribute(tree, self.parts).items():
-                    self.parts[part].of(values)
+                _configs(settings, self.parts)
             except ConfigError as error:
-                raise ConfigError(f"space of {name!r}: {error}") from None
+                raise ConfigError(f"space of {dimension.name!r}: {error}") from None
+
+
+def _configs(settings: Mapping[str, Any], parts: Parts) -> list[Config]:
+    """The configurations of all parts with their share of the settings."""
+    return [parts[part].of(values) for part, values in distribute(settings, parts).items()]
+
+
+def _fields_of(configs: list[Config], named: Mapping[str, Any]) -> Fields:
+    """The fields of some configurations, among which the named ones must be."""
+    fields = {}
+    for config in configs:
+        for name, field, value in walk(config):
+            fields[name] = (field, value)
+    for name in named:
+        if name not in fields:
+            raise ConfigError(f"space of {name!r}: {unknown_key(name, *configs)}")
+    return fields
+
+
+def _annotated(fields: Fields) -> set[str]:
+    """The names of the fields with a search range."""
+    return {name for name, (field, _) in fields.items() if search_of(field) is not None}
 
 
 def _is_range(value: Any) -> bool:
-    return isinstance(value, list | tuple) or (
-        isinstance(value, Mapping) and set(value) <= set(_RANGE)
-    )
+    if isinstance(value, Mapping):
+        return value.keys() <= _RANGE
+    return isinstance(value, list | tuple)
 
 
 def _flattened(table: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
@@ -287,72 +298,59 @@ def _flattened(table: Mapping[str, Any], within: str = "") -> Iterator[tuple[str
     part.
     """
     for name, value in table.items():
-        is_table = isinstance(value, Mapping) and "name" not in value and value
-        if is_table and not _is_range(value):
+        if isinstance(value, Mapping) and "name" not in value and not _is_range(value):
             yield from _flattened(value, f"{within}{name}.")
         else:
             yield f"{within}{name}", value
 
 
-def _is_within(name: str, names: set[str]) -> bool:
-    """Whether a setting is one of these, or lies within one of them."""
-    path = name.split(".")
-    return any(".".join(path[:n]) in names for n in range(1, len(path) + 1))
+def _is_within(name: str, names: Mapping[str, Any]) -> bool:
+    """Whether a setting lies within one of these."""
+    return any(name.startswith(f"{other}.") for other in names)
 
 
-def _write_lists(
-    settings: dict[str, Any], name: str, tree: Mapping[str, tuple[FieldInfo, Any]]
-) -> None:
+def _write_lists(settings: dict[str, Any], name: str, fields: Fields) -> None:
     """Write the parts of a field that holds several into the settings, for one of theirs to be
     set.
     """
     path = name.split(".")
     for n in range(1, len(path)):
-        place = ".".join(path[:n])
-        if place in tree and isinstance(tree[place][1], tuple):
-            put(settings, path[:n], [each.model_dump(mode="json") for each in tree[place][1]])
+        _, value = fields.get(".".join(path[:n]), (None, None))
+        if isinstance(value, tuple):
+            put(settings, path[:n], [part.model_dump(mode="json") for part in value])
 
 
 def _dimension(name: str, field: FieldInfo, given: Any) -> Dimension:
     """The dimension of a field by what the space says of it."""
     if isinstance(given, list | tuple):
         return Dimension(name, choices=tuple(given))
-    written = asdict(search_of(field) or Search())
-    if given:  # a range replaces choices, a log scale replaces steps
-        written["choices"] = None
-        written["step"] = None if given.get("log") else written["step"]
-        written["log"] = written["log"] and "step" not in given
-    merged = {**written, **given}
-    if (choices := merged.pop("choices")) is not None:
-        return Dimension(name, choices=tuple(choices))
+    values = asdict(search_of(field) or Search())
+    if given:
+        values["choices"] = None  # a range replaces them
+    if given.get("log"):
+        values["step"] = None
+    if "step" in given:
+        values["log"] = False
+    values |= given
+    if values["choices"] is not None:
+        return Dimension(name, choices=tuple(values["choices"]))
     types = {field.annotation, *get_args(field.annotation)}
-    return Dimension(name, **merged, whole=int in types and float not in types)
+    return Dimension(name, **values, whole=int in types and float not in types)
 
 
-def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+def plain(settings: Mapping[str, Any] | None) -> dict[str, Any]:
     """Settings or a space as JSON keeps them: numbers of numpy as numbers, parts as tables."""
-
-    def read(value: Any) -> Any:
-        if isinstance(value, np.generic | np.ndarray):
-            return value.tolist()
-        if isinstance(value, Config):
-            return value.model_dump(mode="json")
-        if hasattr(value, "key") and isinstance(
-            getattr(value, "config", None), Config
-        ):  # a model among others
-            return {"name": value.key(), **value.config.model_dump(mode="json")}
-        raise ConfigError(
-            f"settings: a study keeps numbers, texts, lists and tables, not {shown(value)}"
-        )
-
-    found: dict[str, Any] = json.loads(json.dumps(dict(settings), default=read))
-    return found
+    text = json.dumps(dict(settings or {}), default=_as_json)
+    return dict(json.loads(text))
 
 
-def _plain(value: Any) -> Any:
-    """A default as choices are written: a part that differs from its own defaults by nothing as its
-    name.
-    """
-    if isinstance(value, PartConfig):
-        return value.part_name if value == type(value)() else value.model_dump(mode="json")
-    return list(value) if isinstance(value, tuple) else value
+def _as_json(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Config):
+        return value.model_dump(mode="json")
+    if isinstance(value, Model):  # one model among others
+        return {"name": value.key(), **value.config.model_dump(mode="json")}
+    raise ConfigError(
+        f"settings: a study keeps numbers, texts, lists and tables, not {shown(value)}"
+    )

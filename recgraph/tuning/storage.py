@@ -19,7 +19,7 @@ from recgraph.files import locked, read_object
 
 if TYPE_CHECKING:
     from optuna import Study
-    from optuna.storages import BaseStorage, RetryHeartbeatStaleTrialCallback
+    from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 
 JOURNAL, SQLITE = "journal:///", "sqlite:///"
 _POSTGRES = ("postgresql://", "postgres://", "postgresql+psycopg://")
@@ -29,7 +29,8 @@ INTERVAL, GRACE = 15, 60
 RETRIES = 3
 #: seconds that SQLite waits for another writer
 _PATIENCE = 60
-_PASSWORD = re.compile(r"(\w+://[^/?#\s:]*:).*@|((?:ssl)?password=)[^&\s]*", re.IGNORECASE)
+_PASSWORD_OF_USER = re.compile(r"(\w+://[^/?#\s:]*:).*@")
+_PASSWORD_IN_QUERY = re.compile(r"(password=)[^&\s]*", re.IGNORECASE)
 
 
 class StorageFailed(RuntimeError):
@@ -40,7 +41,7 @@ class StorageFailed(RuntimeError):
 
 def without_password(text: str) -> str:
     """A URL, or a text with one in it, as it may be shown."""
-    return _PASSWORD.sub(lambda found: f"{found[1]}***@" if found[1] else f"{found[2]}***", text)
+    return _PASSWORD_IN_QUERY.sub(r"\1***", _PASSWORD_OF_USER.sub(r"\1***@", text))
 
 
 def retry(most: int | None) -> RetryHeartbeatStaleTrialCallback:
@@ -70,7 +71,8 @@ class StudyStorage:
             return nullcontext()
         if self.url.startswith(_POSTGRES):
             return _advisory_lock(self.url, what)
-        return locked(_file_of(self.url).with_name(f"{_file_of(self.url).name}.{what}.lock"))
+        path = _file_of(self.url)
+        return locked(path.with_name(f"{path.name}.{what}.lock"))
 
     @property
     def dashboard(self) -> str:
@@ -85,10 +87,11 @@ class StudyStorage:
 
     def close(self) -> None:
         """Close the connections."""
+        from optuna.storages import RDBStorage
+
         self.optuna.remove_session()
-        backend = getattr(self.optuna, "_backend", self.optuna)
-        if (engine := getattr(backend, "engine", None)) is not None:
-            engine.dispose()
+        if isinstance(self.optuna, RDBStorage):
+            self.optuna.engine.dispose()
 
 
 def open_storage(url: str | None, folder: Path | None = None) -> StudyStorage:
@@ -105,52 +108,60 @@ def open_storage(url: str | None, folder: Path | None = None) -> StudyStorage:
         StorageFailed: the file is something else, or the database cannot be reached.
     """
     from optuna.exceptions import ExperimentalWarning
-    from optuna.storages import InMemoryStorage, JournalStorage, RDBStorage
-    from optuna.storages.journal import JournalFileBackend
+    from optuna.storages import InMemoryStorage
 
-    if url is None and folder is not None:
-        url = f"{JOURNAL}{folder / 'study.journal'}"
     if url is None:
-        return StudyStorage(InMemoryStorage(), "")
-    own: dict[str, Any] = {
-        "heartbeat_interval": INTERVAL,
-        "grace_period": GRACE,
-        "heartbeat_stale_trial_callback": retry(RETRIES),
-    }
+        if folder is None:
+            return StudyStorage(InMemoryStorage(), "")
+        url = f"{JOURNAL}{folder / 'study.journal'}"
     with naming_storage(url), warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # of heartbeats
         if url.startswith(JOURNAL) or url.endswith(".journal"):
-            path = _file_of(url).resolve()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                return StudyStorage(
-                    JournalStorage(JournalFileBackend(str(path))), f"{JOURNAL}{path}"
-                )
-            except (
-                ValueError,
-                LookupError,
-                TypeError,
-            ) as error:  # lines that are none of a journal
-                raise _failed(url, error) from None
+            return _open_journal(_file_of(url).resolve())
         if url.startswith(SQLITE):
-            path = _file_of(url).resolve()
-            with locked(
-                path.with_name(f"{path.name}.trials.lock")
-            ):  # two processes must not make the tables at once
-                made = RDBStorage(
-                    f"{SQLITE}{path}", engine_kwargs={"connect_args": {"timeout": _PATIENCE}}, **own
-                )
-            return StudyStorage(made, f"{SQLITE}{path}")
+            return _open_sqlite(_file_of(url).resolve())
         if url.startswith(_POSTGRES):
-            with _advisory_lock(url, "trials"):
-                made = RDBStorage(
-                    f"postgresql+psycopg://{url.partition('://')[2]}",
-                    engine_kwargs={"pool_pre_ping": True},
-                    **own,
-                )
-            return StudyStorage(made, url)
+            return _open_postgres(url)
     kinds = "journal:///PATH, sqlite:///PATH or postgresql://USER@HOST/DATABASE"
     raise ConfigError(f"storage = {without_password(url)!r} must be {kinds}")
+
+
+def _open_journal(path: Path) -> StudyStorage:
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    url = f"{JOURNAL}{path}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return StudyStorage(JournalStorage(JournalFileBackend(str(path))), url)
+    except (ValueError, LookupError, TypeError) as error:  # lines that are none of a journal
+        raise _failed(url, error) from None
+
+
+def _open_sqlite(path: Path) -> StudyStorage:
+    url = f"{SQLITE}{path}"
+    # two processes must not make the tables at once
+    with locked(path.with_name(f"{path.name}.trials.lock")):
+        storage = _database(url, connect_args={"timeout": _PATIENCE})
+    return StudyStorage(storage, url)
+
+
+def _open_postgres(url: str) -> StudyStorage:
+    with _advisory_lock(url, "trials"):
+        storage = _database(f"postgresql+psycopg://{url.partition('://')[2]}", pool_pre_ping=True)
+    return StudyStorage(storage, url)
+
+
+def _database(url: str, **engine: Any) -> RDBStorage:
+    from optuna.storages import RDBStorage
+
+    return RDBStorage(
+        url,
+        engine_kwargs=engine,
+        heartbeat_interval=INTERVAL,
+        grace_period=GRACE,
+        heartbeat_stale_trial_callback=retry(RETRIES),
+    )
 
 
 @contextmanager
@@ -168,30 +179,22 @@ def naming_storage(url: str) -> Iterator[None]:
         yield
     except Exception as error:
         package = type(error).__module__.partition(".")[0]
-        if isinstance(error, StorageInternalError | sqlite3.Error) or package in (
-            "sqlalchemy",
-            "psycopg",
-        ):
+        is_driver = package in ("sqlalchemy", "psycopg")
+        if is_driver or isinstance(error, StorageInternalError | sqlite3.Error):
             raise _failed(url, error) from None
         raise
 
 
 def _failed(url: str, error: Exception) -> StorageFailed:
-    said = without_password(f"{error.__cause__ or error}".partition("\n")[0])
+    reason = without_password(f"{error.__cause__ or error}".partition("\n")[0])
     return StorageFailed(
-        f"the storage {without_password(url)} failed: {said}; see that it can be reached and is one of Optuna's, then "
-        "give the same command again"
+        f"the storage {without_password(url)} failed: {reason}; see that it can be reached and is "
+        "one of Optuna's, then give the same command again"
     )
 
 
 def _file_of(url: str) -> Path:
     return Path(url.removeprefix(JOURNAL).removeprefix(SQLITE))
-
-
-def located(place: str, folder: Path) -> str:
-    """The place of a study, or a storage's URL, with its path from a folder on."""
-    kind = next((kind for kind in (JOURNAL, SQLITE) if place.startswith(kind)), "")
-    return place if "://" in place and not kind else f"{kind}{folder / place.removeprefix(kind)}"
 
 
 @contextmanager
@@ -229,10 +232,8 @@ def find_study(place: str, name: str | None = None) -> Iterator[tuple[Study, Stu
     url = place
     if Path(place).is_dir():
         known = read_object(Path(place) / "study.json")
-        url, name = (
-            known.get("storage") or f"{JOURNAL}{Path(place) / 'study.journal'}",
-            name or known["study"],
-        )
+        url = known["storage"]
+        name = name or known["study"]
     if not url.startswith(_POSTGRES) and not _file_of(url).is_file():
         raise FileNotFoundError(
             f"{without_password(place)!r} is neither a study's folder nor a storage that exists"
@@ -241,10 +242,11 @@ def find_study(place: str, name: str | None = None) -> Iterator[tuple[Study, Stu
     try:
         with naming_storage(url):
             names = sorted(optuna.get_all_study_names(storage.optuna))
-        name = names[0] if name is None and len(names) == 1 else name
+        if name is None and len(names) == 1:
+            name = names[0]
         if name not in names:
             raise ValueError(
-                f"study = {name!r} is not in the storage, which holds {', '.join(names) or 'none'}"
+                f"study = {name!r} is not in the storage, which holds {', '.join(names)}"
             )
         yield optuna.load_study(study_name=name, storage=storage.optuna), storage
     finally:

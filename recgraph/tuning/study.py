@@ -7,7 +7,8 @@ from __future__ import annotations
 import datetime as dt
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,9 +19,9 @@ from pydantic import Field
 from recgraph import parallel, registry
 from recgraph.config import checked
 from recgraph.data.split import SealedSplit, Split, without_test_data
-from recgraph.evaluate.metrics import DEFAULT_METRICS, split_metric
-from recgraph.evaluate.results import Results
-from recgraph.evaluate.significance import over_users
+from recgraph.evaluate.metrics import DEFAULT_METRICS
+from recgraph.evaluate.results import Result, Results
+from recgraph.evaluate.significance import TooFewPairs, over_users
 from recgraph.files import contents, read_object, read_toml, write_frame, write_json
 from recgraph.models.base import Model
 from recgraph.pages import print_note
@@ -47,6 +48,7 @@ from recgraph.tuning.trials import (
 
 if TYPE_CHECKING:
     from optuna import Study
+    from optuna.trial import FrozenTrial
 else:
     Study = Any  # optuna is imported when a study is opened
 
@@ -134,73 +136,105 @@ def tune(
     place = engine or parallel.Engine()
     if workers is not None:
         place = parallel.Engine.of(place.model_dump() | {"workers": workers})
-    fixed = dict(settings or {})
-    if isinstance(model, Model):
-        fixed, model = {**model.config.model_dump(exclude_unset=True), **fixed}, type(model)
-    cls: type[Model] = registry.load("model", model) if isinstance(model, str) else model
-    metrics = (metric,) if isinstance(metric, str) else metric
-    if objective is None:
-        metrics = tuple(dict.fromkeys(objectives.canonical(name) for name in metrics))
-    plan = Plan(
-        study or f"{cls.key()}-{'-'.join(metrics)}",
-        cls,
-        metrics,
-        n_trials,
-        plain(fixed),
-        read_toml(Path(space)) if isinstance(space, str | Path) else plain(space or {}),
-        sampler or ("nsga2" if len(metrics) > 1 else "tpe"),
-        pruner or "none",
-        seed,
-        device,
-        Path(out).resolve() if out is not None else None,
-        objective,
-        source_of(split, source),
-    )
-    if pruner is None and plan.can_prune:
-        plan = replace(plan, pruner="median")
-    identity = _identity(plan, split)
     if engine is None:
         pick_device(device)  # one that is not there is an error before the study exists
+    if progress is None:
+        progress = sys.stderr.isatty()
+    plan = _plan(
+        model,
+        metric,
+        settings,
+        space,
+        study=study,
+        n_trials=n_trials,
+        sampler=sampler,
+        pruner=pruner,
+        seed=seed,
+        device=device,
+        out=out,
+        objective=objective,
+        source=source_of(split, source),
+    )
+    identity = _identity(plan, split)
     if plan.folder is not None:
         _check_folder(plan.folder, plan.study)
-    shown = sys.stderr.isatty() if progress is None else progress
     opened = open_storage(storage, plan.folder)
     try:
         with naming_storage(opened.url):
-            found = _open(plan, opened, identity)
-            run_trials(plan, opened, split, place, shown)
+            optuna_study = _open(plan, opened, identity)
+            run_trials(plan, opened, split, place, progress)
             if test_seeds:
-                _test_the_best(plan, found, opened, split, test_seeds, place, shown)
+                _test_the_best(plan, optuna_study, opened, split, test_seeds, place, progress)
     finally:
-        if plan.folder is not None:
-            opened.close()
-    return found
+        opened.close()
+    return optuna_study
+
+
+def _plan(
+    model: str | type[Model] | Model,
+    metric: str | tuple[str, ...],
+    settings: Mapping[str, Any] | None,
+    space: Mapping[str, Any] | str | Path | None,
+    *,
+    study: str | None,
+    sampler: str | None,
+    pruner: str | None,
+    out: str | Path | None,
+    objective: Objective | None,
+    **others: Any,
+) -> Plan:
+    """The plan of a call of :func:`tune`, with its defaults; ``others``: fields of the plan."""
+    fixed = plain(settings)
+    if isinstance(model, Model):
+        fixed = {**plain(model.config.model_dump(exclude_unset=True)), **fixed}
+        model = type(model)
+    if isinstance(model, str):
+        model = registry.load("model", model)
+    cls: type[Model] = model  # type: ignore[assignment]
+    metrics = (metric,) if isinstance(metric, str) else metric
+    if objective is None:
+        metrics = tuple(dict.fromkeys(map(objectives.canonical, metrics)))
+    if isinstance(space, str | Path):
+        space = read_toml(Path(space))
+    plan = Plan(
+        study=study or f"{cls.key()}-{'-'.join(metrics)}",
+        model=cls,
+        metrics=metrics,
+        fixed=fixed,
+        given=plain(space),
+        objective=objective,
+        **others,
+    )
+    if sampler is None:
+        sampler = "nsga2" if len(metrics) > 1 else "tpe"
+    if pruner is None:
+        pruner = "median" if plan.can_prune else "none"
+    folder = None if out is None else Path(out).resolve()
+    return replace(plan, sampler=sampler, pruner=pruner, folder=folder)
 
 
 def _identity(plan: Plan, split: Split | SealedSplit) -> dict[str, Any]:
     """The fields that identify a study, as plain values; ``features`` and ``inputs`` are digests of
     what is read beside the split."""
-    choices = {
-        each.name: list(each.choices) for each in plan.space.dimensions.values() if each.choices
-    }
-    objective: Any = (
-        plan.objective if hasattr(plan.objective, "__qualname__") else type(plan.objective)
-    )
+    features = plan.source.get("features", {})
+    choices = {name: dimension.choices for name, dimension in plan.space.dimensions.items()}
     identity = {
-        "model": f"{plan.model.__module__}:{plan.model.__qualname__}",
-        "metrics": list(plan.metrics),
-        "objective": plan.objective and f"{objective.__module__}:{objective.__qualname__}",
+        "model": _name_of(plan.model),
+        "metrics": plan.metrics,
+        "objective": None if plan.objective is None else _name_of(plan.objective),
         "space": plan.space.to_dict(),
         "split_hash": split.hash,
         "seed": plan.seed,
-        "features": {
-            name: each["sha256"]
-            for name, each in ((plan.source or {}).get("features") or {}).items()
-        },
+        "features": {name: file["sha256"] for name, file in features.items()},
         "inputs": input_digests({**plan.space.fixed, **choices}),
     }
-    found: dict[str, Any] = json.loads(json.dumps(identity))
-    return found
+    return dict(json.loads(json.dumps(identity)))
+
+
+def _name_of(value: Any) -> str:
+    """The module and the name of a class or a function, or of the class of another object."""
+    name = getattr(value, "__qualname__", type(value).__qualname__)
+    return f"{value.__module__}:{name}"
 
 
 def _open(plan: Plan, storage: StudyStorage, identity: dict[str, Any]) -> Study:
@@ -214,47 +248,52 @@ def _open(plan: Plan, storage: StudyStorage, identity: dict[str, Any]) -> Study:
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with storage.exclusive():
-        made = optuna.create_study(
+        study = optuna.create_study(
             study_name=plan.study,
             storage=storage.optuna,
             directions=plan.directions,
             load_if_exists=True,
         )
-        there = made.user_attrs.get("recgraph")
-        if there is None:
-            default = plan.space.default()
-            if (
-                default is not None
-                and plan.sampler != "grid"
-                and not made.get_trials(deepcopy=False)
-            ):
-                made.enqueue_trial(default)
-            made.set_user_attr(
-                "recgraph", identity
-            )  # last: a study that was killed before is begun again
-            made.set_user_attr("source", plan.source)
-        elif differing := [name for name, value in identity.items() if there.get(name) != value]:
+        known = study.user_attrs.get("recgraph")
+        if known is None:
+            _begin(plan, study, identity)
+        elif known != identity:
+            differing = [name for name, value in identity.items() if known.get(name) != value]
             raise ValueError(
                 f"study {plan.study!r} exists with another {', '.join(differing)}; go on with the same ones, or give "
                 "the new study another folder (--out) and name (--study)"
             )
-        made.set_user_attr("imports", registry.imported())
-        made.set_user_attr("selecting", plan.selecting if plan.is_trained else None)
-        made.set_user_attr(
+        study.set_user_attr("imports", registry.imported())
+        study.set_user_attr("selecting", plan.selection.get("metric"))
+        study.set_user_attr(
             "asked", {"n_trials": plan.n_trials, "sampler": plan.sampler, "pruner": plan.pruner}
         )
         if plan.folder is not None:
-            known = {"study": plan.study, "storage": without_password(storage.url)}
-            write_json(known, plan.folder / "study.json")
+            place = {"study": plan.study, "storage": without_password(storage.url)}
+            write_json(place, plan.folder / "study.json")
     return load_study(plan, storage)
+
+
+def _begin(plan: Plan, study: Study, identity: dict[str, Any]) -> None:
+    """Queue the default configuration, and write what the study is."""
+    default = plan.space.default()
+    if default is not None and plan.sampler != "grid":
+        study.enqueue_trial(default, skip_if_exists=True)
+    study.set_user_attr("source", plan.source)
+    # last: a study that was killed before is begun again
+    study.set_user_attr("recgraph", identity)
 
 
 def _check_folder(folder: Path, study: str) -> None:
     """Refuse the folder of another study, and one that holds something else."""
-    if (folder / "study.json").exists():
-        if (name := read_object(folder / "study.json")["study"]) != study:
+    file = folder / "study.json"
+    if file.exists():
+        name = read_object(file)["study"]
+        if name != study:
             raise ValueError(f"{folder} holds the study {name!r}; give another folder to {study!r}")
-    elif others := {name for name in contents(folder) if not name.startswith("study.")}:
+        return
+    others = [name for name in contents(folder) if not name.startswith("study.")]
+    if others:
         raise ValueError(
             f"{folder} exists and holds no study ({min(others)}); give an empty or new folder"
         )
@@ -283,55 +322,46 @@ def _test_the_best(
         return
     with storage.exclusive("test"):
         tests: list[dict[str, Any]] = study.user_attrs.get(UNSEALED, [])
-        fitting = [
-            each for each in tests if each["trial"] == best.number and each["n_seeds"] >= n_seeds
-        ]
-        if not fitting:
-            fitting = [_train_and_test(plan, study, split, n_seeds, engine, progress)]
-            study.set_user_attr(UNSEALED, [*tests, *fitting])
+        result = None
+        for test in tests:
+            if test["trial"] == best.number and test["n_seeds"] >= n_seeds:
+                result = test
+        if result is None:
+            result = _train_and_test(plan, study, best, split, n_seeds, engine, progress)
+            study.set_user_attr(UNSEALED, [*tests, result])
         if plan.folder is not None:
-            known = {
-                name: value
-                for name, value in study.user_attrs.items()
-                if name in ("recgraph", "imports")
-            }
-            write_json({**fitting[0], **known, "source": plan.source}, plan.folder / RESULT)
+            known = {name: study.user_attrs[name] for name in ("recgraph", "imports")}
+            write_json({**result, **known, "source": plan.source}, plan.folder / RESULT)
 
 
 def _train_and_test(
     plan: Plan,
     study: Study,
+    best: FrozenTrial,
     split: Split | SealedSplit,
     n_seeds: int,
     engine: parallel.Engine,
     progress: bool,
 ) -> dict[str, Any]:
     """What the study records of a test."""
-    best = best_trial(study)
-    assert best is not None
+
+    def train(folder: str, settings: Mapping[str, Any]) -> list[Run]:
+        return _train(plan, folder, settings, n_seeds, split, engine, progress)
+
+    default = dict(plan.space.fixed)
     configurations = {"tuned": plan.space.settings(best.params)}
-    if plan.space.default() != best.params:
-        configurations["default"] = dict(plan.space.fixed)
-    runs: dict[str, list[Run]] = {}
+    runs = {"tuned": train(f"trial-{best.number:04d}", configurations["tuned"])}
     untrained = {}
-    for name, settings in configurations.items():
-        place = (
-            plan.folder / "final" / (f"trial-{best.number:04d}" if name == "tuned" else name)
-            if plan.folder
-            else None
-        )
+    if plan.space.default() != best.params:
+        configurations["default"] = default
         try:
-            runs[name] = _train(plan, name, settings, place, n_seeds, split, engine, progress)
+            runs["default"] = train("default", default)
         except Exception as error:
-            # the search may never have tried the default configuration
-            cause = (
-                error.__cause__
-                if isinstance(error, parallel.TaskFailed) and error.__cause__
-                else error
-            )
-            if name == "tuned" or not cannot_be_trained(cause):
+            # the search may never have tried it
+            cause = error.__cause__ or error
+            if not cannot_be_trained(cause):
                 raise
-            untrained = {"default_not_trained": f"{cause}" or type(cause).__name__}
+            untrained["default_not_trained"] = str(cause) or type(cause).__name__
     # everything is chosen and trained: now, and only now, the test part
     tested = {name: _test(plan, own) for name, own in runs.items()}
     return {
@@ -352,37 +382,31 @@ def _train(
     plan: Plan,
     name: str,
     settings: Mapping[str, Any],
-    place: Path | None,
     n_seeds: int,
     split: Split | SealedSplit,
     engine: parallel.Engine,
     progress: bool,
 ) -> list[Run]:
-    """The runs of a configuration, those that are done opened; workers of other processes hold no
-    test data.
+    """The runs of a configuration, those that are done opened; those of a study with a folder are
+    trained by workers that hold no test data.
     """
-    trainings = [
-        (settings, derive(plan.seed, "final", number) % 2**31, place and place / f"seed-{number}")
-        for number in range(n_seeds)
-    ]
-    missing = [
-        each for each in trainings if each[2] is None or not (each[2] / "record.json").exists()
-    ]
-    if progress and missing:
-        print_note(f"last trainings: {name}, {len(missing)} seeds")
-    if plan.folder is not None and missing and (engine.name != "local" or engine.size > 1):
-        pieces = [parallel.Piece(f"{name}, seed {each[1]}", each) for each in missing]
-        for _ in parallel.map(_train_one, pieces, (plan, save_split(plan, split)), engine):
-            pass
-    return [fit(plan, settings, split, seed, folder) for settings, seed, folder in trainings]
+    if progress:
+        print_note(f"last trainings: {name}, {n_seeds} seeds")
+    seeds = [derive(plan.seed, "final", number) % 2**31 for number in range(n_seeds)]
+    if plan.folder is None:
+        return [fit(plan, settings, split, seed, None) for seed in seeds]
+    folders = [plan.folder / "final" / name / f"seed-{number}" for number in range(n_seeds)]
+    trainings = list(zip(seeds, folders, strict=True))
+    pieces = [parallel.Piece(f"{name}, seed {seed}", (seed, folder)) for seed, folder in trainings]
+    list(parallel.map(_train_one, pieces, (plan, settings, save_split(plan, split)), engine))
+    return [fit(plan, settings, split, seed, folder) for seed, folder in trainings]
 
 
-def _train_one(
-    shared: tuple[Plan, Path], training: tuple[Mapping[str, Any], int, Path | None]
-) -> None:
-    (plan, split), (settings, seed, folder) = shared, training
+def _train_one(shared: tuple[Plan, Mapping[str, Any], Path], piece: tuple[int, Path]) -> None:
+    plan, settings, split_folder = shared
+    seed, folder = piece
     with without_test_data("the best configuration of a study is trained"):
-        fit(plan, settings, SealedSplit.load(split).without_test(), seed, folder)
+        fit(plan, settings, SealedSplit.load(split_folder).without_test(), seed, folder)
 
 
 def _test(plan: Plan, runs: list[Run]) -> list[Results]:
@@ -390,18 +414,19 @@ def _test(plan: Plan, runs: list[Run]) -> list[Results]:
 
     What was tuned for is always measured, beside the default metrics and cut-offs.
     """
-    names = [plan.selecting] if plan.objective is not None else [*plan.metrics, plan.selecting]
-    wanted = [split_metric(name) for name in names if name != objectives.SECONDS]
-    cutoffs = tuple(sorted({5, 10, 20, *(k for _, k in wanted if k is not None)}))
-    metrics = tuple(dict.fromkeys((*DEFAULT_METRICS, *(name for name, _ in wanted))))
-    found = [run.evaluate("test", cutoffs=cutoffs, metrics=metrics) for run in runs]
-    for run, results in zip(runs, found, strict=True):
-        for result in results if run.folder is not None else ():
-            assert run.folder is not None
-            write_frame(
-                result.users_frame(), run.folder / f"test_users_{result.protocol.seen}.parquet"
-            )
-    return found
+    names = {plan.selecting}
+    if plan.objective is None:
+        names |= {*plan.metrics} - {objectives.SECONDS}
+    metrics = (*DEFAULT_METRICS, *sorted(names))
+    tested = []
+    for run in runs:
+        results = run.evaluate("test", cutoffs=(5, 10, 20), metrics=metrics)
+        tested.append(results)
+        if run.folder is not None:
+            for result in results:
+                file = run.folder / f"test_users_{result.protocol.seen}.parquet"
+                write_frame(result.users_frame(), file)
+    return tested
 
 
 def _compare(tested: dict[str, list[Results]], metric: str) -> dict[str, Any] | None:
@@ -409,43 +434,45 @@ def _compare(tested: dict[str, list[Results]], metric: str) -> dict[str, Any] | 
     each.
 
     Returns:
-        seen-item convention -> difference, interval, p-value of the t-test, users; None where there
-        is one configuration, or the metric is not measured on test, or of fewer than two users.
+        seen-item convention -> difference, interval, p-value of the t-test, users, where at least
+        two have a value; None where there is one configuration.
     """
-    if len(tested) < 2 or np.isfinite(tested["tuned"][0][0].per_user.get(metric, [])).sum() < 2:
+    if "default" not in tested:
         return None
     comparison: dict[str, Any] = {}
-    for result in tested["tuned"][0]:
-        tuned, default = (
-            [results[result.hash] for results in tested[name]] for name in ("tuned", "default")
-        )
-        difference = over_users(default, tuned, metric)
-        comparison[result.protocol.seen] = {
-            "metric": metric,
-            "difference": difference.difference,
-            "low": difference.interval.low,
-            "high": difference.interval.high,
-            "confidence": difference.interval.confidence,
-            "p": difference.p_values["t"],
-            "n_users": difference.n,
-        }
+    pairs = zip(_by_protocol(tested["tuned"]), _by_protocol(tested["default"]), strict=True)
+    for tuned, default in pairs:
+        with suppress(TooFewPairs):
+            difference = over_users(default, tuned, metric)
+            comparison[tuned[0].protocol.seen] = {
+                "metric": metric,
+                "difference": difference.difference,
+                "low": difference.interval.low,
+                "high": difference.interval.high,
+                "confidence": difference.interval.confidence,
+                "p": difference.p_values["t"],
+                "n_users": difference.n,
+            }
     return comparison
 
 
-def _spreads(found: list[Results]) -> dict[str, Any]:
-    """seen-item convention -> metric -> mean and deviation over seeds; of one seed there is no
-    deviation.
-    """
+def _by_protocol(tested: list[Results]) -> Iterator[tuple[Result, ...]]:
+    """The results of each protocol, one a seed."""
+    return zip(*tested, strict=True)
+
+
+def _spreads(tested: list[Results]) -> dict[str, Any]:
+    """seen-item convention -> metric -> mean and deviation over seeds."""
     spreads: dict[str, Any] = {}
-    for result in found[0]:
-        metrics = [results[result.hash].metrics for results in found]
-        spreads[result.protocol.seen] = {
-            name: {
-                "mean": float(np.mean([values[name] for values in metrics])),
-                "std": float(np.std([values[name] for values in metrics], ddof=1))
-                if len(metrics) > 1
-                else None,
-            }
-            for name in metrics[0]
+    for results in _by_protocol(tested):
+        metrics = [result.metrics for result in results]
+        spreads[results[0].protocol.seen] = {
+            name: _spread([values[name] for values in metrics]) for name in metrics[0]
         }
     return spreads
+
+
+def _spread(values: list[float]) -> dict[str, float | None]:
+    """The mean and the deviation; of one value there is none."""
+    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "std": std}

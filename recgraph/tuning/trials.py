@@ -14,9 +14,12 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from recgraph import parallel
 from recgraph.config import ConfigError
@@ -44,9 +47,6 @@ if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.trial import FrozenTrial
 
-#: what a training writes in order to be resumed; the best configuration is trained again after the
-#: search
-_FOR_RESUMING = ("checkpoints", "bundle", "best.safetensors")
 #: the attribute of a trial with the machine and the lock of its worker
 _WORKER = "worker"
 #: seconds between two requests for a trial where all that are wanted run
@@ -73,11 +73,13 @@ class Reporter(Observer):
             raise optuna.TrialPruned(f"pruned after epoch {self._pruned_at}")
 
     def end_epoch(self, row: Mapping[str, Any]) -> None:
-        if self._metric in row:
-            if (epoch := int(row["epoch"])) not in self._reported:
-                self._trial.report(float(row[self._metric]), epoch)
-            if self._trial.should_prune():
-                self._pruned_at = epoch
+        if self._metric not in row:
+            return
+        epoch = int(row["epoch"])
+        if epoch not in self._reported:
+            self._trial.report(float(row[self._metric]), epoch)
+        if self._trial.should_prune():
+            self._pruned_at = epoch
 
 
 def folder_of(plan: Plan, trial: FrozenTrial) -> Path | None:
@@ -86,9 +88,8 @@ def folder_of(plan: Plan, trial: FrozenTrial) -> Path | None:
     """
     if plan.folder is None:
         return None
-    return (
-        plan.folder / "trials" / f"{int(trial.system_attrs.get('failed_trial', trial.number)):04d}"
-    )
+    number = int(trial.system_attrs.get("failed_trial", trial.number))
+    return plan.folder / "trials" / f"{number:04d}"
 
 
 def save_split(plan: Plan, split: Split | SealedSplit) -> Path:
@@ -100,10 +101,10 @@ def save_split(plan: Plan, split: Split | SealedSplit) -> Path:
     if not (folder / "split.json").exists():
         with replacing_folder(folder) as new:
             split.sealed().save(new)
-    there = read_object(folder / "split.json")["hash"]
-    if there != split.hash:
+    saved = read_object(folder / "split.json")["hash"]
+    if saved != split.hash:
         raise ValueError(
-            f"{folder} holds the split {there[:12]}, not {split.hash[:12]}; give the study a new folder"
+            f"{folder} holds the split {saved[:12]}, not {split.hash[:12]}; give the study a new folder"
         )
     return folder
 
@@ -118,22 +119,24 @@ def fit(
 ) -> Run:
     """Fit one configuration, or resume it from a folder that holds an unfinished training of it;
     InUse: another process trains into the folder."""
-    shared = distribute(settings, plan.space.parts)
-    training = {**shared.get("training", {}), "metric": plan.selecting} if plan.is_trained else {}
-    if folder is not None and folder.exists() and not (folder / "config.json").exists():
-        shutil.rmtree(folder)  # ended before it began
+    by_part = distribute(settings, plan.space.parts)
+    resume = False
+    if folder is not None:
+        resume = (folder / "config.json").exists()
+        if not resume:  # it ended before it began
+            shutil.rmtree(folder, ignore_errors=True)
     return experiment.fit(
-        plan.model(**shared["model"]),
+        plan.model(**by_part["model"]),
         split,
         seed=seed,
         out=folder,
         device=plan.device,
-        resume=folder is not None and folder.exists(),
+        resume=resume,
         progress=False,
         observers=observers,
         source=plan.source,
-        **shared.get("items", {}),
-        **training,
+        **by_part.get("items", {}),
+        **by_part.get("training", {}) | plan.selection,
     )
 
 
@@ -151,22 +154,26 @@ def run_trial(plan: Plan, trial: Trial, split: SealedSplit) -> list[float]:
     """
     import optuna
 
-    by_epoch = plan.pruner != "none" and plan.can_prune
-    observers = (Reporter(trial, plan.selecting),) if by_epoch else ()
+    observers: tuple[Observer, ...] = ()
+    if plan.can_prune and plan.pruner != "none":
+        observers = (Reporter(trial, plan.selecting),)
     folder = folder_of(plan, trial.storage.get_trial(trial._trial_id))
+    settings = plan.space.settings(trial.params)
     try:
         with without_test_data("a trial of a study runs"):
-            run = fit(plan, plan.space.settings(trial.params), split, plan.seed, folder, observers)
-            values = (
-                plan.objective(run)
-                if plan.objective is not None
-                else measure(plan.metrics, run, split)
-            )
+            run = fit(plan, settings, split, plan.seed, folder, observers)
+            if plan.objective is None:
+                values: Any = measure(plan.metrics, run, split)
+            else:
+                values = plan.objective(run)
         return _checked(values, plan.metrics)
+    except optuna.TrialPruned as error:
+        trial.set_user_attr("reason", str(error))
+        raise
     except Exception as error:
-        if not (isinstance(error, optuna.TrialPruned) or cannot_be_trained(error)):
+        if not cannot_be_trained(error):
             raise
-        trial.set_user_attr("reason", f"{error}" or type(error).__name__)
+        trial.set_user_attr("reason", str(error) or type(error).__name__)
         raise optuna.TrialPruned from error
 
 
@@ -176,44 +183,40 @@ def cannot_be_trained(error: BaseException) -> bool:
     """
     import torch
 
-    found = isinstance(error, NonFinite | ConfigError | MemoryError | torch.OutOfMemoryError)
-    return found or "allocate memory" in str(error)
+    types = NonFinite | ConfigError | MemoryError | torch.OutOfMemoryError
+    return isinstance(error, types) or "allocate memory" in str(error)
 
 
 def _checked(values: Any, metrics: Sequence[str]) -> list[float]:
     """One value for each objective, as Optuna takes them."""
     import optuna
 
-    numbers = [float(value) for value in (values if isinstance(values, Sequence) else [values])]
+    numbers: list[float] = np.atleast_1d(np.asarray(values, dtype=float)).tolist()
     if len(numbers) != len(metrics):
         raise ValueError(
             f"the objective returned {len(numbers)} values for {', '.join(metrics)}; return one for each"
         )
     for name, value in zip(metrics, numbers, strict=True):
         if not math.isfinite(value):
-            raise optuna.TrialPruned(
-                f"{name} is {'not a number' if math.isnan(value) else f'infinite ({value})'}"
-            )
+            raise optuna.TrialPruned(f"{name} is {value}, no finite number")
     return numbers
 
 
 def keep_result(plan: Plan, trial: FrozenTrial) -> None:
     """Write ``trial.json`` into a finished trial's folder, and remove what was there for resuming
-    it.
+    it: the best configuration is trained again after the search.
     """
     folder = folder_of(plan, trial)
     if folder is None:
         return
-    for path in (folder / name for name in _FOR_RESUMING):
-        if path.is_dir():
-            remove_folder(path)
-        else:
-            path.unlink(missing_ok=True)
+    remove_folder(folder / "checkpoints")
+    remove_folder(folder / "bundle")
+    (folder / "best.safetensors").unlink(missing_ok=True)
     result: dict[str, Any] = {
         "study": plan.study,
         "number": trial.number,
         "state": trial.state.name.lower(),
-        "values": dict(zip(plan.metrics, trial.values, strict=False)) if trial.values else None,
+        "values": dict(zip(plan.metrics, trial.values, strict=True)) if trial.values else None,
         "params": trial.params,
         "reason": trial.user_attrs.get("reason", ""),
     }
@@ -234,9 +237,9 @@ def load_study(plan: Plan, storage: StudyStorage) -> Study:
 
 def n_finished(study: Study) -> int:
     """How many trials are complete or pruned."""
-    return sum(
-        trial.state.name in ("COMPLETE", "PRUNED") for trial in study.get_trials(deepcopy=False)
-    )
+    from optuna.trial import TrialState
+
+    return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
 
 
 def run_trials(
@@ -256,31 +259,28 @@ def run_trials(
     if engine.name == "local" and engine.size == 1:
         _worker(shared, 0)
         return
-    pieces = (
+    pieces = [
         parallel.Piece(f"worker {number} of study {plan.study}", number)
         for number in range(engine.size)
-    )
-    for _ in parallel.map(_worker, pieces, shared, engine, ordered=False):
-        pass
+    ]
+    list(parallel.map(_worker, pieces, shared, engine, ordered=False))
 
 
 def _worker(shared: tuple[Plan, str, Path, bool], number: int) -> None:
     """A worker of a study that is kept in a folder."""
-    plan, url, split, progress = shared
+    plan, url, split_folder, progress = shared
     assert plan.folder is not None
+    split = SealedSplit.load(split_folder).without_test()
     storage = open_storage(url)
     try:
-        with ExitStack() as held, naming_storage(url):
-            while True:
-                lock = plan.folder.resolve() / "workers" / f"{number}.lock"
-                try:
-                    held.enter_context(locked(lock, wait=False))
+        with ExitStack() as locks, naming_storage(url):
+            for free in count(number):
+                lock = plan.folder.resolve() / "workers" / f"{free}.lock"
+                # another command on the same folder may have a worker of that number
+                with suppress(BlockingIOError):
+                    locks.enter_context(locked(lock, wait=False))
                     break
-                except (
-                    BlockingIOError
-                ):  # another command on the same folder has a worker of that number
-                    number += 1
-            _work(plan, storage, SealedSplit.load(split).without_test(), str(lock), progress)
+            _work(plan, storage, split, str(lock), progress)
     finally:
         storage.close()
 
@@ -291,31 +291,44 @@ def _work(plan: Plan, storage: StudyStorage, split: SealedSplit, lock: str, prog
     """
     from optuna.trial import TrialState
 
-    study, me = load_study(plan, storage), f"{platform.node()}:{lock}"
+    study = load_study(plan, storage)
+    worker = f"{platform.node()}:{lock}"
+    taken = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
     while n_finished(study) < plan.n_trials:
         # what is counted and what is asked for are one step: the study ends with its exact number
         # of trials
-        with ExitStack() as held:
-            held.enter_context(storage.exclusive())
-            for trial in study.get_trials(states=(TrialState.RUNNING,)):
-                if _is_gone(trial, me, storage):
-                    # parameters that were lost before they were drawn are drawn by the next trial
-                    if _has_all(plan, trial) or "fixed_params" in trial.system_attrs:
-                        retry(RETRIES)(study, trial)
-                    storage.optuna.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-            states = Counter(trial.state.name for trial in study.get_trials(deepcopy=False))
-            if states["COMPLETE"] + states["PRUNED"] + states["RUNNING"] < plan.n_trials:
-                _run_one(plan, study, storage, split, me, held)
+        with ExitStack() as until_asked:
+            until_asked.enter_context(storage.exclusive())
+            _replace_lost(plan, study, storage, worker)
+            if len(study.get_trials(deepcopy=False, states=taken)) < plan.n_trials:
+                _run_one(plan, study, storage, split, worker, until_asked)
                 if progress:
                     print_note(f"[{time.strftime('%H:%M:%S')}] {_summary(plan, study)}")
                 continue
         time.sleep(_POLL)
 
 
+def _replace_lost(plan: Plan, study: Study, storage: StudyStorage, worker: str) -> None:
+    """Fail the trials that have lost their workers, and queue their parameters again."""
+    from optuna.trial import TrialState
+
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        if _is_gone(trial, worker, storage):
+            # parameters that were lost before they were drawn are drawn by the next trial
+            if _has_all(plan, trial) or "fixed_params" in trial.system_attrs:
+                retry(RETRIES)(study, trial)
+            storage.optuna.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+
+
 def _run_one(
-    plan: Plan, study: Study, storage: StudyStorage, split: SealedSplit, me: str, held: ExitStack
+    plan: Plan,
+    study: Study,
+    storage: StudyStorage,
+    split: SealedSplit,
+    worker: str,
+    until_asked: ExitStack,
 ) -> None:
-    """Ask for a trial, with its parameters, before ``held`` is left, and run it.
+    """Ask for a trial, with its parameters, before ``until_asked`` is left, and run it.
 
     Raises:
         KeyboardInterrupt: the trial's training was saved and its parameters wait in the queue.
@@ -324,39 +337,37 @@ def _run_one(
     import optuna
 
     ids: list[int] = []
-    raised: list[BaseException] = []
+    errors: list[BaseException] = []
 
     def objective(trial: Trial) -> list[float]:
         ids.append(trial._trial_id)
-        trial.set_user_attr(_WORKER, me)
+        trial.set_user_attr(_WORKER, worker)
         for dimension in plan.space.dimensions.values():
             dimension.suggest(trial)
-        held.close()
+        until_asked.close()
         try:
             return run_trial(plan, trial, split)
+        except optuna.TrialPruned:
+            raise
         except BaseException as error:
-            if not isinstance(error, optuna.TrialPruned):
-                raised.append(error)
-            if isinstance(
-                error, OSError | KeyboardInterrupt
-            ):  # its training goes on when the study does
+            errors.append(error)
+            # its training goes on when the study does
+            if isinstance(error, OSError | KeyboardInterrupt):
                 retry(None)(study, storage.optuna.get_trial(trial._trial_id))
             raise
 
     # those that take the place of another have its parameters: an interrupted study draws what it
     # would have drawn
-    own = [
-        trial
+    drawn = sum(
+        _has_all(plan, trial) and "failed_trial" not in trial.system_attrs
         for trial in study.get_trials(deepcopy=False)
-        if "failed_trial" not in trial.system_attrs
-    ]
-    drawn = sum(_has_all(plan, trial) for trial in own)
+    )
     study.sampler = make_sampler(plan.sampler, plan.seed, plan.space, drawn)
     try:
         study.optimize(objective, n_trials=1)
     except Exception:
         # its heartbeats stood still, and another worker has taken the trial over
-        if raised or not ids or not storage.optuna.get_trial(ids[0]).state.is_finished():
+        if errors or not ids or not storage.optuna.get_trial(ids[0]).state.is_finished():
             raise
         return
     keep_result(plan, storage.optuna.get_trial(ids[0]))
@@ -367,15 +378,15 @@ def _has_all(plan: Plan, trial: FrozenTrial) -> bool:
     return plan.space.dimensions.keys() <= trial.params.keys()
 
 
-def _is_gone(trial: FrozenTrial, me: str, storage: StudyStorage) -> bool:
+def _is_gone(trial: FrozenTrial, worker: str, storage: StudyStorage) -> bool:
     """Whether a trial runs although its worker has ended, as far as this machine can tell."""
-    worker = trial.user_attrs.get(_WORKER)
-    if (
-        worker is None or worker == me
-    ):  # a worker names itself under the lock that is held here, and this one runs none
+    owner = trial.user_attrs.get(_WORKER)
+    # a worker names itself under the lock that is held here, and this one runs none
+    if owner in (None, worker):
         return True
-    node, _, lock = worker.partition(":")
-    if not Path(lock).exists() or (node != platform.node() and not storage.url.startswith(JOURNAL)):
+    node, _, lock = owner.partition(":")
+    is_shared = node == platform.node() or storage.url.startswith(JOURNAL)
+    if not is_shared or not Path(lock).exists():
         return False
     try:
         with locked(Path(lock), wait=False):
@@ -387,12 +398,10 @@ def _is_gone(trial: FrozenTrial, me: str, storage: StudyStorage) -> bool:
 def _summary(plan: Plan, study: Study) -> str:
     """One line: how far the study is, and its best trial."""
     states = Counter(trial.state.name for trial in study.get_trials(deepcopy=False))
-    text = f"{states['COMPLETE'] + states['PRUNED']}/{plan.n_trials} finished ({states['PRUNED']} pruned)"
+    text = f"{n_finished(study)}/{plan.n_trials} finished ({states['PRUNED']} pruned)"
     if states["FAIL"]:
         text += f", {states['FAIL']} failed and replaced"
     best = best_trial(study)
-    return (
-        text
-        if best is None
-        else f"{text}, best {plan.metrics[0]} {best.values[0]:.4f} (trial {best.number})"
-    )
+    if best is not None:
+        text += f", best {plan.metrics[0]} {best.values[0]:.4f} (trial {best.number})"
+    return text

@@ -17,7 +17,7 @@ import recgraph as rg
 from recgraph import pages
 from recgraph.data.split import without_test_data
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.pages.charts import _AREA, _WIDTH, Box, Chart, Line, Mark, Scale
+from recgraph.pages.charts import _AREA, WIDTH, Box, Chart, Line, Mark, Scale
 
 
 def test_a_chart_writes_names_and_whiskers() -> None:
@@ -74,7 +74,7 @@ def test_names_cover_no_other_name_no_mark_and_stay_inside(marks: list[Mark]) ->
     for (_, box), (_, other) in combinations(names, 2):
         assert not box.overlaps(other)
     for _, box in names:
-        assert _AREA.left < box.left < box.right < _WIDTH + 0.1
+        assert _AREA.left < box.left < box.right < WIDTH + 0.1
         for mark in marks:
             reach = max(mark.radius, mark.spread) - 0.1
             y = _AREA.top + _AREA.bottom - mark.y

@@ -42,7 +42,8 @@ def test_annotations_make_the_space() -> None:
 
 def test_every_model_has_a_space_with_its_default_in_it() -> None:
     for name in registry.names("model"):
-        plan = Plan("s", registry.load("model", name), ("ndcg@10",), 1)
+        cls = registry.load("model", name)
+        plan = Plan(study="s", model=cls, metrics=("ndcg@10",), n_trials=1)
         if issubclass(plan.model, NodeModel):  # they are not tuned
             continue
         try:
@@ -159,6 +160,6 @@ def test_settings_of_one_of_several_parts() -> None:
 def test_grids() -> None:
     assert Dimension("a", 0.0, 0.7, step=0.1).grid() == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
     assert Dimension("a", 1, 4, whole=True).grid() == [1, 2, 3, 4]
-    assert Dimension("a", choices=(1, True, 1, None)).grid() == [1, True, None]
+    assert Dimension("a", choices=(1, 2, 1, None)).grid() == [1, 2, None]
     with refused("'a'", by=ConfigError):
         Dimension("a", 0.0, 1.0).grid()

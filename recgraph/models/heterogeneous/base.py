@@ -5,10 +5,12 @@ embeddings.
 from __future__ import annotations
 
 import logging
+import math
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
@@ -18,8 +20,9 @@ from torch import Tensor, nn
 
 from recgraph.config import Search
 from recgraph.data.part import Part
+from recgraph.encoders.base import dropout_generator
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.graph.metapath import MetaPath, propose
+from recgraph.graph.metapath import MetaPath, offered_paths, types_of
 from recgraph.graph.spectral import coordinates
 from recgraph.models.base import (
     ClosedFormModel,
@@ -58,7 +61,6 @@ class GraphBatch:
         n_targets: target nodes (the unit of training speed).
         epoch: from 0.
         generators: the run's random streams.
-        drawn: random draws that all phases of the step share, kept by the model.
         nodes: [B] int64, the target nodes of the step; None: all of them.
         number: of the batch in its epoch, from 0.
         share: which of the nodes this rank computes, where several train together.
@@ -67,7 +69,6 @@ class GraphBatch:
     n_targets: int
     epoch: int
     generators: Generators
-    drawn: dict[str, Any] = field(default_factory=dict, compare=False)
     nodes: Tensor | None = None
     number: int = 0
     share: Share = WHOLE
@@ -80,7 +81,9 @@ class GraphBatch:
 
     def to(self, device: torch.device | str) -> GraphBatch:
         """The batch with its nodes on a device; the graph is the model's."""
-        return self if self.nodes is None else replace(self, nodes=self.nodes.to(device))
+        if self.nodes is None:
+            return self
+        return replace(self, nodes=self.nodes.to(device))
 
 
 class NodeBatches:
@@ -99,7 +102,9 @@ class NodeBatches:
         self.n_targets, self.batch_size, self.generators = n_targets, batch_size, generators
 
     def __len__(self) -> int:
-        return 1 if self.batch_size is None else -(-self.n_targets // self.batch_size)
+        if self.batch_size is None:
+            return 1
+        return math.ceil(self.n_targets / self.batch_size)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[GraphBatch]:
         if self.batch_size is None:
@@ -107,12 +112,16 @@ class NodeBatches:
                 yield GraphBatch(self.n_targets, number, self.generators)
             return
         order = torch.randperm(self.n_targets, generator=self.generators.fresh("nodes", number))
-        for place, nodes in enumerate(order.tensor_split(len(self))):
-            if place >= start:
-                share = self.generators.ranks.share_of_batch(len(nodes))
-                yield GraphBatch(
-                    len(nodes), number, self.generators, nodes=nodes, number=place, share=share
-                )
+        batches = enumerate(order.tensor_split(len(self)))
+        for place, nodes in islice(batches, start, None):
+            yield GraphBatch(
+                n_targets=len(nodes),
+                epoch=number,
+                generators=self.generators,
+                nodes=nodes,
+                number=place,
+                share=self.generators.ranks.share_of_batch(len(nodes)),
+            )
 
 
 # -- layers of node types
@@ -142,15 +151,16 @@ class TypeLayer(nn.Module):
         the identity.
         """
         weight = self.linear.weight.t()
-        if isinstance(x, Csr):
+        if x is None:
+            product = weight
+        elif isinstance(x, Csr):
             product = spmm(x, weight)
-        elif x is None or x.dtype == torch.int64:
-            product = weight if x is None else weight[x]
+        elif x.dtype == torch.int64:
+            product = weight[x]
         else:
             product = x @ weight
-        return F.elu(
-            dropout(product + self.linear.bias, self.dropout, generator if self.training else None)
-        )
+        generator = dropout_generator(self, self.dropout, generator)
+        return F.elu(dropout(product + self.linear.bias, self.dropout, generator))
 
     @torch.no_grad()
     def begin_at(self, rows: Tensor) -> None:
@@ -162,10 +172,12 @@ class TypeLayer(nn.Module):
 def path_weights(model: nn.Module) -> dict[PathKey, float]:
     """The attention of each meta-path of a model, or of its graph of items, a twin's included;
     those of a node type sum to 1. Empty: it has no meta-paths."""
-    of_items: Any = getattr(model, "item_graph", None)
-    held: Any = model if hasattr(model, "path_weights") else of_items
-    found: dict[PathKey, float] = {} if held is None else held.path_weights()
-    return found
+    owner: Any
+    for owner in (model, getattr(model, "item_graph", None)):
+        if hasattr(owner, "path_weights"):
+            weights: dict[PathKey, float] = owner.path_weights()
+            return weights
+    return {}
 
 
 # -- models
@@ -212,20 +224,21 @@ class HoldsGraph(nn.Module):
     part of the state.
     """
 
-    _moved: tuple[tuple[Any, torch.device, torch.dtype, Any], ...] = ()
+    #: (identity of inputs, device, type) -> the inputs, and what they are there
+    _moved: Mapping[tuple[int, torch.device, torch.dtype], tuple[Any, Any]] = {}
 
     def _placed(self, inputs: Any) -> Any:
         """The inputs on the device and in the type of the parameters."""
         like = next(self.parameters())
-        for held, device, dtype, moved in self._moved:
-            if held is inputs and (device, dtype) == (like.device, like.dtype):
-                return moved
+        key = (id(inputs), like.device, like.dtype)
+        if key in self._moved:
+            return self._moved[key][1]
         # made under inference mode it could not be trained on
         with torch.inference_mode(False):
             moved = inputs.to(like.device, like.dtype)
-        # a new tuple: another thread may read the old one
-        others = tuple(entry for entry in self._moved if entry[0] is not inputs)
-        self._moved = (*others, (inputs, like.device, like.dtype, moved))
+        # what was elsewhere goes; a new mapping, as another thread may read the old one
+        there = {old: pair for old, pair in self._moved.items() if old[1:] == key[1:]}
+        self._moved = {**there, key: (inputs, moved)}
         return moved
 
 
@@ -276,14 +289,13 @@ class NodeModel(HoldsGraph, Model):
         """The node type that the meta-paths begin and end with, which is embedded."""
         paths = self.config.metapaths
         if not paths:
-            found = [
-                proposal.path for name in graph.node_types for proposal in propose(graph, name)[:2]
-            ]
             raise ValueError(
-                f"metapaths = () must name at least one path; this graph has {', '.join(found) or 'none'}"
+                f"metapaths = () must name at least one path; this graph has {offered_paths(graph)}"
             )
-        routes = [MetaPath(path).route(graph) for path in paths]
-        ends = {end for route in routes for end in (route[0].start, route[-1].end)}
+        ends: set[str] = set()
+        for path in paths:
+            types = types_of(MetaPath(path).route(graph))
+            ends |= {types[0], types[-1]}
         if len(ends) > 1:
             raise ValueError(
                 f"metapaths = {paths} have ends of several types: {', '.join(sorted(ends))}"
@@ -324,8 +336,9 @@ class Spectral(NodeModel, ClosedFormModel):
     def fit(self, train: Part | None = None) -> Self:
         """Find the coordinates; no part is read."""
         assert isinstance(self.space, GraphSpace)
-        graph, draw = self.space.graph.to(self.rows.device), Generators(self._seed).fresh("rows")
-        self.rows.copy_(coordinates(graph, self.embedding_dim, draw)[self.target_of(graph)])
+        graph = self.space.graph.to(self.rows.device)
+        generator = Generators(self._seed).fresh("rows")
+        self.rows.copy_(coordinates(graph, self.embedding_dim, generator)[self.target_of(graph)])
         return self
 
     def embed(self) -> Tensor:
@@ -351,18 +364,19 @@ class GraphModel(NodeModel, TrainableModel):
         one-hot.
         """
         features = graph.features(node_type)
-        return None if node_type in self.config.features else features
+        if node_type in self.config.features:
+            return None
+        return features
 
     def _features(self, graph: HeteroGraph, node_type: str) -> Tensor | Csr | None:
         """[N, F]: the features of a type, divided by their row sums; as they are where
         ``raw_features`` names the type, or where they hold a negative value, as embeddings do."""
-        features, raw = (
-            self.features_of(graph, node_type),
-            self.resolved.get("raw_features", self.config.raw_features),
-        )
+        features = self.features_of(graph, node_type)
+        raw = self.resolved.get("raw_features", self.config.raw_features)
         if features is None or node_type in raw:
             return features
-        if bool(((features.values() if isinstance(features, Csr) else features) < 0).any()):
+        values = features.values() if isinstance(features, Csr) else features
+        if bool((values < 0).any()):
             _log.info(
                 "features of %r hold negative values: they are not divided by their row sums",
                 node_type,
@@ -379,9 +393,9 @@ class GraphModel(NodeModel, TrainableModel):
         """The layer of a type; without a dropout with that of the settings."""
         features = self.features_of(graph, node_type)
         width = graph.count(node_type) if features is None else features.shape[1]
-        return TypeLayer(
-            width, self.config.hidden_dim, self.config.dropout if dropout is None else dropout
-        )
+        if dropout is None:
+            dropout = self.config.dropout
+        return TypeLayer(width, self.config.hidden_dim, dropout)
 
     def _begin_rows(self, graph: HeteroGraph, target: str, layers: Mapping[str, nn.Module]) -> None:
         """Begin the rows of weights of types without features at spectral coordinates, where the
@@ -393,15 +407,15 @@ class GraphModel(NodeModel, TrainableModel):
         bare = [name for name in layers if self.features_of(graph, name) is None]
         if not bare:
             return
-        rows = self.config.rows
-        if rows == "auto":
-            rows = "spectral" if target in bare else "random"
-        self.resolved["rows"] = rows
-        if rows == "random":
+        start = self.config.rows
+        if start == "auto":
+            start = "spectral" if target in bare else "random"
+        self.resolved["rows"] = start
+        if start == "random":
             return
-        found = coordinates(graph, self.config.hidden_dim, Generators(self._seed).fresh("rows"))
+        rows = coordinates(graph, self.config.hidden_dim, Generators(self._seed).fresh("rows"))
         for name in bare:
-            layers[name].begin_at(self.rows_std * found[name])  # type: ignore[operator]
+            layers[name].begin_at(self.rows_std * rows[name])  # type: ignore[operator]
 
     @property
     def phases(self) -> tuple[Phase, ...]:

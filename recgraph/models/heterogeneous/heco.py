@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from recgraph.config import Search
 from recgraph.contrast.term import Contrast, ContrastiveTerm
+from recgraph.encoders.base import dropout_generator
 from recgraph.encoders.graph import GCN, SemanticAttention
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MaxMemoryMiB, MetaPath
@@ -103,23 +104,21 @@ class HeCoConfig(GraphConfig):
     def of_target(self, has_features: bool, n_nodes: int) -> tuple[HeCoConfig, dict[str, Any]]:
         """The settings for a target of so many nodes, in which none is none, and those that were,
         by dotted name; without features as published for Freebase."""
-        few = min(max(int(_SHARE * n_nodes), _FEWEST), _MOST)
-        dropout, attention, wide, tau = (
-            (0.2, 0.5, _FEWEST, 0.8) if has_features else (0.1, 0.3, few, 0.5)
-        )
-        found: dict[str, Any] = {
-            "dropout": dropout,
-            "attention_dropout": attention,
-            "n_positives": wide,
-        }
-        found = {name: value for name, value in found.items() if getattr(self, name) is None}
+        defaults: dict[str, Any]
+        if has_features:
+            defaults = {"dropout": 0.2, "attention_dropout": 0.5, "n_positives": _FEWEST}
+            temperature = 0.8
+        else:
+            n_positives = min(max(int(_SHARE * n_nodes), _FEWEST), _MOST)
+            defaults = {"dropout": 0.1, "attention_dropout": 0.3, "n_positives": n_positives}
+            temperature = 0.5
+        resolved = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        config = self.model_copy(update=resolved)
         if self.contrast.temperature is not None:
-            return self.model_copy(update=found), found
-        contrast = self.contrast.model_copy(update={"temperature": tau})
-        return self.model_copy(update={**found, "contrast": contrast}), {
-            **found,
-            "contrast.temperature": tau,
-        }
+            return config, resolved
+        contrast = self.contrast.model_copy(update={"temperature": temperature})
+        resolved["contrast.temperature"] = temperature
+        return config.model_copy(update={"contrast": contrast}), resolved
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,8 +135,12 @@ class _Inputs:
     def to(self, device: torch.device, dtype: torch.dtype) -> _Inputs:
         place = Placing(device, dtype)
         features = {name: place(x) for name, x in self.features.items()}
-        paths = tuple(place(path) for path in self.paths)
-        return _Inputs(features, paths, tuple(map(place, self.neighbours)), place(self.positives))
+        return _Inputs(
+            features=features,
+            paths=tuple(map(place, self.paths)),
+            neighbours=tuple(map(place, self.neighbours)),
+            positives=place(self.positives),
+        )
 
 
 class HeCo(GraphModel):
@@ -180,23 +183,24 @@ class HeCo(GraphModel):
             nn.init.xavier_normal_(layer.linear.weight, gain=1.414)  # type: ignore[union-attr, arg-type]
         self._begin_rows(graph, self.target, dict(zip(self.types, self.type_layers, strict=True)))
         features = {name: self._features(graph, name) for name in self.types}
-        memory = config.max_memory_mib
-        counts = [
-            MetaPath(path, counts="binary", max_memory_mib=memory).counts(graph)
-            for path in config.metapaths
-        ]
-        looped = [matrix.with_weights(matrix.values()).with_diagonal(1.0) for matrix in counts]
+        counts, operators = [], []
+        for name in config.metapaths:
+            path = MetaPath(name, counts="binary", max_memory_mib=config.max_memory_mib)
+            matrix = path.counts(graph)
+            looped = matrix.with_weights(matrix.values()).with_diagonal(1.0)
+            counts.append(matrix)
+            operators.append(normalise(looped, "symmetric"))
         order = None
         if config.ties == "random":
-            draw = Generators(self._seed).fresh("ties")
-            order = torch.randperm(looped[0].shape[0], generator=draw, device=draw.device).to(
-                looped[0].device
-            )
+            generator = Generators(self._seed).fresh("ties")
+            order = torch.randperm(
+                counts[0].shape[0], generator=generator, device=generator.device
+            ).to(counts[0].device)
         self._inputs = _Inputs(
-            features,
-            tuple(normalise(matrix, "symmetric") for matrix in looped),
-            tuple(neighbours.values()),
-            _positives(counts, config.n_positives, order),
+            features=features,
+            paths=tuple(operators),
+            neighbours=tuple(neighbours.values()),
+            positives=_positives(counts, config.n_positives, order),
         )
         dim, p = config.hidden_dim, config.attention_dropout
         self.neighbour_attention = nn.ModuleList(
@@ -212,24 +216,23 @@ class HeCo(GraphModel):
             nn.init.xavier_normal_(encoder.weights[0], gain=1.414)  # type: ignore[index]
         self.path_attention = SemanticAttention(dim, dropout=p)
         self.project = nn.Sequential(nn.Linear(dim, dim), nn.ELU(), nn.Linear(dim, dim))
-        for layer in self.project:
-            if isinstance(layer, nn.Linear):
-                nn.init.xavier_normal_(layer.weight, gain=1.414)
+        for layer in (self.project[0], self.project[2]):
+            nn.init.xavier_normal_(layer.weight, gain=1.414)  # type: ignore[arg-type]
         self.contrast = ContrastiveTerm(config.contrast, dim=dim)
 
     def _hidden(self, inputs: _Inputs, name: str, generator: torch.Generator | None) -> Tensor:
-        layer: Tensor = self.type_layers[self.types.index(name)](inputs.features[name], generator)
-        return layer
+        layer = self.type_layers[self.types.index(name)]
+        hidden: Tensor = layer(inputs.features[name], generator)
+        return hidden
 
     def path_view(self, inputs: _Inputs, h: Tensor, generator: torch.Generator | None) -> Tensor:
         """[N, D]: the meta-path view."""
         paths = zip(
             self.path_encoders, inputs.paths, self.path_activations, self.path_bias, strict=True
         )
-        views = [
-            activation(encoder(adj, h, generator) + bias)
-            for encoder, adj, activation, bias in paths
-        ]
+        views = []
+        for encoder, adjacency, activation, bias in paths:
+            views.append(activation(encoder(adjacency, h, generator) + bias))
         view: Tensor = self.path_attention(views, generator)
         return view
 
@@ -248,17 +251,19 @@ class HeCo(GraphModel):
 
     def losses(self, batch: GraphBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
         inputs: _Inputs = self._placed(self._inputs)
-        h = self._hidden(inputs, self.target, batch.generators["dropout"])
-        path = self.project(self.path_view(inputs, h, batch.generators["dropout"]))
+        dropout, candidates = batch.generators["dropout"], batch.fresh("candidates")
+        h = self._hidden(inputs, self.target, dropout)
+        path = self.project(self.path_view(inputs, h, dropout))
         schema = self.project(self.schema_view(inputs, h, batch.generators))
-        how: dict[str, Any] = {"generator": batch.fresh("candidates")}
+        positives = None
         if self.config.n_positives != 1:  # a single positive is the node itself
-            how["positives"] = Ragged(inputs.positives.indices, inputs.positives.indptr)
-        there = self.contrast(schema, path, **how)
+            positives = Ragged(inputs.positives.indices, inputs.positives.indptr)
+        from_schema = self.contrast(schema, path, positives=positives, generator=candidates)
         if self.contrast.objective.of_both_sides:
-            return {"info": there}
-        share, back = self.config.schema_weight, self.contrast(path, schema, **how)
-        return {"info": share * there + (1 - share) * back}
+            return {"info": from_schema}
+        from_path = self.contrast(path, schema, positives=positives, generator=candidates)
+        share = self.config.schema_weight
+        return {"info": share * from_schema + (1 - share) * from_path}
 
     @torch.no_grad()
     def path_weights(self) -> dict[PathKey, float]:
@@ -279,13 +284,15 @@ class HeCo(GraphModel):
 
 def _neighbours(graph: HeteroGraph, target: str) -> dict[str, Csr]:
     """Node type -> [N, N_type]: the neighbours of target nodes over all edge types."""
-    found: dict[str, list[Csr]] = {}
-    for source, relation, end in graph.edge_types:
-        adj = graph.adjacency((source, relation, end)).pattern()
-        for own, other, matrix in ((source, end, adj), (end, source, adj.t())):
-            if own == target:
-                found.setdefault(other, []).append(matrix)
-    return {other: mean_of(matrices).pattern() for other, matrices in found.items()}
+    matrices: dict[str, list[Csr]] = {}
+    for edge_type in graph.edge_types:
+        source, _, end = edge_type
+        adjacency = graph.adjacency(edge_type).pattern()
+        if source == target:
+            matrices.setdefault(end, []).append(adjacency)
+        if end == target:
+            matrices.setdefault(source, []).append(adjacency.t())
+    return {name: mean_of(parts).pattern() for name, parts in matrices.items()}
 
 
 def _positives(counts: list[Csr], n: int, order: Tensor | None = None) -> Csr:
@@ -297,10 +304,14 @@ def _positives(counts: list[Csr], n: int, order: Tensor | None = None) -> Csr:
             highest; None: of the highest index.
     """
     others = mean_of([normalise(matrix, "row") for matrix in counts]).with_diagonal(None)
-    ties = () if order is None else (order[others.indices].to(torch.float64),)
-    none = torch.zeros_like(others.indices, dtype=torch.bool)
-    kept = top_k(others, n - 1, others.values(), *ties) if n > 1 else others.select(none)
-    return kept.with_weights(None).with_diagonal(1.0)
+    keys = [others.values()]
+    if order is not None:
+        keys.append(order[others.indices].to(torch.float64))
+    if n == 1:
+        chosen = others.select(torch.zeros_like(others.indices, dtype=torch.bool))
+    else:
+        chosen = top_k(others, n - 1, *keys)
+    return chosen.with_weights(None).with_diagonal(1.0)
 
 
 class NeighbourAttention(nn.Module):
@@ -331,7 +342,7 @@ class NeighbourAttention(nn.Module):
             neighbours: [M, D].
             adj: [N, M], without weights: an entry is a neighbour, twice where it was drawn twice.
         """
-        att = dropout(self.att, self.dropout, generator if self.training else None)
+        att = dropout(self.att, self.dropout, dropout_generator(self, self.dropout, generator))
         work = work_type(h, neighbours, att)
         h, neighbours = h.to(work), neighbours.to(work)
         # autocast would give the sums over neighbours other types than what is summed

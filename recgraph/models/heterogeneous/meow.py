@@ -4,8 +4,8 @@ contrasts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -24,7 +24,9 @@ from recgraph.contrast.prototypes import (
     prototypes_of,
 )
 from recgraph.contrast.term import Contrast, ContrastiveTerm, Queue
+from recgraph.contrast.weights import Cluster
 from recgraph.data.part import Part
+from recgraph.graph.metapath import types_of
 from recgraph.models.base import ModelConfig, PathKey, Phase, Space
 from recgraph.models.heterogeneous.base import (
     GraphBatch,
@@ -34,7 +36,7 @@ from recgraph.models.heterogeneous.base import (
     NodeBatches,
     evaluating,
 )
-from recgraph.models.heterogeneous.paths import Features, MetaPathInputs, Paths, Twins, read_graph
+from recgraph.models.heterogeneous.paths import MetaPathInputs, Paths, Twins, read_graph
 from recgraph.models.heterogeneous.sampling import Sampling, share_of
 from recgraph.models.heterogeneous.views import BothViews, Draw, MetaPathViews
 from recgraph.registry import part
@@ -93,20 +95,34 @@ class MetaPathModel(GraphModel):
         config, graph = self.config, space.graph
         target = self.target_of(graph)
         paths = config.paths.made(config.metapaths)
-        between = [step.end for path in paths for step in path.route(graph)[:-1]]
-        self.types = list(dict.fromkeys([target, *between]))
-        features: dict[str, Features] = {name: self._features(graph, name) for name in self.types}
+        types = [target]
+        for path in paths:
+            types += types_of(path.route(graph))
+        #: the target, and the types that paths lead through
+        self.types = list(dict.fromkeys(types))
+        features = {name: self._features(graph, name) for name in self.types}
         self.type_layers = nn.ModuleList(self._type_layer(graph, name) for name in self.types)
         self._begin_rows(graph, target, dict(zip(self.types, self.type_layers, strict=True)))
-        drawn, masks = (
-            Generators(self._seed),
-            config.twins.masks(paths) if config.twins.kind == "masked" else None,
+        generators = Generators(self._seed)
+        self._inputs = read_graph(
+            graph,
+            target,
+            paths=paths,
+            features=features,
+            generators=generators,
+            ties=generators.fresh("ties"),
+            masks=config.twins.masks(paths),
+            sampled=config.mini_batch,
+            context_cap=config.sampling.context_cap,
         )
-        how = (drawn, drawn.fresh("ties"), masks, config.mini_batch, config.sampling.context_cap)
-        self._inputs = read_graph(graph, target, paths, features, *how)
-        kind = (config.twins, config.encoder, config.projection_dim)
         self.views = MetaPathViews(
-            self._inputs, config.hidden_dim, self.embedding_dim, config.dropout, *kind
+            self._inputs,
+            hidden_dim=config.hidden_dim,
+            dim=self.embedding_dim,
+            dropout=config.dropout,
+            twins=config.twins,
+            encoder=config.encoder,
+            projection_dim=config.projection_dim,
         )
         # batches have a queue of their own, of projections
         term = config.contrast.model_copy(update={"queue_size": 0})
@@ -130,28 +146,23 @@ class MetaPathModel(GraphModel):
         return NodeBatches(self.space.n_items, batch_size, generators)
 
     def _step_inputs(self, batch: GraphBatch | None) -> MetaPathInputs:
-        """The inputs of a step, the same in all its phases; without a batch, those of
-        :meth:`embed`.
-        """
+        """The inputs of a step; without a batch, those of :meth:`embed`."""
         inputs: MetaPathInputs = self._placed(self._inputs)
         if batch is None:
             return inputs.whole()
         if batch.nodes is None:
             return inputs
-        if "inputs" not in batch.drawn:
-            drawn = self.config.sampling.draw(inputs, batch.nodes, batch.fresh("neighbours"))
-            batch.drawn["inputs"] = share_of(drawn, batch.share)
-        sampled: MetaPathInputs = batch.drawn["inputs"]
-        return sampled
+        sampled = self.config.sampling.draw(inputs, batch.nodes, batch.fresh("neighbours"))
+        return share_of(sampled, batch.share)
 
     def both_views(
-        self, inputs: MetaPathInputs, generator: Draw = None, together: Draw = None
+        self, inputs: MetaPathInputs, generator: Draw = None, attention_generator: Draw = None
     ) -> BothViews:
         """The coarse and the fine view, before the head; for the arguments see
         :meth:`MetaPathViews.fine`.
         """
         hidden, masked = self._hidden(inputs, generator)
-        fine = self.views.fine(inputs, hidden, masked, generator, together)
+        fine = self.views.fine(inputs, hidden, masked, generator, attention_generator)
         return BothViews(self.views.coarse(inputs, hidden, generator), fine)
 
     def _hidden(
@@ -160,21 +171,26 @@ class MetaPathModel(GraphModel):
         """Node type -> [N_type, hidden_dim], the transformed features; and those of the target's
         masked features.
         """
-        layers = zip(self.types, self.type_layers, strict=True)
-        hidden = {name: layer(inputs.features[name], generator) for name, layer in layers}
+        hidden = {}
+        for name, layer in zip(self.types, self.type_layers, strict=True):
+            hidden[name] = layer(inputs.features[name], generator)
         if self.config.twins.kind != "masked":
             return hidden, None
-        return hidden, self.type_layers[self.types.index(inputs.target)](inputs.masked, generator)
+        return hidden, self.type_layers[0](inputs.masked, generator)
 
-    def _projected(self, batch: GraphBatch) -> BothViews:
-        """The projected coarse and fine view of a step, of all ranks' nodes."""
-        together = batch.generators["dropout"]
-        own = together if batch.share.is_whole else batch.generators.of_rank("dropout")
-        views, head = self.both_views(self._step_inputs(batch), own, together), self.views.head
-        return BothViews(head(views.coarse), head(views.fine))
+    def project(self, batch: GraphBatch) -> BothViews:
+        """[n, projection_dim] each: the projected coarse and fine view of a step, of all ranks'
+        nodes.
+        """
+        generator = attention_generator = batch.generators["dropout"]
+        if not batch.share.is_whole:
+            generator = batch.generators.of_rank("dropout")
+        inputs = self._step_inputs(batch)
+        views = self.both_views(inputs, generator, attention_generator)
+        return BothViews(coarse=self.views.head(views.coarse), fine=self.views.head(views.fine))
 
     def info(self, batch: GraphBatch, anchors: Tensor, candidates: Tensor) -> Tensor:
-        """The contrast of projections [N, D] in pairs; for a batch, the queue adds candidates, none
+        """The contrast of projections [n, D] in pairs; for a batch, the queue adds candidates, none
         of them a node of the batch, and takes the batch in."""
         generator, nodes = batch.fresh("candidates"), batch.nodes
         loss: Tensor
@@ -182,8 +198,14 @@ class MetaPathModel(GraphModel):
             loss = self.contrast(anchors, candidates, nodes, nodes, generator=generator)
             return loss
         rows, ids = self.queue.join(candidates, nodes)
-        positives = torch.arange(len(anchors), device=anchors.device)
-        loss = self.contrast(anchors, rows, nodes, ids, positives, generator=generator)
+        loss = self.contrast(
+            anchors,
+            rows,
+            ids_a=nodes,
+            ids_b=ids,
+            positives=torch.arange(len(anchors), device=anchors.device),
+            generator=generator,
+        )
         if self.training and torch.is_grad_enabled():
             self.queue.push(candidates, nodes)
         return loss
@@ -193,8 +215,8 @@ class MetaPathModel(GraphModel):
         """The semantic attention of the fine view, in evaluation mode."""
         with evaluating(self):
             inputs = self._step_inputs(None)
-            found = self.views.addends(inputs, *self._hidden(inputs, None))
-        return {key: weight for key, (weight, _) in found.items()}
+            addends = self.views.addends(inputs, *self._hidden(inputs, None))
+        return {key: weight for key, (weight, _) in addends.items()}
 
     def embed(self) -> Tensor:
         inputs = self._step_inputs(None)
@@ -232,9 +254,25 @@ class MEOWLoss(nn.Module):
             objective={"name": "info_nce", "block_rows": block_rows}
         )
 
+    def reads_clusters(self, wanted: frozenset[str], contrast: ContrastiveTerm) -> bool:
+        """Whether a term that is wanted reads step 1."""
+        weighs_clusters = "info" in wanted and isinstance(contrast.weight, Cluster)
+        return weighs_clusters or "proto" in wanted
+
     def cluster(self, fine: Tensor) -> list[PrototypeSet]:
         """Step 1: the prototypes of f [n, D] at each granularity."""
         return prototypes_of(self.prototypes(fine), fine, self.config.contrast.temperature)
+
+    def weigh_by_clusters(
+        self,
+        contrast: ContrastiveTerm,
+        prototypes: Sequence[PrototypeSet],
+        ids: Tensor | None = None,
+    ) -> None:
+        """Step 2: the weights of candidates follow the clusters of the nodes ``ids``, None: of all
+        nodes. Other weights read none.
+        """
+        offer(contrast, prototypes=partial(list, prototypes), ids=ids)
 
 
 class MEOWConfig(MetaPathModelConfig):
@@ -288,44 +326,32 @@ class MEOW(MEOWLoss, MetaPathModel):
         return (Phase("model", ("model",), {**phase.terms, "proto": self.config.proto_weight}),)
 
     def losses(self, batch: GraphBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
-        views = self._projected(batch)
-
-        def of_all() -> list[PrototypeSet]:
-            with evaluating(self), torch.no_grad():
-                fine = self.views.head(self.embed())
-            return self.cluster(fine)
-
-        @cache
-        def prototypes() -> list[
-            PrototypeSet
-        ]:  # step 1, where a part reads them; of batches once an epoch
-            return (
-                self.cluster(views.fine)
-                if batch.nodes is None
-                else self.memory.of_epoch(batch.epoch, of_all)
-            )
-
-        return self.losses_of(batch, views, prototypes, wanted)
-
-    def losses_of(
-        self,
-        batch: GraphBatch,
-        views: BothViews,
-        prototypes: Callable[[], list[PrototypeSet]],
-        wanted: frozenset[str],
-    ) -> dict[str, Tensor]:
-        """The terms of the projected coarse and fine view [n, D], with the prototypes of all
-        nodes.
-        """
-        found = {}
+        coarse, fine = self.project(batch)
+        prototypes = []
+        if self.reads_clusters(wanted, self.contrast):
+            prototypes = self.prototypes_of_step(batch, fine)  # step 1
+        losses = {}
         if "info" in wanted:
-            offer(self.contrast, prototypes)  # step 2
-            found["info"] = self.info(batch, views.coarse, views.fine)  # step 3
+            self.weigh_by_clusters(self.contrast, prototypes)  # step 2
+            losses["info"] = self.info(batch, anchors=coarse, candidates=fine)  # step 3
         if "proto" in wanted:
-            found["proto"] = proto_nce(
-                self.proto_contrast, views.coarse, prototypes(), batch.nodes
-            )  # step 4
-        return found
+            losses["proto"] = proto_nce(  # step 4
+                self.proto_contrast, anchors=coarse, prototypes=prototypes, ids=batch.nodes
+            )
+        return losses
+
+    def prototypes_of_step(self, batch: GraphBatch, fine: Tensor) -> list[PrototypeSet]:
+        """Step 1 of the whole graph, or of a batch, for which all nodes are clustered in the first
+        step of an epoch.
+        """
+        if batch.nodes is None:
+            return self.cluster(fine)
+        return self.memory.of_epoch(batch.epoch, self._cluster_all)
+
+    def _cluster_all(self) -> list[PrototypeSet]:
+        with evaluating(self), torch.no_grad():
+            fine = self.views.head(self.embed())
+        return self.cluster(fine)
 
 
 class AdaMEOWConfig(MetaPathModelConfig):
@@ -351,5 +377,5 @@ class AdaMEOW(MetaPathModel):
     Config: ClassVar[type[ModelConfig]] = AdaMEOWConfig
 
     def losses(self, batch: GraphBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
-        views = self._projected(batch)
-        return {"info": self.info(batch, views.fine, views.coarse)}
+        coarse, fine = self.project(batch)
+        return {"info": self.info(batch, anchors=fine, candidates=coarse)}

@@ -20,7 +20,7 @@ from recgraph.augment.graph import GraphAugmentation
 from recgraph.config import Config, PartConfig
 from recgraph.graph.contexts import Layered, Walked
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.graph.metapath import MetaPath, MetaPathConfig, Route, propose
+from recgraph.graph.metapath import MetaPath, MetaPathConfig, Route, propose, types_of
 from recgraph.registry import part
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
@@ -49,11 +49,11 @@ class Paths(MetaPathConfig):
 
     def made(self, metapaths: Sequence[str], **changes: Any) -> tuple[MetaPath, ...]:
         """The paths, each with its top-k."""
-        each = one_each("top_k", self.top_k, len(metapaths))
-        return tuple(
-            MetaPath(self.model_copy(update={"path": path, "top_k": k, **changes}))
-            for path, k in zip(metapaths, each, strict=True)
-        )
+        paths = []
+        for path, k in zip(metapaths, one_each("top_k", self.top_k, len(metapaths)), strict=True):
+            config = self.model_copy(update={"path": path, "top_k": k, **changes})
+            paths.append(MetaPath(config))
+        return tuple(paths)
 
 
 class Twins(Config):
@@ -75,21 +75,25 @@ class Twins(Config):
         augment.MLP()
     )
 
-    def masks(self, paths: Sequence[MetaPath]) -> Masks:
-        """The augmentations that make the masked twins of these paths."""
-        features = tuple(
-            each.build() for each in self.augmentations if each.member.reads == "features"
-        )
-        edges: list[list[GraphAugmentation]] = [[] for _ in paths]
-        for each in self.augmentations:
-            if each.member.reads == "adjacency":
-                ratios = one_each("ratio", getattr(each, "ratio", None), len(paths))
-                for made, path, ratio in zip(edges, paths, ratios, strict=True):
-                    # a factorised path has no entries of its own: its factors lose theirs, and keep
-                    # their weights
-                    composed = path.config.form != "factorised"
-                    made.append(each.build(ratio=ratio, binary=composed, self_loops=composed))
-        return Masks(features, tuple(map(tuple, edges)))
+    def masks(self, paths: Sequence[MetaPath]) -> Masks | None:
+        """The augmentations that make the masked twins of these paths; None: twins are no masked
+        ones.
+        """
+        if self.kind != "masked":
+            return None
+        masks = Masks(features=[], edges={path: [] for path in paths})
+        for config in self.augmentations:
+            if config.member.reads == "features":
+                masks.features.append(config.build())
+                continue
+            ratios = one_each("ratio", getattr(config, "ratio", None), len(paths))
+            for path, ratio in zip(paths, ratios, strict=True):
+                # a factorised path has no entries of its own: its factors lose theirs, and keep
+                # their weights
+                is_composed = path.config.form != "factorised"
+                augmentation = config.build(ratio=ratio, binary=is_composed, self_loops=is_composed)
+                masks.edges[path].append(augmentation)
+        return masks
 
 
 def one_each(name: str, value: Any, n: int) -> tuple[Any, ...]:
@@ -132,6 +136,15 @@ class PathInputs:
             contexts=tuple((node_type, place(reached)) for node_type, reached in self.contexts),
         )
 
+    def with_loops(self) -> PathInputs:
+        """The path with the diagonal that ``loops`` stands for in its twin."""
+        if not self.loops:
+            return self
+        twin: Any = self.masked
+        every = torch.arange(twin.shape[0] + 1, device=twin.device)
+        diagonal = Chain((Csr(every, every[:-1], None, twin.shape),), twin.left, twin.right)
+        return replace(self, masked=Sum((twin, diagonal), (1.0, 1.0)), loops=False)
+
 
 @dataclass(frozen=True, eq=False)
 class MetaPathInputs:
@@ -154,15 +167,15 @@ class MetaPathInputs:
         """The inputs of all nodes with all neighbours, for embeddings: with the diagonal of
         ``loops`` in twins.
         """
-        paths = []
+        return replace(self, paths=tuple(path.with_loops() for path in self.paths))
+
+    @property
+    def context_types(self) -> set[str]:
+        """The node types that paths lead through."""
+        types: set[str] = set()
         for path in self.paths:
-            if path.loops:
-                twin: Any = path.masked
-                every = torch.arange(twin.shape[0] + 1, device=twin.device)
-                diagonal = Chain((Csr(every, every[:-1], None, twin.shape),), twin.left, twin.right)
-                path = replace(path, masked=Sum((twin, diagonal), (1.0, 1.0)), loops=False)
-            paths.append(path)
-        return replace(self, paths=tuple(paths))
+            types |= dict(path.contexts).keys()
+        return types
 
     def to(self, device: torch.device, dtype: torch.dtype) -> MetaPathInputs:
         """The inputs there; what paths, adjacencies, twins and features share is moved once and
@@ -186,8 +199,8 @@ class Masks:
             a composed path's.
     """
 
-    features: tuple[GraphAugmentation, ...]
-    edges: tuple[tuple[GraphAugmentation, ...], ...]
+    features: list[GraphAugmentation]
+    edges: dict[MetaPath, list[GraphAugmentation]]
 
 
 def read_graph(
@@ -212,57 +225,69 @@ def read_graph(
     """
     known: dict[Route, Csr] = {}
     walked: dict[Route, Walked] = {}
-    made = []
-    for number, path in enumerate(paths):
-        is_chain, kind = path.config.form == "factorised", path.config.normalisation
-        plain: Csr | Chain = (
-            path.factorised(graph) if is_chain else path.adjacency(graph, generator=ties)
-        )
-        contexts: tuple[tuple[str, Csr | Walked], ...]
+    inputs = []
+    for path in paths:
+        plain: Csr | Chain
+        if path.config.form == "factorised":
+            plain = path.factorised(graph)
+        else:
+            plain = path.adjacency(graph, generator=ties)
         if sampled:
             contexts = _walked(path, graph, walked, context_cap)
         else:
-            contexts = tuple(
-                (context.node_type, context.reached) for context in path.contexts(graph, known)
-            )
-        adjacency = twin = normalised(plain, kind, compressed=not sampled)
+            contexts = [(part.node_type, part.reached) for part in path.contexts(graph, known)]
+        kind = path.config.normalisation
+        adjacency = twin = _normalised(plain, kind, sampled)
         loops = False
         if masks is not None:
             factors = (plain,) if isinstance(plain, Csr) else plain.factors
-            kept = _augmented(masks.edges[number], factors, generators, path.name)
+            kept = _augmented(masks.edges[path], factors, generators, path.name)
             if sampled:
-                loops = not is_chain and bool((kept[0].diagonal() == 1).all())
-                twin = _aligned(factors, kept, kind, loops)
+                loops = isinstance(plain, Csr) and bool((kept[0].diagonal() == 1).all())
+                twin = _sampled_twin(factors, kept, kind, loops)
             elif isinstance(plain, Csr):
-                twin = _without(plain, kept[0], kind)
+                twin = _composed_twin(plain, kept[0], kind)
             else:
                 twin = normalise(Chain(kept, plain.left, plain.right), kind)
-        made.append(PathInputs(path.name, adjacency, twin, contexts, loops))
+        inputs.append(
+            PathInputs(
+                name=path.name,
+                adjacency=adjacency,
+                masked=twin,
+                contexts=tuple(contexts),
+                loops=loops,
+            )
+        )
     masked = features[target]
     if masks is not None and masked is not None:
         (masked,) = _augmented(masks.features, (masked,), generators, target)
-    return MetaPathInputs(target, features, masked, tuple(made))
+    return MetaPathInputs(target, features, masked, tuple(inputs))
 
 
 def _walked(
     path: MetaPath, graph: HeteroGraph, known: dict[Route, Walked], cap: int | None
-) -> tuple[tuple[str, Walked], ...]:
+) -> list[tuple[str, Csr | Walked]]:
     """The contexts of a path, one object for paths that begin alike."""
+    contexts: list[tuple[str, Csr | Walked]] = []
     route = path.route(graph)
-    steps = tuple(
-        step.followed(graph, path.config.weights).with_weights(None) for step in route[:-1]
-    )
-    for hop in range(1, len(route)):
-        if route[:hop] not in known:
-            known[route[:hop]] = Walked(steps[:hop], cap)
-    return tuple((step.end, known[route[:hop]]) for hop, step in enumerate(route[:-1], 1))
+    steps: tuple[Csr, ...] = ()
+    for hop, step in enumerate(route[:-1], 1):
+        matrix = step.followed(graph, path.config.weights).with_weights(None)
+        steps = (*steps, matrix)
+        context = known.setdefault(route[:hop], Walked(steps, cap))
+        contexts.append((step.end, context))
+    return contexts
 
 
-def normalised(plain: Csr | Chain, kind: Normalisation, compressed: bool = True) -> Operator:
-    """A normalised adjacency; compressed, equal rows are held once where that pays."""
-    if isinstance(plain, Csr):
-        plain = compress_rows(plain) if compressed else Chain((plain,))
-    return normalise(plain, kind)
+def _normalised(plain: Csr | Chain, kind: Normalisation, sampled: bool) -> Operator:
+    """A normalised adjacency: for samples a chain, else equal rows are held once where that
+    pays.
+    """
+    if isinstance(plain, Chain):
+        return normalise(plain, kind)
+    if sampled:
+        return normalise(Chain((plain,)), kind)
+    return normalise(compress_rows(plain), kind)
 
 
 def _augmented(
@@ -272,12 +297,12 @@ def _augmented(
     name: str,
 ) -> tuple[V, ...]:
     for number, augmentation in enumerate(augmentations):
-        stream = augmentation.stream(generators, name if number == 0 else f"{name}/{number}")
+        stream = augmentation.stream(generators, f"{name}/{number}" if number else name)
         values = tuple(augmentation(value, stream) for value in values)
     return values
 
 
-def _without(plain: Csr, kept: Csr, kind: Normalisation) -> Operator:
+def _composed_twin(plain: Csr, kept: Csr, kind: Normalisation) -> Operator:
     """The normalised twin of a composed path.
 
     Where a path has few distinct rows, its twin is cheapest as these rows minus the entries left
@@ -315,11 +340,11 @@ def _found(entries: Csr, among: Csr) -> Tensor:
     return torch.searchsorted(others, keys) + number < torch.searchsorted(others, keys, right=True)
 
 
-def _aligned(
+def _sampled_twin(
     factors: Sequence[Csr], kept: Sequence[Csr], kind: Normalisation, loops: bool
 ) -> Chain:
-    """The normalised twin in the pattern of the path, with weight 0 for entries that are left
-    out.
+    """The normalised twin in the pattern of the path, with weight 0 for entries that are left out;
+    ``loops`` as in :class:`PathInputs`.
     """
     marked = []
     for factor, view in zip(factors, kept, strict=True):
@@ -336,10 +361,10 @@ def _aligned(
         marks[keep_mask] = values
         marked.append(factor.with_weights(marks))
     twin = normalise(Chain(tuple(marked)), kind)
-    if not loops:
-        return twin
-    scales = normalise(Chain(tuple(kept)), kind)
-    return Chain(twin.factors, scales.left, scales.right)
+    if loops:
+        scales = normalise(Chain(tuple(kept)), kind)
+        twin = Chain(twin.factors, scales.left, scales.right)
+    return twin
 
 
 # -- the two sides of a recommender
@@ -347,7 +372,7 @@ def _aligned(
 
 def read_sides(
     graph: HeteroGraph,
-    given: Sequence[Sequence[str] | None],
+    metapaths: Sequence[Sequence[str] | None],
     paths: Paths,
     twins: Twins,
     generators: Generators,
@@ -355,28 +380,31 @@ def read_sides(
     """The inputs of the views of users and of items.
 
     Args:
-        given: the meta-paths of users and of items; None: see :func:`side_paths`.
+        metapaths: those of users and those of items; None: see :func:`side_paths`.
         generators: draw the orders of ties, and the masks of twins.
     """
-    chosen = [
-        side_paths(graph, side, named, paths) for side, named in zip(SIDES, given, strict=True)
-    ]
-    masks: list[Masks | None] = [None, None]
-    if twins.kind == "masked":
-        both, n_users = twins.masks([*chosen[0], *chosen[1]]), len(chosen[0])
-        masks = [
-            Masks(both.features, edges) for edges in (both.edges[:n_users], both.edges[n_users:])
-        ]
-    ties = generators.fresh("ties")
-    read = zip(SIDES, chosen, masks, strict=True)
-    return tuple(
-        read_graph(graph, side, own, {side: None}, generators, ties, each)
-        for side, own, each in read
+    user_paths, item_paths = (
+        side_paths(graph, side, names, paths) for side, names in zip(SIDES, metapaths, strict=True)
     )
+    masks = twins.masks([*user_paths, *item_paths])
+    ties = generators.fresh("ties")
+    inputs = []
+    for side, its_paths in zip(SIDES, (user_paths, item_paths), strict=True):
+        of_side = read_graph(
+            graph,
+            side,
+            paths=its_paths,
+            features={side: None},
+            generators=generators,
+            ties=ties,
+            masks=masks,
+        )
+        inputs.append(of_side)
+    return tuple(inputs)
 
 
 def side_paths(
-    graph: HeteroGraph, side: str, given: Sequence[str] | None, paths: Paths
+    graph: HeteroGraph, side: str, metapaths: Sequence[str] | None, paths: Paths
 ) -> tuple[MetaPath, ...]:
     """The meta-paths of a side, by default relations within it and round trips to another type;
     those through other types alone are factorised.
@@ -384,23 +412,24 @@ def side_paths(
     Raises:
         ValueError: there are none, or one leads elsewhere.
     """
-    if given is None:
-        routes = {
-            found.path: MetaPath(found.path).route(graph)
-            for found in propose(graph, side, max_steps=2)
-        }
-        given = [path for path, route in routes.items() if len(route) == 1 or route[0].end != side]
-    if not given:
+    if metapaths is None:
+        proposals = propose(graph, side, max_steps=2)
+        metapaths = [
+            proposal.path
+            for proposal in proposals
+            if side not in types_of(MetaPath(proposal.path).route(graph))[1:-1]
+        ]
+    if not metapaths:
         raise ValueError(f"{side}_metapaths: name at least one path, such as '{side}-x-{side}'")
     made: list[MetaPath] = []
-    for name in given:
-        route = MetaPath(name).route(graph)
-        if (route[0].start, route[-1].end) != (side, side):
+    for name in metapaths:
+        start, *between, end = types_of(MetaPath(name).route(graph))
+        if (start, end) != (side, side):
             raise ValueError(f"{side}_metapaths: {name!r} does not lead from {side}s to {side}s")
-        through = {step.end for step in route[:-1]}
-        if through & set(SIDES):
+        if not between:
+            made += paths.made([name], top_k=None)
+        elif set(between) & set(SIDES):
             made += paths.made([name])
         else:
-            kind = {} if not through else {"form": "factorised", "counts": "full"}
-            made += paths.made([name], top_k=None, **kind)
+            made += paths.made([name], top_k=None, form="factorised", counts="full")
     return tuple(made)

@@ -5,7 +5,6 @@ interactions.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache, partial
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from recgraph import augment
 from recgraph.config import PartConfig, Search
-from recgraph.contrast.prototypes import PrototypesConfig, offer, proto_nce
+from recgraph.contrast.prototypes import PrototypesConfig, proto_nce
 from recgraph.contrast.term import Contrast, ContrastiveTerm
 from recgraph.data.batches import PairBatch, Query
 from recgraph.data.part import Part
@@ -121,11 +120,10 @@ class MetaPathRecommenderConfig(LightGCNConfig):
 
 
 class Side(NamedTuple):
-    """The contrasted nodes of one side, n users or items of a batch: the ``term`` that contrasts
-    them, their indices ``ids`` [n] int64, and their two projected views ``own`` and ``fine`` [n,
-    D]."""
+    """The contrasted nodes of one side, n users or items of a batch: what contrasts them, their
+    indices ``ids`` [n] int64, and their two projected views ``own`` and ``fine`` [n, D]."""
 
-    term: ContrastiveTerm
+    contrast: ContrastiveTerm
     ids: Tensor
     own: Tensor
     fine: Tensor
@@ -172,25 +170,27 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         self.views = nn.ModuleList(
             MetaPathViews(
                 inputs,
-                dim,
-                dim,
-                config.dropout,
-                config.twins,
-                config.view_encoder,
-                config.projection_dim,
+                hidden_dim=dim,
+                dim=dim,
+                dropout=config.dropout,
+                twins=config.twins,
+                encoder=config.view_encoder,
+                projection_dim=config.projection_dim,
             )
             for inputs in self._inputs
         )
         # weights were trained with these masks: loading the weights draws the same masks again
         self.register_buffer("mask_seed", torch.tensor(self.seed))
-        reached = {
-            name for inputs in self._inputs for path in inputs.paths for name, _ in path.contexts
-        }
+        users, items = self._inputs
+        reached = users.context_types | items.context_types
         self.others = tables_of(graph, reached - set(SIDES), dim)
-        self._features = {name: x for name in SIDES if (x := graph.features(name)) is not None}
-        self.feature_layers = nn.ModuleDict(
-            {name: nn.Linear(x.shape[1], dim) for name, x in self._features.items()}
-        )
+        self._features: dict[str, Tensor | Csr] = {}
+        self.feature_layers = nn.ModuleDict()
+        for side in SIDES:
+            x = graph.features(side)
+            if x is not None:
+                self._features[side] = x
+                self.feature_layers[side] = nn.Linear(x.shape[1], dim)
         width = config.projection_dim or dim
         self.contrasts = nn.ModuleList(
             ContrastiveTerm(config.contrast, dim=width, if_none="zero") for _ in SIDES
@@ -202,17 +202,23 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
 
     def _read(self, graph: HeteroGraph, seed: int) -> tuple[MetaPathInputs, ...]:
         """The inputs of the views of both sides; the seed draws the masks of their twins."""
-        config, drawn = self.config, Generators(derive(seed, "graph views"))
+        config = self.config
         return read_sides(
-            graph, (config.user_metapaths, config.item_metapaths), config.paths, config.twins, drawn
+            graph,
+            metapaths=(config.user_metapaths, config.item_metapaths),
+            paths=config.paths,
+            twins=config.twins,
+            generators=Generators(derive(seed, "graph views")),
         )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        drawn_with = int(self.mask_seed)
+        seed_before = int(self.mask_seed)
         super()._load_from_state_dict(state_dict, prefix, *args)
-        if self.config.twins.kind == "masked" and (seed := int(self.mask_seed)) != drawn_with:
+        seed = int(self.mask_seed)
+        if seed != seed_before:
             assert isinstance(self.space, GraphSpace)
-            self._inputs, self._moved = self._read(self.space.graph, seed), ()
+            self._inputs = self._read(self.space.graph, seed)
+            self._moved = {}
 
     def setup(self, train: Part) -> None:
         super().setup(train)
@@ -224,7 +230,8 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         return (Phase("model", ("model",), terms),)
 
     def nodes(self) -> Tensor:
-        own, fine = self.own_vectors(), None
+        own = self.own_vectors()
+        fine = None
         if self._reads_fine:
             with evaluating(self.views):
                 fine = self.encoder(self.fine_vectors(own, None))
@@ -238,22 +245,24 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         """The vectors that scores are made of; own and fine are propagated."""
         if fine is None or not self._reads_fine:
             return own
-        return own + fine if self.config.recommend_by == "both" else fine
+        if self.config.recommend_by == "fine":
+            return fine
+        return own + fine
 
     def can_rank(self, query: Query) -> Tensor:
         return super().can_rank(query) | self._related(query, self._ranked()[0])
 
     def reading(self, query: Query) -> Reading:
-        return (
-            EdgeReading(self, query, self._reads_fine)
-            if self.knows(query)
-            else super().reading(query)
-        )
+        if self.knows(query):
+            return EdgeReading(self, query, self._reads_fine)
+        return super().reading(query)
 
     def start(self) -> Tensor:
         own = self.own_vectors()
+        if not self._reads_fine:
+            return own
         with evaluating(self.views):
-            return self._scored(own, self.fine_vectors(own, None) if self._reads_fine else None)
+            return self._scored(own, self.fine_vectors(own, None))
 
     def _fold_in(self, query: Query, nodes: Tensor) -> Tensor:
         """Users without a history but with relations are embedded through these."""
@@ -270,28 +279,29 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         """[n_users + n_items, D]: the nodes' own vectors; zeros where they could not be learned."""
         known_mask = torch.cat([self.known_users, self.known_items])
         own = self.embedding.weight * known_mask[:, None]
-        for name, layer in self.feature_layers.items():
+        for side, layer in self.feature_layers.items():
             assert isinstance(layer, nn.Linear)
-            x, start = (
-                self._placed(self._features[name]),
-                0 if name == "user" else self.space.n_users,
-            )
-            vectors = spmm(x, layer.weight.t()) + layer.bias if isinstance(x, Csr) else layer(x)
-            own = own.index_add(
-                0, torch.arange(start, start + len(vectors), device=own.device), vectors
-            )
+            x = self._placed(self._features[side])
+            if isinstance(x, Csr):
+                vectors = spmm(x, layer.weight.t()) + layer.bias
+            else:
+                vectors = layer(x)
+            start = self._start_of(side)
+            rows = torch.arange(start, start + len(vectors), device=own.device)
+            own = own.index_add(0, rows, vectors)
         return own
+
+    def _start_of(self, side: str) -> int:
+        """Where the users, or the items, begin among the nodes."""
+        return {"user": 0, "item": self.space.n_users}[side]
 
     def fine_vectors(self, own: Tensor, generators: Generators | None) -> Tensor:
         """[n_users + n_items, D]: the fine views of both sides."""
         generator = None if generators is None else generators["dropout"]
-        read = self.read_views(own, generators)
-        return torch.cat(
-            [
-                views.fine(inputs, hidden, masked, generator)
-                for views, inputs, hidden, masked in read
-            ]
-        )
+        fine = []
+        for views, inputs, hidden, masked in self.read_views(own, generators):
+            fine.append(views.fine(inputs, hidden, masked, generator, generator))
+        return torch.cat(fine)
 
     def read_views(
         self, own: Tensor, generators: Generators | None
@@ -302,25 +312,20 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         for name, table in self.others.items():
             assert isinstance(table, nn.Embedding)
             hidden[name] = table.weight
-        for read, views in zip(self._inputs, self.views, strict=True):
+        for inputs_on_host, views in zip(self._inputs, self.views, strict=True):
             assert isinstance(views, MetaPathViews)
-            inputs: MetaPathInputs = self._placed(read)
-            masked = (
-                self._masked(hidden[inputs.target], generators)
-                if self.config.twins.kind == "masked"
-                else None
-            )
-            yield views, inputs, hidden, masked
+            inputs: MetaPathInputs = self._placed(inputs_on_host)
+            yield views, inputs, hidden, self._masked(hidden[inputs.target], generators)
 
     @torch.no_grad()
     def path_weights(self) -> dict[PathKey, float]:
         """The attention of the fine views, in evaluation mode."""
+        weights = {}
         with evaluating(self.views):
-            return {
-                key: weight
-                for views, inputs, hidden, masked in self.read_views(self.own_vectors(), None)
-                for key, (weight, _) in views.addends(inputs, hidden, masked).items()
-            }
+            for views, inputs, hidden, masked in self.read_views(self.own_vectors(), None):
+                for key, (weight, _) in views.addends(inputs, hidden, masked).items():
+                    weights[key] = weight
+        return weights
 
     @torch.no_grad()
     def score_parts(self, query: Query, items: Tensor) -> dict[PathKey, Tensor]:
@@ -346,61 +351,78 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         path.
         """
         own, by = self.own_vectors(), self.config.recommend_by
-        found = {} if by == "fine" else {PathKey(): self.encoder(own)}
+        addends = {}
+        if by != "fine":
+            addends[PathKey()] = self.encoder(own)
         if by == "interactions":
-            return found
+            return addends
         with evaluating(self.views):
             for views, inputs, hidden, masked in self.read_views(own, None):
-                start = 0 if inputs.target == SIDES[0] else self.space.n_users
+                start = self._start_of(inputs.target)
                 for key, (_, addend) in views.addends(inputs, hidden, masked).items():
-                    alone = torch.zeros_like(own)
-                    alone[start : start + len(addend)] = addend
-                    found[key] = self.encoder(alone)
-        return found
+                    of_all = torch.zeros_like(own)
+                    of_all[start : start + len(addend)] = addend
+                    addends[key] = self.encoder(of_all)
+        return addends
 
-    def _masked(self, h: Tensor, generators: Generators | None) -> Tensor:
-        """[n, D]: the own vectors of a side, a share of them 0 in training."""
+    def _masked(self, h: Tensor, generators: Generators | None) -> Tensor | None:
+        """[n, D]: the own vectors of a side, a share of them 0 in training; None without masked
+        twins.
+        """
+        if self.config.twins.kind != "masked":
+            return None
         share: float = self.config.twins.node_mask
         if generators is None or not self.training or not share:
             return h
-        return h * (
-            torch.rand(len(h), 1, generator=generators["views"], device=h.device, dtype=h.dtype)
-            >= share
+        uniform = torch.rand(
+            len(h), 1, generator=generators["views"], device=h.device, dtype=h.dtype
         )
+        return h * (uniform >= share)
 
     def losses(self, batch: PairBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
-        vectors, contrasts, fine = self.own_vectors(), wanted - {"l2", "rec"}, None
+        vectors = self.own_vectors()
         own = self.encoder(vectors)
-        found: dict[str, Tensor] = {}
+        fine = None
+        losses: dict[str, Tensor] = {}
+        contrasts = wanted - {"l2", "rec"}
         if contrasts or self._reads_fine:
             fine = self.encoder(self.fine_vectors(vectors, batch.generators))
-        if contrasts and fine is not None:
-            found |= self.contrasts_of(batch, self._sides(batch, own, fine), contrasts)
+        if contrasts:
+            assert fine is not None
+            users, items = self._sides(batch, own, fine)
+            of_users = self.side_losses(batch, users, contrasts)
+            of_items = self.side_losses(batch, items, contrasts)
+            losses |= {name: of_users[name] + of_items[name] for name in of_users}
         if "l2" in wanted:
-            found["l2"] = self._l2(batch)
+            losses["l2"] = self._l2(batch)
         if "rec" in wanted:
-            found["rec"] = self._rec(batch, self._scored(own, fine))
-        return found
+            losses["rec"] = self._rec(batch, self._scored(own, fine))
+        return losses
 
     def _sides(self, batch: PairBatch, own: Tensor, fine: Tensor) -> list[Side]:
         """The projected views of the users and of the items of a batch, each node once."""
-        sizes, found = [self.space.n_users, self.space.n_items], []
-        split = zip(
-            batch.distinct(), torch.split(own, sizes), torch.split(fine, sizes), strict=True
-        )
-        for number, (ids, *both) in enumerate(split):
+        sizes = [self.space.n_users, self.space.n_items]
+        own_of_sides, fine_of_sides = torch.split(own, sizes), torch.split(fine, sizes)
+        sides = []
+        for number, ids in enumerate(batch.distinct()):
             views: Any = self.views[number]
-            term: Any = self.contrasts[number]
-            found.append(Side(term, ids, *(views.head(x.index_select(0, ids)) for x in both)))
-        return found
+            contrast: Any = self.contrasts[number]
+            side = Side(
+                contrast=contrast,
+                ids=ids,
+                own=views.head(own_of_sides[number].index_select(0, ids)),
+                fine=views.head(fine_of_sides[number].index_select(0, ids)),
+            )
+            sides.append(side)
+        return sides
 
-    def contrasts_of(
-        self, batch: PairBatch, sides: list[Side], wanted: frozenset[str]
+    def side_losses(
+        self, batch: PairBatch, side: Side, wanted: frozenset[str]
     ) -> dict[str, Tensor]:
-        """The terms that are wanted of those that contrast the views of both sides; ``info`` is one
+        """The terms that are wanted of those that contrast the views of one side; ``info`` is one
         of them.
         """
-        raise TypeError(f"{type(self).__name__} must define contrasts_of(batch, sides, wanted)")
+        raise TypeError(f"{type(self).__name__} must define side_losses(batch, side, wanted)")
 
 
 class MEOWRecConfig(MetaPathRecommenderConfig):
@@ -444,20 +466,24 @@ class MEOWRec(MEOWLoss, MetaPathRecommender):
         proto = self.config.contrast_weight * self.config.proto_weight
         return (Phase("model", ("model",), {**phase.terms, "proto": proto}),)
 
-    def contrasts_of(
-        self, batch: PairBatch, sides: list[Side], wanted: frozenset[str]
+    def side_losses(
+        self, batch: PairBatch, side: Side, wanted: frozenset[str]
     ) -> dict[str, Tensor]:
-        found: dict[str, list[Tensor]] = {name: [] for name in wanted}
-        for term, ids, own, fine in sides:
-            prototypes = cache(partial(self.cluster, fine))  # step 1, where a part reads them
-            if "info" in wanted:
-                offer(term, prototypes, ids)  # step 2
-                found["info"].append(
-                    term(own, fine, ids, generator=term.stream(batch.generators))
-                )  # step 3
-            if "proto" in wanted:
-                found["proto"].append(proto_nce(self.proto_contrast, own, prototypes()))  # step 4
-        return {name: torch.stack(losses).sum() for name, losses in found.items() if losses}
+        prototypes = []
+        if self.reads_clusters(wanted, side.contrast):
+            prototypes = self.cluster(side.fine)  # step 1
+        losses = {}
+        if "info" in wanted:
+            self.weigh_by_clusters(side.contrast, prototypes, ids=side.ids)  # step 2
+            generator = side.contrast.stream(batch.generators)
+            losses["info"] = side.contrast(  # step 3
+                side.own, side.fine, ids_a=side.ids, generator=generator
+            )
+        if "proto" in wanted:
+            losses["proto"] = proto_nce(  # step 4
+                self.proto_contrast, anchors=side.own, prototypes=prototypes
+            )
+        return losses
 
 
 class AdaMEOWRecConfig(MetaPathRecommenderConfig):
@@ -478,11 +504,8 @@ class AdaMEOWRec(MetaPathRecommender):
 
     Config: ClassVar[type[ModelConfig]] = AdaMEOWRecConfig
 
-    def contrasts_of(
-        self, batch: PairBatch, sides: list[Side], wanted: frozenset[str]
+    def side_losses(
+        self, batch: PairBatch, side: Side, wanted: frozenset[str]
     ) -> dict[str, Tensor]:
-        losses = [
-            term(fine, own, ids, generator=term.stream(batch.generators))
-            for term, ids, own, fine in sides
-        ]
-        return {"info": torch.stack(losses).sum()}
+        generator = side.contrast.stream(batch.generators)
+        return {"info": side.contrast(side.fine, side.own, ids_a=side.ids, generator=generator)}

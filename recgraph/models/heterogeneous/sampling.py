@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -21,7 +21,10 @@ from recgraph.sparse.operators import Chain
 from recgraph.sparse.products import compose
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.select import sample_rows
+from recgraph.sparse.spmm import Operator
 
+#: a layer of a path, and that of its twin
+LayerPair = tuple[Chain, Chain]
 FanOut = Annotated[tuple[Annotated[int, Field(ge=1)] | None, ...], Field(min_length=1)]
 
 
@@ -66,14 +69,14 @@ class Sampling(Config):
             nodes: [B] int64, target nodes.
             generator: draws; on any device.
         """
-        rows, layers = nodes, []
+        rows = nodes
+        layers: list[list[LayerPair]] = []
         walks: list[_Walk] = []
-        for number, fan_out in enumerate(self.fan_out):
+        for fan_out in self.fan_out:
+            if walks:
+                layers.append([walk.operators(rows) for walk in walks])
             walks = [_walk(path, rows, fan_out, generator, self.replace) for path in source.paths]
-            seen = torch.unique(torch.cat([part for walk in walks for part in walk.seen]))
-            if number < len(self.fan_out) - 1:
-                layers.append([walk.operators(seen) for walk in walks])
-            rows = seen
+            rows = _distinct([walk.seen for walk in walks])
         reached = self._contexts(source.paths, rows, generator)
         local = local_nodes(source, rows, reached.values())
         layers.append([walk.operators(local[source.target]) for walk in walks])
@@ -85,22 +88,37 @@ class Sampling(Config):
         """The nodes that each context reaches, by the identity of the context: paths that begin
         alike share it.
         """
-        made: dict[int, Reached] = {}
+        of_context: dict[int, Reached] = {}
         for path in paths:
             before: Reached | None = None
-            for hop, (node_type, walked) in enumerate(path.contexts):
-                assert isinstance(walked, Walked)
-                if id(walked) not in made:
-                    level = rows if before is None else before.nodes
-                    step, fan_out = walked.steps[-1], _at(self.context_fan_out, hop)
-                    drawn, _ = sample_rows(step, level, fan_out, generator, self.replace)
-                    found, inverse = torch.unique(step.indices[drawn.values], return_inverse=True)
-                    reached = Csr(drawn.offsets, inverse, None, (len(level), len(found))).pattern()
-                    if before is not None:
-                        reached = compose(before.reached, reached, "binary")
-                    made[id(walked)] = Reached(node_type, found, reached)
-                before = made[id(walked)]
-        return made
+            for node_type, context in path.contexts:
+                assert isinstance(context, Walked)
+                if id(context) not in of_context:
+                    reached = self._reached(node_type, context.steps, rows, before, generator)
+                    of_context[id(context)] = reached
+                before = of_context[id(context)]
+        return of_context
+
+    def _reached(
+        self,
+        node_type: str,
+        steps: Sequence[Csr],
+        rows: Tensor,
+        before: Reached | None,
+        generator: torch.Generator,
+    ) -> Reached:
+        """The nodes that rows reach by the last of some steps, a sample of its edges; ``before``
+        are those that they reach by the others.
+        """
+        step = steps[-1]
+        nodes = rows if before is None else before.nodes
+        fan_out = _at(self.context_fan_out, len(steps) - 1)
+        drawn, _ = sample_rows(step, nodes, fan_out, generator, self.replace)
+        ends, indices = torch.unique(step.indices[drawn.values], return_inverse=True)
+        reached = Csr(drawn.offsets, indices, None, (len(nodes), len(ends))).pattern()
+        if before is not None:
+            reached = compose(before.reached, reached, "binary")
+        return Reached(node_type, ends, reached)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,26 +152,41 @@ class _Walk:
     factors: list[tuple[Csr, Csr]]
 
     @property
-    def seen(self) -> list[Tensor]:
-        """The target nodes that the rows depend on."""
-        return [self.factors[-1][0].indices, *([self.rows] if self.path.loops else [])]
+    def seen(self) -> Tensor:
+        """The target nodes that the rows depend on; some several times."""
+        ends = self.factors[-1][0].indices
+        if not self.path.loops:
+            return ends
+        return torch.cat([ends, self.rows])
 
-    def operators(self, columns: Tensor) -> tuple[Chain, ...]:
+    def operators(self, columns: Tensor) -> LayerPair:
         """[R, C] of the path and of its twin; ``columns`` [C], ascending, holds every node seen."""
-        own, masked = self.factors[-1]
-        own = _relabelled(own, columns)
-        last = own, own.with_weights(masked.weights)  # what both share is made once
+        plain, masked = self.factors[-1]
+        plain = _relabelled(plain, columns)
+        masked = plain.with_weights(masked.weights)  # what both share is made once
         if self.path.loops:
-            last = _with_loops(*last, torch.searchsorted(columns, self.rows))
-        chains = []
-        for k, whole in enumerate((self.path.adjacency, self.path.masked)):
-            assert isinstance(whole, Chain)
-            left = None if whole.left is None else whole.left[self.rows]
-            right = None if whole.right is None else whole.right[columns]
-            chains.append(
-                Chain((*(factor[k] for factor in self.factors[:-1]), last[k]), left, right)
-            )
-        return tuple(chains)
+            plain, masked = _with_loops(plain, masked, torch.searchsorted(columns, self.rows))
+        first = [pair[0] for pair in self.factors[:-1]]
+        first_masked = [pair[1] for pair in self.factors[:-1]]
+        return (
+            self._chain(self.path.adjacency, [*first, plain], columns),
+            self._chain(self.path.masked, [*first_masked, masked], columns),
+        )
+
+    def _chain(self, source: Operator | Layered, factors: Sequence[Csr], columns: Tensor) -> Chain:
+        """Sampled factors with the scales of the whole graph."""
+        assert isinstance(source, Chain)
+        return Chain(tuple(factors), _taken(source.left, self.rows), _taken(source.right, columns))
+
+
+def _taken(scales: Tensor | None, nodes: Tensor) -> Tensor | None:
+    return None if scales is None else scales[nodes]
+
+
+def _distinct(parts: list[Tensor]) -> Tensor:
+    """[n], ascending: the nodes that any part holds."""
+    nodes: Tensor = torch.unique(torch.cat(parts))
+    return nodes
 
 
 def local_nodes(
@@ -164,7 +197,7 @@ def local_nodes(
     met[inputs.target].append(rows)
     for part in reached:
         met[part.node_type].append(part.nodes)
-    return {name: torch.unique(torch.cat(parts)) for name, parts in met.items()}
+    return {name: _distinct(parts) for name, parts in met.items()}
 
 
 def _walk(
@@ -172,27 +205,31 @@ def _walk(
 ) -> _Walk:
     assert isinstance(path.adjacency, Chain)
     assert isinstance(path.masked, Chain)
-    scales = path.adjacency.left if path.adjacency.left is not None else path.adjacency.right
+    scales = path.adjacency.right if path.adjacency.left is None else path.adjacency.left
     assert scales is not None
     nodes, factors = rows, []
-    pairs = [*zip(path.adjacency.factors, path.masked.factors, strict=True)]
-    for number, (factor, twin) in enumerate(pairs):
+    last = len(path.adjacency.factors) - 1
+    for number, factor in enumerate(path.adjacency.factors):
         drawn, per_row = sample_rows(factor, nodes, _at(fan_out, number), generator, replace)
         scale = torch.repeat_interleave(
             per_row.to(scales.dtype), drawn.lengths, output_size=len(drawn.values)
         )
         columns, width = factor.indices[drawn.values], factor.shape[1]
-        if number < len(pairs) - 1:  # a node that several rows reach is expanded once
+        if number < last:  # a node that several rows reach is expanded once
             nodes, columns = torch.unique(columns, return_inverse=True)
             width = len(nodes)
-        weights = (
-            scale if one.weights is None else scale * one.weights[drawn.values].to(scales.dtype)
-            for one in (factor, twin)
-        )
         places = Csr(drawn.offsets, columns, None, (drawn.n_rows, width))
-        own, masked = (places.with_weights(each) for each in weights)
-        factors.append((own, masked))
+        plain = places.with_weights(_scaled(scale, factor, drawn.values))
+        masked = places.with_weights(_scaled(scale, path.masked.factors[number], drawn.values))
+        factors.append((plain, masked))
     return _Walk(path, rows, factors)
+
+
+def _scaled(scale: Tensor, factor: Csr, entries: Tensor) -> Tensor:
+    """[K]: the weights of drawn entries, each divided by the share that was drawn."""
+    if factor.weights is None:
+        return scale
+    return scale * factor.weights[entries].to(scale.dtype)
 
 
 def _with_loops(matrix: Csr, masked: Csr, own: Tensor) -> tuple[Csr, Csr]:
@@ -203,11 +240,9 @@ def _with_loops(matrix: Csr, masked: Csr, own: Tensor) -> tuple[Csr, Csr]:
     offsets = matrix.indptr + torch.arange(len(matrix.indptr), device=own.device)
     places = Csr(offsets, columns[order], None, matrix.shape)
     zeros = matrix.values().new_zeros(len(own))
-    weights = (
-        torch.cat(pair)[order] for pair in ((matrix.values(), zeros), (masked.values(), zeros + 1))
-    )
-    first, second = (places.with_weights(each) for each in weights)
-    return first, second
+    weights = torch.cat([matrix.values(), zeros])[order]
+    masked_weights = torch.cat([masked.values(), zeros + 1])[order]
+    return places.with_weights(weights), places.with_weights(masked_weights)
 
 
 def _at(fan_out: FanOut, step: int) -> int | None:
@@ -218,7 +253,9 @@ def take_features(x: Features, rows: Tensor) -> Features:
     """Features of some nodes; where a type has none, the indices of the nodes, for a look-up."""
     if x is None:
         return rows
-    return x.take_rows(rows) if isinstance(x, Csr) else x[rows]
+    if isinstance(x, Csr):
+        return x.take_rows(rows)
+    return x[rows]
 
 
 def share_of(inputs: MetaPathInputs, share: Share) -> MetaPathInputs:
@@ -229,35 +266,31 @@ def share_of(inputs: MetaPathInputs, share: Share) -> MetaPathInputs:
     """
     if share.is_whole:
         return inputs
-    whole = [
-        [*zip(path.adjacency.layers, path.masked.layers, strict=True)]  # type: ignore[union-attr]
-        for path in inputs.paths
-    ]
-    first = whole[0][-1][0]
-    rows = torch.arange(first.shape[0], device=first.device)[share.rows]
-    layers: list[list[tuple[Chain, ...]]] = []
-    for number in reversed(range(len(whole[0]))):
-        parts = [
-            [_of_rows(chain, rows) for chain in layers_of_path[number]] for layers_of_path in whole
-        ]
-        rows = torch.unique(
-            torch.cat([chain.factors[-1].indices for pair in parts for chain in pair])
-        )
-        columns = rows
-        if not number:
-            found: Any = [context for path in inputs.paths for context in path.contexts]
-            contexts = {id(reached): _of_context(name, reached, rows) for name, reached in found}
-            local = local_nodes(inputs, rows, contexts.values())
-            columns = local[inputs.target]
-        layers.append([tuple(_on_columns(chain, columns) for chain in pair) for pair in parts])
-    return _joined(inputs, rows, local, layers, contexts, share)
+    outermost = inputs.paths[0].adjacency
+    assert isinstance(outermost, Layered)
+    layer = outermost.layers[-1]
+    assert isinstance(layer, Chain)
+    rows = torch.arange(layer.shape[0], device=layer.device)[share.rows]
+    layers: list[list[LayerPair]] = []
+    for number in reversed(range(len(outermost.layers))):
+        pairs = [_of_rows(path, number, rows) for path in inputs.paths]
+        rows = _distinct([plain.factors[-1].indices for plain, _ in pairs])
+        if number:
+            layers.append([_on_columns(pair, rows) for pair in pairs])
+    reached = {}
+    for path in inputs.paths:
+        for node_type, context in path.contexts:
+            reached[id(context)] = _of_context(node_type, context, rows)
+    local = local_nodes(inputs, rows, reached.values())
+    layers.append([_on_columns(pair, local[inputs.target]) for pair in pairs])
+    return _joined(inputs, rows, local, layers, reached, share)
 
 
 def _joined(
     source: MetaPathInputs,
     rows: Tensor,
     local: Mapping[str, Tensor],
-    layers: Sequence[Sequence[tuple[Chain, ...]]],
+    layers: Sequence[Sequence[LayerPair]],
     reached: Mapping[int, Reached],
     share: Share = WHOLE,
 ) -> MetaPathInputs:
@@ -266,45 +299,63 @@ def _joined(
     """
     columns = {key: part.relabelled(rows, local, source.target) for key, part in reached.items()}
     paths = []
-    for place, path in enumerate(source.paths):
-        adjacency, masked = (
-            Layered(tuple(layer[place][k] for layer in reversed(layers)), share) for k in (0, 1)
+    for number, path in enumerate(source.paths):
+        # in the order in which they are applied
+        pairs = [layer[number] for layer in reversed(layers)]
+        adjacency, masked = zip(*pairs, strict=True)
+        inputs = PathInputs(
+            name=path.name,
+            adjacency=Layered(adjacency, share),
+            masked=Layered(masked, share),
+            contexts=tuple((name, columns[id(context)]) for name, context in path.contexts),
         )
-        contexts = tuple((name, columns[id(context)]) for name, context in path.contexts)
-        paths.append(PathInputs(path.name, adjacency, masked, contexts))
+        paths.append(inputs)
     features = {name: take_features(x, local[name]) for name, x in source.features.items()}
-    return MetaPathInputs(
-        source.target, features, take_features(source.masked, local[source.target]), tuple(paths)
-    )
+    masked_features = take_features(source.masked, local[source.target])
+    return MetaPathInputs(source.target, features, masked_features, tuple(paths))
 
 
-def _of_context(node_type: str, context: Csr, rows: Tensor) -> Reached:
+def _of_context(node_type: str, context: Csr | Walked, rows: Tensor) -> Reached:
     """What some rows of a context reach."""
+    assert isinstance(context, Csr)
     part = context.take_rows(rows)
     nodes = torch.unique(part.indices)
     return Reached(node_type, nodes, _relabelled(part, nodes))
 
 
-def _of_rows(chain: Chain, rows: Tensor) -> Chain:
-    """Some rows of a chain, of each later factor what they lead to; the last factor has all of its
-    columns.
-    """
-    left, factors = None if chain.left is None else chain.left[rows], []
-    for number, factor in enumerate(chain.factors):
+def _of_rows(path: PathInputs, number: int, rows: Tensor) -> LayerPair:
+    """Some rows of a layer of a path and of its twin; the last factors have all of their columns."""
+    assert isinstance(path.adjacency, Layered)
+    assert isinstance(path.masked, Layered)
+    plain, masked = path.adjacency.layers[number], path.masked.layers[number]
+    return _chain_of_rows(plain, rows), _chain_of_rows(masked, rows)
+
+
+def _chain_of_rows(chain: Operator, rows: Tensor) -> Chain:
+    """Some rows of a chain, of each later factor what they lead to."""
+    assert isinstance(chain, Chain)
+    left = _taken(chain.left, rows)
+    *inner, last = chain.factors
+    factors = []
+    for factor in inner:
         part = factor.take_rows(rows)
-        if number < len(chain.factors) - 1:
-            rows = torch.unique(part.indices)
-            part = _relabelled(part, rows)
-        factors.append(part)
-    return Chain(tuple(factors), left, chain.right)
+        rows = torch.unique(part.indices)
+        factors.append(_relabelled(part, rows))
+    return Chain((*factors, last.take_rows(rows)), left, chain.right)
 
 
-def _on_columns(chain: Chain, columns: Tensor) -> Chain:
-    """With some of the columns, which hold all entries."""
-    right = None if chain.right is None else chain.right[columns]
-    return Chain((*chain.factors[:-1], _relabelled(chain.factors[-1], columns)), chain.left, right)
+def _on_columns(pair: LayerPair, columns: Tensor) -> LayerPair:
+    """A path and its twin with some of the columns, which hold all entries."""
+    plain, masked = pair
+    return _chain_on_columns(plain, columns), _chain_on_columns(masked, columns)
+
+
+def _chain_on_columns(chain: Chain, columns: Tensor) -> Chain:
+    *inner, last = chain.factors
+    return Chain((*inner, _relabelled(last, columns)), chain.left, _taken(chain.right, columns))
 
 
 def _relabelled(matrix: Csr, columns: Tensor) -> Csr:
+    """With the indices of columns among some, ascending, that hold all entries."""
     indices = torch.searchsorted(columns, matrix.indices)
     return Csr(matrix.indptr, indices, matrix.weights, (matrix.shape[0], len(columns)))

@@ -5,6 +5,7 @@ items.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 from typing import Annotated, ClassVar, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph.config import PartConfig
+from recgraph.encoders.base import dropout_generator
 from recgraph.encoders.graph import ItemGraph, Propagation, SemanticAttention, ViewWeights
 from recgraph.graph.contexts import Layered, Walked
 from recgraph.graph.hetero import HeteroGraph
@@ -81,10 +83,11 @@ class MetaPathViews(nn.Module):
     ) -> None:
         super().__init__()
         self.dropout, self.linear = dropout, encoder is None
-        n_views = len(inputs.paths) * (1 if twins.kind == "none" else 2)
         self.attention: ViewWeights | SemanticAttention
         if encoder is None:
-            self.encoder, self.attention = Propagation(), ViewWeights(n_views)
+            views_per_path = 1 if twins.kind == "none" else 2
+            self.encoder = Propagation()
+            self.attention = ViewWeights(views_per_path * len(inputs.paths))
         else:
             self.context_layers = nn.ModuleList(
                 nn.ModuleList(nn.Linear(hidden_dim, hidden_dim, bias=False) for _ in path.contexts)
@@ -104,7 +107,7 @@ class MetaPathViews(nn.Module):
         hidden: Mapping[str, Tensor],
         masked: Tensor | None,
         generator: Draw = None,
-        together: Draw = None,
+        attention_generator: Draw = None,
     ) -> Tensor:
         """[N, D]: the fine view, before the head.
 
@@ -114,18 +117,18 @@ class MetaPathViews(nn.Module):
             masked: the target's vectors from masked features, in the same shape; None without
                 masked twins.
             generator: draws dropout; required in training mode where dropout is above 0.
-            together: draws the dropout of the attention, behind which ranks compute the same;
-                default: ``generator``.
+            attention_generator: draws the dropout of the attention, behind which ranks compute the
+                same.
         """
         views = self._views(inputs, hidden, masked, generator)
-        fine: Tensor = self.attention(views, generator if together is None else together)
+        fine: Tensor = self.attention(views, attention_generator)
         return fine
 
     def coarse(
         self, inputs: MetaPathInputs, hidden: Mapping[str, Tensor], generator: Draw = None
     ) -> Tensor:
         """[N, D]: the coarse view, before the head; the arguments are those of :meth:`fine`."""
-        adjacencies = tuple(path.adjacency for path in inputs.paths)
+        adjacencies = [path.adjacency for path in inputs.paths]
         coarse: Tensor = self.encoder(adjacencies, hidden[inputs.target], generator)
         return coarse
 
@@ -139,16 +142,17 @@ class MetaPathViews(nn.Module):
         self.attention(views)
         betas = self.attention.last
         assert isinstance(betas, Tensor)
-        each = len(views) // len(inputs.paths)
-        found = {}
+        views_per_path = len(views) // len(inputs.paths)
+        addends = {}
         for number, path in enumerate(inputs.paths):
-            chosen = range(number * each, (number + 1) * each)
-            total = sum(betas[place] * views[place] for place in chosen)
-            found[PathKey(inputs.target, path.name)] = (
-                float(betas[list(chosen)].sum()),
-                torch.as_tensor(total),
+            places = slice(number * views_per_path, (number + 1) * views_per_path)
+            weights = betas[places]
+            parts = [weight * z for weight, z in zip(weights, views[places], strict=True)]
+            addends[PathKey(inputs.target, path.name)] = (
+                float(weights.sum()),
+                torch.stack(parts).sum(0),
             )
-        return found
+        return addends
 
     def _views(
         self,
@@ -158,26 +162,28 @@ class MetaPathViews(nn.Module):
         generator: Draw,
     ) -> list[Tensor]:
         """[N, D] each: the view of each path, followed by its twin where there is one."""
-        h, views = hidden[inputs.target], []
+        h = hidden[inputs.target]
+        views = []
         means: dict[int, Tensor] = {}
         for number, path in enumerate(inputs.paths):
-            context = self._dropped(self._context(number, path, hidden, means), generator)
+            context = self._context(number, path, hidden, means)
+            if path.contexts:  # a path without one draws nothing
+                draw = dropout_generator(self, self.dropout, generator)
+                context = dropout(context, self.dropout, draw)
             z = self._path(path.adjacency, h + context, generator)
             views.append(z)
             if masked is not None:
                 views.append(self._path(path.masked, masked + context, generator))
             elif self.augmenters:
                 views.append(self.augmenters[number](z, generator=generator))
-        return views if self.linear else [unit_length(z) for z in views]
-
-    def _dropped(self, context: Tensor, generator: Draw) -> Tensor:
-        """A context after dropout; a path that has none draws nothing."""
-        return dropout(
-            context, self.dropout, generator if self.training and context.dim() else None
-        )
+        if self.linear:
+            return views
+        return [unit_length(z) for z in views]
 
     def _path(self, adjacency: Operator | Layered, x: Tensor, generator: Draw) -> Tensor:
-        z: Tensor = self.encoder((adjacency,), x if self.linear else F.elu(x), generator)
+        if not self.linear:
+            x = F.elu(x)
+        z: Tensor = self.encoder((adjacency,), x, generator)
         return z
 
     def _context(
@@ -186,19 +192,23 @@ class MetaPathViews(nn.Module):
         """[N, D]: the context of a path, [] where it has none; ``means`` keeps what paths that
         begin alike share.
         """
-        total = None
+        parts = []
         for step, (node_type, reached) in enumerate(path.contexts):
             if id(reached) not in means:
                 means[id(reached)] = _mean(reached, hidden[node_type])
             part = means[id(reached)]
             if not self.linear:
                 part = part @ self.context_layers[number][step].weight.t()  # type: ignore[index]
-            total = part if total is None else total + part
-        return next(iter(hidden.values())).new_zeros(()) if total is None else total
+            parts.append(part)
+        if not parts:
+            return next(iter(hidden.values())).new_zeros(())
+        return reduce(torch.add, parts)
 
     def head(self, z: Tensor) -> Tensor:
         """[N, D]: the projection that the contrast compares."""
-        return unit_length(z if self.linear else torch.tanh(self.project(z)))
+        if not self.linear:
+            z = torch.tanh(self.project(z))
+        return unit_length(z)
 
 
 def _mean(reached: Csr | Walked, h: Tensor) -> Tensor:
@@ -248,18 +258,31 @@ class MetaPaths(HoldsGraph, ItemGraph):
     ) -> None:
         super().__init__()
         paths = side_paths(graph, "item", metapaths, Paths(top_k=top_k, normalisation="symmetric"))
-        none = Generators(0)  # nothing is drawn
-        self._inputs = read_graph(graph, "item", paths, {"item": None}, none, none["ties"])
-        self.views = MetaPathViews(
-            self._inputs, hidden_dim, hidden_dim, dropout, Twins(kind="none"), None
+        generators = Generators(0)  # nothing is drawn
+        self._inputs = read_graph(
+            graph,
+            "item",
+            paths=paths,
+            features={"item": None},
+            generators=generators,
+            ties=generators["ties"],
         )
-        reached = {name for path in self._inputs.paths for name, _ in path.contexts} - {"item"}
-        self.others = tables_of(graph, reached, hidden_dim)
+        self.views = MetaPathViews(
+            self._inputs,
+            hidden_dim=hidden_dim,
+            dim=hidden_dim,
+            dropout=dropout,
+            twins=Twins(kind="none"),
+            encoder=None,
+        )
+        self.others = tables_of(graph, self._inputs.context_types - {"item"}, hidden_dim)
 
     def forward(self, x: Tensor, generator: Draw = None) -> Tensor:
         inputs: MetaPathInputs = self._placed(self._inputs)
-        hidden = {name: table.weight for name, table in self.others.items()}
-        return self.views.fine(inputs, {"item": x, **hidden}, None, generator)  # type: ignore[dict-item]
+        hidden = {"item": x}
+        for name, table in self.others.items():
+            hidden[name] = table.weight  # type: ignore[assignment]
+        return self.views.fine(inputs, hidden, None, generator, generator)
 
     def path_weights(self) -> dict[PathKey, float]:
         """beta of each path."""
