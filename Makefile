@@ -1,6 +1,6 @@
 # Everything a developer runs. `make demo` and `make test` need Python >= 3.11 and make, nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types test-fast test-area test-slow test-faults test-gpu test-order test-oldest bench bench-scale bench-gpu reference same-numbers docs audit dist clean
+.PHONY: help venv demo test lint types test-fast test-area test-portable test-slow test-faults test-peers test-gpu test-order test-oldest bench bench-scale bench-gpu reference same-numbers docs audit dist clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -67,11 +67,21 @@ lint: $(STAMP)  ## ruff and the static check of devices
 types: $(STAMP)  ## mypy --strict over the library
 	$(PY) -m mypy
 
+# Other processors on this one: the widths of vectors that libraries choose, and the order in which threads add up.
+AVX2 := ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2
+test-portable: $(STAMP)  ## the quick tests with one and two threads, without vector instructions, and with those of older processors
+	for setting in OMP_NUM_THREADS=1 OMP_NUM_THREADS=2 ATEN_CPU_CAPABILITY=default '$(AVX2)'; do \
+		echo "== $$setting"; env $$setting $(MAKE) --no-print-directory test-fast || exit 1; \
+	done
+
 test-slow: $(STAMP)  ## what takes long, and what Hypothesis finds with examples that nobody chose
 	RECGRAPH_EXPLORE=1 $(PYTEST) -m "(slow or hypothesis) and not faults and not peer and not gpu" $(ARGS)
 
 test-faults: $(STAMP)  ## commands that are killed go on to the same result: docs/contract.md
 	$(PYTEST) -m faults tests/faults $(ARGS)
+
+test-peers: $(STAMP)  ## agreement with other libraries, each in an environment of its own, made with pip
+	$(PYTEST) -m peer $(ARGS)
 
 # `make test-order SEED=2` takes another order.
 SEED ?= 1
@@ -101,7 +111,7 @@ bench-gpu: $(STAMP)  ## the same on a CUDA device
 reference: $(STAMP)  ## every agreement with published code and other libraries, a JSON object a line
 	$(PY) -m experiments.reference $(ARGS)
 
-same-numbers: $(STAMP)  ## small trainings of every model, bit for bit against committed fingerprints
+same-numbers: $(STAMP)  ## small trainings of every model against committed fingerprints, on any processor
 	$(PY) experiments/same_numbers.py $(ARGS)
 
 docs: $(DOCS_STAMP)  ## the documentation, in docs/_build/html
