@@ -6,14 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from recgraph.config import PartConfig, Search
-from recgraph.contrast.objectives import Objective
+from recgraph.contrast.objectives import Objective, ObjectiveConfig
 from recgraph.contrast.parts import Outcome, Similarity, Transform, Views
 from recgraph.contrast.regularisers import Regulariser
 from recgraph.contrast.weights import Weight
@@ -130,6 +130,13 @@ class Contrast(Similarity):
             ge=0, description="rows of earlier calls that are candidates beside those of this one"
         ),
     ] = 0
+
+    @model_validator(mode="after")
+    def _drop_unread_weight(self) -> Self:
+        """An objective without candidates reads no weights, so its record names none."""
+        if not issubclass(self.objective.member.Config, ObjectiveConfig):
+            self.__dict__["weight"] = None
+        return self
 
 
 class ContrastiveTerm(nn.Module):

@@ -244,6 +244,13 @@ def test_debiased_info_nce_is_info_nce_without_bias(flags: tuple[bool, bool]) ->
     agree(other(a, b), plain(a, b), a, b)
 
 
+def test_a_weight_that_the_objective_does_not_read_is_not_in_the_record() -> None:
+    unread = Contrast(objective="barlow_twins", weight="hardness")
+    assert unread == Contrast(objective="barlow_twins")
+    assert unread.model_dump()["weight"] is None
+    assert Contrast(objective="info_nce", weight="hardness").weight is not None
+
+
 def test_barlow_twins_is_a_loop_over_correlations() -> None:
     a, b = views()
     expected = 0.0
