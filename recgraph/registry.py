@@ -57,7 +57,7 @@ objective     contrast              objectives: BarlowTwins DebiasedInfoNCE Debi
 ranker        models                two_stage: BoostedTrees
 regulariser   contrast              regularisers: Alignment CrossUniformity Margin Uniformity
 reranker      evaluate              rerank: DPP MMR
-transform     contrast              parts: Centre ShuffledGroupWhitening
+transform     contrast              parts: Centre
 weight        contrast              weights: Cluster Hardness Learned SameTarget SelfMask
 """
 

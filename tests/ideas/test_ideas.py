@@ -16,6 +16,7 @@ import polars as pl
 import pytest
 import torch
 import torch.nn.functional as F
+from refusing import refused
 from torch import Tensor
 
 import recgraph as rg
@@ -779,3 +780,73 @@ def test_every_claim_of_the_words_is_one_of_the_table(
     assert f"{n_half} of {n}" in text
     assert [f"Event {place}" for place in order[: min(n_half, 3)]] == re.findall(r"Event \d", text)
     assert "from rank 2 to 40" in text
+
+
+# -- whitening
+
+
+def wide_views() -> Views:
+    draw = torch.Generator().manual_seed(4)
+    mixing = torch.randn(8, 8, generator=draw, dtype=torch.float64)
+    a = torch.randn(24, 8, generator=draw, dtype=torch.float64) @ mixing
+    b = a + torch.randn(24, 8, generator=draw, dtype=torch.float64)
+    ids = torch.arange(24)
+    return Views(a, b, ids, ids, generator=torch.Generator().manual_seed(1))
+
+
+def slow_whitening(x: np.ndarray, order: list[int], size: int, eps: float) -> np.ndarray:
+    out = np.zeros_like(x)
+    for start in range(0, len(order), size):
+        columns = order[start : start + size]
+        group = x[:, columns] - x[:, columns].mean(0)
+        covariance = np.zeros((size, size))
+        for row in group:
+            covariance += np.outer(row, row) / len(group)
+        covariance += eps * np.trace(covariance) / size * np.eye(size)
+        values, vectors = np.linalg.eigh(covariance)
+        out[:, columns] = group @ vectors @ np.diag(values**-0.5) @ vectors.T
+    return out
+
+
+@pytest.mark.parametrize("size", [1, 2, 8])
+def test_whitening_equals_a_loop_over_groups(size: int, idea: Idea) -> None:
+    x, order = wide_views().a, [3, 0, 7, 2, 6, 1, 5, 4]
+    whitened = idea("whitening")._whiten(x, torch.tensor(order), size, 1e-3)
+    np.testing.assert_allclose(
+        whitened.numpy(), slow_whitening(x.numpy(), order, size, 1e-3), rtol=1e-8, atol=1e-10
+    )
+
+
+def test_as_many_positives_as_shuffles(idea: Idea) -> None:
+    given, module = wide_views(), idea("whitening")
+    whiten = module._whiten
+    pairs = module.ShuffledGroupWhitening(n_positives=3, group_size=2)(given)
+    drawn = torch.Generator().manual_seed(1)
+    orders = [torch.randperm(8, generator=drawn) for _ in range(4)]
+    for (a, b), order in zip(pairs, orders[1:], strict=True):
+        torch.testing.assert_close(a, whiten(given.a, orders[0], 2, 1e-4))
+        torch.testing.assert_close(b, whiten(given.b, order, 2, 1e-4))
+    with refused("group_size"):
+        module.ShuffledGroupWhitening(group_size=3)(given)
+
+
+def test_the_inverse_root_has_gradients_where_eigenvalues_meet(idea: Idea) -> None:
+    equal = (2 * torch.eye(3, dtype=torch.float64)).expand(2, 3, 3).clone().requires_grad_()
+
+    def root(matrices: Tensor) -> Tensor:
+        return idea("whitening")._InverseRoot.apply((matrices + matrices.transpose(1, 2)) / 2)
+
+    assert torch.autograd.gradcheck(root, equal)
+    torch.testing.assert_close(
+        root(equal) @ root(equal), torch.eye(3, dtype=torch.float64).expand(2, 3, 3) / 2
+    )
+
+
+@pytest.mark.parametrize("n", [5, 2, 1])
+def test_rows_that_are_alike_or_few_whiten_to_finite_numbers(n: int, idea: Idea) -> None:
+    x = torch.ones(n, 8, requires_grad=True)
+    out = idea("whitening")._whiten(x, torch.arange(8), 4, 1e-4)
+    (out * torch.arange(8)).sum().backward()
+    assert bool(out.isfinite().all())
+    assert x.grad is not None
+    assert bool(x.grad.isfinite().all())
