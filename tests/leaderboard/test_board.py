@@ -39,7 +39,10 @@ def test_committed_records_are_found_at_their_addresses(name: str) -> None:
     for sheet in board.sheets:
         found = [job for _, jobs in plan_of(board, sheet) for job in jobs]
         assert len({job.stem for job in found}) == len(found), "two entries are the same"
-        stems.setdefault(board.folder_of(sheet), set()).update(job.stem for job in found)
+        # the study keeps its records beside its sheets
+        for results in (board.results, EXPERIMENTS / name / "results"):
+            folder = board.folder_of(sheet, results)
+            stems.setdefault(folder, set()).update(job.stem for job in found)
     for folder, known in stems.items():
         for path in folder.glob("*-seed*.json"):
             assert path.name.partition(".")[0] in known, path
