@@ -152,7 +152,7 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "duorec",
             "duorec regime=prefix",
             "duorec contrast.weight=none",
-            "duorec contrast.objective=sup_con intent_weight=0.1 n_intents=5",
+            "duorec intent_weight=0.1 n_intents=5",
             "mclrec",
             "mclrec regime=prefix",
             "mclrec schedule_of_phases=paper margin_form=paper",

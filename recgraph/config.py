@@ -13,6 +13,7 @@ import difflib
 import inspect
 import json
 import tomllib
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ class Config(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise ConfigError("\n".join(_messages(type(self).__name__, error.errors()))) from None
+            raise ConfigError(_message(type(self).__name__, error.errors())) from None
 
     # as pydantic marks its own, so that parts of a configuration are validated with it and errors
     # name their place
@@ -88,18 +89,14 @@ class Config(BaseModel):
         """
         if not isinstance(values, Mapping):
             return values
-        read = dict(values)
-        for name, value in values.items():
+        defaults = {}
+        for name in values:
             if name not in cls.model_fields:
                 raise ValueError(unknown_key(name, cls))
-            if isinstance(value, Mapping):
-                default = cls.model_fields[name].get_default(
-                    call_default_factory=True, validated_data={}
-                )
-                is_another = isinstance(default, PartConfig) and "name" in value
-                if isinstance(default, Config) and not is_another:
-                    read[name] = merged(default.model_dump(exclude_unset=True), value)
-        return read
+            default = cls.model_fields[name].get_default(call_default_factory=True)
+            if isinstance(default, Config):
+                defaults[name] = default.model_dump(exclude_unset=True)
+        return merged(defaults, values)
 
     @classmethod
     def of(cls, values: Mapping[str, Any] | None = None, /, **settings: Any) -> Self:
@@ -128,31 +125,30 @@ class PartConfig(Config):
     def _with_name(self, inner: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
         return {"name": self.part_name, **inner(self)}
 
-    def build(self, **given: Any) -> Any:
-        """The member with these settings and, of ``given``, what it has an argument or a field
+    def build(self, **arguments: Any) -> Any:
+        """The member with these settings and, of ``arguments``, what it has an argument or a field
         for.
         """
         values = dict(self)
-        for name in given.keys() & self.accepts:
-            values[name] = given[name]
-        takes_config = hasattr(self.member, "Config")
-        return (
-            self.member(self.model_copy(update=values)) if takes_config else self.member(**values)
-        )
+        for name in arguments.keys() & self.accepts:
+            values[name] = arguments[name]
+        if hasattr(self.member, "Config"):
+            return self.member(self.model_copy(update=values))
+        return self.member(**values)
 
 
 def walk(
     config: BaseModel | type[BaseModel], within: str = ""
 ) -> Iterator[tuple[str, FieldInfo, Any]]:
     """Dotted name, field and value of all settings of a tree, or of the defaults of a class; of
-    several parts in one field by their names, as ``augmentations.crop.ratio``."""
-    for name, field in (config if isinstance(config, type) else type(config)).model_fields.items():
+    several parts in one field by their names, as ``augmentations.crop.ratio``. The value of a
+    setting without a default is None in a class."""
+    if isinstance(config, type):
+        config = config.model_construct()
+    for name, field in type(config).model_fields.items():
         if field.exclude:
             continue
-        if isinstance(config, type):
-            value = field.get_default(call_default_factory=True, validated_data={})
-        else:
-            value = getattr(config, name)
+        value = getattr(config, name, None)
         yield f"{within}{name}", field, value
         if isinstance(value, Config):
             yield from walk(value, f"{within}{name}.")
@@ -167,28 +163,37 @@ def put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
     that has the name, and tables are copied. A name that is set where a table without one stands is
     added to that table."""
     name, *rest = path
-    held = tree.get(name)
+    current = tree.get(name)
     if not rest:
-        joins = isinstance(value, str) and isinstance(held, Mapping) and "name" not in held
-        tree[name] = {"name": value, **held} if joins else value  # type: ignore[dict-item]
-        return
-    if isinstance(held, list | tuple):
-        tree[name] = several = [_as_table(each) for each in held]
-        inner = next((each for each in several if each.get("name") == rest[0]), None)
-        if inner is None or len(rest) == 1:
-            raise ValueError(f"{'.'.join(path)}: {rest[0]!r} is not among {name}")
-        rest = rest[1:]
+        if isinstance(value, str) and isinstance(current, Mapping) and "name" not in current:
+            value = {"name": value, **current}
+        tree[name] = value
+    elif isinstance(current, list | tuple):
+        tables = [_as_table(part) for part in current]
+        tree[name] = tables
+        # of two parts of one name the first
+        by_name = {table.get("name"): table for table in reversed(tables)}
+        part_name, *rest = rest
+        if part_name not in by_name or not rest:
+            raise ValueError(f"{'.'.join(path)}: {part_name!r} is not among {name}")
+        put(by_name[part_name], rest, value)
     else:
-        tree[name] = inner = _as_table(held)
-    put(inner, rest, value)
+        table = _as_table(current)
+        tree[name] = table
+        put(table, rest, value)
 
 
 def _as_table(value: Any) -> dict[str, Any]:
+    """A copy of the settings of a part, which has its name, no value yet, or a table."""
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        return {"name": value}
     if isinstance(value, Config):
         return value.model_dump(mode="json")
-    if not isinstance(value, Mapping | str | None):
+    if not isinstance(value, Mapping):
         raise ValueError(f"{shown(value)} has no settings")
-    return {"name": value} if isinstance(value, str) else dict(value or {})
+    return dict(value)
 
 
 def assignments(settings: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
@@ -199,21 +204,22 @@ def assignments(settings: Mapping[str, Any], within: str = "") -> Iterator[tuple
         if not isinstance(value, Mapping) or not value:
             yield f"{within}{name}", value
             continue
-        if "name" in value:
-            yield f"{within}{name}", value["name"]
-        yield from assignments(
-            {key: each for key, each in value.items() if key != "name"}, f"{within}{name}."
-        )
+        table = dict(value)
+        if "name" in table:
+            yield f"{within}{name}", table.pop("name")
+        yield from assignments(table, f"{within}{name}.")
 
 
 def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """A tree of settings with changes; a table with a name takes the place of what there is."""
-    found = dict(settings)
+    tree = dict(settings)
     for name, value in changes.items():
-        held = found.get(name)
-        both = isinstance(held, Mapping) and isinstance(value, Mapping) and "name" not in value
-        found[name] = merged(held, value) if both else value  # type: ignore[arg-type]
-    return found
+        current = tree.get(name)
+        if isinstance(current, Mapping) and isinstance(value, Mapping) and "name" not in value:
+            tree[name] = merged(current, value)
+        else:
+            tree[name] = value
+    return tree
 
 
 C = TypeVar("C", bound=Config)
@@ -239,53 +245,55 @@ def search_of(field: FieldInfo) -> Search | None:
 
 def nearest_names(name: str, among: Iterable[str]) -> list[str]:
     """The three names that are most nearly ``name``, the nearest first; case does not matter."""
-    by_lower = {each.lower(): each for each in among}
-    return [by_lower[each] for each in difflib.get_close_matches(name.lower(), by_lower)]
+    by_lower = {candidate.lower(): candidate for candidate in among}
+    return [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower)]
 
 
 def did_you_mean(name: str, among: Iterable[str]) -> str:
     """What an error says behind a name that does not exist; nothing where no name is near."""
-    close = nearest_names(name, among)
-    return f" (did you mean {' or '.join(close)}?)" if close else ""
+    return _suggestion(nearest_names(name, among))
+
+
+def _suggestion(names: Sequence[str]) -> str:
+    return f" (did you mean {' or '.join(names)}?)" if names else ""
 
 
 def unknown_key(key: str, *within: BaseModel | type[BaseModel], what: str = "setting") -> str:
-    """The message for a key that no configuration has, with the nearest names: those of parts, then
-    of other libraries, then by their letters."""
+    """The message for a key that no configuration has, with the nearest names: those of parts and
+    of other libraries, else by their letters."""
     names = sorted(name for config in within for name, _, _ in walk(config))
-    inner = [name for name in names if name.rpartition(".")[2] == key]
-    if close := inner or [name for name in names if name == ELSEWHERE.get(key)]:
-        return f"unknown {what} {key!r} (did you mean {' or '.join(close)}?)"
-    meant = (
-        did_you_mean(key, names)
-        or f"; there are {', '.join(name for name in names if '.' not in name) or 'none'}"
-    )
-    return f"unknown {what} {key!r}{meant}"
+    meanings = {key, ELSEWHERE.get(key)}
+    close = [name for name in names if name.rpartition(".")[2] in meanings]
+    top = [name for name in names if "." not in name]
+    suggestion = _suggestion(close or nearest_names(key, names)) or f": it is not among {top}"
+    return f"unknown {what} {key!r}{suggestion}"
 
 
-#: what pydantic says -> what is said of it here, in this order
-_SAID = {
+#: wording of pydantic -> wording of ours, replaced in this order
+_WORDING = {
     "; Input should be ": " or ",
     "a dictionary or an instance of ": "",
     "an instance of ": "",
     "should be Interactions": "should be Interactions (rg.load_data makes it of a frame or a file)",
     "should be HeteroGraph": "should be HeteroGraph (HeteroGraph.from_frames makes it)",
 }
+#: pydantic's errors whose value may be a whole table, which a message does not show
+_ABOUT_TABLES = ("missing", "value_error")
 
 
-def _messages(owner: str, errors: Iterable[Any]) -> list[str]:
+def _message(owner: str, errors: Iterable[Any]) -> str:
     """Errors of pydantic, a line for each setting or argument, its value and all that it may be."""
-    found: dict[str, str] = {}
-    for item in errors:
-        place, value = ".".join(map(str, item["loc"])), item["input"]
-        is_of_table = item["type"] in ("missing", "value_error") and isinstance(value, Mapping)
-        place += "" if is_of_table else f" = {shown(value)}"
-        before = f"{found[place]}; " if place in found else f"{place or owner}: "
-        found[place] = before + item["msg"].removeprefix("Value error, ")
-    for place in found:
-        for text, said in _SAID.items():
-            found[place] = found[place].replace(text, said)
-    return [*found.values()]
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for error in errors:
+        place = ".".join(map(str, error["loc"]))
+        is_of_table = error["type"] in _ABOUT_TABLES and isinstance(error["input"], Mapping)
+        if not is_of_table:
+            place += f" = {shown(error['input'])}"
+        reasons[place or owner].append(error["msg"].removeprefix("Value error, "))
+    message = "\n".join(f"{place}: {'; '.join(texts)}" for place, texts in reasons.items())
+    for text, replacement in _WORDING.items():
+        message = message.replace(text, replacement)
+    return message
 
 
 def shown(value: object) -> str:
@@ -311,7 +319,7 @@ def parse_settings(
         key, sign, text = pair.partition("=")
         path = key.strip().split(".")
         try:
-            if not sign or not all(path):
+            if "" in (sign, *path):
                 raise ValueError("it is not of the form key=value")
             put(values, path, _read(text.strip()))
         except ValueError as error:
@@ -324,17 +332,16 @@ def with_none(value: Any) -> Any:
     word for it.
     """
     if isinstance(value, Mapping):
-        return {name: with_none(each) for name, each in value.items()}
+        return {name: with_none(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [with_none(each) for each in value]
-    return None if isinstance(value, str) and value.lower() in ("none", "null") else value
+        return [with_none(item) for item in value]
+    return None if str(value).lower() in ("none", "null") else value
 
 
 def _read(text: str) -> Any:
     with suppress(ValueError, RecursionError):
-        return json.loads(
-            text, parse_constant=int
-        )  # which refuses NaN and Infinity: they are no JSON
+        # int refuses NaN and Infinity, which are no JSON
+        return json.loads(text, parse_constant=int)
     with suppress(ValueError, RecursionError):
         return tomllib.loads(f"x = {text}")["x"]
     if text.startswith(("{", "[")):
@@ -343,13 +350,12 @@ def _read(text: str) -> Any:
 
 
 def setting_text(name: str, value: Any) -> str:
-    """``key=value`` as :func:`parse_settings` reads it; a plain text is not quoted."""
-    is_plain = isinstance(value, str) and not value.startswith(("{", "[")) and _read(value) == value
-    if (
-        value is None or is_plain or isinstance(value, float)
-    ):  # infinity, too, of which JSON knows nothing
-        return f"{name}={'none' if value is None else value}"
-    return f"{name}={json.dumps(value, ensure_ascii=False)}"
+    """``key=value`` as :func:`parse_settings` reads it: the value as Python writes it where it is
+    read as itself, such as a plain text or infinity, else as JSON."""
+    text = "none" if value is None else str(value)
+    if text.startswith(("{", "[")) or _read(text) != value:
+        text = json.dumps(value, ensure_ascii=False)
+    return f"{name}={text}"
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -362,21 +368,22 @@ def checked(function: F) -> F:
     validated = validate_call(config=ConfigDict(arbitrary_types_allowed=True, defer_build=True))(
         function
     )
-    names = [*inspect.signature(function).parameters]
+    names: dict[int | str, str] = dict(enumerate(inspect.signature(function).parameters))
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
             return validated(*args, **kwargs)
         except ValidationError as error:
-            found = error.errors()
-        if {"missing_argument", "unexpected_keyword_argument"} & {each["type"] for each in found}:
+            errors = error.errors()
+        kinds = {detail["type"] for detail in errors}
+        if kinds & {"missing_argument", "unexpected_keyword_argument"}:
             return function(*args, **kwargs)  # whose own TypeError says it
-        for each in found:
-            each["loc"] = tuple(
-                names[place] if isinstance(place, int) else place for place in each["loc"][:1]
-            )
-        raise ValueError("; ".join(_messages(function.__qualname__, found)))
+        for detail in errors:
+            # the place of an argument is its name, or its position
+            place = detail["loc"][0]
+            detail["loc"] = (names.get(place, place),)
+        raise ValueError(_message(function.__qualname__, errors))
 
     return cast(F, call)
 
@@ -385,9 +392,6 @@ def is_list(value: object) -> bool:
     """Whether values come one after another, as in a list, an array or a series: no text, mapping,
     frame or scalar.
     """
-    one_dimension = len(getattr(value, "shape", (1,))) == 1 and not hasattr(value, "collect_schema")
-    return (
-        hasattr(value, "__iter__")
-        and one_dimension
-        and not isinstance(value, str | bytes | Mapping)
-    )
+    if isinstance(value, str | bytes | Mapping):
+        return False
+    return hasattr(value, "__iter__") and len(getattr(value, "shape", (1,))) == 1

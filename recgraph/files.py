@@ -11,13 +11,12 @@ the digest of each of its files in the format of ``sha256sum``.
 from __future__ import annotations
 
 import ctypes
+import fnmatch
 import hashlib
 import json
 import os
-import re
 import secrets
 import shutil
-import sys
 import time
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
@@ -32,8 +31,10 @@ if TYPE_CHECKING:
 MANIFEST = "SHA256SUMS"
 #: name of the file that the process which works in a folder locks; it stays
 LOCK = ".lock"
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
-_SUM = re.compile(r"([0-9a-f]{64})  (.+)")
+#: the names of temporaries, for glob and fnmatch
+_TEMPORARY = ".?*." + 12 * "[0-9a-f]" + ".tmp"
+#: of Linux's renameat2: paths are relative to the working directory; exchange the two
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 class DataError(ValueError):
@@ -43,10 +44,11 @@ class DataError(ValueError):
 
     def __init__(self, message: str, *, path: Path | None = None, row: int | None = None) -> None:
         self.path, self.row = path, row
-        places = [str(path or ""), "" if row is None else f"row {row} (from 0)"]
-        super().__init__(
-            ": ".join([*filter(None, [", ".join(filter(None, places))]), message])[:2000]
-        )
+        if row is not None:
+            message = f"row {row} (from 0): {message}"
+        if path is not None:
+            message = f"{path}: {message}"
+        super().__init__(message[:2000])
 
 
 class CorruptFileError(DataError):
@@ -67,7 +69,11 @@ def replacing(path: Path) -> Iterator[Path]:
     with _temporary(path) as temporary:
         new = temporary / f"new{path.suffix}"
         yield new
-        _flush(new, path if path.exists() else temporary)
+        mode = _mode_of_new(temporary)
+        if path.exists():
+            mode = path.stat().st_mode & 0o777
+        new.chmod(mode)
+        _flush(new)
         os.replace(new, path)
         _flush(path.parent)
 
@@ -82,10 +88,12 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         new = temporary / "new"
         new.mkdir()
         yield new
-        sums = [f"{sha256(new / name)}  {name}\n" for name in _files(new)]
+        sums = [f"{sha256(new / name)}  {name}\n" for name in sorted(_files(new))]
         (new / MANIFEST).write_text("".join(sums), encoding="utf-8")
         for path in (*new.rglob("*"), new):
-            _flush(path, temporary)
+            if path.is_file():
+                path.chmod(_mode_of_new(temporary))
+            _flush(path)
         _check_replaceable(folder)
         exchange(new, folder)
 
@@ -94,9 +102,12 @@ def exchange(new: Path, folder: Path) -> None:
     """Exchange a new folder and another one, which need not exist: in one step where the system
     can.
     """
-    call = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
-    here = -100
-    if call is None or call(here, os.fsencode(new), here, os.fsencode(folder), 2):
+    # Linux's own call, which the C library of another system does not have
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    is_exchanged = renameat2 is not None and not renameat2(
+        _AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(folder), _RENAME_EXCHANGE
+    )
+    if not is_exchanged:
         previous = new.with_name(f"{new.name}.previous")
         for source, target in ((folder, previous), (new, folder), (previous, new)):
             with suppress(FileNotFoundError):
@@ -105,8 +116,10 @@ def exchange(new: Path, folder: Path) -> None:
 
 
 def _check_replaceable(folder: Path) -> None:
-    listed = read_manifest(folder) if (folder / MANIFEST).is_file() else {}
-    others = [name for name in _files(folder) if name not in listed]
+    listed: dict[str, str] = {}
+    with suppress(FileNotFoundError, NotADirectoryError):
+        listed = read_manifest(folder)
+    others = sorted(_files(folder) - listed.keys())
     if others or folder.is_file():
         raise FileExistsError(
             f"{folder / ''.join(others[:1])} is no part of what was saved; give another folder"
@@ -126,15 +139,15 @@ def contents(folder: Path) -> set[str]:
     """The names of what a folder holds, without temporaries and its lock; a folder that is not
     there holds nothing.
     """
-    names = os.listdir(folder) if folder.is_dir() else ()
-    return {name for name in names if not _TEMPORARY.fullmatch(name) and name != LOCK}
+    names = {path.name for path in folder.glob("*")}
+    return names - {LOCK, *fnmatch.filter(names, _TEMPORARY)}
 
 
 def sweep(folder: Path, age: float = 86400) -> None:
     """Remove the temporaries in a folder that are so many seconds old: their owners have ended."""
-    for path in folder.glob(".*.tmp"):
+    for path in folder.glob(_TEMPORARY):
         with suppress(FileNotFoundError):
-            if _TEMPORARY.fullmatch(path.name) and time.time() - path.stat().st_mtime >= age:
+            if time.time() - path.stat().st_mtime >= age:
                 shutil.rmtree(path, ignore_errors=True)
 
 
@@ -151,12 +164,13 @@ def _temporary(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _flush(path: Path, like: Path | None = None) -> None:
-    """Flush a file or a folder to the disk; a file gets the mode of ``like``: a new folder shows
-    the user's mask.
-    """
-    if like is not None and path.is_file():
-        path.chmod(like.stat().st_mode & (0o777 if like.is_file() else 0o666))
+def _mode_of_new(folder: Path) -> int:
+    """The mode of a new file, as the user's mask has it, which a new folder shows."""
+    return folder.stat().st_mode & 0o666
+
+
+def _flush(path: Path) -> None:
+    """Flush a file or a folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -196,16 +210,16 @@ def reading(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    except (FileNotFoundError, ImportError, MemoryError):
+        raise
     except Exception as error:
-        # polars has errors of the system without a number
-        of_system = isinstance(error, FileNotFoundError | ImportError | MemoryError) or getattr(
-            error, "errno", None
-        )
-        if of_system or getattr(error, "path", None):
+        # the system's errors have a number (polars raises an OSError without one for damage), and
+        # a DataError may name the file already
+        if getattr(error, "errno", None) or getattr(error, "path", None):
             raise
-        what = f"{type(error).__name__}: {error}"
+        message = f"{type(error).__name__}: {error}"
         raise CorruptFileError(
-            f"it is damaged, or does not hold what it should: {what}", path=path
+            f"it is damaged, or does not hold what it should: {message}", path=path
         ) from error
 
 
@@ -258,25 +272,19 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_plain(name: object) -> str:
-    """A relative path that stays in its folder on every system; ValueError for any other, and for
-    what is no text.
-    """
-    parts = PurePosixPath(name).parts if isinstance(name, str) else ()
-    if not parts or {"..", "/", "//"} & {*parts} or {"\\", ":", "\0"} & {*str(name)}:
+def check_plain(name: str) -> str:
+    """A relative path that stays in its folder on every system; ValueError for any other."""
+    parts = PurePosixPath(name).parts
+    if not parts or {"..", "/", "//"} & {*parts} or {"\\", ":", "\0"} & {*name}:
         raise ValueError(f"{name!r} is no relative path inside the folder")
-    return str(name)
+    return name
 
 
-def _files(folder: Path) -> list[str]:
-    """The files of a folder, without its own manifest, locks and temporaries."""
-    paths = (
-        path.relative_to(folder)
-        for path in folder.rglob("*")
-        if not path.is_dir() and path.name != LOCK
-    )
-    names = {path.as_posix() for path in paths if not any(map(_TEMPORARY.fullmatch, path.parts))}
-    return sorted(names - {MANIFEST})
+def _files(folder: Path) -> set[str]:
+    """The files of a folder, without its own manifest, lock and temporaries."""
+    paths = [path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()]
+    names = {path.as_posix() for path in paths if not fnmatch.filter(path.parts, _TEMPORARY)}
+    return names - {MANIFEST, LOCK}
 
 
 def check_manifest(folder: Path, *, but: Collection[str] = (), only: Collection[str] = ()) -> None:
@@ -293,21 +301,22 @@ def check_manifest(folder: Path, *, but: Collection[str] = (), only: Collection[
 
 def read_manifest(folder: Path) -> dict[str, str]:
     """File -> SHA-256, as the manifest of a folder says; a CorruptFileError where it is damaged."""
-    lines = read_bytes(folder / MANIFEST)
+    content = read_bytes(folder / MANIFEST)
     with reading(folder / MANIFEST):
-        found = [_SUM.fullmatch(line) for line in lines.decode().splitlines()]
-        return {check_plain(each and each[2]): str(each and each[1]) for each in found}
+        # "DIGEST  NAME"
+        pairs = [line.split("  ", 1) for line in content.decode().splitlines()]
+        return {check_plain(name): digest for digest, name in pairs}
 
 
 @contextmanager
-def locked(path: Path, wait: float = True) -> Iterator[None]:
+def locked(path: Path, wait: float = -1) -> Iterator[None]:
     """Within the block this process, and this thread, alone holds the lock on a file, which is
-    made; InUse where another still holds it after ``wait`` seconds (True: it waits without end)."""
+    made; InUse where another still holds it after ``wait`` seconds (-1: it waits without end)."""
     from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        lock = FileLock(path).acquire(timeout=-1 if wait is True else float(wait))
+        lock = FileLock(path).acquire(timeout=float(wait))
     except Timeout:
         raise InUse(
             f"{path} is locked by another process; wait for it, or give another folder"

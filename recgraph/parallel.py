@@ -13,10 +13,10 @@ import pickle
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Generic, TypeVar, cast
@@ -67,9 +67,20 @@ class Engine(Config):
     @property
     def size(self) -> int:
         """How many pieces it works on at a time."""
-        if self.workers is not None or self.name == "local":
-            return self.workers or 1
+        if self.workers is not None:
+            return self.workers
+        if self.name == "local":
+            return 1
         return max(1, int(_connected(self).cluster_resources().get("CPU", 1)) // self.threads)
+
+
+@dataclass
+class _Attempt:
+    """A piece that a worker has begun, its place among all and how often its worker has died."""
+
+    number: int
+    piece: Piece[Any]
+    deaths: int = 0
 
 
 def map(
@@ -92,44 +103,70 @@ def map(
         for piece in pieces:
             yield _do(function, shared, piece)
         return
-    settings = {name: value for name, value in os.environ.items() if name.startswith("RECGRAPH_")}
-    work = cloudpickle.dumps((function, shared))
-    common = cloudpickle.dumps((engine.threads, os.getcwd(), settings, registry.to_import(), work))
     begin = _processes if engine.name == "local" else _cluster
-    numbered, size, given = enumerate(pieces), engine.size, 0
-    running: dict[Future[bytes], tuple[int, Piece[T], int]] = {}
-    done: dict[int, bytes] = {}
-    with begin(engine, common) as submit:
+    size = engine.size
+    numbered = enumerate(pieces)
+    running: dict[Future[bytes], _Attempt] = {}
+    # results by their turn: the number of the piece, or of the result as they come
+    results: dict[int, bytes] = {}
+    turns = count()
+    next_turn = 0
+    with begin(engine, _pack(function, shared, engine.threads)) as submit:
         while True:
-            for number, piece in islice(
-                numbered, max(0, min(size, 2 * size - len(done)) - len(running))
-            ):
-                running[submit(piece)] = number, piece, 0
+            # results that wait for an earlier one take room, too
+            room = min(size, 2 * size - len(results)) - len(running)
+            for number, piece in islice(numbered, max(0, room)):
+                running[submit(piece)] = _Attempt(number, piece)
             if not running:
                 return
-            dead = []  # a worker that dies takes others with it: their pieces begin anew
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                number, piece, deaths = running.pop(future)
-                try:
-                    done[number] = future.result()
-                except Exception as error:  # loky's and Ray's: the function's own are results
-                    dead.append((number, piece, deaths, error))
-            for number, piece, deaths, death in dead:
-                if deaths >= engine.retries:
-                    raise TaskFailed(
-                        f"task {' or '.join(each[1].name for each in dead)}: the worker died ({type(death).__name__}); "
-                        "the machine may have run out of memory: take smaller pieces or fewer workers"
-                    ) from death
-                _log.warning(
-                    "task %s: a worker died (%s); done again", piece.name, type(death).__name__
-                )
-                running[submit(piece)] = number, piece, deaths + 1
-            while done and (given in done or not ordered):
-                result, failure = pickle.loads(done.pop(given if ordered else next(iter(done))))
-                if failure is not None:
-                    raise failure
-                yield result
-                given += 1
+            for number, result in _ended(running, submit, engine.retries):
+                results[number if ordered else next(turns)] = result
+            while next_turn in results:
+                value, error = pickle.loads(results.pop(next_turn))
+                if error is not None:
+                    raise error
+                yield value
+                next_turn += 1
+
+
+def _pack(function: Callable[[Any, T], R], shared: Any, threads: int) -> bytes:
+    """What each worker reads once, see :func:`_run`."""
+    settings = {name: value for name, value in os.environ.items() if name.startswith("RECGRAPH_")}
+    # its own pickle, read after the files of the user's own are imported
+    work = cloudpickle.dumps((function, shared))
+    return cast(
+        bytes, cloudpickle.dumps((threads, os.getcwd(), settings, registry.to_import(), work))
+    )
+
+
+def _ended(
+    running: dict[Future[bytes], _Attempt],
+    submit: Callable[[Piece[Any]], Future[bytes]],
+    retries: int,
+) -> list[tuple[int, bytes]]:
+    """Wait for pieces -> number and result of those that have ended; those whose worker has died
+    begin anew."""
+    results = []
+    dead = []  # a worker that dies takes others with it
+    for future in wait(running, return_when=FIRST_COMPLETED).done:
+        attempt = running.pop(future)
+        try:
+            results.append((attempt.number, future.result()))
+        except Exception as error:  # loky's and Ray's: the function's own are results
+            dead.append((attempt, error))
+    for attempt, death in dead:
+        if attempt.deaths >= retries:
+            names = " or ".join(other.piece.name for other, _ in dead)
+            raise TaskFailed(
+                f"task {names}: the worker died ({type(death).__name__}); the machine may have run "
+                "out of memory: take smaller pieces or fewer workers"
+            ) from death
+        _log.warning(
+            "task %s: a worker died (%s); done again", attempt.piece.name, type(death).__name__
+        )
+        attempt.deaths += 1
+        running[submit(attempt.piece)] = attempt
+    return results
 
 
 @contextmanager
@@ -154,7 +191,8 @@ def _cluster(engine: Engine, common: bytes) -> Iterator[Callable[[Piece[Any]], F
     """Tasks of Ray; they are cancelled where this ends early."""
     ray = _connected(engine)
     task = ray.remote(_run).options(num_cpus=engine.threads, max_retries=0)  # :func:`map` does it
-    token, there = uuid.uuid4().hex, ray.put(common)
+    token = uuid.uuid4().hex
+    there = ray.put(common)
     references: WeakKeyDictionary[Future[bytes], Any] = WeakKeyDictionary()
 
     def submit(piece: Piece[Any]) -> Future[bytes]:
@@ -166,19 +204,18 @@ def _cluster(engine: Engine, common: bytes) -> Iterator[Callable[[Piece[Any]], F
     try:
         yield submit
     except BaseException:
-        left = [*references.values()]
-        for reference in left:
+        tasks = [*references.values()]
+        for reference in tasks:
             ray.cancel(reference, force=True)
-        if left:  # none still writes when the caller clears up
-            ray.wait(left, num_returns=len(left), timeout=60)
+        if tasks:  # none still writes when the caller clears up
+            ray.wait(tasks, num_returns=len(tasks), timeout=60)
         raise
 
 
 def _connected(engine: Engine) -> Any:
     """The package ``ray``, connected to the engine's cluster."""
-    os.environ.setdefault(
-        "RAY_USAGE_STATS_ENABLED", "0"
-    )  # nothing that is started from here reports to anybody
+    # nothing that is started from here reports to anybody
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
     except ImportError as error:
@@ -201,24 +238,30 @@ _shared: dict[str, tuple[Callable[[Any, Any], Any], Any]] = {}
 
 def _run(token: str, common: bytes | Path, piece: bytes) -> bytes:
     """One piece, in a worker: its result or its error."""
+    answer: tuple[Any, Exception | None]
     try:
-        if token not in _shared:
-            _shared.clear()
-            content = common.read_bytes() if isinstance(common, Path) else common
-            threads, folder, settings, own, body = pickle.loads(content)
-            torch.set_num_threads(threads)
-            if Path(folder).is_dir():
-                os.chdir(folder)
-            os.environ.update(settings)
-            registry.import_all(own)
-            logging.getLogger("recgraph").addHandler(
-                logging.NullHandler()
-            )  # the caller has warned of what all find
-            _shared[token] = pickle.loads(body)
-        answer: tuple[Any, Exception | None] = (_do(*_shared[token], pickle.loads(piece)), None)
+        function, shared = _shared_of(token, common)
+        answer = (_do(function, shared, pickle.loads(piece)), None)
     except Exception as error:
         answer = (None, error)
     return cast(bytes, cloudpickle.dumps(answer))
+
+
+def _shared_of(token: str, common: bytes | Path) -> tuple[Callable[[Any, Any], Any], Any]:
+    """What :func:`_pack` has packed, read at a worker's first piece, which it prepares."""
+    if token not in _shared:
+        _shared.clear()
+        content = common.read_bytes() if isinstance(common, Path) else common
+        threads, folder, settings, own_files, work = pickle.loads(content)
+        torch.set_num_threads(threads)
+        with suppress(OSError):  # a machine of a cluster may lack the folder
+            os.chdir(folder)
+        os.environ.update(settings)
+        registry.import_all(own_files)
+        # the caller has warned of what all find
+        logging.getLogger("recgraph").addHandler(logging.NullHandler())
+        _shared[token] = pickle.loads(work)
+    return _shared[token]
 
 
 def _do(function: Callable[[Any, T], R], shared: Any, piece: Piece[T]) -> R:

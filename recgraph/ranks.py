@@ -10,6 +10,7 @@ on :func:`gathered` rows needs no weight.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,9 @@ from recgraph.sparse.blocks import refuse_second_derivative
 
 T = TypeVar("T")
 #: words of torch's errors that mean that another rank does not answer
-_OF_NETWORK = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "tcpstore")
+_OF_NETWORK = re.compile(
+    "gloo|nccl|connection closed|connection reset|broken pipe|tcpstore", re.IGNORECASE
+)
 
 
 class RankFailed(ConnectionError):
@@ -37,8 +40,9 @@ def launched_rank() -> int | None:
     """The number that a launcher gave this process among several; None where nobody launched it as
     one of several.
     """
-    several = int(os.environ.get("WORLD_SIZE") or 1) > 1
-    return int(os.environ["RANK"]) if several and "RANK" in os.environ else None
+    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return None
+    return int(os.environ["RANK"])
 
 
 def refuse_launched(what: str, instead: str) -> None:
@@ -66,23 +70,27 @@ def together() -> Iterator[None]:
     others for ``RECGRAPH_RANKS_TIMEOUT`` seconds, by default 600.
     """
     if launched_rank() is not None and not dist.is_initialized():
-        backend = "gloo"
-        if torch.cuda.is_available() and dist.is_nccl_available():
-            torch.cuda.set_device(
-                int(os.environ.get("LOCAL_RANK") or 0) % torch.cuda.device_count()
-            )
-            backend = "cpu:gloo,cuda:nccl"
-        seconds = float(os.environ.get("RECGRAPH_RANKS_TIMEOUT", "600"))
-        dist.init_process_group(backend, timeout=timedelta(seconds=seconds))
+        _connect()
     ranks = Ranks.here()
     try:
         yield
     except RuntimeError as error:
-        if ranks.count == 1 or not any(word in str(error).lower() for word in _OF_NETWORK):
+        if ranks.count == 1 or not _OF_NETWORK.search(str(error)):
             raise
         raise RankFailed(
             f"rank {ranks.index} lost the others: one has failed or was killed; go on with resume=True (--resume)"
         ) from error
+
+
+def _connect() -> None:
+    """Meet the processes that a launcher started."""
+    backend = "gloo"
+    if torch.cuda.is_available() and dist.is_nccl_available():
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        torch.cuda.set_device(local_rank % torch.cuda.device_count())
+        backend = "cpu:gloo,cuda:nccl"
+    seconds = float(os.environ.get("RECGRAPH_RANKS_TIMEOUT", "600"))
+    dist.init_process_group(backend, timeout=timedelta(seconds=seconds))
 
 
 class Share:
@@ -92,30 +100,33 @@ class Share:
     over ranks is the batch's."""
 
     def __init__(self, sizes: tuple[int, ...], index: int, dealt: bool = False) -> None:
-        count, n_samples, start = len(sizes), sum(sizes), sum(sizes[:index])
-        self.sizes, self.dealt, self.is_whole = sizes, dealt, count == 1
-        self.rows = slice(index, n_samples, count) if dealt else slice(start, start + sizes[index])
-        if self.is_whole:
-            self.rows = slice(None)
-        self.weight = 1.0 if self.is_whole else count * sizes[index] / n_samples
+        self.sizes, self.dealt = sizes, dealt
+        self.is_whole = len(sizes) == 1
+        self.rows = slice(None) if self.is_whole else self._rows_of(index)
+        self.weight = len(sizes) * sizes[index] / sum(sizes)
+
+    def _rows_of(self, rank: int) -> slice:
+        if self.dealt:
+            return slice(rank, sum(self.sizes), len(self.sizes))
+        start = sum(self.sizes[:rank])
+        return slice(start, start + self.sizes[rank])
 
     def gathered(self, x: Tensor) -> Tensor:
         """The rows of the whole batch, in its order, of this rank's rows; see :func:`gathered`."""
         if self.is_whole:
             return x
         rows = gathered(x, self.sizes)
-        return rows.index_select(0, self.places(x.device)) if self.dealt else rows
+        if self.dealt:
+            rows = rows.index_select(0, self.places(x.device))
+        return rows
 
     def places(self, device: torch.device) -> Tensor:
         """[n] int64: where each sample of the batch is among the samples of rank 0, then those of
         rank 1, ...
         """
-        samples, count = torch.arange(sum(self.sizes), device=device), len(self.sizes)
-        return (
-            torch.cat([samples[rank::count] for rank in range(count)]).argsort()
-            if self.dealt
-            else samples
-        )
+        samples = torch.arange(sum(self.sizes), device=device)
+        by_rank = [samples[self._rows_of(rank)] for rank in range(len(self.sizes))]
+        return torch.cat(by_rank).argsort()
 
 
 #: the share of a rank that computes the whole batch, whatever its size
@@ -132,17 +143,19 @@ class Ranks:
     @classmethod
     def here(cls) -> Ranks:
         """The place of this process in the group that is connected; alone where there is none."""
-        connected = dist.is_available() and dist.is_initialized()
-        return cls(dist.get_rank(), dist.get_world_size()) if connected else cls()
+        if dist.is_available() and dist.is_initialized():
+            return cls(dist.get_rank(), dist.get_world_size())
+        return cls()
 
     def share_of_batch(self, n_samples: int, dealt: bool = False) -> Share:
         """This rank's share of a batch; sizes differ by one at most. Of fewer samples than ranks
         each has all.
         """
-        if self.count == 1 or n_samples < self.count:
+        if n_samples < self.count:
             return WHOLE
         least, more = divmod(n_samples, self.count)
-        return Share(tuple(least + (rank < more) for rank in range(self.count)), self.index, dealt)
+        sizes = (least + 1,) * more + (least,) * (self.count - more)
+        return Share(sizes, self.index, dealt)
 
 
 class _Gathered(torch.autograd.Function):
@@ -176,41 +189,43 @@ def gathered(x: Tensor, sizes: tuple[int, ...] | None = None) -> Tensor:
 
 def stacked(x: Tensor) -> Tensor:
     """[ranks, *x.shape] the tensors of all ranks, of one shape, without gradient."""
+    row = x[None]
     count = Ranks.here().count
     if count == 1:
-        return x[None]
-    parts = [torch.empty_like(x) for _ in range(count)]
-    dist.all_gather(parts, x.contiguous())
-    return torch.stack(parts)
+        return row
+    rows = x.new_empty(count, *x.shape)
+    dist.all_gather_into_tensor(rows, row.contiguous())
+    return rows
 
 
 def all_values(value: T) -> list[T]:
     """The values of all ranks, by rank; any object that can be pickled."""
-    found: list[Any] = [value] * Ranks.here().count
-    if len(found) > 1:
-        dist.all_gather_object(found, value)
-    return found
+    values: list[Any] = [value] * Ranks.here().count
+    if len(values) > 1:
+        dist.all_gather_object(values, value)
+    return values
 
 
 def of_all(make: Callable[[], T]) -> list[T]:
     """What ``make()`` gives on each rank, by rank; where it raises on one, the others raise a
     :class:`RankFailed`. It must not communicate: a rank on which it fails would leave the others
     waiting."""
-    made: Any = None
-    own: Exception | None = None
+    result: Any = None
+    failure: Exception | None = None
+    message = None
     try:
-        made = make()
+        result = make()
     except Exception as error:
-        own = error
-    found = all_values((made, own and f"{type(own).__name__}: {own}"))
-    for rank, (_, failed) in enumerate(found):
-        if failed is not None:
-            raise (
-                own
-                if own is not None and rank == Ranks.here().index
-                else RankFailed(f"rank {rank}: {failed}")
-            )
-    return [each for each, _ in found]
+        failure = error
+        message = f"{type(error).__name__}: {error}"
+    outcomes = all_values((result, message))
+    for rank, (_, reason) in enumerate(outcomes):
+        if reason is None:
+            continue
+        if failure is not None and rank == Ranks.here().index:
+            raise failure
+        raise RankFailed(f"rank {rank}: {reason}")
+    return [value for value, _ in outcomes]
 
 
 def first_does(act: Callable[[], object]) -> None:

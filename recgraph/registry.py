@@ -53,7 +53,7 @@ model         models.collaborative  ncl: NCL  simplex: SimpleX
 model         models.heterogeneous  base: Spectral  heco: HeCo  meow: AdaMEOW MEOW  recommender: AdaMEOWRec MEOWRec
 model         models.sequence       contrastive: CL4SRec DuoRec  mclrec: MCLRec
 model         models.sequence       sasrec: BERT4Rec BSARec ESASRec FuXiAlpha GRU4Rec HSTU SASRec
-objective     contrast              objectives: BarlowTwins DebiasedInfoNCE DebiasedNTXent InfoNCE NTXent SupCon
+objective     contrast              objectives: BarlowTwins DebiasedInfoNCE DebiasedNTXent InfoNCE NTXent
 ranker        models                two_stage: BoostedTrees
 regulariser   contrast              regularisers: Alignment CrossUniformity Margin Uniformity
 reranker      evaluate              rerank: DPP MMR

@@ -50,16 +50,20 @@ class Generators:
         self.ranks = Ranks.here() if ranks is None else ranks
         self.held: dict[str, Tensor] | None = None
         self._streams: dict[str, torch.Generator] = {}
+        # of their own, as a thread may add to them
+        self._host_streams: dict[str, torch.Generator] = {}
 
     def __getitem__(self, name: str) -> torch.Generator:
         """The stream of that name, e.g. ``"views"``, ``"negatives"``; the same on all ranks."""
-        if name not in self._streams:
-            purpose, own = name.partition("@")[0], [self.ranks.index] if _RANK in name else []
-            device = "cpu" if name.endswith(_HOST) else self.device
-            self._streams[name] = torch.Generator(device).manual_seed(
-                derive(self.seed, purpose, *own)
-            )
-        return self._streams[name]
+        streams, device = self._streams, self.device
+        if name.endswith(_HOST):
+            streams, device = self._host_streams, torch.device("cpu")
+        if name not in streams:
+            # "dropout@rank 1" depends on the names "dropout" and 1, "views@host" on "views"
+            purpose, _, place = name.partition("@")
+            seed = derive(self.seed, purpose, *place.split()[1:])
+            streams[name] = torch.Generator(device).manual_seed(seed)
+        return streams[name]
 
     def of_rank(self, name: str) -> torch.Generator:
         """The stream that this rank has to itself, for its own rows (dropout); a process alone has
@@ -81,31 +85,21 @@ class Generators:
 
     def host_state(self) -> dict[str, Tensor]:
         """The state of the streams of :meth:`on_host`."""
-        return {
-            name: stream.get_state()
-            for name, stream in [*self._streams.items()]
-            if name.endswith(_HOST)
-        }
+        return {name: stream.get_state() for name, stream in self._host_streams.items()}
 
     def release(self) -> None:
         """Put the streams of :meth:`on_host` back to the state that is held; those made later are
         made again.
         """
-        held, self.held = self.held or {}, None
-        self._streams = {
-            name: one
-            for name, one in self._streams.items()
-            if name in held or not name.endswith(_HOST)
-        }
-        for name, state in held.items():
+        assert self.held is not None
+        self._host_streams = {}
+        for name, state in self.held.items():
             self[name].set_state(state)
+        self.held = None
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state of all streams by name, those of this rank alone by names of their own."""
-        others = {
-            name: stream for name, stream in [*self._streams.items()] if not name.endswith(_HOST)
-        }
-        states = {name: stream.get_state() for name, stream in others.items()}
+        states = {name: stream.get_state() for name, stream in self._streams.items()}
         return states | (self.host_state() if self.held is None else self.held)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> list[str]:
@@ -113,7 +107,8 @@ class Generators:
         another kind of device. This rank's own ones stay, too, where it had none in the state."""
         others = []
         for name, value in state.items():
-            if _RANK in name and not name.endswith(f"{_RANK}{self.ranks.index}"):
+            rank = name.partition(_RANK)[2]
+            if rank not in ("", str(self.ranks.index)):
                 continue
             if self[name].get_state().numel() == value.numel():
                 # generator states live on the host whatever device they draw on
@@ -139,9 +134,18 @@ def dropout_scale(x: Tensor, p: float, generator: torch.Generator | None) -> Ten
 
     For functions with a backward of their own; see :func:`dropout`.
     """
-    level = min(round(p * 256), 255)
+    level = _level(p)
     if generator is None or level == 0:
         return None
+    return _dropout_scale(x, level, generator)
+
+
+def _level(p: float) -> int:
+    """``p`` as a multiple of 1/256."""
+    return min(round(p * 256), 255)
+
+
+def _dropout_scale(x: Tensor, level: int, generator: torch.Generator) -> Tensor:
     words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device)
     # random_() without bounds leaves the sign bit out; the full range keeps all eight bytes uniform
     words.random_(-(2**63), None, generator=generator)
@@ -156,18 +160,19 @@ def dropout(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
     The probability of a zero, ``p``, is rounded to a multiple of 1/256, and so is the scale: the
     expectation is exact. Without a generator, or with ``p == 0``, it is ``x`` itself.
     """
+    level = _level(p)
+    if generator is None or level == 0:
+        return x
     if is_accelerated(x):
-        level = min(round(p * 256), 255)
-        with lent(generator, x.device) as draws:
-            return torch.native_dropout(x, level / 256, True)[0] if draws and level else x
-    keep = dropout_scale(x, p, generator)
-    return x if keep is None else x * keep
+        with lent(generator, x.device):
+            return torch.native_dropout(x, level / 256, True)[0]
+    return x * _dropout_scale(x, level, generator)
 
 
 @contextlib.contextmanager
 def lent(generator: torch.Generator | None, device: torch.device) -> Iterator[bool]:
     """Within the block torch's global generator of the device draws what ``generator`` would;
-    yields whether it draws.
+    yields whether it draws. The device is a tensor's, which has an index.
 
     Fused kernels know the global generator alone. Afterwards that is as it was, and the stream has
     moved on. States are held on the host, so that nothing waits. Whoever calls what is compiled
@@ -181,10 +186,7 @@ def lent(generator: torch.Generator | None, device: torch.device) -> Iterator[bo
     elif device.type == "mps":
         common = torch.mps._get_default_mps_generator()
     else:
-        module = torch.get_device_module(device)
-        common = module.default_generators[
-            module.current_device() if device.index is None else device.index
-        ]
+        common = torch.get_device_module(device).default_generators[device.index]
     before = common.get_state()
     common.set_state(generator.get_state())
     try:

@@ -67,7 +67,7 @@ def test_vector_search_finds_what_the_model_ranks(scope: dict[str, Any]) -> None
     assert scope["found"]["product"].to_list() == wanted["product"].to_list()
     assert [hit.payload["product"] for hit in scope["hits"]] == wanted["product"].to_list()
     assert [hit.score for hit in scope["hits"]] == pytest.approx(
-        wanted["score"].to_list(), rel=1e-5
+        wanted["score"].to_list(), rel=1e-5, abs=1e-6
     )
 
 

@@ -16,8 +16,7 @@ import recgraph as rg
 from recgraph.config import PartConfig, Search
 from recgraph.data.batches import PairBatch, Query
 from recgraph.data.part import Part
-from recgraph.models.base import ModelConfig, Phase, Space
-from recgraph.models.collaborative.base import weighted
+from recgraph.models.base import ModelConfig, Phase, Space, weighted
 from recgraph.models.collaborative.lightgcn import LightGCN, LightGCNConfig
 from recgraph.registry import part, part_class
 
@@ -77,7 +76,7 @@ class Distilled(LightGCN):
         if "rec" in wanted:
             found["rec"] = self._rec(batch, nodes)
         if "distil" in wanted:
-            found["distil"] = weighted(self._distil(batch, nodes), batch)
+            found["distil"] = weighted(self._distil(batch, nodes), batch.weight)
         return found
 
     def _distil(self, batch: PairBatch, nodes: Tensor) -> Tensor:

@@ -109,14 +109,14 @@ class Insert(SimilarityAugmentation):
     def augment(self, sequences: Ragged, generator: torch.Generator) -> Ragged:
         counts = share(sequences.lengths, self.config.ratio, at_least=1)
         places = torch.nonzero(choose_within(sequences, counts, generator)).squeeze(1)
-        found = self.similar(sequences.values[places], generator)
-        places, found = places[found > 0], found[found > 0]
+        items = self.similar(sequences.values[places], generator)
+        places, items = places[items > 0], items[items > 0]
 
         added = torch.zeros_like(sequences.values).index_fill_(0, places, 1)
         moved = torch.arange(added.numel(), device=added.device) + added.cumsum(0)
         values = sequences.values.new_empty(added.numel() + places.numel())
         values[moved] = sequences.values
-        values[moved[places] - 1] = found
+        values[moved[places] - 1] = items
         lengths = sequences.lengths.index_add(0, sequences.rows[places], torch.ones_like(places))
         return Ragged.from_lengths(values, lengths)
 
@@ -142,7 +142,7 @@ class Substitute(SimilarityAugmentation):
     def augment(self, sequences: Ragged, generator: torch.Generator) -> Ragged:
         counts = share(sequences.lengths, self.config.ratio, at_least=1)
         places = torch.nonzero(choose_within(sequences, counts, generator)).squeeze(1)
-        found = self.similar(sequences.values[places], generator)
+        items = self.similar(sequences.values[places], generator)
         values = sequences.values.clone()
-        values[places] = torch.where(found > 0, found, values[places])
+        values[places] = torch.where(items > 0, items, values[places])
         return sequences.with_values(values)

@@ -13,6 +13,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
@@ -71,11 +72,12 @@ def get(
     prepared = catalog.get(name, from_path)
     if prepared.card.acknowledgement:
         note(f"{prepared.card.acknowledgement.strip()}\n")
+    state = "was prepared already" if prepared.cached else "prepared"
     row = {
         "name": prepared.card.name,
         **prepared.counts,
         "source": prepared.source,
-        "state": "was prepared already" if prepared.cached else "prepared",
+        "state": state,
         "folder": str(prepared.path),
     }
     show([row], form)
@@ -93,18 +95,14 @@ def init(
     from recgraph.data.read import Reading
 
     with notes_of(*FOUND):
-        card, found = write_card(source.dataset, out, Reading.of(source.reading))
-    show(
-        [
-            {
-                "card": str(card),
-                "users": found.n_users,
-                "items": found.n_items,
-                "interactions": len(found),
-            }
-        ],
-        form,
-    )
+        card, log = write_card(source.dataset, out, Reading.of(source.reading))
+    row = {
+        "card": str(card),
+        "users": log.n_users,
+        "items": log.n_items,
+        "interactions": len(log),
+    }
+    show([row], form)
     note(
         f"try next: recgraph train popularity --dataset {shlex.quote(str(card))} --out runs/popularity"
     )
@@ -113,24 +111,32 @@ def init(
 data.command("init", no_args_is_help=True)(takes_file(init))
 
 
+#: keys of a card that say how files are laid out
+_LAYOUT = ("layout", "files")
+
+
 def _facts(card: dict[str, Any], prefix: str = "") -> Iterator[dict[str, Any]]:
     """A card as rows of key and value; nested keys are joined by dots, the layout of files is left
     out.
     """
     for key, value in card.items():
+        if key in _LAYOUT:
+            continue
         if isinstance(value, list) and all(isinstance(entry, dict) for entry in value):
             value = {str(place): entry for place, entry in enumerate(value, 1)}
-        if isinstance(value, dict) and key not in ("layout", "files"):
+        if isinstance(value, dict):
             yield from _facts(value, f"{prefix}{key}.")
-        elif key not in ("layout", "files"):
-            yield {"key": prefix + key, "value": value.strip() if isinstance(value, str) else value}
+        else:
+            if isinstance(value, str):
+                value = value.strip()
+            yield {"key": prefix + key, "value": value}
 
 
 def models(
     name: Annotated[
         str | None, typer.Argument(metavar="[MODEL]", help="Show this one in detail.")
     ] = None,
-    whole: Annotated[
+    all_: Annotated[
         bool, typer.Option("--all", help="With MODEL, also those of its parts and of training.")
     ] = False,
     form: FormatOption = None,
@@ -141,29 +147,45 @@ def models(
     from recgraph import registry
     from recgraph.train.fit import parts_of
 
-    rows: list[dict[str, Any]] = []
     if name is None:
-        width = (
-            1000
-            if (form or default_format()) != "table"
-            else max(9, 58 - max(map(len, registry.names("model"))))
-        )
-        for each in (registry.load("model", key) for key in registry.names("model")):
-            update = _UPDATES[None if each.reads_graph else each.updated_by]
-            what = textwrap.shorten(_first_line(each), width, placeholder="…")
-            rows.append({"model": each.key(), "update": update, "what": what})
-        show(rows, form)
-        note("their settings: recgraph models MODEL")
+        _list_models(form or default_format())
         return
     model = registry.load("model", name)
     note(_first_line(model))
-    parts = {"model": model.Config, **(parts_of(model) if whole else {})}
-    rows = [row for part, config in parts.items() for row in _settings(part, config, whole)]
-    _show_settings(rows if whole else rows[:_SCREEN], form)
-    if not whole:
-        note(
-            f"all, those of its parts and of training (learning_rate, max_epochs, ...): recgraph models {name} --all"
+    parts = {"model": model.Config}
+    if all_:
+        parts |= parts_of(model)
+    rows = []
+    for part, config in parts.items():
+        rows += _settings(part, config, all_)
+    if all_:
+        _show_settings(rows, form)
+        return
+    _show_settings(rows[:_SCREEN], form)
+    note(
+        f"all, those of its parts and of training (learning_rate, max_epochs, ...): recgraph models {name} --all"
+    )
+
+
+def _list_models(form: Format) -> None:
+    from recgraph import registry
+
+    names = registry.names("model")
+    width = 1000
+    if form == "table":
+        width = max(9, 58 - max(map(len, names)))
+    rows = []
+    for name in names:
+        model = registry.load("model", name)
+        rows.append(
+            {
+                "model": name,
+                "update": "no" if model.reads_graph else _UPDATES[model.updated_by],
+                "what": textwrap.shorten(_first_line(model), width, placeholder="…"),
+            }
         )
+    show(rows, form)
+    note("their settings: recgraph models MODEL")
 
 
 #: settings of a model that stand on a screen
@@ -172,64 +194,83 @@ _SCREEN = 20
 _UPDATES = {"training": "trained on", "fitting": "fitted again", None: "no"}
 
 
-def _settings(part: str, config: type[Config], whole: bool = False) -> list[dict[str, Any]]:
-    """Rows of a configuration, first what the class itself says, then what it inherits."""
+def _settings(part: str, config: type[Config], all_: bool = False) -> list[dict[str, Any]]:
+    """Rows of a configuration, first what the class itself says, then what it inherits; ``all_``:
+    also of the parts in it.
+    """
     from recgraph.config import search_of, walk
 
-    declared = [name for cls in config.__mro__ for name in inspect.get_annotations(cls)]
-    found = [each for each in walk(config) if whole or "." not in each[0]]
-    return [
-        {
-            "of": part,
-            "setting": name,
-            "default": "required" if field.is_required() else _default(value),
-            "type": _type(field),
-            "allowed": _allowed(field),
-            "searched": str(search_of(field) or ""),
-            "meaning": field.description or "",
-        }
-        for name, field, value in sorted(
-            found, key=lambda each: declared.index(each[0].partition(".")[0])
+    declared = list(chain.from_iterable(map(inspect.get_annotations, config.__mro__)))
+    rows = []
+    for name, field, value in walk(config):
+        if "." in name and not all_:
+            continue
+        default = "required" if field.is_required() else _default(value)
+        rows.append(
+            {
+                "of": part,
+                "setting": name,
+                "default": default,
+                "type": _type(field),
+                "allowed": _allowed(field),
+                "searched": str(search_of(field) or ""),
+                "meaning": field.description or "",
+            }
         )
-    ]
+    return sorted(rows, key=lambda row: declared.index(row["setting"].partition(".")[0]))
 
 
 def _show_settings(rows: list[dict[str, Any]], form: Format | None) -> None:
     """Print settings; in a table their types and ranges stand behind their meanings, so that 80
     characters suffice.
     """
-    if (form or default_format()) == "table":
-        for row in rows:
-            if values := row["allowed"] or (row["type"] if row["type"][0].islower() else ""):
-                row["meaning"] += f" ({values})"
-        rows = [{name: row[name] for name in ("setting", "default", "meaning")} for row in rows]
+    form = form or default_format()
+    if form == "table":
+        rows = list(map(_short_setting, rows))
     show(rows, form)
+
+
+def _short_setting(row: dict[str, Any]) -> dict[str, Any]:
+    meaning = row["meaning"]
+    if row["allowed"]:
+        meaning += f" ({row['allowed']})"
+    elif row["type"][0].islower():
+        meaning += f" ({row['type']})"
+    return {"setting": row["setting"], "default": row["default"], "meaning": meaning}
 
 
 def _default(value: Any) -> str:
     from recgraph.config import Config
 
+    if value is None:
+        return "none"
     if isinstance(value, tuple) and value:
         return ", ".join(map(_default, value))
     if isinstance(value, Config):
         return str(getattr(value, "part_name", "see --all"))
-    return "none" if value is None else str(value)
+    return str(value)
 
 
 def _allowed(field: FieldInfo) -> str:
-    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "a multiple of"}
-    bounds = (
-        (sign, getattr(meta, key, None)) for meta in field.metadata for key, sign in signs.items()
-    )
-    return " and ".join(f"{sign} {bound}" for sign, bound in bounds if bound is not None)
+    bounds = []
+    for bound in field.metadata:
+        for key, sign in _SIGNS.items():
+            if hasattr(bound, key):
+                bounds.append(f"{sign} {getattr(bound, key)}")
+    return " and ".join(bounds)
+
+
+#: of a bound of pydantic
+_SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "a multiple of"}
 
 
 def _type(field: FieldInfo) -> str:
     """The annotation in words; the kind where it is a part's."""
     annotation = field.annotation
-    if kind := next((each.kind for each in field.metadata if hasattr(each, "kind")), None):
-        return str(kind)
-    if isinstance(annotation, type) and not getattr(annotation, "__args__", None):
+    for entry in field.metadata:
+        if hasattr(entry, "kind"):
+            return str(entry.kind)
+    if isinstance(annotation, type) and not get_args(annotation):
         return annotation.__name__
     if get_origin(annotation) is Literal:
         return ", ".join(map(str, get_args(annotation)))
@@ -253,19 +294,23 @@ def parts(
         note(_first_line(registry.load(kind, name)))
         _show_settings(_settings(kind, registry.part_class(kind, name)), form)
         return
-    of_models = [each for each in registry.KINDS if each not in ("graph", "metric", "model")]
-    kinds = of_models if kind is None else [kind]
-    found = [registry.part_class(each, key) for each in kinds for key in registry.names(each)]
-    columns = (
-        {
-            "kind": part.part_kind,
-            "part": part.part_name,
-            "what": _first_line(part),
-            "settings": [*part.model_fields],
-        }
-        for part in found
-    )
-    show(columns, form)
+    if kind is None:
+        kinds = [each for each in registry.KINDS if each not in ("graph", "metric", "model")]
+    else:
+        kinds = [kind]
+    rows = []
+    for each in kinds:
+        for key in registry.names(each):
+            part = registry.part_class(each, key)
+            rows.append(
+                {
+                    "kind": part.part_kind,
+                    "part": part.part_name,
+                    "what": _first_line(part),
+                    "settings": list(part.model_fields),
+                }
+            )
+    show(rows, form)
 
 
 def _first_line(model: type[Any]) -> str:
@@ -279,34 +324,33 @@ def doctor(form: FormatOption = None) -> None:
     from recgraph.data.catalog import home
     from recgraph.train.record import machine
 
-    installed = {
-        each.name.lower().replace("_", "-"): each.version for each in metadata.distributions()
-    }
-    required = [
-        each
-        for each in metadata.requires("recgraph") or ()
-        if not re.search("extra == .(dev|docs)", each)
-    ]
-    packages = dict.fromkeys(re.split(r"[^\w-]", each, maxsplit=1)[0].lower() for each in required)
     rows = [
         ("version", "recgraph", __version__),
         ("version", "python", f"{platform.python_version()} ({sys.executable})"),
-        *(("package", name, installed.get(name, "not installed")) for name in packages),
-        ("machine", "platform", platform.platform()),
-        (
-            "machine",
-            "threads",
-            f"{torch.get_num_threads()} (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '')})",
-        ),
-        ("device", "cpu", f"{machine()}, {torch.backends.cpu.get_cpu_capability()}"),
-        *(
-            ("device", f"cuda:{n}", torch.cuda.get_device_name(n))
-            for n in range(torch.cuda.device_count())
-        ),
-        (
-            "cache",
-            "prepared data",
-            f"{home()} (RECGRAPH_HOME={os.environ.get('RECGRAPH_HOME', '')})",
-        ),
     ]
-    show(({"part": part, "name": name, "value": value} for part, name, value in rows), form)
+    for name in _dependencies():
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            version = "not installed"
+        rows.append(("package", name, version))
+    omp_threads = os.environ.get("OMP_NUM_THREADS", "")
+    recgraph_home = os.environ.get("RECGRAPH_HOME", "")
+    rows += [
+        ("machine", "platform", platform.platform()),
+        ("machine", "threads", f"{torch.get_num_threads()} (OMP_NUM_THREADS={omp_threads})"),
+        ("device", "cpu", f"{machine()}, {torch.backends.cpu.get_cpu_capability()}"),
+    ]
+    for number in range(torch.cuda.device_count()):
+        rows.append(("device", f"cuda:{number}", torch.cuda.get_device_name(number)))
+    rows.append(("cache", "prepared data", f"{home()} (RECGRAPH_HOME={recgraph_home})"))
+    show((dict(zip(("part", "name", "value"), row, strict=True)) for row in rows), form)
+
+
+def _dependencies() -> list[str]:
+    """The packages that recgraph needs, or may use, each once."""
+    names = dict[str, None]()
+    for requirement in metadata.requires("recgraph") or ():
+        if not re.search("extra == .(dev|docs)", requirement):
+            names[re.split(r"[^\w-]", requirement, maxsplit=1)[0].lower()] = None
+    return list(names)

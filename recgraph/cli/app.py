@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 from recgraph import __version__
 from recgraph.cli import about, evaluation, recommend, training
-from recgraph.cli.options import takes_data
+from recgraph.cli.options import NO_VALUES, takes_data
 from recgraph.cli.output import FILE, Failure, Watch
 from recgraph.config import ELSEWHERE
 from recgraph.pages import for_terminal
@@ -25,10 +25,21 @@ from recgraph.registry import import_all
 
 #: exit codes: the request is wrong; it failed; Ctrl-C
 USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
+_INTERRUPTED = "interrupted; what was finished is kept, and the same command goes on"
+#: errors that say that the request is wrong
+_MISTAKES = (
+    ValueError,
+    FileNotFoundError,
+    FileExistsError,
+    NotADirectoryError,
+    IsADirectoryError,
+)
 #: errors of the library that a right request may end with
 _FAILURES = {"NonFinite", "StorageFailed", "TaskFailed", "UpdateRefused"}
 #: commands that several processes, which a launcher starts, can run together
 _TOGETHER = ("train", "evaluate", "update")
+#: commands of which an option that is not known is a setting
+_TAKE_SETTINGS = ("train", "tune")
 
 
 def describe(error: BaseException) -> tuple[int, str]:
@@ -39,21 +50,16 @@ def describe(error: BaseException) -> tuple[int, str]:
     report.
     """
     text = str(error)
-    if isinstance(error, OSError) and error.filename and error.strerror:
+    if isinstance(error, OSError) and error.filename:
         text = f"{error.filename}: {error.strerror}"
+    names = {each.__name__ for each in type(error).__mro__}
     if isinstance(error, KeyboardInterrupt):
-        return (
-            INTERRUPTED,
-            text or "interrupted; what was finished is kept, and the same command goes on",
-        )
-    if _FAILURES & {each.__name__ for each in type(error).__mro__}:
+        return INTERRUPTED, text or _INTERRUPTED
+    if names & _FAILURES:
         return FAILURE, text
-    if isinstance(
-        error,
-        ValueError | FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError,
-    ):
+    if isinstance(error, _MISTAKES):
         return USER_MISTAKE, text
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if names & {"MemoryError", "OutOfMemoryError"}:
         return (
             FAILURE,
             f"memory is short: {text}; free some, or take less of it (batch_size, --workers)",
@@ -78,33 +84,31 @@ class Commands(TyperGroup):
         """Read the options of the group, wherever they stand, unless the command has one of the
         same name. An option that `train` or `tune` does not have is a setting: ``--hidden-dim 32``
         stands for ``--set hidden_dim=32``."""
-        own: dict[str, Any] = {name: option for option in self.params for name in option.opts}
-        command = next((self.commands[text] for text in args if text in self.commands), None)
-        taken = {name for option in (command.params if command else ()) for name in option.opts}
-        takes_settings = command is not None and command.name in ("train", "tune")
-        options = [*taken, *own, "--help"]
-        first, rest, texts = list[str](), list[str](), iter(args)
+        command = self.commands.get(next(filter(self.commands.get, args), ""), self)
+        of_group = _by_name(self)
+        of_command = _by_name(command)
+        names = [*of_command, *of_group, "--help"]
+        first = list[str]()
+        rest = list[str]()
+        texts = iter(args)
         for text in texts:
-            name, sign, value = ("-v", "", "") if re.fullmatch("-v+", text) else text.partition("=")
-            if (
-                takes_settings
-                and name.startswith("--")
-                and not get_close_matches(name, options, cutoff=0.8)
-            ):
+            name, sign, value = text.partition("=")
+            if re.fullmatch("-v+", text):
+                name = "-v"
+            if command.name in _TAKE_SETTINGS and _is_setting(name, names):
                 setting = name.removeprefix("--").replace("-", "_")
-                rest += [
-                    "--set",
-                    f"{ELSEWHERE.get(setting, setting)}={value if sign else next(texts, '')}",
-                ]
-                continue
-            if name in taken or name not in own:
+                if not sign:
+                    value = next(texts, "")
+                rest += ["--set", f"{ELSEWHERE.get(setting, setting)}={value}"]
+            elif name in of_command or name not in of_group:
                 rest.append(text)
-                continue
-            first.append(text)
-            takes_value = not (own[name].is_flag or own[name].count or sign)
-            first += [next(texts, "")] if takes_value else []
-        read: list[str] = super().parse_args(ctx, [*first, *rest])
-        return read
+            else:
+                first.append(text)
+                option = of_group[name]
+                if not (sign or option.is_flag or option.count):
+                    first.append(next(texts, ""))
+        arguments: list[str] = super().parse_args(ctx, first + rest)
+        return arguments
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; a traceback is shown with ``--debug`` alone."""
@@ -113,16 +117,13 @@ class Commands(TyperGroup):
             with contextlib.ExitStack() as stack:
                 ctx.meta["recgraph.stack"] = stack
                 if rank:
-                    stack.enter_context(
-                        contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w")))
-                    )
+                    nowhere = stack.enter_context(open(os.devnull, "w"))
+                    stack.enter_context(contextlib.redirect_stdout(nowhere))
                 return super().invoke(ctx)
         except BaseException as error:
             # a panic of polars is no Exception
-            if (
-                not isinstance(error, Exception | KeyboardInterrupt)
-                and type(error).__name__ != "PanicException"
-            ):
+            name = type(error).__name__
+            if not isinstance(error, Exception | KeyboardInterrupt) and name != "PanicException":
                 raise
             code, message = describe(error)
             if rank:
@@ -131,15 +132,24 @@ class Commands(TyperGroup):
                 if isinstance(error, RankFailed | KeyboardInterrupt):
                     raise typer.Exit(getattr(error, "exit_code", code)) from None
             # typer reports usage and exits itself, and the reader of a pipe may have gone
-            is_typers = hasattr(error, "exit_code") or isinstance(
-                error, typer.Abort | BrokenPipeError
-            )
-            if is_typers or ctx.params.get("debug"):
+            is_reported = isinstance(error, typer.Abort | BrokenPipeError)
+            if is_reported or hasattr(error, "exit_code") or ctx.params.get("debug"):
                 raise
             FILE.error("%s", message, exc_info=error)
-            place = "" if rank is None else f"rank {rank}: "
-        typer.secho(for_terminal(f"recgraph: {place}{message}"), err=True, fg=typer.colors.RED)
+        if rank is not None:
+            message = f"rank {rank}: {message}"
+        typer.secho(for_terminal(f"recgraph: {message}"), err=True, fg=typer.colors.RED)
         raise typer.Exit(code)
+
+
+def _by_name(command: Any) -> dict[str, Any]:
+    """Name -> option of a command."""
+    return {name: option for option in command.params for name in option.opts}
+
+
+def _is_setting(name: str, options: list[str]) -> bool:
+    """Whether an option is a setting: it is not known, and no known one misspelt."""
+    return name.startswith("--") and not get_close_matches(name, options, cutoff=0.8)
 
 
 def _rank() -> int | None:
@@ -161,31 +171,36 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_MODEL, _COMPARE, _LOOK = "From a log to a service", "Find what works", "Look things up"
-train, check = takes_data(training.train), takes_data(evaluation.check, positional=True)
+_MODEL = "From a log to a service"
+_COMPARE = "Find what works"
+_LOOK = "Look things up"
+train = takes_data(training.train)
+check = takes_data(evaluation.check, positional=True)
 for command in (train, evaluation.evaluate, recommend.recommend, training.update, recommend.serve):
     app.command(rich_help_panel=_MODEL, no_args_is_help=True)(command)
 for command in (takes_data(training.tune), check):
     app.command(rich_help_panel=_COMPARE, no_args_is_help=True)(command)
 app.add_typer(evaluation.board, name="board", rich_help_panel=_COMPARE)
 app.add_typer(about.data, name="data", rich_help_panel=_LOOK)
-for command in (about.models, recommend.inspect, about.doctor):
-    app.command(rich_help_panel=_LOOK, no_args_is_help=command is recommend.inspect)(command)
+app.command(rich_help_panel=_LOOK)(about.models)
+app.command(rich_help_panel=_LOOK, no_args_is_help=True)(recommend.inspect)
+app.command(rich_help_panel=_LOOK)(about.doctor)
 for command in (
     recommend.similar,
     recommend.vectors,
     recommend.export,
     evaluation.plot,
     training.study,
-    about.parts,
 ):
-    app.command(hidden=True, no_args_is_help=command is not about.parts)(command)
-for made in app.registered_commands:  # a screen has lines of its own
-    made.help = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.getdoc(made.callback) or "")
+    app.command(hidden=True, no_args_is_help=True)(command)
+app.command(hidden=True)(about.parts)
+for registered in app.registered_commands:  # a screen has lines of its own
+    text = inspect.cleandoc(registered.callback.__doc__)  # type: ignore[union-attr, arg-type]
+    registered.help = re.sub(r"(?<!\n)\n(?!\n)", " ", text)
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
         typer.echo(__version__)
         raise typer.Exit
 
@@ -197,7 +212,7 @@ _THREADS = "Cores to compute with; by default as OMP_NUM_THREADS says, else all.
 @app.callback()
 def _root(
     context: typer.Context,
-    own: Annotated[list[str] | None, typer.Option("--import", metavar="FILE", help=_IMPORT)] = None,
+    files: Annotated[list[str], typer.Option("--import", metavar="FILE", help=_IMPORT)] = NO_VALUES,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool,
@@ -215,17 +230,18 @@ def _root(
     threads: Annotated[int | None, typer.Option(min=1, metavar="N", help=_THREADS)] = None,
 ) -> None:
     """Graph and sequential recommendation on one contrastive core."""
-    rank, command = _rank(), context.invoked_subcommand
+    rank = _rank()
+    command = context.invoked_subcommand
     if rank is not None and command not in _TOGETHER:
         from recgraph.ranks import refuse_launched
 
-        together = (
-            f"start it without a launcher; those that run on several are {', '.join(_TOGETHER)}"
-        )
-        refuse_launched(f"`recgraph {command}`", together)
-    context.call_on_close(
-        Watch(verbose * (not rank), quiet or bool(rank), None if rank else log_file).close
-    )
+        fix = f"start it without a launcher; those that run on several are {', '.join(_TOGETHER)}"
+        refuse_launched(f"`recgraph {command}`", fix)
+    if rank:
+        watch = Watch(quiet=True)
+    else:
+        watch = Watch(verbose, quiet, log_file)
+    context.call_on_close(watch.close)
     if threads is not None:
         # torch, its libraries and polars read them when they are imported, also in worker processes
         os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "POLARS_MAX_THREADS"), str(threads))
@@ -233,10 +249,10 @@ def _root(
 
         torch.set_num_threads(threads)
     if rank is not None:
-        from recgraph.ranks import together as connected
+        from recgraph.ranks import together
 
-        context.meta["recgraph.stack"].enter_context(connected())
-    import_all(own or ())
+        context.meta["recgraph.stack"].enter_context(together())
+    import_all(files)
 
 
 def main() -> None:

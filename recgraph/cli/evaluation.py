@@ -10,6 +10,7 @@ import typer
 
 from recgraph.cli.options import (
     FOUND,
+    NO_VALUES,
     DeviceOption,
     EngineOption,
     EngineSetOption,
@@ -20,6 +21,7 @@ from recgraph.cli.output import Failure, Format, FormatOption, default_format, n
 
 if TYPE_CHECKING:
     from recgraph.evaluate.results import Results
+    from recgraph.train.run import NodeRun, Run
 
 Part = Literal["valid", "test"]
 Seen = Literal["keep", "exclude", "both"]
@@ -36,6 +38,8 @@ _DATA = (
 )
 _FILES = ("train=", "valid=", "test=", "item_features=", "user_features=")
 _COLUMNS = ("ndcg", "recall", "mrr")
+#: entries of a record that are those of the model, whatever its seed
+_OF_MODEL = ("model", "config", "training", "data", "fitted_on", "init_items")
 
 
 def evaluate(
@@ -50,16 +54,16 @@ def evaluate(
         list[int] | None, typer.Option("--cutoff", metavar="K", min=1, help=_CUTOFFS)
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help=_SET)
-    ] = None,
+        list[str], typer.Option("--set", "-s", metavar="KEY=VALUE", help=_SET)
+    ] = NO_VALUES,
     metrics: Annotated[
         list[str] | None, typer.Option("--metric", "-m", metavar="METRIC[@K]", help=_METRIC)
     ] = None,
     save_users: Annotated[Path | None, typer.Option(metavar="FOLDER", help=_SAVE)] = None,
     rerank: Annotated[str | None, typer.Option(metavar="NAME", help=_RERANK)] = None,
-    data: Annotated[list[str] | None, typer.Option(metavar="[PART=]PATH", help=_DATA)] = None,
+    data: Annotated[list[str], typer.Option(metavar="[PART=]PATH", help=_DATA)] = NO_VALUES,
     engine: EngineOption = None,
-    engine_set: EngineSetOption = None,
+    engine_set: EngineSetOption = NO_VALUES,
     form: FormatOption = None,
 ) -> None:
     """Print a run's metrics, each with its protocol's hash; of several runs, which is significantly
@@ -71,105 +75,129 @@ def evaluate(
     """
     from recgraph.config import parse_settings
     from recgraph.evaluate.rerank import reranker_of
-    from recgraph.evaluate.results import save_users as write_users
     from recgraph.train.run import NodeRun, Run
-    from recgraph.train.settings import ProbeSettings
 
-    # a folder may be called date=2020
-    moved = dict(
-        path.split("=", 1) if path.startswith(_FILES) else ["train", path] for path in data or ()
-    )
-    opened = {
-        run: Run.open(run, moved or None) for run in dict.fromkeys(runs)
-    }  # a shell's pattern may name one twice
-    nodes = {folder: one for folder, one in opened.items() if isinstance(one, NodeRun)}
-    if nodes:
-        if len(opened) > 1:
-            raise ValueError(
-                f"{', '.join(map(str, nodes))}: a run that embeds nodes is evaluated alone"
-            )
-        (of_nodes,) = nodes.values()
-        chosen = ProbeSettings.of(parse_settings(settings or [], of_nodes.record["evaluation"]))
-        scores = of_nodes.evaluate(probe=chosen.probe)
-        used = ", ".join(
-            f"{name} {value}" for name, value in scores.protocol.probe.model_dump().items()
-        )
-        note(f"linear probe: {used}; protocol {scores.hash}")
-        return show(scores.rows(), form)
-    on, lengths = given_engine(engine, engine_set), tuple(cutoffs or (5, 10, 20))
-    picks = (
-        None
-        if rerank is None
-        else reranker_of(parse_settings([f"rerank={rerank}"])["rerank"]).specification
-    )
-    found: dict[Path, Results] = {}
+    opened = _open(runs, data)
+    for folder, run in opened.items():
+        if isinstance(run, NodeRun):
+            if len(opened) > 1:
+                raise ValueError(f"{folder}: a run that embeds nodes is evaluated alone")
+            _evaluate_nodes(run, settings, form)
+            return
+    specification = None
+    if rerank is not None:
+        specification = reranker_of(parse_settings([f"rerank={rerank}"])["rerank"]).specification
+    lengths = tuple(cutoffs or (5, 10, 20))
+    by_run: dict[Path, Results] = {}
     for folder, run in opened.items():
         assert isinstance(run, Run)
-        results = found[folder] = run.evaluate(
-            split, seen, lengths, metrics=metrics, engine=on, rerank=picks
+        results = run.evaluate(
+            split,
+            seen,
+            lengths,
+            metrics=metrics,
+            engine=given_engine(engine, engine_set),
+            rerank=specification,
         )
         for title, result in zip(results.titles(), results, strict=True):
             note(f"{title}: {len(result.users)} users, protocol {result.hash}")
-            if save_users is not None:
-                picked = "" if picks is None else f"-{picks['name']}"
-                named = f"{folder.resolve().name}-{split}-{result.protocol.seen}{picked}"
-                write_users(result, save_users / f"{named}.parquet")
-    if len(opened) == 1:
-        show(next(iter(found.values())).to_polars().iter_rows(named=True), form)
-        return None
+        if save_users is not None:
+            _save_users(results, save_users / f"{folder.resolve().name}-{split}")
+        by_run[folder] = results
+    if len(by_run) == 1:
+        show(results.to_polars().iter_rows(named=True), form)
+        return
     k = 10 if 10 in lengths else max(lengths)
-    columns = (
-        [*next(iter(found.values()))[0].metrics]
-        if metrics
-        else [f"{name}@{k}" for name in _COLUMNS]
-    )
+    columns = [f"{name}@{k}" for name in _COLUMNS]
+    if metrics:
+        columns = list(results[0].metrics)
     records = {folder: run.record.to_json() for folder, run in opened.items()}
-    return _compared(records, found, columns, form or default_format())
+    _compare(records, by_run, columns, form or default_format())
 
 
-def _compared(
-    records: dict[Path, Any], found: dict[Path, Results], metrics: list[str], form: Format
+def _open(folders: list[Path], data: list[str]) -> dict[Path, Run | NodeRun]:
+    """The runs of some folders, each once, made of files that have moved where ``data`` says."""
+    from recgraph.train.run import Run
+
+    moved = {}
+    for path in data:
+        part, _, place = path.partition("=")
+        if not path.startswith(_FILES):  # a folder may be called date=2020
+            part, place = "train", path
+        moved[part] = place
+    # a shell's pattern may name one twice
+    return {folder: Run.open(folder, moved or None) for folder in dict.fromkeys(folders)}
+
+
+def _evaluate_nodes(run: NodeRun, settings: list[str], form: Format | None) -> None:
+    from recgraph.config import parse_settings
+    from recgraph.train.settings import ProbeSettings
+
+    options = ProbeSettings.of(parse_settings(settings, run.record["evaluation"]))
+    scores = run.evaluate(probe=options.probe)
+    probe = scores.protocol.probe.model_dump()
+    values = ", ".join(f"{name} {value}" for name, value in probe.items())
+    note(f"linear probe: {values}; protocol {scores.hash}")
+    show(scores.rows(), form)
+
+
+def _save_users(results: Results, place: Path) -> None:
+    """Write the values of users of each protocol, into files whose names begin with ``place``."""
+    from recgraph.evaluate.rerank import reranker_of
+    from recgraph.evaluate.results import save_users
+
+    for result in results:
+        name = f"{place.name}-{result.protocol.seen}"
+        if result.protocol.rerank:
+            name += f"-{reranker_of(result.protocol.rerank).specification['name']}"
+        save_users(result, place.with_name(f"{name}.parquet"))
+
+
+def _compare(
+    records: dict[Path, Any], by_run: dict[Path, Results], metrics: list[str], form: Format
 ) -> None:
     """A table of models for each protocol; runs that differ in their seed alone are one model."""
     from recgraph.evaluate.significance import table
 
-    same: dict[str, list[Path]] = {}
-    for folder, record in records.items():
-        own = {
-            name: record.get(name)
-            for name in ("model", "config", "training", "data", "fitted_on", "init_items")
-        }
-        if selection := record.get("selection"):  # the number of epochs follows from it
-            own |= {"training": selection["training"], "refit": True}
-        same.setdefault(json.dumps(own, sort_keys=True), []).append(folder)
-    named = {
-        str(folders[0])
-        if len(folders) == 1
-        else f"{folders[0]} and {len(folders) - 1} more": folders
-        for folders in same.values()
-    }
+    models = _models(records)
+    titles = next(iter(by_run.values())).titles()
     rows: list[dict[str, Any]] = []
-    for place, title in enumerate(next(iter(found.values())).titles()):
-        made = table(
-            {name: [found[folder][place] for folder in folders] for name, folders in named.items()},
-            metrics,
-        )
-        for name, cells in made.cells.items():
-            pairs = [
-                {metric: cell.value, f"{metric} mark": cell.mark} for metric, cell in cells.items()
-            ]
-            values = (
-                cells
-                if form == "table"
-                else {key: value for pair in pairs for key, value in pair.items()}
-            )
-            rows.append({"candidates": title, "model": name, **values})
+    for place, title in enumerate(titles):
+        results = {}
+        for model, folders in models.items():
+            results[model] = [by_run[folder][place] for folder in folders]
+        comparison = table(results, metrics)
+        for model, cells in comparison.cells.items():
+            row: dict[str, Any] = {"candidates": title, "model": model}
+            for metric, cell in cells.items():
+                if form == "table":
+                    row[metric] = cell
+                else:
+                    row |= {metric: cell.value, f"{metric} mark": cell.mark}
+            rows.append(row)
     show(rows, form)
-    note(
-        made.legend
-        if form == "table"
-        else made.legend.replace("* ", "best: ", 1).replace("= ", "tied: ", 1)
-    )
+    legend = comparison.legend
+    if form != "table":
+        legend = legend.replace("* ", "best: ", 1).replace("= ", "tied: ", 1)
+    note(legend)
+
+
+def _models(records: dict[Path, Any]) -> dict[str, list[Path]]:
+    """Name -> folders of the runs that differ in their seed alone."""
+    alike: dict[str, list[Path]] = {}
+    for folder, record in records.items():
+        settings = {name: record.get(name) for name in _OF_MODEL}
+        selection = record.get("selection")
+        if selection:  # the number of epochs follows from it
+            settings |= {"training": selection["training"], "refit": True}
+        alike.setdefault(json.dumps(settings, sort_keys=True), []).append(folder)
+    models = {}
+    for folders in alike.values():
+        name = str(folders[0])
+        if len(folders) > 1:
+            name += f" and {len(folders) - 1} more"
+        models[name] = folders
+    return models
 
 
 _CHECK_SPLIT = (
@@ -182,8 +210,8 @@ def check(
     source: Source,
     split: Annotated[str | None, typer.Option(help=_CHECK_SPLIT)] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help=_CHECK_SET)
-    ] = None,
+        list[str], typer.Option("--set", "-s", metavar="KEY=VALUE", help=_CHECK_SET)
+    ] = NO_VALUES,
     split_seed: Annotated[int, typer.Option(min=0, help="Of splits that draw.")] = 0,
     form: FormatOption = None,
 ) -> None:
@@ -198,22 +226,26 @@ def check(
     from recgraph.train.order import order
     from recgraph.train.settings import DataConfig
 
-    options = parse_settings(settings or [])
+    options = parse_settings(settings)
     data = DataConfig.of(source.settings, split=split, split_options=options, split_seed=split_seed)
     with notes_of(*FOUND):
-        made = data.split_of(source.dataset)
-    note(f"{made.n_users:,} users, {made.n_items:,} items, split {made.name} {made.hash[:12]}")
-    rows = [*check_split(made), *order(made)]
-    show(
-        (
-            {"check": row.name, "status": row.status, "value": row.value, "detail": row.detail}
-            for row in rows
-        ),
-        form,
+        checked = data.split_of(source.dataset)
+    note(
+        f"{checked.n_users:,} users, {checked.n_items:,} items, "
+        f"split {checked.name} {checked.hash[:12]}"
     )
-    failed = [row.name for row in rows if row.status == "fail"]
+    checks = [*check_split(checked), *order(checked)]
+    rows = []
+    failed = []
+    for one in checks:
+        rows.append(
+            {"check": one.name, "status": one.status, "value": one.value, "detail": one.detail}
+        )
+        if one.status == "fail":
+            failed.append(one.name)
+    show(rows, form)
     if failed:
-        raise Failure(f"{len(failed)} of {len(rows)} checks failed: {', '.join(failed)}")
+        raise Failure(f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}")
 
 
 def plot(
@@ -252,11 +284,11 @@ def run(
     board: BoardArgument,
     results: ResultsOption = None,
     workers: Annotated[int | None, typer.Option(min=1, help=_WORKERS)] = None,
-    only: Annotated[list[str] | None, typer.Option(metavar="MODEL", help=_ONLY)] = None,
+    only: Annotated[list[str], typer.Option(metavar="MODEL", help=_ONLY)] = NO_VALUES,
     values: Annotated[bool, typer.Option("--values", help=_VALUES)] = False,
     device: DeviceOption = None,
     engine: EngineOption = None,
-    engine_set: EngineSetOption = None,
+    engine_set: EngineSetOption = NO_VALUES,
 ) -> None:
     """Train and test what BOARD asks for and has no record yet.
 
@@ -264,16 +296,15 @@ def run(
     """
     from recgraph.leaderboard.runner import run as do
 
-    on = given_engine(engine, engine_set)
     with notes_of("recgraph.leaderboard.runner"):
         summary = do(
             board,
             results=results,
             workers=workers,
-            only=only or (),
+            only=only,
             values=values,
             device=device,
-            engine=on,
+            engine=given_engine(engine, engine_set),
         )
     note(f"{summary}")
     if summary.failed or summary.missing:
@@ -292,5 +323,6 @@ def render(
     from recgraph.leaderboard.board import load_board
     from recgraph.leaderboard.page import render as write
 
-    found = load_board(board)
-    note(f"written to {write(found, out or Path(f'{found.name}.html'), results=results)}")
+    loaded = load_board(board)
+    path = write(loaded, out or Path(f"{loaded.name}.html"), results=results)
+    note(f"written to {path}")

@@ -8,6 +8,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,25 +23,28 @@ RunArgument = Annotated[
 DeviceOption = Annotated[
     str | None, typer.Option(help="Where to compute, e.g. cuda:1; else cuda or cpu.")
 ]
+#: the default of an option that may be given many times
+NO_VALUES: list[str] = []
 _ENGINE = "Where pieces run: local; ray; ray://HOST:10001, a Ray cluster.  [default: local]"
 _ENGINE_SET = "A setting of the engine, e.g. workers=4 or threads=2; may be given many times."
 EngineOption = Annotated[str | None, typer.Option("--engine", metavar="ENGINE", help=_ENGINE)]
 EngineSetOption = Annotated[
-    list[str] | None, typer.Option("--engine-set", metavar="KEY=VALUE", help=_ENGINE_SET)
+    list[str], typer.Option("--engine-set", metavar="KEY=VALUE", help=_ENGINE_SET)
 ]
 
 
-def given_engine(name: str | None, settings: list[str] | None) -> Engine | None:
+def given_engine(name: str | None, settings: list[str]) -> Engine | None:
     """The engine of a command; None where it is this process."""
     if not (name or settings):
         return None
     from recgraph.config import parse_settings
     from recgraph.parallel import Engine
 
-    engine = Engine.of(
-        {"name": name or "local", **parse_settings(settings or [], option="--engine-set")}
-    )
-    return None if engine == Engine() else engine
+    values = {"name": name or "local"}
+    engine = Engine.of(parse_settings(settings, values, option="--engine-set"))
+    if engine == Engine():
+        return None
+    return engine
 
 
 #: loggers that say what is found out of a file
@@ -54,49 +58,46 @@ _LOG = "A log: csv, tsv, jsonl, parquet or .inter, also packed; a folder or patt
 _NAME = "A data set that `recgraph data list` shows."
 
 
-def _option(name: str, metavar: str, text: str, kind: Any = str | None) -> Any:
-    return Annotated[
-        kind, typer.Option(name, metavar=metavar, help=text, rich_help_panel="A file of your own")
-    ]
+def _option(field: str, flag: str, metavar: str, text: str, kind: Any = str | None) -> Parameter:
+    option = typer.Option(flag, metavar=metavar, help=text, rich_help_panel="A file of your own")
+    return _parameter(field, kind, option)
 
 
+def _parameter(name: str, kind: Any, declaration: Any) -> Parameter:
+    annotation = Annotated[kind, declaration]
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+_PARTS = "In place of --data: the training part, where parts are files of their own."
 #: the log, or the parts of a split as files of their own
-_DATA = {
-    "data": _option("--data", "PATH", f"{_LOG} In place of a data set."),
-    "train": _option(
-        "--train",
-        "PATH",
-        "In place of --data: the training part, where parts are files of their own.",
-    ),
-    "valid": _option("--valid", "PATH", "The validation part; without it one is drawn from train."),
-    "test": _option("--test", "PATH", "The test part, of which training and tuning read nothing."),
-}
+_DATA = [
+    _option("data", "--data", "PATH", f"{_LOG} In place of a data set."),
+    _option("train", "--train", "PATH", _PARTS),
+    _option("valid", "--valid", "PATH", "The validation part; without it one is drawn from train."),
+    _option("test", "--test", "PATH", "The test part, of which training and tuning read nothing."),
+]
 _KEYS = "How it is read otherwise, e.g. encoding=latin-1, separator=';'; may be given many times."
 _FORMAT = "How times are written, e.g. '%d.%m.%Y %H:%M', beside numbers and ISO 8601; may be given many times."
 _LIST = "A column of texts that are lists in these files, and what separates them: genres='|'; city= is one value."
+_MISSING_IDS = "Leave out rows without a user or an item."
+_BAD_TIMES = "Leave out rows without a time that can be read."
+_WEIGHT = "Its column of what interactions count in training; never guessed."
+_ITEM_FEATURES = "A file of features (titles, genres), one row an item."
 #: fields of :class:`recgraph.data.read.Reading`, and ``reading`` for others
-_READING = {
-    "user": _option("--user", "NAME", "Its column of users; guessed."),
-    "item": _option("--item", "NAME", "Its column of items; guessed."),
-    "timestamp": _option("--time", "NAME", "Its column of times; guessed. none: without."),
-    "time_format": _option("--time-format", "FORMAT", _FORMAT, list[str] | None),
-    "missing_ids": _option(
-        "--drop-missing-ids", "", "Leave out rows without a user or an item.", bool | None
-    ),
-    "bad_times": _option(
-        "--drop-bad-times", "", "Leave out rows without a time that can be read.", bool | None
-    ),
-    "rating": _option("--rating", "NAME", "Its column of ratings; guessed. none: without."),
-    "weight": _option(
-        "--weight", "NAME", "Its column of what interactions count in training; never guessed."
-    ),
-    "item_features": _option(
-        "--item-features", "FILE", "A file of features (titles, genres), one row an item."
-    ),
-    "user_features": _option("--user-features", "FILE", "A file of user features, one row a user."),
-    "lists": _option("--list", "NAME=SEPARATOR", _LIST, list[str] | None),
-    "reading": _option("--reading", "KEY=VALUE", _KEYS, list[str] | None),
-}
+_READING = [
+    _option("user", "--user", "NAME", "Its column of users; guessed."),
+    _option("item", "--item", "NAME", "Its column of items; guessed."),
+    _option("timestamp", "--time", "NAME", "Its column of times; guessed. none: without."),
+    _option("time_format", "--time-format", "FORMAT", _FORMAT, list[str] | None),
+    _option("missing_ids", "--drop-missing-ids", "", _MISSING_IDS, bool | None),
+    _option("bad_times", "--drop-bad-times", "", _BAD_TIMES, bool | None),
+    _option("rating", "--rating", "NAME", "Its column of ratings; guessed. none: without."),
+    _option("weight", "--weight", "NAME", _WEIGHT),
+    _option("item_features", "--item-features", "FILE", _ITEM_FEATURES),
+    _option("user_features", "--user-features", "FILE", "A file of user features, one row a user."),
+    _option("lists", "--list", "NAME=SEPARATOR", _LIST, list[str] | None),
+    _option("reading", "--reading", "KEY=VALUE", _KEYS, list[str] | None),
+]
 
 
 @dataclass(frozen=True)
@@ -115,54 +116,41 @@ class Source:
     @property
     def settings(self) -> dict[str, Any]:
         """What it adds to the settings of a run."""
-        return {"reading": self.reading} if self.reading else {}
+        if not self.reading:
+            return {}
+        return {"reading": self.reading}
 
 
 def takes_data(command: Callable[..., None], *, positional: bool = False) -> Callable[..., None]:
     """Give a command options of data in place of its parameter ``source``; ``positional``: DATASET
     is an argument.
     """
-    option = typer.Option("--dataset", "-d", metavar="NAME", help=_NAME)
-    dataset = typer.Argument(metavar="[DATASET]", help=_NAME) if positional else option
-    return _with_options(
-        command, {"dataset": Annotated[str | None, dataset], **_DATA, **_READING}, _source
-    )
+    declaration: Any = typer.Option("--dataset", "-d", metavar="NAME", help=_NAME)
+    if positional:
+        declaration = typer.Argument(metavar="[DATASET]", help=_NAME)
+    dataset = _parameter("dataset", str | None, declaration)
+    return _with_options(command, [dataset, *_DATA, *_READING], _source)
 
 
 def takes_file(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command a path and the options of reading in place of its parameter ``source``."""
-    path = Annotated[str, typer.Argument(metavar="PATH", help=_LOG)]
-    return _with_options(
-        command, {"path": path, **_READING}, lambda path, **given: Source(path, _reading(given))
-    )
+    path = _parameter("path", str, typer.Argument(metavar="PATH", help=_LOG))
+    options = [path.replace(default=Parameter.empty), *_READING]
+    return _with_options(command, options, lambda path, **reading: Source(path, _reading(reading)))
 
 
 def _with_options(
-    command: Callable[..., None], options: dict[str, Any], source_of: Callable[..., Source]
+    command: Callable[..., None], options: list[Parameter], source_of: Callable[..., Source]
 ) -> Callable[..., None]:
-    own, keyword = (
-        inspect.signature(command, eval_str=True).parameters,
-        inspect.Parameter.KEYWORD_ONLY,
-    )
-    more = [
-        inspect.Parameter(
-            name,
-            keyword,
-            default=inspect.Parameter.empty if hint.__origin__ is str else None,
-            annotation=hint,
-        )
-        for name, hint in options.items()
-    ]
-
     @functools.wraps(command)
     def with_options(**values: Any) -> None:
-        source = source_of(**{name: values.pop(name) for name in options})
+        source = source_of(**{option.name: values.pop(option.name) for option in options})
         command(**values, source=source)
 
-    parameters = [
-        *(each.replace(kind=keyword) for each in own.values() if each.name != "source"),
-        *more,
-    ]
+    of_command = dict(inspect.signature(command, eval_str=True).parameters)
+    del of_command["source"]
+    parameters = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in of_command.values()]
+    parameters += options
     with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_options.__annotations__ = {each.name: each.annotation for each in parameters}
     return with_options
@@ -174,37 +162,40 @@ def _source(
     train: str | None,
     valid: str | None,
     test: str | None,
-    **given: Any,
+    **reading: Any,
 ) -> Source:
-    reading = _reading(given)
-    named = [value for value in (dataset, data, train) if value is not None]
-    parts = {
-        name: str(Path(path).absolute())
-        for name, path in (("valid", valid), ("test", test))
-        if path is not None
-    }
-    if len(named) != 1 or bool(parts) != (train is not None) or (dataset is not None and reading):
+    sources = [dataset, data, train]
+    parts = _absolute({"valid": valid, "test": test})
+    options = _reading(reading) | parts
+    is_single = sources.count(None) == len(sources) - 1
+    needs_parts = train is not None
+    if not is_single or bool(parts) != needs_parts or (dataset is not None and options):
         raise ValueError(
             "give one of --data FILE (a log of your own, with options of how it is read), --train FILE with --valid or "
-            f"--test (its parts), and a data set that `recgraph data list` shows, not {named + list(parts.values())}"
+            "--test (its parts), and a data set that `recgraph data list` shows"
         )
     if dataset is not None:
         return Source(dataset)
-    return Source(str(Path(named[0]).absolute()), {**reading, **parts})
+    (log,) = _absolute({"data": data, "train": train}).values()
+    return Source(log, options)
+
+
+def _absolute(paths: dict[str, str | None]) -> dict[str, str]:
+    """The paths that are given, as they are from any folder."""
+    return {name: str(Path(path).absolute()) for name, path in paths.items() if path is not None}
 
 
 def _reading(options: dict[str, Any]) -> dict[str, Any]:
     """The fields of :class:`recgraph.data.read.Reading` that are given."""
-    given = {name: value for name, value in options.items() if value is not None}
-    given |= {name: "drop" for name in ("missing_ids", "bad_times") if name in given}
-    if "lists" in given:
-        given["lists"] = dict(pair.partition("=")[::2] for pair in given["lists"])
-    if pairs := given.pop("reading", None):
+    reading = {name: value for name, value in options.items() if value is not None}
+    for name in {"missing_ids", "bad_times"} & reading.keys():
+        reading[name] = "drop"
+    if "lists" in reading:
+        reading["lists"] = dict(pair.partition("=")[::2] for pair in reading["lists"])
+    files = _absolute({name: options[name] for name in ("user_features", "item_features")})
+    pairs = reading.pop("reading", ())
+    if pairs:
         from recgraph.config import parse_settings
 
-        given |= parse_settings(pairs, option="--reading")
-    return given | {
-        name: str(Path(given[name]).absolute())
-        for name in ("user_features", "item_features")
-        if name in given
-    }
+        reading |= parse_settings(pairs, option="--reading")
+    return reading | files

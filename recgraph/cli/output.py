@@ -32,9 +32,12 @@ FileFormatOption = Annotated[FileFormat | None, typer.Option("--format", help=_H
 #: notes of the commands, shown unless ``-q``; and what the log file alone gets
 NOTES, FILE = logging.getLogger("recgraph.cli.notes"), logging.getLogger("recgraph.cli")
 _root = logging.getLogger("recgraph")
-#: loggers that say the same of every run: a command shows their first record, and of notes each
-#: text once
-_ONCE = ("recgraph.data.split",)
+#: a logger that says the same of every run: a command shows its first record
+_FIRST_RECORD = "recgraph.data.split"
+#: loggers of which a command shows each text once
+_EACH_TEXT_ONCE = (NOTES.name, "recgraph.data.")
+#: loggers whose records are shown as notes
+_shown_as_notes = {NOTES.name}
 #: the watch of the command that runs
 _current: list[Watch] = []
 
@@ -60,21 +63,22 @@ class Watch(logging.Handler):
         super().__init__()
         if verbose and quiet:
             raise ValueError("-v shows more and -q shows errors alone: give one of them")
-        self.verbose, self.is_quiet = verbose, quiet
-        self._said: set[str] = set()
-        self._shown = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-        #: loggers whose records are shown as notes
-        self.notes = {NOTES.name}
-        self._handlers: list[logging.Handler] = [self]
+        self.verbose = verbose
+        self.is_quiet = quiet
+        self._texts: set[str] = set()
+        self._least = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+        self._file: logging.FileHandler | None = None
         self._levels = _root.level, NOTES.level
-        if log_file is not None:
-            file = logging.FileHandler(log_file, encoding="utf-8")
-            file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-            self._handlers.append(file)
-        for handler in self._handlers:
-            _root.addHandler(handler)
-        _root.setLevel(logging.DEBUG if log_file else self._shown)
+        _root.addHandler(self)
+        _root.setLevel(self._least)
         NOTES.setLevel(logging.INFO)
+        if log_file is not None:
+            self._file = logging.FileHandler(log_file, encoding="utf-8")
+            self._file.setFormatter(
+                logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+            )
+            _root.addHandler(self._file)
+            _root.setLevel(logging.DEBUG)
         _current.append(self)
         # the password of a storage's address stays out of the file
         command = re.sub(
@@ -87,56 +91,69 @@ class Watch(logging.Handler):
         if self not in _current:
             return
         _current.remove(self)
-        for handler in self._handlers:
-            _root.removeHandler(handler)
-        for handler in self._handlers[1:]:
-            handler.close()
+        _root.removeHandler(self)
+        if self._file is not None:
+            _root.removeHandler(self._file)
+            self._file.close()
         _root.setLevel(self._levels[0])
         NOTES.setLevel(self._levels[1])
         super().close()
 
     def emit(self, record: logging.LogRecord) -> None:
-        is_note, level = record.name in self.notes, record.levelno
-        least = logging.ERROR if self.is_quiet else logging.DEBUG if is_note else self._shown
+        if self._is_shown(record) and not self._is_repeated(record):
+            print_note(self._line(record))
+
+    def _is_shown(self, record: logging.LogRecord) -> bool:
+        if record.name == FILE.name:
+            return False
+        if self.is_quiet:
+            return record.levelno >= logging.ERROR
+        return record.name in _shown_as_notes or record.levelno >= self._least
+
+    def _is_repeated(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        if record.name == _FIRST_RECORD:
+            text = record.name
+        is_repeated = text in self._texts
+        self._texts.add(text)
+        return is_repeated and record.name.startswith(_EACH_TEXT_ONCE)
+
+    def _line(self, record: logging.LogRecord) -> str:
         message = record.getMessage()
-        is_once = record.name == NOTES.name or record.name.startswith("recgraph.data.")
-        said = record.name if record.name in _ONCE else message
-        if level < least or record.name == FILE.name or (is_once and said in self._said):
-            return
-        self._said.add(said)
-        if level >= logging.WARNING:
-            message = f"{record.levelname.lower()}: {message}"
-        elif not is_note:
-            name = "" if level >= logging.INFO else f"{record.name}: "
-            message = (
-                f"[{time.strftime('%H:%M:%S', time.localtime(record.created))}] {name}{message}"
-            )
-        print_note(message)
+        if record.levelno >= logging.WARNING:
+            return f"{record.levelname.lower()}: {message}"
+        if record.name in _shown_as_notes:
+            return message
+        if record.levelno < logging.INFO:
+            message = f"{record.name}: {message}"
+        return f"[{time.strftime('%H:%M:%S', time.localtime(record.created))}] {message}"
 
 
 @contextlib.contextmanager
 def notes_of(*names: str) -> Iterator[None]:
     """Within the block, show as notes what these loggers log."""
-    levels = {logging.getLogger(name): logging.getLogger(name).level for name in names}
-    for watch in _current:
-        watch.notes |= {*names}
-    for logger in levels:
-        logger.setLevel(logging.DEBUG)
+    levels = {name: logging.getLogger(name).level for name in names}
+    _shown_as_notes.update(names)
     try:
+        for name in names:
+            logging.getLogger(name).setLevel(logging.DEBUG)
         yield
     finally:
-        for watch in _current:
-            watch.notes -= {*names}
-        for logger, level in levels.items():
-            logger.setLevel(level)
+        _shown_as_notes.difference_update(names)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def progress_wanted() -> bool | None:
     """``progress`` of a command's training: False with ``-q``; None with ``-v``, whose records tell
     the same.
     """
-    quiet = any(watch.is_quiet for watch in _current)
-    return False if quiet else None if any(watch.verbose for watch in _current) else True
+    for watch in _current:
+        if watch.is_quiet:
+            return False
+        if watch.verbose:
+            return None
+    return True
 
 
 def note(message: str) -> None:
@@ -156,28 +173,34 @@ def say(text: str) -> None:
 
 def default_format() -> Format:
     """A table on a terminal, TSV in a pipe."""
-    return "table" if sys.stdout.isatty() else "tsv"
+    if sys.stdout.isatty():
+        return "table"
+    return "tsv"
 
 
 def show(rows: Iterable[Row], form: FileFormat | None = None, columns: Sequence[str] = ()) -> None:
     """Print rows that all have the same keys, which are ``columns`` where there are no rows."""
     from recgraph.data.row_files import cell, csv_line, json_of
 
-    rows, form = list(rows), form or default_format()
+    rows = list(rows)
+    form = form or default_format()
     header = list(rows[0] if rows else columns)
     if form == "table":
         _table(rows, header)
-    elif form in ("json", "jsonl"):
-        for text in [json_of(rows, indent=2)] if form == "json" else map(json_of, rows):
-            say(text)
-    else:
-        lines = [
-            *([header] if header else []),
-            *([_short(cell(value)) for value in row.values()] for row in rows),
-        ]
-        text = "".join(csv_line(line, "," if form == "csv" else "\t") for line in lines)
+    elif form == "json":
+        say(json_of(rows, indent=2))
+    elif form == "jsonl":
+        for row in rows:
+            say(json_of(row))
+    elif header:
+        separator = "," if form == "csv" else "\t"
+        lines = [csv_line(header, separator)]
+        lines += (csv_line(map(_short, map(cell, row.values())), separator) for row in rows)
+        text = "".join(lines)
         # a program that reads a pipe gets every id as it is
-        sys.stdout.write(for_terminal(text) if sys.stdout.isatty() else text)
+        if sys.stdout.isatty():
+            text = for_terminal(text)
+        sys.stdout.write(text)
 
 
 def show_frame(frame: pl.DataFrame, form: FileFormat | None, output: Path | None) -> None:
@@ -204,8 +227,9 @@ def write_parts(parts: Iterable[pl.DataFrame], form: FileFormat | None, output: 
     note(f"{replace_parts(parts, output, chosen)} rows written to {output}")
 
 
-#: columns of names, which people copy: names of up to 40 letters are not broken
+#: columns of names, which people copy: names of so many letters are not broken
 _NAMES = ("model", "setting", "part", "kind", "name")
+_LONGEST_NAME = 40
 
 
 def _table(rows: Sequence[Row], columns: Sequence[str]) -> None:
@@ -216,15 +240,18 @@ def _table(rows: Sequence[Row], columns: Sequence[str]) -> None:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
-        numeric = all(isinstance(row[name], int | float) or row[name] is None for row in rows)
-        whole = numeric or (
-            name in _NAMES and all(len(_table_text(row[name])) <= 40 for row in rows)
+        values = [row[name] for row in rows]
+        is_numeric = all(isinstance(value, int | float | None) for value in values)
+        is_short = max(map(len, map(_table_text, values)), default=0) <= _LONGEST_NAME
+        table.add_column(
+            Text(for_terminal(name)),
+            justify="right" if is_numeric else "left",
+            no_wrap=is_numeric or (name in _NAMES and is_short),
+            overflow="fold",
         )
-        justify: Any = "right" if numeric else "left"
-        table.add_column(Text(for_terminal(name)), justify=justify, no_wrap=whole, overflow="fold")
     for row in rows:
         # Text: a value such as "[Drama]" is no markup
-        table.add_row(*(Text(for_terminal(_table_text(value))) for value in row.values()))
+        table.add_row(*map(Text, map(for_terminal, map(_table_text, row.values()))))
     Console().print(table)
 
 
@@ -234,18 +261,18 @@ def _short(value: Any) -> Any:
     """
     if not isinstance(value, float) or not math.isfinite(value):
         return value
-    return f"{value:.6g}" if abs(value) < 1e6 else f"{value:.0f}"
+    if abs(value) < 1e6:
+        return f"{value:.6g}"
+    return f"{value:.0f}"
 
 
 def _table_text(value: Any) -> str:
+    if value is None:
+        return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4f}"
-    return (
-        ", ".join(map(str, value))
-        if isinstance(value, list | tuple)
-        else ""
-        if value is None
-        else str(value)
-    )
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return str(value)

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from recgraph.cli.options import EngineOption, EngineSetOption, RunArgument, given_engine
+from recgraph.cli.options import NO_VALUES, EngineOption, EngineSetOption, RunArgument, given_engine
 from recgraph.cli.output import (
     FileFormatOption,
-    Format,
     FormatOption,
     default_format,
     note,
@@ -50,7 +49,7 @@ _BLOCK = "Never recommend this item; may be given many times."
 _OUT = "Write to this file (.parquet, .csv, .tsv, .json, .jsonl)."
 AllowOption = Annotated[list[str] | None, typer.Option(metavar="ITEM", help=_ALLOW)]
 BlockOption = Annotated[list[str] | None, typer.Option(metavar="ITEM", help=_BLOCK)]
-WithOption = Annotated[list[str] | None, typer.Option("--with", metavar="COLUMN", help=_WITH)]
+WithOption = Annotated[list[str], typer.Option("--with", metavar="COLUMN", help=_WITH)]
 KOption = Annotated[int, typer.Option("-k", min=1, help="How many items for each.")]
 OutOption = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help=_OUT)]
 
@@ -64,19 +63,19 @@ def recommend(
     every: Annotated[bool, typer.Option("--all", help=_ALL)] = False,
     k: KOption = 10,
     at: Annotated[str | None, typer.Option(metavar="TIME", help=_AT)] = None,
-    with_columns: WithOption = None,
+    with_columns: WithOption = NO_VALUES,
     keep_seen: Annotated[
         bool, typer.Option("--keep-seen", help="Also items that the user has had.")
     ] = False,
     popular: Annotated[bool, typer.Option("--popular", help=_FALLBACK)] = False,
     ann: Annotated[bool, typer.Option("--ann", help=_ANN)] = False,
     rules: Annotated[Path | None, typer.Option(metavar="FILE", help=_RULES)] = None,
-    rule: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help=_RULE)] = None,
+    rule: Annotated[list[str], typer.Option(metavar="KEY=VALUE", help=_RULE)] = NO_VALUES,
     allow: AllowOption = None,
     block: BlockOption = None,
     out: OutOption = None,
     engine: EngineOption = None,
-    engine_set: EngineSetOption = None,
+    engine_set: EngineSetOption = NO_VALUES,
     form: FileFormatOption = None,
 ) -> None:
     """Recommend items to users of a run: by --user ID, to all of them by --all, or by --histories
@@ -84,16 +83,17 @@ def recommend(
     """
     from recgraph.serve.recommender import recall_of_lists
 
-    if bool(user) + (histories is not None) + every != 1 or (every and out is None):
+    n_ways = bool(user) + (histories is not None) + every
+    if n_ways != 1 or (every and out is None):
         raise ValueError(
             "say for whom: one of --user ID (once or more), --histories FILE, and --all with --out FILE"
         )
     options: dict[str, Any] = {
         "k": k,
         "exclude_seen": not keep_seen,
-        "rules": _rules(rules, rule or [], allow, block),
+        "rules": _rules(rules, rule, allow, block),
         "fallback": "popularity" if popular else None,
-        "item_columns": with_columns or (),
+        "item_columns": with_columns,
         "at": at,
     }
     recommender = _open(run)
@@ -103,14 +103,16 @@ def recommend(
             note(
                 f"of the items of exact lists {recall_of_lists(recommender, k):.1%} are found, by a sample of users"
             )
-    if every and out is not None:
-        write_parts(
-            recommender.stream("all", engine=given_engine(engine, engine_set), **options), form, out
-        )
+    if every:
+        assert out is not None
+        parts = recommender.stream("all", engine=given_engine(engine, engine_set), **options)
+        write_parts(parts, form, out)
         return
-    users = parse_ids(user, recommender.users, "user") if user else None
-    given = None if histories is None else _read(histories, recommender)
-    lists = recommender.recommend(users=users, histories=given, **options)
+    if user:
+        options["users"] = parse_ids(user, recommender.users, "user")
+    if histories is not None:
+        options["histories"] = _read(histories, recommender)
+    lists = recommender.recommend(**options)
     if lists.is_empty():
         note("no item is left to recommend: what was seen and the rules leave none")
     show_frame(lists, form, out)
@@ -123,7 +125,9 @@ def _rules(
     from recgraph.config import parse_settings
     from recgraph.serve.rules import Rules
 
-    base = {} if file is None else Rules.read(file).model_dump(exclude_unset=True)
+    base = {}
+    if file is not None:
+        base = Rules.read(file).model_dump(exclude_unset=True)
     values = parse_settings(pairs, base, option="--rule")
     if allow:
         values["allow"] = allow
@@ -145,7 +149,7 @@ def similar(
     every: Annotated[bool, typer.Option("--all", help="All items of the training data.")] = False,
     k: KOption = 10,
     by: Annotated[By | None, typer.Option("--by", help=_BY)] = None,
-    with_columns: WithOption = None,
+    with_columns: WithOption = NO_VALUES,
     allow: AllowOption = None,
     block: BlockOption = None,
     out: OutOption = None,
@@ -154,12 +158,14 @@ def similar(
     """List the items most like each item: "more like this", or bought together (--by
     co_occurrence).
     """
-    if bool(item) + every != 1:
+    if bool(item) == every:
         raise ValueError("say to which items: one of --item ID (once or more) and --all")
     recommender = _open(run)
-    items = parse_ids(item, recommender.items, "item") if item else "all"
+    items: Any = "all"
+    if item:
+        items = parse_ids(item, recommender.items, "item")
     lists = recommender.similar(
-        items, k, by=by, allow=allow, block=block, item_columns=with_columns or ()
+        items, k, by=by, allow=allow, block=block, item_columns=with_columns
     )
     show_frame(lists, form, out)
 
@@ -180,10 +186,12 @@ def vectors(
     """
     recommender = _open(run)
     if histories is not None:
-        found = recommender.user_vectors(histories=_read(histories, recommender))
+        frame = recommender.user_vectors(histories=_read(histories, recommender))
+    elif users:
+        frame = recommender.user_vectors()
     else:
-        found = recommender.user_vectors() if users else recommender.item_vectors()
-    show_frame(found, form, out)
+        frame = recommender.item_vectors()
+    show_frame(frame, form, out)
 
 
 def export(
@@ -195,11 +203,9 @@ def export(
 ) -> None:
     """Write a run's model as ONNX and for torch.export, with its vectors, ids and a manifest."""
     graph = _open(run).export(out)["graph"]
-    given, (returned,) = (
-        " and ".join(f"{one['name']} {one['shape']}" for one in graph["inputs"]),
-        graph["outputs"],
-    )
-    note(f"{graph['kind']}: {given} to {returned['name']} {returned['shape']}")
+    inputs = " and ".join(f"{each['name']} {each['shape']}" for each in graph["inputs"])
+    (output,) = graph["outputs"]
+    note(f"{graph['kind']}: {inputs} to {output['name']} {output['shape']}")
     note(f"written to {out}; how the graph is called: {out / 'manifest.json'}")
 
 
@@ -232,63 +238,62 @@ def inspect(
     from recgraph.data.ids import IdMap
     from recgraph.explain import explain, explain_node, write_page
     from recgraph.explain.nodes import embedder_of, recommender_of
+    from recgraph.explain.page import evidence_rows
 
-    found: Explanation | NodeExplanation
-    if user is not None and node is None:
-        recommender = recommender_of(run)
-        (own,) = parse_ids([user], recommender.users, "user").to_list()
-        methods = [name.strip() for name in (attribution or "").split(",") if name.strip()]
-        found = explain(recommender, own, k, attribution=methods, seed=seed)
-    elif node is not None and user is None:
-        embedder = embedder_of(run)
-        (own,) = parse_ids([node], IdMap(embedder.embeddings()[embedder.target]), "node").to_list()
-        found = explain_node(embedder, own, k)
-    else:
+    if (user is None) == (node is None):
         raise ValueError(
             "give one of --user ID (of a recommender) and --node ID (of a graph with classes of nodes)"
         )
-    _print(found, form or default_format())
+    explanation: Explanation | NodeExplanation
+    form = form or default_format()
+    if user is not None:
+        recommender = recommender_of(run)
+        (user_id,) = parse_ids([user], recommender.users, "user")
+        methods = (attribution or "").replace(",", " ").split()
+        explanation = explain(recommender, user_id, k, attribution=methods, seed=seed)
+    else:
+        assert node is not None
+        embedder = embedder_of(run)
+        ids = IdMap(embedder.embeddings()[embedder.target])
+        (node_id,) = parse_ids([node], ids, "node")
+        explanation = explain_node(embedder, node_id, k)
+    if form == "json":
+        say(json.dumps(explanation.to_dict(), indent=2, default=str, ensure_ascii=False))
+    elif form == "table":
+        _print(explanation)
+    else:
+        show(evidence_rows(explanation), form)
     if out is not None:
-        note(f"written to {write_page(found, out)}")
+        note(f"written to {write_page(explanation, out)}")
 
 
-def _print(found: Explanation | NodeExplanation, form: Format) -> None:
-    from recgraph.explain import Explanation
+def _print(explanation: Explanation | NodeExplanation) -> None:
+    """Print an explanation as tables and lines."""
+    from recgraph.explain import NodeExplanation
     from recgraph.explain.page import (
-        evidence_rows,
         neighbour_lines,
         path_weight_rows,
         recommendation_rows,
         why_lines,
     )
 
-    if form == "json":
-        say(json.dumps(found.to_dict(), indent=2, default=str, ensure_ascii=False))
-        return
-    if form != "table":
-        show(evidence_rows(found), form)
-        return
-    what = (
-        f"User {found.user}"
-        if isinstance(found, Explanation)
-        else f"{found.node.type} {found.node.title}"
-    )
-    related = [f"{node_type}: {', '.join(titles)}" for node_type, titles in found.related.items()]
-    say(
-        "; ".join(
-            [f"{what} of {found.model}{f' on {found.dataset}' if found.dataset else ''}", *related]
-        )
-        + "\n"
-    )
-    if isinstance(found, Explanation):
-        show(recommendation_rows(found), form)
-    if found.path_weights:
-        show(path_weight_rows(found.path_weights), form)
-    lines = (
-        ["Why", *why_lines(found)]
-        if isinstance(found, Explanation)
-        else ["Nearest", *neighbour_lines(found)]
-    )
+    if isinstance(explanation, NodeExplanation):
+        subject = f"{explanation.node.type} {explanation.node.title}"
+        rows = []
+        lines = ["Nearest", *neighbour_lines(explanation)]
+    else:
+        subject = f"User {explanation.user}"
+        rows = recommendation_rows(explanation)
+        lines = ["Why", *why_lines(explanation)]
+    head = f"{subject} of {explanation.model}"
+    if explanation.dataset:
+        head += f" on {explanation.dataset}"
+    for node_type, titles in explanation.related.items():
+        head += f"; {node_type}: {', '.join(titles)}"
+    say(f"{head}\n")
+    for part in (rows, path_weight_rows(explanation.path_weights)):
+        if part:
+            show(part, "table")
     say("\n".join(lines))
 
 
@@ -330,22 +335,24 @@ def serve(
     from recgraph.serve.service import Limits
 
     torch.set_num_threads(1)
-    sys.setswitchinterval(
-        0.0005
-    )  # the thread that reads and writes waits for the one that ranks this long, at most
+    # the thread that reads and writes waits for the one that ranks this long, at most
+    sys.setswitchinterval(0.0005)
     limits = Limits(k=max_k, users=max_users, history=max_history, body_kib=max_body_kib)
-    keys = [] if api_key_file is None else api_key_file.read_text(encoding="utf-8").split()
-    if api_key_file is not None and not keys:
-        raise ValueError(f"--api-key-file {api_key_file} holds no key; write one a line")
+    keys: list[str] = []
+    if api_key_file is not None:
+        keys = api_key_file.read_text(encoding="utf-8").split()
+        if not keys:
+            raise ValueError(f"--api-key-file {api_key_file} holds no key; write one a line")
     with notes_of("recgraph.serve.http"), listen(host, port) as listening:
         service = Service(
             bundle, limits, threads=threads, device=device, poll_s=poll, admin=admin, api_keys=keys
         )
-        at = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-        served = service.predictor.recommender
-        line = f"{served!r} on {at}; Ctrl-C stops" + (
-            f"; {served.held_out}" if served.held_out else ""
-        )
+        if ":" in host:
+            host = f"[{host}]"
+        recommender = service.predictor.recommender
+        line = f"{recommender!r} on http://{host}:{listening.getsockname()[1]}; Ctrl-C stops"
+        if recommender.held_out:
+            line += f"; {recommender.held_out}"
         run(service, listening, lambda: note(line), limit_concurrency)
 
 
@@ -361,12 +368,14 @@ def _open(run: Path) -> Recommender:
 
 def parse_ids(texts: list[str], ids: IdMap, what: str) -> pl.Series:
     """Ids that were typed as options ``--what ID``."""
+    import polars as pl
+
     parsed = ids.parse(texts)
-    for text, value in zip(texts, parsed, strict=True):
-        if value is None:
-            raise ValueError(
-                f"--{what} {text!r} is no {what} of this run: its ids are like {ids.ids([0])[0]!r}"
-            )
+    other = pl.Series(texts).filter(parsed.is_null())
+    if len(other):
+        raise ValueError(
+            f"--{what} {other[0]!r} is no {what} of this run: its ids are like {ids.ids([0])[0]!r}"
+        )
     return parsed
 
 
@@ -375,7 +384,8 @@ def _read(path: Path, recommender: Recommender) -> pl.DataFrame:
     from recgraph.data.dataframe import from_native
     from recgraph.train.update import read_new_log
 
-    log, columns = read_new_log(path, recommender), recommender.columns
+    log = read_new_log(path, recommender)
+    columns = recommender.columns
     names = {log.columns.user: columns.user, log.columns.item: columns.item}
     if log.columns.timestamp is not None:
         names[log.columns.timestamp] = columns.timestamp or "timestamp"

@@ -13,6 +13,7 @@ import typer
 
 from recgraph.cli.options import (
     FOUND,
+    NO_VALUES,
     DeviceOption,
     EngineOption,
     EngineSetOption,
@@ -45,8 +46,8 @@ def train(
         Path, typer.Option("--out", "-o", help="The run's folder; it must not exist yet.")
     ],
     settings: Annotated[
-        list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help=_TRAIN_SET)
-    ] = None,
+        list[str], typer.Option("--set", "-s", metavar="KEY=VALUE", help=_TRAIN_SET)
+    ] = NO_VALUES,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="A TOML file; --set wins.")
     ] = None,
@@ -70,10 +71,10 @@ def train(
     from recgraph.train import fit
     from recgraph.train.record import SELECTION
 
-    values = {
-        **parse_settings(settings or [], with_none(read_toml(config)) if config else {}),
-        **source.settings,
-    }
+    of_file = {}
+    if config is not None:
+        of_file = with_none(read_toml(config))
+    values = parse_settings(settings, of_file) | source.settings
     with notes_of(*FOUND, "recgraph.train.fit"):
         run = fit.train(
             model,
@@ -91,11 +92,11 @@ def train(
         note(
             f"numbers of the fit that chose the epochs: recgraph evaluate {shlex.quote(str(out / SELECTION))}"
         )
-    serves = run.record.fitted_on == "all"
     place = shlex.quote(str(out))
-    note(
-        f"saved in {out}; try next: recgraph {f'recommend {place} --user ID' if serves else f'evaluate {place}'}"
-    )
+    command = f"evaluate {place}"
+    if run.record.fitted_on == "all":
+        command = f"recommend {place} --user ID"
+    note(f"saved in {out}; try next: recgraph {command}")
 
 
 #: what chooses the next trial, and what ends trials early
@@ -139,14 +140,14 @@ def tune(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the sampler and of every trial.")] = 0,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help=_SET)
-    ] = None,
+        list[str], typer.Option("--set", "-s", metavar="KEY=VALUE", help=_SET)
+    ] = NO_VALUES,
     test_seeds: Annotated[
         int, typer.Option(min=0, help="Last trainings, tested once; 0: no test.")
     ] = 3,
     device: DeviceOption = None,
     engine: EngineOption = None,
-    engine_set: EngineSetOption = None,
+    engine_set: EngineSetOption = NO_VALUES,
     form: FormatOption = None,
 ) -> None:
     """Tune MODEL's settings on the validation part of a data set, and test the best configuration
@@ -161,12 +162,12 @@ def tune(
 
     metrics = tuple(metric or ["ndcg@10"])
     with notes_of(*FOUND):
-        fixed, of_data = _settings(model, settings or [], source)
+        fixed, of_data = _settings(model, settings, source)
         split = of_data.split_of(source.dataset)
     name = study or f"{model}-{data_name(source.dataset)}-{'-'.join(metrics)}"
     folder = out or Path("runs") / name
     settings_of_data = of_data.model_dump(mode="json", exclude_defaults=True)
-    found = run(
+    finished = run(
         model,
         split,
         space,
@@ -186,15 +187,16 @@ def tune(
         progress=progress_wanted() is not False,
         source={**of_data.source_of(source.dataset), "settings": settings_of_data},
     )
-    note("\n".join(described(found)))
+    note("\n".join(described(finished)))
     note(f"kept in {folder}; recgraph study {shlex.quote(str(folder))} shows more")
-    if best_trial(found) is None:
-        reasons = Counter(trial.user_attrs.get("reason") for trial in found.trials)
-        reason = reasons.most_common(1)[0][0] or "for no reason that is known"
+    if best_trial(finished) is None:
+        reasons = Counter(trial.user_attrs.get("reason") for trial in finished.trials)
+        ((reason, _),) = reasons.most_common(1)
         raise Failure(
-            f"no trial is complete, most are pruned: {reason}; give more --trials, or other settings"
+            f"no trial is complete, most are pruned: {reason or 'for no reason that is known'}; "
+            "give more --trials, or other settings"
         )
-    show(test_rows(found), form)
+    show(test_rows(finished), form)
 
 
 def _settings(model: str, pairs: list[str], source: Source) -> tuple[dict[str, Any], DataConfig]:
@@ -206,11 +208,10 @@ def _settings(model: str, pairs: list[str], source: Source) -> tuple[dict[str, A
     from recgraph.train.settings import DataConfig
 
     cls = registry.load("model", model)
-    parts = share_out(
-        cls, {**parse_settings(pairs), **source.settings}, {"model": cls.Config, **parts_of(cls)}
-    )
+    configs = {"model": cls.Config, **parts_of(cls)}
+    parts = share_out(cls, parse_settings(pairs) | source.settings, configs)
     of_data = DataConfig.of(parts.get("data")).completed(source.dataset)
-    return {**parts["model"], **parts.get("training", {}), **parts.get("items", {})}, of_data
+    return parts["model"] | parts.get("training", {}) | parts.get("items", {}), of_data
 
 
 _PLACE = (
@@ -232,10 +233,10 @@ def study(
     from recgraph.tuning.report import described, importances
     from recgraph.tuning.storage import find_study
 
-    with find_study(place, name) as (found, storage):
-        note("\n".join(described(found)))
+    with find_study(place, name) as (stored, storage):
+        note("\n".join(described(stored)))
         note(f"look further: optuna-dashboard {shlex.quote(storage.dashboard)}")
-        show(importances(found), form)
+        show(importances(stored), form)
 
 
 _FEATURES = "A file of item features, one row an item; RUN's items keep what the file has no row or column for."
@@ -285,12 +286,13 @@ def update(
 
     if (out is None) != replace:
         raise ValueError("say where the new run goes: one of --out NEWRUN and --replace")
-    here, bundle = run.resolve(), bundle_of(run)
+    here = run.resolve()
+    is_bundle = bundle_of(run) == run
     place = out or here.with_name(f"{here.name}-new")
-    made = Run.of_bundle(run).update(
+    updated = Run.of_bundle(run).update(
         data,
         item_features=item_features,
-        out=None if replace and bundle == run else place,
+        out=None if replace and is_bundle else place,
         epochs=epochs,
         replay=replay,
         learning_rate=learning_rate,
@@ -300,25 +302,29 @@ def update(
         device=device,
         progress=progress_wanted(),
     )
-    done: dict[str, Any] = made.record.update or {}
-    new = [f"{done[f'new_{what}']:,} {what}" for what in ("interactions", "users", "items")]
-    note(f"new: {', '.join(new)}")
-    if done["by"] == "training":
+    facts: dict[str, Any] = updated.record.update or {}
+    note(
+        f"new: {facts['new_interactions']:,} interactions, {facts['new_users']:,} users, "
+        f"{facts['new_items']:,} items"
+    )
+    if facts["by"] == "training":
         note(
-            f"trained for {done['epochs']} epochs on {done['samples']:,} samples; optimiser {done['optimiser']}"
+            f"trained for {facts['epochs']} epochs on {facts['samples']:,} samples; optimiser {facts['optimiser']}"
         )
-    if (after := done["valid"]["after"]) is not None:
-        users, before = f"({done['valid']['users']:,} users)", done["valid"]["before"]
+    valid_facts = facts["valid"]
+    if valid_facts["after"] is not None:
         note(
-            f"{done['valid']['metric']} on the newest slice {users}: {before:.4f} before, {after:.4f} after"
+            f"{valid_facts['metric']} on the newest slice ({valid_facts['users']:,} users): "
+            f"{valid_facts['before']:.4f} before, {valid_facts['after']:.4f} after"
         )
 
     def take_place() -> None:
-        if bundle == run:
-            made.save(place)
+        if is_bundle:
+            updated.save(place)
+        before = here.with_name(f"{here.name}-before")
         exchange(place, here)
-        remove_folder(here.with_name(f"{here.name}-before"))
-        place.rename(here.with_name(f"{here.name}-before"))
+        remove_folder(before)
+        place.rename(before)
 
     if replace:
         first_does(take_place)

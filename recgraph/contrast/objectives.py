@@ -29,7 +29,7 @@ from recgraph.contrast.blockwise import (
 )
 from recgraph.contrast.parts import Component, Outcome, Pairs, Similarity, Views
 from recgraph.contrast.weights import Weight
-from recgraph.sparse.blocks import group_sizes, work_type
+from recgraph.sparse.blocks import work_type
 from recgraph.sparse.device import compiled, full_precision, is_accelerated
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.spmm import pair_products
@@ -270,41 +270,6 @@ class NTXent(Objective):
             own = places.view(2, -1)[:, views.share.rows].flatten()
         stacked = replace(views, a=z, b=z, ids_a=ids, ids_b=ids, positives=partners)
         return self.softmax(stacked, similarity, weight, excluded=places, own=own)
-
-
-class SupCon(NTXent):
-    """``logsumexp_{j != i}(s_ij + log_w_ij) - mean_{p in P_i} s_ip``: :class:`NTXent` whose
-    positives P_i are all other rows of the anchor's id. Of a sequence that is its target item.
-
-    The mean is the similarity to the positives' mean, one row an anchor, so that no N x M matrix is
-    made of it either.
-
-    Source: Khosla et al., Supervised Contrastive Learning (NeurIPS 2020), equation 2.
-    """
-
-    splits = False
-
-    def evaluate(
-        self,
-        x: Tensor,
-        y: Tensor,
-        candidates: Candidates,
-        weight: Weight | None,
-        pairs: Pairs | None,
-        views: Views,
-    ) -> tuple[Tensor, Tensor]:
-        kept = torch.ones(len(x), dtype=torch.bool, device=x.device)
-        loss, left_out = super().evaluate(
-            x, y, replace(candidates, kept=kept), weight, pairs, views
-        )
-        ids, order = views.ids_b.sort()  # torch.unique would wait for an accelerator
-        numbers = F.pad((ids[1:] != ids[:-1]).cumsum(0), (1, 0))
-        group = torch.empty_like(order).scatter_(0, order, numbers)
-        sums = torch.zeros_like(y).index_add(0, group, y)
-        n_others = group_sizes(group, len(y))[group] - 1
-        positives = (sums[group] - y) / n_others[:, None]
-        change = torch.linalg.vecdot(x, y.index_select(0, candidates.positives) - positives)
-        return loss + torch.where(kept, change, 0).sum() / kept.sum(), left_out
 
 
 class DebiasedConfig(ObjectiveConfig):

@@ -132,7 +132,7 @@ class Views:
 
     Attributes:
         a, b: [N, D] and [M, D].
-        ids_a, ids_b: [N] and [M] int64, who the rows are, as weights read it and :class:`SupCon`.
+        ids_a, ids_b: [N] and [M] int64, who the rows are, as weights read it.
         positives: the rows of ``b`` that belong to each row of ``a``: [N] int64, or N rows of them
             where an anchor may have several; None: the row of the same number.
         temperatures: [M], one for each row of ``b``; None: the similarity's.

@@ -575,14 +575,14 @@ class Hardness(Weight):
         """
         n_hard, eps = n_among.mul(self.config.hardest).ceil_(), torch.finfo(among.dtype).eps
         low, high = torch.full_like(n_hard, -_MOST), torch.full_like(n_hard, _MOST)
-        found = torch.empty_like(among)
+        buffer = torch.empty_like(among)
         for _ in range(math.ceil(math.log2(2 * _MOST / eps))):
             middle = (low + high) / 2
-            surplus = torch.ge(among, middle, out=found).sum(1, keepdim=True) - n_hard
+            surplus = torch.ge(among, middle, out=buffer).sum(1, keepdim=True) - n_hard
             low = torch.where(surplus < 0, low, middle)
             high = torch.where(surplus > 0, high, middle)
             if not is_accelerated(among) and bool((low == high).all()):
                 break
-        lowest = torch.lt(among, low, out=found).mul_(2 * _FAR).add_(among).amin(1, keepdim=True)
+        lowest = torch.lt(among, low, out=buffer).mul_(2 * _FAR).add_(among).amin(1, keepdim=True)
         # what another product rounds otherwise is still the same candidate
         return torch.where(n_among > 0, lowest - 8 * eps, -math.inf)

@@ -40,13 +40,12 @@ class Query:
     at: Tensor | None = None
 
     def _of(self, rows: Callable[[Ragged], Ragged], values: Callable[[Tensor], Tensor]) -> Query:
-        times = None if self.times is None else rows(self.times)
-        return Query(
-            values(self.users),
-            rows(self.history),
-            times,
-            None if self.at is None else values(self.at),
-        )
+        more: dict[str, Any] = {}
+        if self.times is not None:
+            more["times"] = rows(self.times)
+        if self.at is not None:
+            more["at"] = values(self.at)
+        return Query(values(self.users), rows(self.history), **more)
 
     def to(self, device: torch.device | str) -> Query:
         return self._of(lambda rows: rows.to(device), lambda values: values.to(device))
@@ -73,12 +72,11 @@ def moved(value: Any, device: torch.device | str) -> Any:
         return value.mirrored(device)
     if isinstance(value, list | tuple):
         return type(value)(map(moved, value, [device] * len(value)))
-    if not isinstance(value, dict | SequenceBatch | PairBatch | WholeBatch):
-        return value
-    held = dict(value) if isinstance(value, dict) else dict(vars(value))
-    for name, each in held.items():
-        held[name] = moved(each, device)
-    return held if isinstance(value, dict) else replace(value, **held)
+    if isinstance(value, dict):
+        return {name: moved(entry, device) for name, entry in value.items()}
+    if isinstance(value, SequenceBatch | PairBatch | WholeBatch):
+        return replace(value, **moved(vars(value), device))
+    return value
 
 
 @dataclass(frozen=True)
@@ -148,11 +146,9 @@ class SequenceBatch:
         """What a mean over this rank's targets is multiplied by, so that the mean over ranks is
         that of the batch.
         """
-        return (
-            1.0
-            if self.whole is None
-            else len(self.share.sizes) * self.targets.numel() / self.whole.n_targets
-        )
+        if self.whole is None:
+            return 1.0
+        return len(self.share.sizes) * self.targets.numel() / self.whole.n_targets
 
     def target_places(self) -> Tensor | slice:
         """Which of the batch's targets, as one process has them, this rank's are."""
@@ -170,12 +166,12 @@ class SequenceBatch:
         if n_groups == 1 or isinstance(places, slice):
             return even_bounds(len(self.targets), n_groups)
         bounds = torch.tensor(even_bounds(self.n_targets, n_groups), device=places.device)
-        found: list[int] = torch.searchsorted(places, bounds).tolist()
-        return found
+        own_bounds: list[int] = torch.searchsorted(places, bounds).tolist()
+        return own_bounds
 
     def to(self, device: torch.device | str) -> SequenceBatch:
-        made: SequenceBatch = moved(self, device)
-        return made
+        batch: SequenceBatch = moved(self, device)
+        return batch
 
 
 @dataclass(frozen=True)
@@ -245,10 +241,9 @@ class PairBatch:
 
     def distinct(self) -> list[Tensor]:
         """The users and the items of all ranks' samples, each once, ascending."""
-        return self.drawn.get("distinct") or [
-            torch.unique(self.all_users),
-            torch.unique(self.all_items),
-        ]
+        if "distinct" in self.drawn:
+            return self.drawn["distinct"]
+        return [torch.unique(self.all_users), torch.unique(self.all_items)]
 
     def keep_distinct(self) -> None:
         """Keep :meth:`distinct` before the batch moves to an accelerator, which would have to tell
@@ -264,8 +259,8 @@ class PairBatch:
         return self.share.weight
 
     def to(self, device: torch.device | str) -> PairBatch:
-        made: PairBatch = moved(self, device)
-        return made
+        batch: PairBatch = moved(self, device)
+        return batch
 
 
 @runtime_checkable
@@ -292,7 +287,8 @@ class _Samples(ABC):
 
     def __init__(self, batch_size: int, generators: Generators, rows: Tensor, ends: Tensor) -> None:
         self.batch_size, self.generators = batch_size, generators
-        self.sample_rows, self.sample_ends = rows, ends
+        self.sample_rows = rows
+        self.sample_ends = ends
 
     def places(self) -> tuple[Tensor, Tensor]:
         """-> [S] int64 the user of each sample, [S] int64 the place of its last target among the
@@ -304,24 +300,22 @@ class _Samples(ABC):
         """Leave all samples out but those of ``keep_mask`` [S]; what is drawn is still of the whole
         part.
         """
-        self.sample_rows, self.sample_ends = (
-            self.sample_rows[keep_mask],
-            self.sample_ends[keep_mask],
-        )
+        self.sample_rows = self.sample_rows[keep_mask]
+        self.sample_ends = self.sample_ends[keep_mask]
 
     def __len__(self) -> int:
         n_samples = len(self.sample_rows)
-        return n_samples // self.batch_size if self.drop_last else -(-n_samples // self.batch_size)
+        if self.drop_last:
+            return n_samples // self.batch_size
+        return -(-n_samples // self.batch_size)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Any]:
         """The batches of an epoch, from batch ``start`` on."""
-        order = torch.randperm(
-            len(self.sample_rows), generator=self.generators.fresh("order", number)
-        )
+        generator = self.generators.fresh("order", number)
+        order = torch.randperm(len(self.sample_rows), generator=generator)
         for index in range(start, len(self)):
-            yield self._batch(
-                order[index * self.batch_size : (index + 1) * self.batch_size], number, index
-            )
+            chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
+            yield self._batch(chosen, number, index)
 
     @abstractmethod
     def _batch(self, chosen: Tensor, epoch: int, index: int) -> Any:
@@ -363,39 +357,44 @@ class PairBatches(_Samples):
             )
         super().__init__(batch_size, generators, train.items.rows, train.items.positions)
         self.n_possible = train.n_interactions
-        self.items, self.n_negatives, self.weights = (
-            train.items.values,
-            n_negatives,
-            train.sample_weights(),
-        )
-        self._sampler = (
-            NegativeSampler(train, popularity_power, exclude_own) if n_negatives else None
-        )
+        self.items = train.items.values
+        self.weights = train.sample_weights()
+        self.n_negatives = n_negatives
         self._n_groups = n_groups if shared else None
+        self._sampler: NegativeSampler | None = None
+        if n_negatives:
+            self._sampler = NegativeSampler(train, popularity_power, exclude_own)
 
     def keep(self, keep_mask: Tensor) -> None:
         super().keep(keep_mask)
         self.items = self.items[keep_mask]
-        self.weights = None if self.weights is None else self.weights[keep_mask]
+        if self.weights is not None:
+            self.weights = self.weights[keep_mask]
 
     def _batch(self, chosen: Tensor, epoch: int, index: int) -> PairBatch:
-        pairs = self.sample_rows[chosen], self.items[chosen]
+        users, items = self.sample_rows[chosen], self.items[chosen]
         share = self.generators.ranks.share_of_batch(len(chosen))
-        users, items = (of_all[share.rows] for of_all in pairs)
-        negatives, excluded, bounds = items.new_empty(items.numel(), 0), None, None
-        if self._sampler is not None:
-            drawn = self.generators.fresh("negatives", epoch, index)
-            if self._n_groups is not None:
-                bounds = even_bounds(len(chosen), self._n_groups, share.rows)
-                negatives, excluded = self._sampler.draw_shared(
-                    users, items, self.n_negatives, drawn, bounds
-                )
-            else:
-                negatives = self._sampler.draw(pairs[0], self.n_negatives, drawn, share.rows)
-        every = None if share.is_whole else pairs
-        own = PairBatch(users, items, negatives, self.generators, epoch, share, every)
-        weights = None if self.weights is None else self.weights[chosen][share.rows]
-        return replace(own, excluded=excluded, bounds=bounds, sample_weights=weights)
+        batch = PairBatch(
+            users=users[share.rows],
+            items=items[share.rows],
+            negatives=items[share.rows].new_empty(len(items[share.rows]), 0),
+            generators=self.generators,
+            epoch=epoch,
+            share=share,
+            all_pairs=None if share.is_whole else (users, items),
+            sample_weights=None if self.weights is None else self.weights[chosen][share.rows],
+        )
+        if self._sampler is None:
+            return batch
+        drawn = self.generators.fresh("negatives", epoch, index)
+        if self._n_groups is None:
+            negatives = self._sampler.draw(users, self.n_negatives, drawn, share.rows)
+            return replace(batch, negatives=negatives)
+        bounds = even_bounds(len(chosen), self._n_groups, share.rows)
+        negatives, excluded = self._sampler.draw_shared(
+            batch.users, batch.items, self.n_negatives, drawn, bounds
+        )
+        return replace(batch, negatives=negatives, excluded=excluded, bounds=bounds)
 
 
 Regime = Literal["prefix", "causal", "cloze"]
@@ -450,23 +449,15 @@ class SequenceBatches(_Samples):
         self.tokens = train.items.with_values(train.items.values + 1)
         #: what models read: the tokens, or those with their gaps and times
         self.inputs = with_gaps(self.tokens, train.times, times) if gaps or times else self.tokens
-        weights = train.sample_weights()
-        self.weights = None if weights is None else self.tokens.with_values(weights)
-        self.regime, self.max_len = regime, max_len
-        self.contrast_of, self.drop_last, self.views = contrast_of, drop_last, views
+        self.weights = train.sample_weights()
+        self.max_len, self.drop_last, self.views = max_len, drop_last, views
+        self.causal = regime == "causal"
+        self.contrasts_prefixes = self.causal and contrast_of == "prefix"
         self.n_possible = int((self.tokens.lengths - 1).clamp(min=0).sum())
-        rows, ends = self._samples()
-        # the targets of a sample: up to the end of the one before it
-        self.sample_targets = ends.clamp(max=max_len)
-        if window_step is not None and regime != "prefix":
-            # windows from the end on, and one at the beginning
-            n_more = ((ends - max_len).clamp(min=0) + window_step - 1) // window_step
-            windows = consecutive(torch.zeros_like(rows), 1 + n_more)
-            of_each, back = windows.rows, window_step * windows.values
-            first = self.sample_targets[of_each]
-            rows, ends = rows[of_each], torch.maximum(ends[of_each] - back, first)
-            is_first = ends == first
-            self.sample_targets = torch.where(is_first, first, ends - ends.roll(-1))
+        if regime == "prefix":
+            rows, ends, self.sample_targets = self._prefixes()
+        else:
+            rows, ends, self.sample_targets = self._windows(window_step)
         super().__init__(batch_size, generators, rows, ends)
         if not len(self):
             settings = f"batch_size = {batch_size}, drop_last = {drop_last}"
@@ -480,63 +471,80 @@ class SequenceBatches(_Samples):
         super().keep(keep_mask)
         self.sample_targets = self.sample_targets[keep_mask]
 
-    def _samples(self) -> tuple[Tensor, Tensor]:
-        """-> [S] int64 the row of each sample, [S] int64 the index in the row of its last
-        target.
-        """
-        if self.regime == "prefix":
-            later_mask = self.tokens.positions > 0
-            return self.tokens.rows[later_mask], self.tokens.positions[later_mask]
+    def _prefixes(self) -> tuple[Tensor, Tensor, Tensor]:
+        """All prefixes -> [S] int64 each: the row of each sample, the place in the row of its last
+        target, how many targets it has."""
+        later_mask = self.tokens.positions > 0
+        ends = self.tokens.positions[later_mask]
+        return self.tokens.rows[later_mask], ends, torch.ones_like(ends)
+
+    def _windows(self, step: int | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The last items of each row, and with a ``step`` windows that cover it from its end on,
+        the last of them at its beginning -> as :meth:`_prefixes`. The targets of a window are those
+        up to the end of the one before it in the row."""
         rows = (self.tokens.lengths > 1).nonzero().squeeze(1)
-        return rows, self.tokens.lengths[rows] - 1
+        ends = self.tokens.lengths[rows] - 1
+        n_targets = ends.clamp(max=self.max_len)
+        if step is None:
+            return rows, ends, n_targets
+        n_more = ((ends - self.max_len).clamp(min=0) + step - 1) // step
+        windows = consecutive(torch.zeros_like(rows), 1 + n_more)
+        first = n_targets[windows.rows]
+        ends = torch.maximum(ends[windows.rows] - step * windows.values, first)
+        n_targets = torch.where(ends == first, first, ends - ends.roll(-1))
+        return rows[windows.rows], ends, n_targets
 
     def _batch(self, chosen: Tensor, epoch: int, index: int) -> SequenceBatch:
         chosen, rows, ends, drawn = self._by_length(chosen, epoch, index)
-        lengths, is_causal = ends.clamp(max=self.max_len), self.regime == "causal"
+        lengths = ends.clamp(max=self.max_len)
         starts = ends - lengths
-        of_contrast = lengths
-        if is_causal and self.contrast_of == "prefix":
+        contrast_lengths = lengths
+        if self.contrasts_prefixes:
             part = torch.rand(lengths.numel(), generator=drawn)
-            of_contrast = torch.minimum((part * lengths).long() + 1, lengths)
-        places = self.tokens.offsets[rows] + starts + of_contrast
-        contrast_targets = self.tokens.values[places]
+            contrast_lengths = torch.minimum((part * lengths).long() + 1, lengths)
+        places = self.tokens.offsets[rows] + starts + contrast_lengths
         # rows are in the order of their lengths: dealt out, all ranks have as much to do
         share = self.generators.ranks.share_of_batch(len(rows), dealt=True)
+        own = share.rows
+        n_targets = self.sample_targets[chosen]
         whole = None
         if not share.is_whole:
-            counts = self.sample_targets[chosen] if is_causal else torch.ones_like(lengths)
-            contrast = self.inputs.take(rows, starts, of_contrast) if self.views else None
-            whole = WholeBatch(counts, int(counts.sum()), contrast)
-        is_shorter, own = of_contrast is not lengths, share.rows
-        rows, starts, lengths, of_contrast = rows[own], starts[own], lengths[own], of_contrast[own]
-        inputs, masked, is_target = self.inputs.take(rows, starts, lengths), None, None
-        if is_causal and bool(((n_targets := self.sample_targets[chosen[own]]) < lengths).any()):
-            is_target = inputs.positions >= (lengths - n_targets)[inputs.rows]
-            masked = inputs.with_values(torch.arange(len(is_target))).filter(is_target)
-
-        def of_targets(values: Ragged) -> Tensor:
-            found = (
-                values.take(rows, starts + 1, lengths).values
-                if is_causal
-                else values.values[places][own]
+            contrast = self.inputs.take(rows, starts, contrast_lengths) if self.views else None
+            whole = WholeBatch(n_targets, int(n_targets.sum()), contrast)
+        inputs = self.inputs.take(rows[own], starts[own], lengths[own])
+        if self.causal:
+            target_places, masked = self._causal_targets(
+                rows[own], starts[own], lengths[own], n_targets[own]
             )
-            return found if is_target is None else found[is_target]
-
+        else:
+            target_places, masked = places[own], None
         return SequenceBatch(
-            rows,
-            inputs,
-            of_targets(self.tokens),
-            self.inputs.take(rows, starts, of_contrast) if is_shorter else inputs,
-            contrast_targets,
-            causal=is_causal,
+            users=rows[own],
+            sequences=inputs,
+            targets=self.tokens.values[target_places],
+            contrast=inputs.first(contrast_lengths[own]) if self.contrasts_prefixes else inputs,
+            contrast_targets=self.tokens.values[places],
+            causal=self.causal,
             generators=self.generators,
             partners=self._partners.draw(places, drawn, own) if self._partners else None,
             share=share,
             whole=whole,
             epoch=epoch,
-            target_weights=None if self.weights is None else of_targets(self.weights),
+            target_weights=None if self.weights is None else self.weights[target_places],
             masked=masked,
         )
+
+    def _causal_targets(
+        self, rows: Tensor, starts: Tensor, lengths: Tensor, n_targets: Tensor
+    ) -> tuple[Tensor, Ragged | None]:
+        """Where among all tokens the targets lie that follow the inputs, the last ``n_targets`` [B]
+        of each row; and from which of the batch's inputs they are predicted, None: from all."""
+        followers = consecutive(self.tokens.offsets[rows] + starts + 1, lengths)
+        if bool((n_targets == lengths).all()):
+            return followers.values, None
+        is_target = followers.positions >= (lengths - n_targets)[followers.rows]
+        inputs = followers.with_values(torch.arange(len(is_target)))
+        return followers.values[is_target], inputs.filter(is_target)
 
     def _by_length(
         self, chosen: Tensor, epoch: int, index: int
@@ -544,9 +552,8 @@ class SequenceBatches(_Samples):
         """The chosen samples in the order of their lengths, their rows and ends, and what is drawn
         from.
         """
-        chosen = chosen[
-            torch.argsort(self.sample_ends[chosen].clamp(max=self.max_len), stable=True)
-        ]
+        lengths = self.sample_ends[chosen].clamp(max=self.max_len)
+        chosen = chosen[torch.argsort(lengths, stable=True)]
         drawn = self.generators.fresh("samples", epoch, index)
         return chosen, self.sample_rows[chosen], self.sample_ends[chosen], drawn
 
@@ -559,11 +566,8 @@ class _SameTarget:
         later = (tokens.positions > 0).nonzero().squeeze(1)
         later = later[torch.argsort(tokens.values[later], stable=True)]
         self.inputs, self.max_len = inputs, max_len
-        self.rows, self.ends, self.targets = (
-            tokens.rows[later],
-            tokens.positions[later],
-            tokens.values,
-        )
+        self.rows, self.ends = tokens.rows[later], tokens.positions[later]
+        self.targets = tokens.values
         # where the place of each target stands among those of the same item, which lie side by side
         self.index = torch.zeros_like(tokens.values).index_copy_(0, later, torch.arange(len(later)))
         counts = torch.bincount(tokens.values[later])
@@ -573,7 +577,8 @@ class _SameTarget:
         """Draw for the targets at ``places`` [B] of the tokens -> the rows of those in ``own``."""
         part = torch.rand(places.numel(), generator=drawn, dtype=torch.float64)[own]
         targets, anchors = self.targets[places[own]], self.index[places[own]]
-        first, others = self.bounds[targets], self.bounds[targets + 1] - self.bounds[targets] - 1
+        first = self.bounds[targets]
+        others = self.bounds[targets + 1] - first - 1
         index = first + torch.minimum((part * others).long(), (others - 1).clamp(min=0))
         index = index + (index >= anchors) * (others > 0)
         lengths = self.ends[index].clamp(max=self.max_len)
@@ -624,31 +629,31 @@ class ClozeBatches(SequenceBatches):
         lengths = (ends + 1).clamp(max=self.max_len + 1)
         masks = draw_masks(lengths, self.mask_ratio, self.last_share, drawn)
         places = self.tokens.offsets[rows] + ends
-        share, whole = self.generators.ranks.share_of_batch(len(rows), dealt=True), None
-        if not share.is_whole:
-            counts = torch.zeros_like(lengths).index_add_(0, masks.rows, masks.values.long())
-            whole = WholeBatch(counts, int(counts.sum()))
-            masks = masks.take(torch.arange(len(rows))[share.rows])
+        share = self.generators.ranks.share_of_batch(len(rows), dealt=True)
         own = share.rows
+        whole = None
+        if not share.is_whole:
+            n_targets = torch.zeros_like(lengths).index_add_(0, masks.rows, masks.values.long())
+            whole = WholeBatch(n_targets, int(n_targets.sum()))
+            masks = masks.take(torch.arange(len(rows))[own])
         rows, starts, lengths = rows[own], (ends + 1 - lengths)[own], lengths[own]
-        inputs, masked = self.inputs.take(rows, starts, lengths), masks.values
-        of_tokens = inputs.values if inputs.values.ndim == 1 else inputs.values[:, 0]
-        targets = of_tokens[masked]
-        hidden = masked if inputs.values.ndim == 1 else masked[:, None]
+        masked = masks.values
+        target_places = consecutive(self.tokens.offsets[rows] + starts, lengths).values[masked]
+        inputs = self.inputs.take(rows, starts, lengths)
+        shown = inputs.values.clone()
+        shown[masked] = 0
         return SequenceBatch(
-            rows,
-            inputs.with_values(inputs.values.masked_fill(hidden, 0)),
-            targets,
-            inputs.first(lengths - 1),
-            self.tokens.values[places],
+            users=rows,
+            sequences=inputs.with_values(shown),
+            targets=self.tokens.values[target_places],
+            contrast=inputs.first(lengths - 1),
+            contrast_targets=self.tokens.values[places],
             causal=False,
             generators=self.generators,
             share=share,
             whole=whole,
             epoch=epoch,
-            target_weights=None
-            if self.weights is None
-            else self.weights.take(rows, starts, lengths).values[masked],
+            target_weights=None if self.weights is None else self.weights[target_places],
             masked=masks.with_values(torch.arange(len(masked))).filter(masked),
         )
 
@@ -690,10 +695,15 @@ def with_gaps(
             f"{setting} = True reads times, and the log has none: name a column (timestamp=..., --time)"
         )
     is_last = tokens.positions == tokens.lengths[tokens.rows] - 1
-    following = torch.where(is_last, times if at is None else at[tokens.rows], times.roll(-1))
+    is_first = tokens.positions == 0
+    behind_last = times if at is None else at[tokens.rows]
+    following = torch.where(is_last, behind_last, times.roll(-1))
     gaps = gap_buckets(following - times)
-    before, behind = gaps.roll(1).masked_fill(tokens.positions == 0, 0), gaps + N_GAPS - 1
+    before = gaps.roll(1).masked_fill(is_first, 0)
+    behind = gaps + N_GAPS - 1
     if at is None:
         behind = behind.masked_fill(is_last, 0)
-    known = [each + (each >= 0) for each in (times, following)] if with_times else []
-    return tokens.with_values(torch.stack([tokens.values, *known, before, behind], 1))
+    columns = [tokens.values, before, behind]
+    if with_times:
+        columns[1:1] = [times + (times >= 0), following + (following >= 0)]
+    return tokens.with_values(torch.stack(columns, 1))

@@ -7,6 +7,7 @@ fractions are taken for seconds and become microseconds.
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -29,8 +30,7 @@ class Columns(Config):
 
     def named(self) -> list[str]:
         """The names that are given, each once."""
-        names = (self.user, self.item, self.timestamp, self.rating, self.weight)
-        return list(dict.fromkeys(name for name in names if name is not None))
+        return list(dict.fromkeys(self.model_dump(exclude_none=True).values()))
 
 
 TimeUnit = Literal["none", "own", "seconds", "us"]
@@ -40,23 +40,16 @@ TimeFormat = str | tuple[str, ...] | None
 SAMPLE = 1000
 _DATES = ("%Y-%m-%d", "%Y/%m/%d", "%Y%m%d")
 _CLOCKS = ("%H:%M:%S%.f%#z", "%H:%M:%S%.f", "%H:%M:%S%.f UTC", "%H:%M%#z", "%H:%M")
-_FORMATS = _DATES[:2] + tuple(
-    f"{date}{mark}{clock}" for date in _DATES for mark in "T " for clock in _CLOCKS
-)
+_FORMATS = (*_DATES[:2], *map("".join, itertools.product(_DATES, "T ", _CLOCKS)))
 #: formats that are proposed, and used only where they are given: most of them may be taken for
 #: another one
+_DAYS = ("%d.%m.%", "%m/%d/%", "%d/%m/%", "%d-%m-%", "%d %b %")
+_TIMES_OF_DAY = (" %H:%M:%S", " %H:%M", " %I:%M:%S %p", " %I:%M %p", ", %H:%M", "")
 _PROPOSED = tuple(
-    f"{day.replace('.', mark)}{year}{clock}"
-    for year in "yY"  # "%Y" reads the 24 of 01.05.24 as the year 24
-    for day, mark in (
-        ("%d.%m.%", "."),
-        ("%m.%d.%", "/"),
-        ("%d.%m.%", "/"),
-        ("%d.%m.%", "-"),
-        ("%d.%b.%", " "),
-    )
-    for clock in (" %H:%M:%S", " %H:%M", " %I:%M:%S %p", " %I:%M %p", ", %H:%M", "")
-)
+    f"{day}{year}{time}" for year, day, time in itertools.product("yY", _DAYS, _TIMES_OF_DAY)
+)  # "%Y" reads the 24 of 01.05.24 as the year 24
+#: by which a column of dates is told: 10.4.12 may be a version
+_CERTAIN = (*_FORMATS, *(form for form in _PROPOSED if not form.endswith("%y")))
 #: the letters of a time of day in a format
 _OF_CLOCK = re.compile("%[-_0.:#\\d]*[HIklMSTRrXcfpPs+]")
 #: in microseconds; "%Y" reads the 24 of 05/01/24 as the year 24
@@ -71,20 +64,25 @@ def times_of(given: pl.Series, time_format: TimeFormat = None) -> tuple[pl.Serie
         given = given.cast(pl.Int64 if getattr(dtype, "scale", 0) == 0 else pl.Float64)
         dtype = given.dtype
     if time_format is not None and (dtype == pl.String or dtype.is_integer()):
-        formats = [time_format] if isinstance(time_format, str) else time_format
-        formats = [form.replace(".%f", "%.f") for form in formats]
-        iso = [] if any(form.startswith("%Y") for form in formats) else [*_FORMATS]
-        return _read(given.cast(pl.String).str.strip_chars(), formats, iso), "us"
+        return _by_format(given.cast(pl.String).str.strip_chars(), time_format), "us"
     if dtype.is_integer():
         return given.cast(pl.Int64, strict=False), "own"
     if dtype.is_float():
         return _of_floats(given)
-    if dtype == pl.Date or dtype == pl.Datetime:
-        zone = getattr(dtype, "time_zone", None)
-        return given.cast(pl.Datetime("us", zone), strict=False).to_physical(), "us"
+    if dtype in (pl.Date, pl.Datetime):
+        return given.dt.epoch("us"), "us"
     if dtype == pl.String:
         return _of_texts(given.str.strip_chars())
     return pl.Series(given.name, [None] * len(given), pl.Int64), "own"
+
+
+def _by_format(texts: pl.Series, time_format: str | tuple[str, ...]) -> pl.Series:
+    """Microseconds by the formats that are given, and by ISO 8601 where none of them begins so."""
+    if isinstance(time_format, str):
+        time_format = (time_format,)
+    formats = [form.replace(".%f", "%.f") for form in time_format]
+    are_iso = any(form.startswith("%Y") for form in formats)
+    return _read(texts, formats, () if are_iso else _FORMATS)
 
 
 def _of_floats(given: pl.Series) -> tuple[pl.Series, TimeUnit]:
@@ -101,8 +99,10 @@ def _of_texts(texts: pl.Series) -> tuple[pl.Series, TimeUnit]:
     fitting = [form for form in _FORMATS if _parsed(sample, [form]).null_count() < len(sample)]
     numbers = texts.cast(pl.Float64, strict=False)
     if not fitting or numbers.head(SAMPLE).null_count() <= _parsed(sample, fitting).null_count():
-        whole = texts.cast(pl.Int64, strict=False)
-        return (whole, "own") if whole.null_count() == numbers.null_count() else _of_floats(numbers)
+        integers = texts.cast(pl.Int64, strict=False)
+        if integers.null_count() == numbers.null_count():
+            return integers, "own"
+        return _of_floats(numbers)
     return _read(texts, fitting, _FORMATS), "us"
 
 
@@ -112,7 +112,9 @@ def _read(texts: pl.Series, formats: Sequence[str], others: Sequence[str]) -> pl
     """
     read = _parsed(texts, formats)
     rest = (read.is_null() & texts.is_not_null()).arg_true()
-    return read.scatter(rest, _parsed(texts.gather(rest), others)) if len(rest) and others else read
+    if len(rest) and others:
+        read = read.scatter(rest, _parsed(texts.gather(rest), others))
+    return read
 
 
 def _parsed(texts: pl.Series, formats: Sequence[str]) -> pl.Series:
@@ -142,26 +144,25 @@ def is_dated(sample: pl.Series) -> bool:
     if sample.dtype != pl.String:
         return False
     texts = sample.str.strip_chars().replace("", None).drop_nulls()
-    certain = [
-        *_FORMATS,
-        *(form for form in _PROPOSED if not form.endswith("%y")),
-    ]  # 10.4.12 may be a version
-    return bool(len(texts)) and 2 * _parsed(texts, certain).null_count() < len(texts)
+    return 2 * _parsed(texts, _CERTAIN).null_count() < len(texts)
 
 
 def proposed_formats(texts: pl.Series) -> list[str]:
     """Formats that read times which cannot be read without one; where two read the same, both, as
     ``A or B``.
     """
-    rest, found = texts.drop_nulls().str.strip_chars().unique(maintain_order=True).head(SAMPLE), []
+    rest = texts.drop_nulls().str.strip_chars().unique(maintain_order=True).head(SAMPLE)
+    fewest = len(texts.head(SAMPLE)) / 20
+    formats = []
     while len(rest):
         unread = {form: _parsed(rest, [form]).is_null() for form in _PROPOSED}
-        left = min(unread.values(), key=lambda mask: mask.sum())
-        if 20 * int((~left).sum()) < len(texts.head(SAMPLE)):
+        left = min(unread.values(), key=pl.Series.sum)
+        if len(rest) - left.sum() < fewest:
             break
-        found.append(" or ".join(repr(form) for form, mask in unread.items() if mask.equals(left)))
+        alike = (repr(form) for form, mask in unread.items() if mask.equals(left))
+        formats.append(" or ".join(alike))
         rest = rest.filter(left)
-    return found
+    return formats
 
 
 def in_unit(times: Tensor, unit: TimeUnit, wanted: TimeUnit) -> Tensor | None:
@@ -183,12 +184,14 @@ def instant(name: str, value: float | str | dt.date, unit: TimeUnit) -> int:
     A number is in the unit in which the log's times came in; a date, datetime or ISO 8601 text
     (without a zone: UTC) is of a log whose times are dates or seconds with fractions.
     """
-    is_number = isinstance(value, int | float)
-    if unit == ("us" if is_number else "own"):
-        came, give = ("dates", "a date or text") if is_number else ("plain numbers", "a number")
-        raise ValueError(f"{name} = {value!r}: the log's timestamps came in as {came}: give {give}")
+    came_in = f"{name} = {value!r}: the log's timestamps came in as"
     if isinstance(value, int | float):
-        return math.ceil(value) if unit == "own" else round(value * 1e6)  # rounded as the times are
+        if unit == "us":
+            raise ValueError(f"{came_in} dates: give a date or text")
+        # rounded as the times are
+        return math.ceil(value) if unit == "own" else round(value * 1e6)
+    if unit == "own":
+        raise ValueError(f"{came_in} plain numbers: give a number")
     if isinstance(value, str):
         value = dt.datetime.fromisoformat(value)
     if not isinstance(value, dt.datetime):

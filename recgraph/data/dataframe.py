@@ -8,12 +8,12 @@ from typing import Any, Literal, cast
 
 import narwhals as nw
 import polars as pl
+import polars.selectors as cs
 
 from recgraph.data.ids import (
     IdMap,
     family,
-    integers_of,
-    is_missing,
+    fit_ids,
     listed,
     plain_series,
     series_of,
@@ -46,13 +46,13 @@ def head_of(frame: Any, n_rows: int) -> pl.DataFrame:
     """The first rows of a frame; a column whose values polars cannot hold is one of nulls."""
     head = nw.from_native(frame).head(n_rows)
     head = head.collect() if isinstance(head, nw.LazyFrame) else head
-    made = {}
+    columns = {}
     for name in head.columns:
         try:
-            made[str(name)] = _column(head.get_column(name), str(name), is_id=False)
+            columns[str(name)] = _column(head.get_column(name), str(name), is_id=False)
         except DataError:
-            made[str(name)] = pl.Series([None] * len(head))
-    return pl.DataFrame(made)
+            columns[str(name)] = pl.Series([None] * len(head))
+    return pl.DataFrame(columns)
 
 
 def from_native(frame: Any, argument: str = "frame") -> pl.DataFrame:
@@ -65,50 +65,40 @@ def columns_of(frame: Any, names: list[str], ids: tuple[str, ...] = ()) -> pl.Da
     """Named columns of a frame as polars, in memory of their own; of a lazy frame they are
     collected.
     """
-    own = {str(name): name for name in nw.from_native(frame).collect_schema().names()}
-    if missing := [name for name in names if name not in own]:
-        raise DataError(f"there is no column {missing[0]!r}; the columns are {listed(own)}")
+    table = nw.from_native(frame)
+    own_names = {str(name): name for name in table.collect_schema().names()}
+    for name in names:
+        if name not in own_names:
+            raise DataError(f"there is no column {name!r}; the columns are {listed(own_names)}")
     if isinstance(frame, pl.LazyFrame):
         return frame.select(names).collect()
-    table = nw.from_native(frame, eager_only=True)
-    return pl.DataFrame(
-        [_column(table.get_column(own[name]), name, name in ids) for name in dict.fromkeys(names)]
-    )
+    columns = {}
+    for name in names:
+        columns[name] = _column(table.get_column(own_names[name]), name, name in ids)
+    return pl.DataFrame(columns)
 
 
 def _column(column: nw.Series[Any], name: str, is_id: bool) -> pl.Series:
     if column.dtype not in (nw.Object, nw.Unknown):
         try:
-            made = column.to_polars().alias(name)
-            # a polars series shares the memory of the array that it is made of, which its owner may
-            # change
-            return (
-                made.gather(pl.int_range(len(made), eager=True))
-                if made.dtype.is_numeric()
-                else made
-            )
+            series = column.to_polars().alias(name)
+            if series.dtype.is_numeric():
+                # it shares the memory of the array that it is made of, which its owner may change
+                series = series.gather(pl.int_range(len(series), eager=True))
+            return series
         # columns of pandas that are no plain arrays need pyarrow, which infers a type from the
         # first values alone and raises one of these errors for others: read them value by value
         except (ImportError, TypeError, ValueError, NotImplementedError, pl.exceptions.PolarsError):
             pass
     missing = column.is_null().to_list()
-    values = [
-        None if gone or is_missing(value) else value
-        for gone, value in zip(missing, column, strict=True)
-    ]
+    values = [None if gone else value for gone, value in zip(missing, column, strict=True)]
     return series_of(values, name, is_id)
 
 
 def without_categories(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame with columns of categories, also in lists, as columns of texts."""
-    categories = (pl.Categorical, pl.Enum)
-    return frame.cast(
-        {
-            name: pl.List(pl.String) if isinstance(dtype, pl.List) else pl.String
-            for name, dtype in frame.schema.items()
-            if isinstance(dtype.inner if isinstance(dtype, pl.List) else dtype, categories)
-        }
-    )
+    categories = cs.categorical() | cs.enum()
+    return frame.cast({categories: pl.String, cs.list(categories): pl.List(pl.String)})
 
 
 def to_native(frame: pl.DataFrame, kind: FrameKind) -> Any:
@@ -118,14 +108,11 @@ def to_native(frame: pl.DataFrame, kind: FrameKind) -> Any:
     if kind == "pyarrow":
         return frame.to_arrow()
     values: dict[str, Any] = {}
-    for (
-        series
-    ) in frame:  # arrays where pandas has the type, so that widths are kept; else Python values
-        plain = series.dtype.is_numeric() or series.dtype == pl.Boolean
-        plain |= isinstance(series.dtype, pl.Datetime) and series.dtype.time_zone is None
-        values[series.name] = (
-            series.to_numpy() if plain and not series.null_count() else series.to_list()
-        )
+    # arrays where pandas has the type, so that widths are kept; else Python values
+    arrays = frame.select(cs.numeric() | cs.boolean() | cs.datetime(time_zone=None)).columns
+    for series in frame:
+        is_array = series.name in arrays and not series.null_count()
+        values[series.name] = series.to_numpy() if is_array else series.to_list()
     return nw.from_dict(values, backend="pandas").to_native()
 
 
@@ -141,19 +128,18 @@ def attach(frame: Any, key: str, ids: IdMap, argument: str) -> pl.DataFrame:
         raise DataError(
             f"{argument}: there is no column {key!r} (the key), but {listed(table.columns)}"
         )
-    given, dtype = plain_series(table[key]), ids.values.dtype
-    have, want = family(given.dtype), family(dtype)
-    if have == "texts" and want == "integers":
-        texts = given.str.replace(r"^(-?\d+)\.0+$", "${1}")
-        own = texts.cast(dtype, strict=False)
-        own = own.set(own.cast(pl.String).ne_missing(texts), None)  # "007" is another id than 7
-    elif have == want or (
-        have == "floats" and want == "integers" and integers_of(given) is not None
-    ):
-        own = given.cast(dtype, strict=False)
+    keys, dtype = plain_series(table[key]), ids.values.dtype
+    if keys.dtype == pl.String and dtype.is_integer():
+        texts = keys.str.replace(r"^(-?\d+)\.0+$", "${1}")
+        keys = texts.cast(dtype, strict=False)
+        keys = keys.set(keys.cast(pl.String).ne_missing(texts), None)  # "007" is another id than 7
+    elif fit_ids(keys, dtype):
+        keys = keys.cast(dtype, strict=False)
     else:
-        raise DataError(f"{argument}: column {key!r} holds {have}, the log's ids are {want}")
-    table = table.with_columns(own.alias(key)).filter(pl.col(key).is_not_null())
+        raise DataError(
+            f"{argument}: column {key!r} holds {family(keys.dtype)}, the log's ids are {family(dtype)}"
+        )
+    table = table.with_columns(keys.alias(key)).filter(pl.col(key).is_not_null())
     repeated = table[key].is_duplicated()
     if repeated.any():
         twice = table[key].filter(repeated)[0]
@@ -169,8 +155,10 @@ def pairs_of(features: pl.DataFrame, key: str, column: str, separator: str | Non
     """
     pairs = features.select(key, column)
     if pairs[column].dtype == pl.String:
-        separator = separator or (BAR if are_lists(pairs[column], BAR) else None)
-        pairs = pairs.with_columns(pl.col(column).str.split(separator)) if separator else pairs
+        if not separator and are_lists(pairs[column], BAR):
+            separator = BAR
+        if separator:
+            pairs = pairs.with_columns(pl.col(column).str.split(separator))
     return exploded(pairs, column)
 
 

@@ -56,16 +56,33 @@ def integers_of(ids: pl.Series) -> pl.Series | None:
     Of texts each must be written plainly, so that nothing is lost: ``007`` and ``+7`` are none,
     ``1000.0`` is 1000.
     """
-    if ids.dtype.is_float():
-        least = 2**11 if ids.dtype == pl.Float16 else 2**24 if ids.dtype == pl.Float32 else 2**53
-        given = ids.fill_nan(None).drop_nulls()
-        is_whole = len(given) and bool(((given.round() == given) & (given.abs() < least)).all())
-        return ids.cast(pl.Int64, strict=False) if is_whole else None
+    return _whole_floats(ids) if ids.dtype.is_float() else _whole_texts(ids)
+
+
+def _whole_floats(ids: pl.Series) -> pl.Series | None:
+    # up to it the floats of the type stand for one integer each
+    largest = 2 ** (np.finfo(str(ids.dtype).lower()).nmant + 1)
+    values = ids.fill_nan(None).drop_nulls()
+    are_whole = ((values.round() == values) & (values.abs() < largest)).all()
+    return ids.cast(pl.Int64, strict=False) if len(values) and are_whole else None
+
+
+def _whole_texts(ids: pl.Series) -> pl.Series | None:
     if not ids.str.contains(r"^-?\d+(\.0+)?$").all():
         return None
-    texts = ids.str.replace(_WHOLE, "${1}") if ids.str.contains(".", literal=True).any() else ids
-    integers = texts.cast(pl.Int64, strict=False)
-    return integers if bool((integers.cast(pl.String).eq_missing(texts)).all()) else None
+    if ids.str.contains(".", literal=True).any():
+        ids = ids.str.replace(_WHOLE, "${1}")
+    integers = ids.cast(pl.Int64, strict=False)
+    return integers if integers.cast(pl.String).eq_missing(ids).all() else None
+
+
+def fit_ids(values: pl.Series, dtype: pl.DataType) -> bool:
+    """Whether values are of the family of ids of a type, or stand for such: whole floats for
+    integers, integers for floats."""
+    families = family(values.dtype), family(dtype)
+    if families == ("floats", "integers"):
+        return integers_of(values) is not None
+    return families[0] == families[1] or families == ("integers", "floats")
 
 
 def numbered(values: pl.Series) -> tuple[npt.NDArray[np.int32], pl.Series]:
@@ -74,14 +91,13 @@ def numbered(values: pl.Series) -> tuple[npt.NDArray[np.int32], pl.Series]:
     """
     if values.dtype == pl.String:  # twice as fast as the join
         codes = values.cast(pl.Categorical(pl.Categories.random())).to_physical().to_numpy()
-        made, rows = renumbered(codes, int(codes.max(initial=0)) + 1)
-        return made, values.gather(rows)
+        new, rows = renumbered(codes, int(codes.max(initial=0)) + 1)
+        return new, values.gather(rows)
     unique = values.unique(maintain_order=True)
     table = pl.DataFrame({"value": unique, "code": np.arange(len(unique), dtype=np.int32)})
-    found = (
-        values.alias("value").to_frame().join(table, on="value", how="left", maintain_order="left")
-    )
-    return found["code"].to_numpy(), unique
+    rows_of = values.alias("value").to_frame()
+    coded = rows_of.join(table, on="value", how="left", maintain_order="left")
+    return coded["code"].to_numpy(), unique
 
 
 def renumbered(
@@ -100,12 +116,11 @@ def renumbered(
 
 def listed(names: Iterable[Any], most: int = 20) -> str:
     """Names in a message, quoted; of many the first ones and how many more there are."""
-    every = [repr(str(name)[:60]) for name in names]
-    return (
-        f"{', '.join(every[:most])} and {len(every) - most:,} more"
-        if len(every) > most
-        else ", ".join(every)
-    )
+    texts = [repr(str(name)[:60]) for name in names]
+    text = ", ".join(texts[:most]) or "none"
+    if len(texts) > most:
+        text += f" and {len(texts) - most:,} more"
+    return text
 
 
 class IdMap:
@@ -126,7 +141,7 @@ class IdMap:
         ``len(self)``.
         """
         wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
-        if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
+        if ((wanted < 0) | (wanted >= len(self))).any():
             raise ValueError(f"indices = {shown(wanted)}: they lie in [0, {len(self)})")
         return self.values.gather(pl.Series(wanted))
 
@@ -135,7 +150,7 @@ class IdMap:
         not known.
         """
         wanted = self._comparable(ids, argument, owner)
-        if not len(self) or not len(wanted):
+        if not len(self):
             return np.full(len(wanted), -1, dtype=np.int64)
         places = np.minimum(self._sorted.search_sorted(wanted).to_numpy(), len(self) - 1)
         same = self._sorted.gather(pl.Series(places)).eq(wanted).fill_null(False).to_numpy()
@@ -151,9 +166,8 @@ class IdMap:
         if dtype.is_temporal():
             return given.str.strptime(dtype, strict=False)  # type: ignore[arg-type]
         if dtype == pl.Boolean:
-            return given.str.to_lowercase().replace_strict(
-                {"true": True, "false": False}, default=None
-            )
+            values = {"true": True, "false": False}
+            return given.str.to_lowercase().replace_strict(values, default=None)
         return given.cast(dtype, strict=False)
 
     def take(self, indices: npt.NDArray[Any]) -> IdMap:
@@ -203,14 +217,13 @@ class IdMap:
         integer.
         """
         given, dtype = as_series(ids, argument), self.values.dtype
-        have, want = family(given.dtype), family(dtype)
         if given.dtype == pl.Null or not len(given):
             return pl.Series([None] * len(given), dtype=dtype)
-        is_whole = have == "floats" and want == "integers" and integers_of(given) is not None
-        if have != want and not is_whole and (have, want) != ("integers", "floats"):
+        if not fit_ids(given, dtype):
             like = f" such as {shown(self.values[0])}" if len(self) else ""
             raise ValueError(
-                f"{argument} = {given.head(3).to_list()!r} are {have}; the {owner}'s ids are {want}{like}"
+                f"{argument} = {given.head(3).to_list()!r} are {family(given.dtype)}; "
+                f"the {owner}'s ids are {family(dtype)}{like}"
             )
         return given.cast(dtype, strict=False)
 
@@ -221,10 +234,8 @@ def as_series(values: Any, name: str) -> pl.Series:
         raise ValueError(f"{name} = {shown(values)} must be a list, an array or a series of ids")
     if hasattr(values, "to_pylist"):  # of arrow, whose arrays hold values of their own
         values = values.to_pylist()
-    if isinstance(values, pl.Series):
-        return (
-            series_of(values.to_list(), name) if values.dtype == pl.Object else plain_series(values)
-        )
+    if isinstance(values, pl.Series) and values.dtype != pl.Object:
+        return plain_series(values)
     if isinstance(values, np.ndarray) and values.dtype.kind not in "OU":
         return pl.Series(name, values.copy())
     return series_of(list(values), name)
@@ -232,30 +243,34 @@ def as_series(values: Any, name: str) -> pl.Series:
 
 def series_of(values: Sequence[Any], name: str, are_ids: bool = True) -> pl.Series:
     """A series of Python values; NaN and the like are missing, UUIDs texts. Ids are of one type."""
-    values = [plain_value(value) for value in values]
-    there = [value for value in values if value is not None]
-    kinds = {type(value).__name__ for value in there}
-    if kinds == {"int", "float"}:
-        make = int if are_ids and all(float(value).is_integer() for value in there) else float
-        values, kinds = (
-            [None if value is None else make(value) for value in values],
-            {make.__name__},
-        )
-    if are_ids and (
-        len(kinds) > 1 or not all(isinstance(value, _PLAIN) for value in there)
-    ):  # polars panics at some
-        first = type(there[0]) if isinstance(there[0], _PLAIN) else None
-        row = next(
-            row for row, each in enumerate(values) if each is not None and type(each) is not first
-        )
-        like = f"{shown(there[0])} and {shown(values[row])}"
-        raise DataError(
-            f"{name} holds {like}; make all ids integers, or all of them texts", row=row
-        )
+    values = list(map(plain_value, values))
+    types = {type(value) for value in values if value is not None}
+    if types == {int, float}:
+        values = [None if value is None else float(value) for value in values]
+    if are_ids:
+        _check_one_type(values, name)
     try:
-        return plain_series(pl.Series(name, values)) if are_ids else pl.Series(name, values)
+        series = pl.Series(name, values)
     except (TypeError, OverflowError, UnicodeEncodeError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"{name} of {', '.join(sorted(kinds))} cannot be read: {error}") from None
+        names = ", ".join(sorted(each.__name__ for each in types))
+        raise DataError(f"{name} of {names} cannot be read: {error}") from None
+    return plain_series(series) if are_ids else series
+
+
+def _check_one_type(values: Sequence[Any], name: str) -> None:
+    """Refuse ids of several types, and of those that none has: polars panics at some."""
+    first: Any = None
+    for row, value in enumerate(values):
+        if value is None:
+            continue
+        if first is None:
+            first = value
+        if type(value) is not type(first) or not isinstance(value, _PLAIN):
+            raise DataError(
+                f"{name} holds {shown(first)} and {shown(value)}; "
+                "make all ids integers, or all of them texts",
+                row=row,
+            )
 
 
 def plain_value(value: Any) -> Any:
@@ -264,7 +279,9 @@ def plain_value(value: Any) -> Any:
         value = value.astype("datetime64[us]").item()
     elif isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
-    return None if is_missing(value) else str(value) if isinstance(value, uuid.UUID) else value
+    if is_missing(value):
+        return None
+    return str(value) if isinstance(value, uuid.UUID) else value
 
 
 def is_missing(value: Any) -> bool:

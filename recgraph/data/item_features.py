@@ -9,6 +9,7 @@ the training part alone.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -89,8 +90,8 @@ class FeatureSchema(Config):
     @property
     def missing(self) -> list[int]:
         """For each feature the sparse column of the items that do not have it."""
-        sizes = [column.n_entries for column in self.columns]
-        return [sum(sizes[:place]) for place in range(len(sizes))]
+        before = itertools.accumulate((column.n_entries for column in self.columns), initial=0)
+        return list(before)[:-1]
 
     @classmethod
     def learn(cls, table: pl.DataFrame, wish: FeatureWish) -> Self:
@@ -102,8 +103,12 @@ class FeatureSchema(Config):
         """
         if wish == "all":
             return cls(columns=tuple(_usable(table)))
-        specs = [FeatureSpec(name=spec) if isinstance(spec, str) else spec for spec in wish]
-        return cls(columns=tuple(_learn(_column(table, spec.name), spec.kind) for spec in specs))
+        columns = []
+        for spec in wish:
+            if isinstance(spec, str):
+                spec = FeatureSpec(name=spec)
+            columns.append(_learn(_column(table, spec.name), spec.kind))
+        return cls(columns=tuple(columns))
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,40 +146,38 @@ class ItemFeatures:
                 f"item_features = {wish!r}: the log has none; give with_features(item_features=frame)"
             )
         table = _aligned(features, key, items)
-        return cls.encode(
-            FeatureSchema.learn(table.filter(pl.Series(known.numpy())), wish), features, key, items
-        )
+        schema = FeatureSchema.learn(table.filter(pl.Series(known.numpy())), wish)
+        return cls.encode(schema, features, key, items)
 
     @classmethod
     def encode(cls, schema: FeatureSchema, features: pl.DataFrame, key: str, items: IdMap) -> Self:
         """Encode a catalogue by what was learnt before; values that the vocabulary does not have
         are left out, numbers beyond the first and last bound count as these."""
         table = _aligned(features, key, items)
-        rows, cols, weights, dense, first = [], [], [], [], 0
+        rows, cols, weights = [], [], []
+        dense = [np.zeros((len(items), 0))]
+        first = 0
         for column in schema.columns:
             series = _column(table, column.name)
             with _naming(series, column.kind):
                 if column.values:
-                    where, value, share = _shares(series, column)
+                    entries = _shares(series, column)
                 else:
-                    raw, missing_mask = _raw(series, column)
-                    numbers = (raw - np.array(column.means)) / column.scale
-                    numbers[missing_mask] = 0
+                    numbers, missing_mask = _centred(series, column)
                     dense.append(numbers)
-                    where = np.flatnonzero(missing_mask)
-                    value, share = np.zeros(len(where), dtype=np.int64), np.ones(len(where))
-            rows.append(where)
-            cols.append(first + value)
-            weights.append(share)
+                    entries = _missing_entries(missing_mask)
+            rows.append(entries[0])
+            cols.append(first + entries[1])
+            weights.append(entries[2])
             first += column.n_entries
-        entries = Csr.from_coo(
+        sparse = Csr.from_coo(
             torch.from_numpy(np.concatenate(rows)),
             torch.from_numpy(np.concatenate(cols)),
             torch.from_numpy(np.concatenate(weights)).to(torch.float32),
             shape=(len(items), schema.n_entries),
         )
-        wide = np.concatenate([np.zeros((len(items), 0)), *dense], 1)
-        return cls(schema, entries, torch.from_numpy(wide).to(torch.float32))
+        wide = torch.from_numpy(np.concatenate(dense, 1)).to(torch.float32)
+        return cls(schema, sparse, wide)
 
     def tensors(self) -> dict[str, Tensor]:
         """The encoded columns, to be saved; :meth:`from_tensors` reads them."""
@@ -198,14 +201,12 @@ def _aligned(features: pl.DataFrame, key: str, items: IdMap) -> pl.DataFrame:
     none.
     """
     rows = pl.Series(feature_rows(items, features[key]).numpy()).replace(-1, None)
-    return (
-        features.drop(key).select(pl.all().gather(rows)) if features.width > 1 else pl.DataFrame()
-    )
+    return features.drop(key).select(pl.all().gather(rows))
 
 
 def _column(table: pl.DataFrame, name: str) -> pl.Series:
     if name not in table.columns:
-        there = listed(table.columns) or "none"
+        there = listed(table.columns)
         raise DataError(f"item_features: there is no column {name!r}; the columns are {there}")
     return table[name]
 
@@ -231,11 +232,8 @@ def _usable(table: pl.DataFrame) -> list[FeatureColumn]:
             continue
         # a single text that is another one for most items (a title): no other item could learn from
         # it
-        if (
-            column.kind == "category"
-            and not series.dtype.is_nested()
-            and 2 * len(column.values) > series.count()
-        ):
+        is_text = column.kind == "category" and not series.dtype.is_nested()
+        if is_text and 2 * len(column.values) > series.count():
             _log.info(
                 "left out of item_features = 'all': column %r has another text for most items",
                 series.name,
@@ -244,20 +242,14 @@ def _usable(table: pl.DataFrame) -> list[FeatureColumn]:
             usable.append(column)
     if not usable:
         raise DataError(
-            f"item_features = 'all': no column can be used; there are {listed(table.columns) or 'none'}"
+            f"item_features = 'all': no column can be used; there are {listed(table.columns)}"
         )
     _log.info("item features: %s", ", ".join(f"{column.name} ({column.kind})" for column in usable))
     return usable
 
 
 def _learn(series: pl.Series, kind: Kind | None = None) -> FeatureColumn:
-    dtype = series.dtype
-    if kind is None and (
-        isinstance(dtype, pl.Array) or (isinstance(dtype, pl.List) and dtype.inner.is_float())
-    ):
-        kind = "vector"
-    elif kind is None:
-        kind = "number" if dtype.is_numeric() or dtype.is_temporal() else "category"
+    kind = kind or _kind_of(series.dtype)
     with _naming(series, kind):
         column = FeatureColumn(name=series.name, kind=kind)
         if kind in ("category", "words"):
@@ -265,19 +257,32 @@ def _learn(series: pl.Series, kind: Kind | None = None) -> FeatureColumn:
             _check_any(len(values))
             return column.model_copy(update={"values": tuple(values)})
         if kind == "number":
-            numbers = _as_floats(series)
-            numbers = numbers[np.isfinite(numbers)]
-            _check_any(len(numbers))
-            edges = np.unique(np.quantile(numbers, np.linspace(0, 1, _N_INTERVALS + 1)))
-            if len(edges) == 1:  # nothing can be learnt from one number, but from its absence
-                edges = np.append(edges, max(edges[0] + 1.0, np.nextafter(edges[0], np.inf)))
-            column = column.model_copy(update={"edges": tuple(edges.tolist())})
+            column = column.model_copy(update={"edges": _edges(series)})
         raw, missing_mask = _raw(series, column)
         present = raw[~missing_mask]
         _check_any(present.size)
         means = present.mean(0)
         scale = float(np.sqrt(((present - means) ** 2).sum(1).mean())) or 1.0
         return column.model_copy(update={"means": tuple(means.tolist()), "scale": scale})
+
+
+def _kind_of(dtype: pl.DataType) -> Kind:
+    """How a column is read whose kind is not given."""
+    if dtype.is_numeric() or dtype.is_temporal():
+        return "number"
+    is_vector = isinstance(dtype, pl.Array) or dtype in (pl.List(pl.Float32), pl.List(pl.Float64))
+    return "vector" if is_vector else "category"
+
+
+def _edges(series: pl.Series) -> tuple[float, ...]:
+    """The bounds of intervals that hold about as many of the numbers each."""
+    numbers = _as_floats(series)
+    numbers = numbers[np.isfinite(numbers)]
+    _check_any(len(numbers))
+    edges = np.unique(np.quantile(numbers, np.linspace(0, 1, _N_INTERVALS + 1)))
+    if len(edges) == 1:  # nothing can be learnt from one number, but from its absence
+        edges = np.append(edges, max(edges[0] + 1.0, np.nextafter(edges[0], np.inf)))
+    return tuple(edges.tolist())
 
 
 def _check_any(n: int) -> None:
@@ -297,35 +302,46 @@ def _pairs(series: pl.Series, kind: Kind) -> pl.DataFrame:
     if dtype.is_nested() or dtype == pl.Object:
         raise ValueError("it holds no plain values, or lists of them")
     if dtype.is_float():  # whole numbers that a missing value made floats
-        whole = value.cast(pl.Int64, strict=False)
-        value = (
-            pl.when(whole.cast(dtype) == value)
-            .then(whole.cast(pl.String))
-            .otherwise(value.cast(pl.String))
-        )
+        integers = value.cast(pl.Int64, strict=False)
+        is_whole = integers.cast(dtype) == value
+        texts = pl.when(is_whole).then(integers.cast(pl.String)).otherwise(value.cast(pl.String))
+        pairs = pairs.with_columns(texts)
     elif kind == "words":
-        pairs = (
-            pairs.with_columns(value.str.to_lowercase().str.extract_all(_WORD))
-            .explode("value")
-            .drop_nulls()
-        )
+        words = value.str.to_lowercase().str.extract_all(_WORD)
+        pairs = pairs.with_columns(words).explode("value").drop_nulls()
     return pairs.with_columns(value.cast(pl.String)).unique(maintain_order=True)
 
 
-def _shares(
-    series: pl.Series, column: FeatureColumn
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+Entries = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]
+
+
+def _shares(series: pl.Series, column: FeatureColumn) -> Entries:
     """Row, place within the feature's sparse columns and weight of each entry."""
     known = pl.DataFrame({"value": column.values, "place": np.arange(1, len(column.values) + 1)})
     pairs = _pairs(series, column.kind).join(known, on="value", how="inner", maintain_order="left")
     rows = pairs["row"].to_numpy()
     counts = np.bincount(rows, minlength=len(series))
-    without = np.flatnonzero(counts == 0)
+    present = (rows, pairs["place"].to_numpy(), 1 / counts[rows])
+    missing = _missing_entries(counts == 0)
     return (
-        np.concatenate([rows, without]),
-        np.concatenate([pairs["place"].to_numpy(), np.zeros(len(without), dtype=np.int64)]),
-        np.concatenate([1 / counts[rows], np.ones(len(without))]),
+        np.concatenate([present[0], missing[0]]),
+        np.concatenate([present[1], missing[1]]),
+        np.concatenate([present[2], missing[2]]),
     )
+
+
+def _missing_entries(missing_mask: npt.NDArray[Any]) -> Entries:
+    """As :func:`_shares`, of the items that do not have a feature: 1 in its first column."""
+    rows = np.flatnonzero(missing_mask)
+    return rows, np.zeros(len(rows), dtype=np.int64), np.ones(len(rows))
+
+
+def _centred(series: pl.Series, column: FeatureColumn) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """[n, W] and [n] bool, as of :func:`_raw`, without the means and to scale."""
+    raw, missing_mask = _raw(series, column)
+    numbers = (raw - np.array(column.means)) / column.scale
+    numbers[missing_mask] = 0
+    return numbers, missing_mask
 
 
 def _raw(series: pl.Series, column: FeatureColumn) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
@@ -384,12 +400,9 @@ class ItemColumns:
         """[n_items] bool: the items that have the value, alone or among others."""
         codes, values = self._coded(column, setting, separator)
         texts = values.cast(pl.String)
-        same = texts == (str(value).lower() if values.dtype == pl.Boolean else str(value))
-        if (
-            values.dtype.is_numeric()
-            and isinstance(value, int | float)
-            and not isinstance(value, bool)
-        ):
+        wanted = str(value).lower() if values.dtype == pl.Boolean else str(value)
+        same = texts == wanted
+        if values.dtype.is_numeric() and type(value) in (int, float):
             same = values == value
         if not same.any():
             near = nearest_names(str(value), texts.to_list()) or texts.head(5).to_list()
@@ -400,31 +413,25 @@ class ItemColumns:
 
     def _coded(self, column: str, setting: str, separator: str | None) -> tuple[Tensor, pl.Series]:
         """Codes [n_items, m] and the value of each code."""
-        if (column, separator) in self._values:
-            return self._values[column, separator]
-        series = self._column(column, setting)
-        if series.dtype == pl.String and separator is not None:
-            series = series.str.split(separator).list.eval(pl.element().str.strip_chars())
-        table = _exploded(series).unique(maintain_order=True)
-        values = table["value"].unique().sort()
-        codes = table["value"].rank("dense").cast(pl.Int64) - 1
-        lengths = torch.bincount(
-            torch.from_numpy(table["row"].to_numpy().copy()), minlength=len(series)
-        )
-        rows = Ragged.from_lengths(torch.from_numpy(codes.to_numpy().copy()), lengths)
-        self._values[column, separator] = (
-            rows.to_padded(fill=-1, width=max(int(lengths.max()), 1)),
-            values,
-        )
+        if (column, separator) not in self._values:
+            series = self._column(column, setting)
+            if series.dtype == pl.String and separator is not None:
+                series = series.str.split(separator).list.eval(pl.element().str.strip_chars())
+            table = _exploded(series).unique(maintain_order=True)
+            values = table["value"].unique().sort()
+            codes = table["value"].rank("dense").cast(pl.Int64) - 1
+            items = torch.from_numpy(table["row"].to_numpy().copy())
+            lengths = torch.bincount(items, minlength=len(series))
+            rows = Ragged.from_lengths(torch.from_numpy(codes.to_numpy().copy()), lengths)
+            padded = rows.to_padded(fill=-1, width=max(int(lengths.max()), 1))
+            self._values[column, separator] = (padded, values)
         return self._values[column, separator]
 
     @cached_property
     def _table(self) -> pl.DataFrame:
-        return (
-            pl.DataFrame()
-            if self._features is None
-            else _aligned(self._features, self._key, self._items)
-        )
+        if self._features is None:
+            return pl.DataFrame()
+        return _aligned(self._features, self._key, self._items)
 
     def _column(self, column: str, setting: str) -> pl.Series:
         """[n_items], null where an item has no row."""

@@ -62,6 +62,10 @@ INTERACTS = ("user", "interacts", "item")
 #: the descriptions of a saved log and of a saved split, the files that are written last
 DESCRIPTION, HEAD_OF_SPLIT = "interactions.json", "split.json"
 _LOG = "log.parquet"
+#: the types that no id has
+_NO_IDS = (pl.Object, pl.Int128, pl.UInt128, pl.Duration, pl.Unknown)
+#: of the numbers
+_LARGEST = sys.float_info.max
 _log = logging.getLogger(__name__)
 
 
@@ -188,9 +192,9 @@ class Log:
                 frames[name] = table
         reading = Reading.of(options)
         if n_files:
-            path, *others = map(str, given.values())
-            beside = dict(zip(list(given)[1:], others, strict=True))
-            data = cls.from_files(LogFile(path, reading.model_copy(update=beside)))
+            paths = {name: str(path) for name, path in given.items()}
+            train = paths.pop("train")
+            data = cls.from_files(LogFile(train, reading.model_copy(update=paths)))
         else:
             data = cls._of_frames(given, reading)
         return data.with_features(**frames)
@@ -559,10 +563,6 @@ def encode(table: Table, how: Reading) -> tuple[pl.DataFrame, IdMap, IdMap, Time
     return log, users, items, unit
 
 
-#: of floats
-_LARGEST = sys.float_info.max
-
-
 def _ids(column: pl.Series, table: Table, how: Reading, faults: _Faults) -> pl.Series:
     """The ids of a column, null where there is none. In a text file they have no blanks around
     them, and an empty field is none, in quotes or not. Where rows without ids are left out, words
@@ -585,10 +585,6 @@ def _ids(column: pl.Series, table: Table, how: Reading, faults: _Faults) -> pl.S
     return ids
 
 
-#: the types that no id has
-_NO_IDS = (pl.Object, pl.Int128, pl.UInt128, pl.Duration, pl.Unknown)
-
-
 def _numbers(column: pl.Series, faults: _Faults, what: str, least: float, fix: str) -> pl.Series:
     """Ratings or weights as floats, each at least ``least``."""
     plain = without_categories(column.to_frame()).to_series()
@@ -604,10 +600,8 @@ def _times(column: pl.Series, how: Reading, faults: _Faults) -> tuple[pl.Series,
     """Times as integers, and their unit; where many cannot be read, formats that would are said."""
     plain = without_categories(column.to_frame()).to_series()
     times, unit = times_of(plain, how.time_format)
-    what, fix = (
-        "no time that can be read",
-        "leave such rows out: bad_times='drop' (--drop-bad-times)",
-    )
+    what = "no time that can be read"
+    fix = "leave such rows out: bad_times='drop' (--drop-bad-times)"
     if plain.dtype == pl.String:
         formats = proposed_formats(plain.filter(times.is_null() & faults.usable))
         if formats:
@@ -619,12 +613,12 @@ def _times(column: pl.Series, how: Reading, faults: _Faults) -> tuple[pl.Series,
 def _numbered(ids: pl.Series, table: Table, rows: pl.Series) -> tuple[IdMap, pl.Series]:
     """The map of ids, and the index of each. Whole floats, and plain integers of a text file,
     become integers."""
-    is_text = ids.dtype == pl.String
-    if ids.dtype.is_float() or (is_text and table.as_text):
+    is_float = ids.dtype.is_float()
+    if is_float or (table.as_text and ids.dtype == pl.String):
         integers = integers_of(ids)
         if integers is not None:
-            ids, is_text = integers, False
-        elif ids.dtype.is_float() and (ids.round() == ids).all():
+            ids = integers
+        elif is_float and (ids.round() == ids).all():
             place = int(ids.abs().arg_max() or 0)
             message = (
                 f"column {ids.name!r} holds {ids[place]!r}, a float that may stand for several "
@@ -632,7 +626,7 @@ def _numbered(ids: pl.Series, table: Table, rows: pl.Series) -> tuple[IdMap, pl.
             )
             raise table.source.error(message, row=int(rows[place]))
     codes, unique = numbered(ids)
-    if is_text:
+    if unique.dtype == pl.String:
         _warn_of_odd(unique)
     return IdMap(unique), pl.Series(codes)
 

@@ -46,9 +46,8 @@ class NegativeSampler:
             shares = torch.where(counts > 0, counts**power, 0)
             # keys (user, mass) must fit into 63 bits
             units = min(_UNITS, (1 << 62) // train.n_users)
-            masses = torch.where(
-                counts > 0, (shares * (units / shares.sum())).round().clamp(min=1), 0
-            ).long()
+            rounded = (shares * (units / shares.sum())).round().clamp(min=1)
+            masses = torch.where(counts > 0, rounded, 0).long()
         self._mass_up_to = None if power == 0 else masses.cumsum(0)
         self._total = int(masses.sum())
         self._own = _OwnItems(train, masses, self._total) if exclude_own else None
@@ -91,15 +90,15 @@ class NegativeSampler:
         drawn = self._items((part * self._total).long())
         # an item in a group is one number
         first_of = self.n_items * torch.arange(len(drawn))
-        keys, of_samples = drawn + first_of[:, None], of_groups(first_of, bounds).expand(len(users))
+        keys = drawn + first_of[:, None]
+        of_samples = of_groups(first_of, bounds).expand(len(users))
         if self._own is None:
             barred = Ragged(of_samples + items, torch.arange(len(items) + 1))
         else:
             barred = self._own.among(keys, of_samples, users, items)
         ascending, order = keys.flatten().sort()
-        first, last = (
-            torch.searchsorted(ascending, barred.values, right=right) for right in (False, True)
-        )
+        first = torch.searchsorted(ascending, barred.values)
+        last = torch.searchsorted(ascending, barred.values, right=True)
         places = consecutive(first, last - first)
         return drawn, torch.stack([barred.rows[places.rows], order[places.values] % count])
 

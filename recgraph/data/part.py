@@ -55,13 +55,13 @@ class Part:
         before = np.zeros(len(mask) + 1, dtype=np.int64)
         np.cumsum(mask, out=before[1:])
         offsets = torch.from_numpy(before[self.items.offsets.numpy()])
-        kept: dict[str, Any] = {}
+        aligned: dict[str, Any] = {}
         for name in ("weights", "times", "ratings", "rows"):
-            if (values := getattr(self, name, None)) is not None:
-                kept[name] = torch.from_numpy(values.numpy()[mask])
-        return replace(
-            self, items=Ragged(torch.from_numpy(self.items.values.numpy()[mask]), offsets), **kept
-        )
+            values = getattr(self, name, None)
+            if values is not None:
+                aligned[name] = torch.from_numpy(values.numpy()[mask])
+        items = Ragged(torch.from_numpy(self.items.values.numpy()[mask]), offsets)
+        return replace(self, items=items, **aligned)
 
     @cached_property
     def repeats(self) -> float:
@@ -69,14 +69,11 @@ class Part:
         the first users.
         """
         rows = self.items.part(0, min(self.n_users, _FIRST_USERS))
-        when = (
-            range(len(rows.values))
-            if self.times is None
-            else self.times[: len(rows.values)].numpy()
-        )
-        frame = pl.DataFrame(
-            {"user": rows.rows.numpy(), "item": rows.values.numpy(), "time": when}
-        ).unique()
+        pairs = pl.DataFrame({"user": rows.rows.numpy(), "item": rows.values.numpy()})
+        times = pl.Series(range(len(pairs)))
+        if self.times is not None:
+            times = pl.Series(self.times[: len(pairs)].numpy())
+        frame = pairs.with_columns(time=times).unique()
         return 1 - frame.select("user", "item").n_unique() / max(len(frame), 1)
 
     def item_counts(self) -> Tensor:
@@ -87,13 +84,12 @@ class Part:
         """[n_users, n_items] on a device: the distinct items of each user. With weights each has
         the sum of those of its interactions, float64, and is left out where that is 0; without, it
         has none, and repeats do not add."""
-        items, weights = self.items.to(device or self.items.device), self.weights
-        if weights is None:
+        items = self.items.to(device or self.items.device)
+        if self.weights is None:
             return presence(distinct(items, self.n_items), self.n_items)
+        weights = self.weights.to(items.device)
         shape = (self.n_users, self.n_items)
-        summed = Csr.from_coo(
-            items.rows, items.values, weights.to(items.device), shape=shape, duplicates="sum"
-        )
+        summed = Csr.from_coo(items.rows, items.values, weights, shape=shape, duplicates="sum")
         return summed.select(summed.values() > 0)
 
     def sample_weights(self) -> Tensor | None:
@@ -135,19 +131,19 @@ class Cases:
 
     def take(self, rows: Tensor) -> Cases:
         """Some of the cases ([K] int64)."""
-        grades = (
-            None if self.grades is None else self.truth.with_values(self.grades).take(rows).values
-        )
-        times = None if self.times is None else self.times.take(rows)
-        at = None if self.at is None else self.at[rows]
+        taken: dict[str, Any] = {}
+        if self.grades is not None:
+            taken["grades"] = self.truth.with_values(self.grades).take(rows).values
+        if self.times is not None:
+            taken["times"] = self.times.take(rows)
+        if self.at is not None:
+            taken["at"] = self.at[rows]
         return Cases(
             self.users[rows],
             self.history.take(rows),
             self.truth.take(rows),
             self.n_items,
-            grades,
-            times,
-            at,
+            **taken,
         )
 
 
@@ -174,14 +170,20 @@ class OrderedLog(Part):
         log = order(log)
         types: dict[str, type[pl.DataType]] = {"user": pl.Int32, "item": pl.Int64, "row": pl.Int64}
         types |= {"time": pl.Int64, "weight": pl.Float64, "rating": pl.Float64}
-        held = {
-            name: torch.from_numpy(log[name].cast(dtype).to_numpy(writable=True))
-            for name, dtype in types.items()
-            if name in log.columns
-        }
-        items = Ragged.from_lengths(held["item"], torch.bincount(held["user"], minlength=n_users))
-        extra = (held.get(name) for name in ("weight", "time", "rating"))
-        return cls(items, n_items, *extra, rows=held["row"])
+        columns = {}
+        for name, dtype in types.items():
+            if name in log.columns:
+                values = log[name].cast(dtype).to_numpy(writable=True)
+                columns[name] = torch.from_numpy(values)
+        lengths = torch.bincount(columns["user"], minlength=n_users)
+        return cls(
+            items=Ragged.from_lengths(columns["item"], lengths),
+            n_items=n_items,
+            weights=columns.get("weight"),
+            times=columns.get("time"),
+            ratings=columns.get("rating"),
+            rows=columns["row"],
+        )
 
     @property
     def part(self) -> Part:

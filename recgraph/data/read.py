@@ -158,30 +158,24 @@ class Reading(Config):
         """
         names = sample.columns
         columns: dict[str, str | None] = {}
+        unnamed = []
         for role in ROLES:
             name = getattr(self, role)
-            if name in names:
+            if name is None:
+                unnamed.append(role)
+            elif name in names:
                 columns[role] = name
             elif name == NO_COLUMN and role not in _ID_ROLES:
                 columns[role] = None
-            elif name is not None:
+            else:
                 raise DataError(
                     f"there is no column {name!r}; the columns are {listed(names)}", path=path
                 )
-        unnamed = [role for role in ROLES if role not in columns]
         for role in unnamed:
-            free = sample.drop(name for name in columns.values() if name is not None)
+            free = sample.drop(filter(None, columns.values()))
             columns[role] = _guessed(role, free, path)
-        if any(columns[role] for role in unnamed):
-            there = (f"{role} = {name!r}" for role, name in columns.items() if name is not None)
-            _log.info("%s: %s", label, ", ".join(there))
-        if "timestamp" in unnamed and columns["timestamp"] is None:
-            _log.warning(
-                "%s: none of %s looks like times: the order of each user's interactions is that of the rows. Name the "
-                'column: timestamp=... (--time NAME); "none" says that there is none',
-                label,
-                listed(names),
-            )
+        guesses = {role: columns[role] for role in unnamed}
+        _log_guesses(label, Columns.of(columns), guesses, names)
         return Columns.of(columns)
 
     def paths(self, names: Collection[str] = PATHS) -> dict[str, str]:
@@ -192,6 +186,24 @@ class Reading(Config):
         """The reading with the paths of its other files from a folder on."""
         paths = {name: str((folder / path).absolute()) for name, path in self.paths().items()}
         return self.model_copy(update=paths)
+
+
+def _log_guesses(
+    label: str, columns: Columns, guesses: Mapping[str, str | None], names: list[str]
+) -> None:
+    if any(guesses.values()):
+        roles = columns.model_dump(exclude_none=True).items()
+        text = ", ".join(f"{role} = {name!r}" for role, name in roles)
+        if guesses.get("rating", "") is None:
+            text += "; no rating"
+        _log.info("%s: %s", label, text)
+    if guesses.get("timestamp", "") is None:
+        _log.warning(
+            "%s: none of %s looks like times: the order of each user's interactions is that of the rows. Name the "
+            'column: timestamp=... (--time NAME); "none" says that there is none',
+            label,
+            listed(names),
+        )
 
 
 def _guessed(role: str, sample: pl.DataFrame, path: Path | None) -> str | None:
@@ -620,8 +632,8 @@ def _read_sequences(path: Path, given: Reading) -> pl.DataFrame:
 def _read_features(path: Path, key: str, role: str, given: Reading) -> pl.DataFrame:
     """A frame of features with the key column of the log: one row an id."""
     form = format_of(path)
-    how = given if form == "recbole" else Reading(encoding=given.encoding, quotes=given.quotes)
-    frame = read_rows(path, form, how)
+    # names and the separator are of the log
+    frame = read_rows(path, form, Reading(encoding=given.encoding, quotes=given.quotes))
     keys = candidates_of(role, frame.columns)
     if key in frame.columns:
         keys = [key]

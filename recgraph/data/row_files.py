@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import polars as pl
+import polars.selectors as cs
 
 from recgraph.files import replacing
 
@@ -57,7 +58,9 @@ def _finite(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {name: _finite(entry) for name, entry in value.items()}
-    return [_finite(entry) for entry in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return list(map(_finite, value))
+    return value
 
 
 def replace_parts(
@@ -69,13 +72,13 @@ def replace_parts(
     ``parts`` (at least one) are read once, as they are written; an error that reading one raises
     leaves no file.
     """
-    whole = iter(parts)
-    first = next(whole)
+    parts = iter(parts)
+    first = next(parts)
     count = 0
 
     def counted() -> Iterator[pl.DataFrame]:
         nonlocal count
-        for part in itertools.chain([first], whole):
+        for part in itertools.chain([first], parts):
             count += part.height
             yield part
 
@@ -94,17 +97,14 @@ def replace_parts(
 
 def _write_texts(parts: Iterator[pl.DataFrame], file: BinaryIO, form: Form) -> None:
     if form in ("csv", "tsv"):
+        separator = "," if form == "csv" else "\t"
         for number, part in enumerate(parts):
-            cells = _as_texts(
-                part, lambda dtype: dtype.is_nested() or dtype in (pl.Binary, pl.Duration)
-            )
-            cells.write_csv(
-                file, include_header=number == 0, separator="," if form == "csv" else "\t"
-            )
+            cells = _as_texts(part, cs.nested() | cs.binary() | cs.duration())
+            cells.write_csv(file, include_header=number == 0, separator=separator)
         return
     before = b"[\n"
     for part in parts:
-        lines = _as_texts(part, lambda dtype: dtype == pl.Binary).write_ndjson().encode()
+        lines = _as_texts(part, cs.binary()).write_ndjson().encode()
         if form == "json" and lines:
             lines = before + lines.rstrip(b"\n").replace(b"\n", b",\n")
             before = b",\n"
@@ -113,14 +113,9 @@ def _write_texts(parts: Iterator[pl.DataFrame], file: BinaryIO, form: Form) -> N
         file.write(b"\n]\n" if before == b",\n" else b"[]\n")
 
 
-def _as_texts(frame: pl.DataFrame, wanted: Any) -> pl.DataFrame:
-    """The frame with the columns of the wanted types as texts (:func:`cell`)."""
-    return frame.with_columns(
-        pl.Series(
-            name,
-            [None if value is None else str(cell(value)) for value in frame[name].to_list()],
-            pl.String,
-        )
-        for name, dtype in frame.schema.items()
-        if wanted(dtype)
-    )
+def _as_texts(frame: pl.DataFrame, columns: cs.Selector) -> pl.DataFrame:
+    """The frame with some columns as texts (:func:`cell`)."""
+    for column in frame.select(columns):
+        texts = [None if value is None else str(cell(value)) for value in column.to_list()]
+        frame = frame.with_columns(pl.Series(column.name, texts, pl.String))
+    return frame

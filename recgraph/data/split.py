@@ -38,7 +38,6 @@ from recgraph.data.strategies import (
     FITTED_ON,
     GIVEN,
     GROUPS,
-    STRATEGIES,
     Label,
     Strategy,
     sizes_of,
@@ -166,6 +165,7 @@ class _Labelled:
     """What both kinds of split share; :class:`Split` names the attributes."""
 
     hash: str
+    _note = ""
 
     def __init__(
         self,
@@ -180,7 +180,9 @@ class _Labelled:
         self.users, self.items = interactions.users, interactions.items
         self.n_users, self.n_items = len(self.users), len(self.items)
         self.params: dict[str, Any] = strategy.model_dump(mode="json")
-        self.facts = json.dumps(facts, sort_keys=True) if (facts := strategy.facts) else ""
+        self.facts = ""
+        if strategy.facts:
+            self.facts = json.dumps(strategy.facts, sort_keys=True)
 
     @cached_property
     def train(self) -> Part:
@@ -202,30 +204,23 @@ class _Labelled:
         if self.strategy.new_users == "drop":
             wanted &= past.items.lengths > 0
         users = torch.nonzero(wanted).flatten()
-        column = {"rating": targets.ratings, "weight": targets.weights, None: None}[
-            self.strategy.grades
-        ]
-        grades = None if column is None else targets.items.with_values(column).take(users).values
-        times = None if past.times is None else past.items.with_values(past.times).take(users)
-        at = None if targets.times is None else targets.times[targets.items.offsets[users]]
-        return Cases(
-            users,
-            past.items.take(users),
-            targets.items.take(users),
+        columns = {"rating": targets.ratings, "weight": targets.weights, None: None}
+        times = None if past.times is None else past.items.with_values(past.times)
+        cases = Cases(
+            torch.arange(self.n_users),
+            past.items,
+            targets.items,
             targets.n_items,
-            grades,
-            times,
-            at,
-        )
+            grades=columns[self.strategy.grades],
+            times=times,
+        ).take(users)
+        if targets.times is not None:
+            cases = replace(cases, at=targets.times[targets.items.offsets[users]])
+        return cases
 
     @cached_property
     def _sizes(self) -> dict[str, int]:
-        sizes = sizes_of(self.labels)
-        return (
-            sizes
-            if isinstance(self, Split)
-            else {name: n for name, n in sizes.items() if name != "test"}
-        )
+        return sizes_of(self.labels)
 
     @property
     def _known_hash(self) -> str:
@@ -236,19 +231,20 @@ class _Labelled:
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{n:,} {name}" for name, n in self._sizes.items())
-        known = f", hash {self._known_hash}" if self._known_hash else ""
-        return f"{type(self).__name__}({self.name}: {self.n_users:,} users, {self.n_items:,} items, {counts}{known})"
+        if self._known_hash:
+            counts += f", hash {self._known_hash}"
+        return f"{type(self).__name__}({self.name}: {self.n_users:,} users, {self.n_items:,} items, {counts})"
 
     def _repr_html_(self) -> str:
-        sizes = {"users": self.n_users, "items": self.n_items, **self._sizes}
         facts = {
-            **sizes,
-            "settings": self.params or None,
+            "users": self.n_users,
+            "items": self.n_items,
+            **self._sizes,
+            "settings": self.params,
             "seed": self.seed,
             "hash": self._known_hash or None,
         }
-        note = "" if isinstance(self, Split) else "The test part is sealed."
-        return block(f"{type(self).__name__} {self.name}", facts, note=note)
+        return block(f"{type(self).__name__} {self.name}", facts, note=self._note)
 
     def _rows(self) -> pl.DataFrame:
         """The log by user and time, with the column ``label``."""
@@ -293,8 +289,8 @@ class Split(_Labelled):
         **params: Any,
     ) -> Split:
         """Split a log; see :meth:`Interactions.split`."""
-        made, labels = strategy_of(strategy, params).applied(interactions, seed)
-        return cls(interactions, labels, made, strategy, int(seed) if made.draws else None)
+        applied, labels = strategy_of(strategy, params).applied(interactions, seed)
+        return cls(interactions, labels, applied, strategy, int(seed) if applied.draws else None)
 
     @classmethod
     @checked
@@ -356,13 +352,15 @@ class Split(_Labelled):
         state.update(self.users.digest())
         state.update(self.items.digest())
         log = self.interactions.ordered
-        own = {"offsets": log.items.offsets, "items": log.items.values, "labels": self.labels}
-        for name, values in {
-            **own,
+        columns = {
+            "offsets": log.items.offsets,
+            "items": log.items.values,
+            "labels": self.labels,
             "times": log.times,
             "weights": log.weights,
             "ratings": log.ratings,
-        }.items():
+        }
+        for name, values in columns.items():
             if values is not None:
                 state.update(f"{name}:{values.numel()}:".encode())
                 state.update(np.ascontiguousarray(values.numpy(), dtype=_TYPES[name]).data)
@@ -372,12 +370,15 @@ class Split(_Labelled):
         """A handle for training, stopping and tuning, without the test rows."""
         test = torch.tensor(GROUPS["test"], dtype=torch.uint8)
         keep_mask = torch.isin(self.labels, test, invert=True).numpy()
-        log, labels = (
+        return SealedSplit(
             self.interactions.masked(keep_mask),
             torch.from_numpy(self.labels.numpy()[keep_mask]),
+            self.strategy,
+            self.name,
+            self.seed,
+            digest=self.hash,
+            reveal=lambda: self,
         )
-        own = (log, labels, self.strategy, self.name, self.seed)
-        return SealedSplit(*own, digest=self.hash, reveal=lambda: self)
 
     def unseal(self, reason: str) -> Split:
         """Itself: nothing is sealed here."""
@@ -386,7 +387,7 @@ class Split(_Labelled):
     def save(self, folder: str | Path) -> None:
         """Write the split; the test rows go into a file of their own in the sub-folder ``test``."""
         rows = self._rows()
-        is_test = pl.col("label").is_in([int(label) for label in GROUPS["test"]])
+        is_test = pl.col("label").is_in(list(map(int, GROUPS["test"])))
         self._save(rows.filter(~is_test), rows.filter(is_test), Path(folder))
 
     @staticmethod
@@ -407,10 +408,18 @@ class SealedSplit(_Labelled):
         unsealed_reasons: the reasons given to :meth:`unseal`, in order.
     """
 
-    def __init__(self, *own: Any, digest: str, reveal: Callable[[], Split] | None) -> None:
-        super().__init__(*own)
+    _note = "The test part is sealed."
+
+    def __init__(self, *args: Any, digest: str, reveal: Callable[[], Split] | None) -> None:
+        super().__init__(*args)
         self.hash, self._reveal = digest, reveal
         self.unsealed_reasons: list[str] = []
+
+    @cached_property
+    def _sizes(self) -> dict[str, int]:
+        sizes = sizes_of(self.labels)
+        del sizes["test"]
+        return sizes
 
     @property
     def test(self) -> Cases:
@@ -431,12 +440,13 @@ class SealedSplit(_Labelled):
         """Itself."""
         return self
 
+    @checked
     def unseal(self, reason: str) -> Split:
         """The whole split. The reason, which may not be empty, is logged and remembered.
 
         A SealedTestError where this copy cannot be unsealed, or in a block without test data.
         """
-        if not isinstance(reason, str) or not reason.strip():
+        if not reason.strip():
             raise ValueError(f"reason = {reason!r} must say why the test part is opened")
         check_open()
         if self._reveal is None:
@@ -450,8 +460,15 @@ class SealedSplit(_Labelled):
 
     def without_test(self) -> SealedSplit:
         """A copy that cannot be unsealed: what the trials of a study are given."""
-        own = (self.interactions, self.labels, self.strategy, self.name, self.seed)
-        return SealedSplit(*own, digest=self.hash, reveal=None)
+        return SealedSplit(
+            self.interactions,
+            self.labels,
+            self.strategy,
+            self.name,
+            self.seed,
+            digest=self.hash,
+            reveal=None,
+        )
 
     def save(self, folder: str | Path) -> None:
         """:meth:`Split.save` without test rows, an older split's, too: a copy loaded from there has
@@ -470,13 +487,13 @@ class SealedSplit(_Labelled):
         rows = read_frame(folder / _OPEN)
         frame, labels = _log_and_labels(rows)
         log = Interactions.load_with(frame, folder)
-        own = (STRATEGIES[head["name"]].of(head["params"]), head["name"], head["seed"])
+        strategy, name, seed = strategy_of(head["name"], head["params"]), head["name"], head["seed"]
 
         def reveal() -> Split:
             path = folder / _TEST
             check_manifest(folder, only=(_TEST,))
             frame, labels = _log_and_labels(pl.concat([rows, read_frame(path)]))
-            split = Split(replace(log, log=frame), labels, *own)
+            split = Split(replace(log, log=frame), labels, strategy, name, seed)
             if split.hash != head["hash"]:
                 raise CorruptFileError(
                     "the rows do not give the hash of the split; it was changed", path=path
@@ -485,7 +502,13 @@ class SealedSplit(_Labelled):
 
         has_test = _TEST in read_manifest(folder)
         return SealedSplit(
-            log, labels, *own, digest=head["hash"], reveal=reveal if has_test else None
+            log,
+            labels,
+            strategy,
+            name,
+            seed,
+            digest=head["hash"],
+            reveal=reveal if has_test else None,
         )
 
 

@@ -58,7 +58,6 @@ GROUPS: Mapping[str, tuple[Label, ...]] = {
     "valid": (Label.VALID, Label.VALID_HISTORY, Label.VALID_LEFT),
     "test": (Label.TEST, Label.TEST_HISTORY, Label.TEST_LEFT),
 }
-_LEFT = (Label.VALID_LEFT, Label.TEST_LEFT)
 FitPart = Literal["train", "train+valid", "all"]
 #: what a model is fitted on -> the labels of its rows
 FITTED_ON: Mapping[FitPart, tuple[Label, ...]] = {
@@ -71,12 +70,13 @@ FITTED_ON: Mapping[FitPart, tuple[Label, ...]] = {
 def sizes_of(labels: Tensor) -> dict[str, int]:
     """The interactions in each part, and how many are left out, where some are."""
     counts = torch.bincount(labels, minlength=len(Label)).tolist()
-    left = sum(counts[label] for label in _LEFT)
-    sizes = {
-        name: sum(counts[label] for label in own if label not in _LEFT)
-        for name, own in GROUPS.items()
-    }
-    return {**sizes, "left out": left} if left else sizes
+    sizes = {}
+    for name, (target, *others) in GROUPS.items():
+        sizes[name] = counts[target] + sum(counts[label] for label in others[:1])
+    left = counts[Label.VALID_LEFT] + counts[Label.TEST_LEFT]
+    if left:
+        sizes["left out"] = left
+    return sizes
 
 
 class Strategy(Config):
@@ -105,19 +105,19 @@ class Strategy(Config):
 
     def applied(self, log: Log, seed: int) -> tuple[Self, Tensor]:
         """The strategy as it is kept with the split of this log, and the labels."""
-        if self.grades is not None and self.grades not in log.log.columns:
+        if self.grades not in (None, *log.log.columns):
             raise ValueError(
                 f"grades = {self.grades!r}: the log has no {self.grades}; name its column when reading"
             )
         labels = self.labels(log, seed)
         sizes = sizes_of(labels)
-        if empty := [name for name in self.needed if not sizes[name]]:
-            settings = ", ".join(
-                f"{name} = {value!r}" for name, value in self.model_dump(exclude_none=True).items()
-            )
-            raise ValueError(
-                f"the split leaves the {empty[0]} part empty ({settings}); are they in the log's units?"
-            )
+        for name in self.needed:
+            if not sizes[name]:
+                values = self.model_dump(exclude_none=True)
+                settings = ", ".join(f"{setting} = {value!r}" for setting, value in values.items())
+                raise ValueError(
+                    f"the split leaves the {name} part empty ({settings}); are they in the log's units?"
+                )
         return self, labels
 
     @abstractmethod
@@ -135,11 +135,15 @@ class Folded(Strategy):
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
-        if (self.n_folds is None) != (self.fold is None) or (self.fold or 0) >= (self.n_folds or 1):
+        if self.fold not in ((None,) if self.n_folds is None else range(self.n_folds)):
             raise ValueError(
                 f"n_folds = {self.n_folds} and fold = {self.fold}: give fold = 0 to n_folds - 1, or none"
             )
         return self
+
+    @property
+    def _fold(self) -> int:
+        return self.fold or 0
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -174,9 +178,9 @@ class SharedOut(Shares):
     @classmethod
     def _test_everything(cls, values: Any) -> Any:
         n_folds = values.get("n_folds")
-        return (
-            {"test": 1 / n_folds, **values} if isinstance(n_folds, int) and n_folds > 0 else values
-        )
+        if isinstance(n_folds, int) and n_folds > 0:
+            return {"test": 1 / n_folds, **values}
+        return values
 
 
 class LeaveOneOut(Folded):
@@ -195,23 +199,22 @@ class LeaveOneOut(Folded):
     def applied(self, log: Log, seed: int) -> tuple[Self, Tensor]:
         lengths = log.ordered.items.lengths
         n_short = int(((lengths < self._least) & (lengths > 0)).sum())
-        made = self
-        if self.short_users is None:
-            made = self.model_copy(update={"short_users": "train" if n_short else "error"})
-            if n_short:
-                told = f"{n_short:,} of {len(lengths):,} users have fewer than {self._least} interactions"
-                _log.warning("leave-one-out: %s; they are not evaluated", told)
-        elif self.short_users == "error" and n_short:
+        few = f"{n_short:,} of {len(lengths):,} users have fewer than {self._least} interactions"
+        if n_short and self.short_users == "error":
             fix = f"filter with .k_core(users={self._least}, items=0), or leave short_users out"
-            raise DataError(f"{n_short:,} users have fewer than {self._least} interactions: {fix}")
-        return super(LeaveOneOut, made).applied(log, seed)
+            raise DataError(f"{few}: {fix}")
+        if self.short_users is not None:
+            return super().applied(log, seed)
+        if n_short:
+            _log.warning("leave-one-out: %s; they are not evaluated", few)
+        decided = self.model_copy(update={"short_users": "train" if n_short else "error"})
+        return super(LeaveOneOut, decided).applied(log, seed)
 
     def labels(self, log: Log, seed: int) -> Tensor:
         items = log.ordered.items
-        enough, later = items.lengths >= self._least, self.fold or 0
         labels = _all_train(log)
-        labels[items.lengths[items.rows] - items.positions <= later] = int(Label.TEST_LEFT)
-        ends = items.offsets[1:][enough] - later
+        labels[items.lengths[items.rows] - items.positions <= self._fold] = int(Label.TEST_LEFT)
+        ends = items.offsets[1:][items.lengths >= self._least] - self._fold
         labels[ends - 1] = int(Label.TEST)
         labels[ends - 2] = int(Label.VALID)
         return labels
@@ -219,7 +222,7 @@ class LeaveOneOut(Folded):
     @property
     def _least(self) -> int:
         """The interactions that a user needs to be tested."""
-        return _LEAST + (self.fold or 0)
+        return _LEAST + self._fold
 
 
 class Ratio(SharedOut):
@@ -244,30 +247,27 @@ class Ratio(SharedOut):
     def labels(self, log: Log, seed: int) -> Tensor:
         items = log.ordered.items
         rows, lengths = items.rows, items.lengths
-        n_valid, n_test = _share_of(lengths, self.valid), _share_of(lengths, self.test)
+        n_valid = _share_of(lengths, self.valid)
+        n_test = _share_of(lengths, self.test)
         starts = torch.zeros_like(lengths)
 
         def lacking(counts: Tensor, share: float) -> Tensor:
-            return ((counts == 0) & (share > 0) & (lengths - n_valid - n_test >= 2)).to(
-                counts.dtype
-            )
+            is_lacking = (counts == 0) & (share > 0) & (lengths - n_valid - n_test >= 2)
+            return is_lacking.to(counts.dtype)
 
         if self.n_folds is None:
             n_test += lacking(n_test, self.test)
         else:
             # each user begins with a fold of its own: users of few interactions are spread over all
             # folds
-            firsts = numpy_generator(seed, "split", "folds").integers(
-                self.n_folds, size=len(lengths)
-            )
-            turns = (torch.from_numpy(firsts) + (self.fold or 0)) % self.n_folds
-            starts, ends = (_share_of(lengths * edges, self.test) for edges in (turns, turns + 1))
-            n_test = (ends - starts) * (lengths > 1)
+            generator = numpy_generator(seed, "split", "folds")
+            firsts = torch.from_numpy(generator.integers(self.n_folds, size=len(lengths)))
+            turns = (firsts + self._fold) % self.n_folds
+            starts = _share_of(lengths * turns, self.test)
+            n_test = (_share_of(lengths * (turns + 1), self.test) - starts) * (lengths > 1)
         n_valid += lacking(n_valid, self.valid)
         n_valid = n_valid.minimum(lengths - n_test - 1)
-        ranks = (
-            items.positions if self.order == "time" else _random_ranks(log.ordered, seed, "ratio")
-        )
+        ranks = _ranks(log.ordered, self.order, seed, "ratio")
         places = (lengths[rows] - 1 - ranks - starts[rows]) % lengths[rows]
         labels = _all_train(log)
         labels[places < (n_test + n_valid)[rows]] = int(Label.VALID)
@@ -299,20 +299,17 @@ class HeldOutUsers(SharedOut):
     def labels(self, log: Log, seed: int) -> Tensor:
         items = log.ordered.items
         able = torch.nonzero(items.lengths >= 2).flatten()
-        mixed = able[
-            torch.from_numpy(numpy_generator(seed, "split", "users").permutation(able.numel()))
-        ]
-        n_valid, n_test = (_whole(share * able.numel()) for share in (self.valid, self.test))
+        n_able = able.numel()
+        mixed = able[torch.from_numpy(numpy_generator(seed, "split", "users").permutation(n_able))]
+        n_valid = _whole(self.valid * n_able)
+        n_test = _whole(self.test * n_able)
         if self.fold is not None:
-            start = _whole(self.fold * self.test * able.numel())
-            n_test = _whole((self.fold + 1) * self.test * able.numel()) - start
-            mixed = mixed.roll(
-                n_valid - start
-            )  # valid users are those before the test users, in a ring
+            start = _whole(self.fold * self.test * n_able)
+            n_test = _whole((self.fold + 1) * self.test * n_able) - start
+            # valid users are those before the test users, in a ring
+            mixed = mixed.roll(n_valid - start)
         known = _share_of(items.lengths, self.fold_in).clamp(min=1).minimum(items.lengths - 1)
-        ranks = (
-            items.positions if self.order == "time" else _random_ranks(log.ordered, seed, "ratio")
-        )
+        ranks = _ranks(log.ordered, self.order, seed, "ratio")
         truth_mask = ranks >= known[items.rows]
         labels = _all_train(log)
         groups = (
@@ -382,10 +379,13 @@ class TimeCut(Shares):
 
     @property
     def facts(self) -> dict[str, Any]:
-        is_plain = self.targets == "all" and self.unknown_items == "keep"
-        return super().facts | (
-            {} if is_plain else {"targets": self.targets, "unknown_items": self.unknown_items}
-        )
+        if self.targets == "all" and self.unknown_items == "keep":
+            return super().facts
+        return {
+            **super().facts,
+            "targets": self.targets,
+            "unknown_items": self.unknown_items,
+        }
 
     def labels(self, log: Log, seed: int) -> Tensor:
         times = log.ordered.times
@@ -394,41 +394,34 @@ class TimeCut(Shares):
                 "a split by time needs timestamps: name their column when reading (timestamp=..., --time)"
             )
         labels = _all_train(log)
-        for start, label in zip(
-            self._cuts(times, log), (Label.VALID, Label.TEST, Label.TEST_LEFT), strict=False
-        ):
+        starts = zip(
+            self._cuts(times, log), (Label.VALID, Label.TEST, Label.TEST_LEFT), strict=True
+        )
+        for start, label in starts:
             labels[times >= start] = int(label)
         if self.unknown_items == "drop":
             labels = _without_unknown(log.ordered, labels)
-        return (
-            labels
-            if self.targets == "all"
-            else _with_targets(log.ordered, labels, self.targets, seed)
-        )
+        if self.targets != "all":
+            labels = _with_targets(log.ordered, labels, self.targets, seed)
+        return labels
 
-    def _cuts(self, times: Tensor, log: Log) -> tuple[int, ...]:
-        """Where valid and test begin, and of a fold what comes after its test."""
-        fold, unit, end = self.fold or 0, log.time_unit, int(times.max()) + 1
+    def _cuts(self, times: Tensor, log: Log) -> list[int]:
+        """The times at which valid, test and what comes after it begin; one past the last time
+        leaves nothing."""
+        end = int(times.max()) + 1
         if self.valid_from is not None and self.test_from is not None:
-            cuts = (
-                instant("valid_from", self.valid_from, unit),
-                instant("test_from", self.test_from, unit),
-            )
-            return (
-                cuts
-                if self.n_folds is None
-                else tuple(cut - fold * (end - cuts[1]) for cut in (*cuts, end))
-            )
-        ordered, count = times.sort().values, times.numel()
+            valid = instant("valid_from", self.valid_from, log.time_unit)
+            test = instant("test_from", self.test_from, log.time_unit)
+            back = self._fold * (end - test)
+            return [valid - back, test - back, end - back]
+        count = times.numel()
         n_test = _whole(self.test * count)
-        last = count - n_test * fold
-        places = (
-            last - n_test - _whole(self.valid * count),
-            last - n_test,
-            *((last,) if fold else ()),
-        )
-        # one past the last time is a cut that leaves nothing
-        return tuple(end if place >= count else int(ordered[max(place, 0)]) for place in places)
+        last = count - n_test * self._fold
+        first = last - n_test
+        places = torch.tensor([first - _whole(self.valid * count), first, last])
+        ordered = torch.cat([times.sort().values, times.new_tensor([end])])
+        cuts: list[int] = ordered[places.clamp(min=0)].tolist()
+        return cuts
 
 
 class Given(Strategy):
@@ -467,15 +460,20 @@ class Given(Strategy):
                 "split 'given' needs parts: rg.Split.from_parts(train=..., valid=..., test=...) (--train)"
             )
         has_valid = bool((log.log[PART] == int(Label.VALID)).any())
-        share = None if has_valid else _DRAWN if self.valid is None else self.valid
-        made, labels = super(Given, self.model_copy(update={"valid": share})).applied(log, seed)
+        share = self.valid
+        if has_valid:
+            share = None
+        elif share is None:
+            share = _DRAWN
+        decided, labels = super(Given, self.model_copy(update={"valid": share})).applied(log, seed)
         known = _without_unknown(log.ordered, labels)
         found = _found(log.ordered, labels, known)
-        if odd := [f"{name} = {count:,}" for name, count in found.items() if "_" in name and count]:
+        odd = [f"{name} = {count:,}" for name, count in found.items() if "_" in name and count]
+        if odd:
             _log.warning("given split: %s", ", ".join(odd))
-        return made.model_copy(
-            update={"found": found}
-        ), known if self.unknown_items == "drop" else labels
+        if self.unknown_items == "drop":
+            labels = known
+        return decided.model_copy(update={"found": found}), labels
 
     def labels(self, log: Log, seed: int) -> Tensor:
         """The parts, with the validation part that is drawn from train, if one is."""
@@ -487,9 +485,7 @@ class Given(Strategy):
         lengths = train.items.lengths
         counts = _share_of(lengths, self.valid)
         counts += ((counts == 0) & (lengths >= 2)).to(counts.dtype)
-        ranks = (
-            train.items.positions if self.order == "time" else _random_ranks(train, seed, "given")
-        )
+        ranks = _ranks(train, self.order, seed, "given")
         drawn = lengths[train.items.rows] - ranks <= counts[train.items.rows]
         labels[torch.nonzero(is_train).flatten()[drawn]] = int(Label.VALID)
         return labels
@@ -521,35 +517,37 @@ def _all_train(log: Log) -> Tensor:
 
 def _without_unknown(log: OrderedLog, labels: Tensor) -> Tensor:
     """The labels with interactions of items that no earlier part has left out of valid and test."""
-    made, before = labels.clone(), labels == int(Label.TRAIN)
+    known_labels = labels.clone()
+    before = labels == int(Label.TRAIN)
     for name in ("valid", "test"):
         target, _, left = GROUPS[name]
         own = labels == int(target)
-        made[own & ~_occur(log.items.values, before, log.n_items)] = int(left)
+        known_labels[own & ~_occur(log.items.values, before, log.n_items)] = int(left)
         before = before | own
-    return made
+    return known_labels
 
 
 def _with_targets(log: OrderedLog, labels: Tensor, targets: Targets, seed: int) -> Tensor:
     """The labels with one target of each user in valid and in test: what the user did in the part
     before it is history, and what came after it is left out."""
-    made, rows = labels.clone(), log.items.rows
+    changed, rows = labels.clone(), log.items.rows
     for name in ("valid", "test"):
         target, history, left = GROUPS[name]
         own = torch.nonzero(labels == int(target)).flatten()
         counts = torch.bincount(rows[own], minlength=log.n_users)
         firsts = torch.cumsum(counts, 0) - counts
-        if targets == "random":
-            draws = torch.from_numpy(
-                numpy_generator(seed, "split", "targets", name).random(log.n_users)
-            )
-            chosen = torch.minimum((draws * counts).to(torch.int64), (counts - 1).clamp(min=0))
-        else:
-            chosen = (counts - 1).clamp(min=0) if targets == "last" else torch.zeros_like(counts)
+        last = (counts - 1).clamp(min=0)
+        chosen = torch.zeros_like(counts)
+        if targets == "last":
+            chosen = last
+        elif targets == "random":
+            generator = numpy_generator(seed, "split", "targets", name)
+            draws = torch.from_numpy(generator.random(log.n_users))
+            chosen = torch.minimum((draws * counts).to(torch.int64), last)
         place = torch.arange(len(own)) - firsts[rows[own]]
-        made[own[place < chosen[rows[own]]]] = int(history)
-        made[own[place > chosen[rows[own]]]] = int(left)
-    return made
+        changed[own[place < chosen[rows[own]]]] = int(history)
+        changed[own[place > chosen[rows[own]]]] = int(left)
+    return changed
 
 
 def _occur(values: Tensor, among: Tensor, n: int) -> Tensor:
@@ -571,8 +569,10 @@ def _whole(x: float) -> int:
     return int(np.floor(x + 1e-9))
 
 
-def _random_ranks(log: OrderedLog, seed: int, stream: str) -> Tensor:
-    """[T] int64: a random permutation of the places of each row."""
+def _ranks(log: OrderedLog, order: str, seed: int, stream: str) -> Tensor:
+    """[T] int64: the places of each row in the order of ``"time"``, or in one at ``"random"``."""
+    if order == "time":
+        return log.items.positions
     draws = numpy_generator(seed, "split", stream).random(log.n_interactions)
     places = np.lexsort((draws, log.items.rows.numpy()))
     ranks = torch.empty(log.n_interactions, dtype=torch.int64)

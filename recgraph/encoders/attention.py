@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -41,30 +41,37 @@ class Timed:
     predicts the next.
 
     Attributes:
+        length: that to which they are padded.
         lengths: [n_rows] int64.
         times: [n_rows, length, 2] int64, of each item and of what its place predicts, 0 where
             unknown; None: no times.
     """
 
+    length: int
     lengths: Tensor
     times: Tensor | None
+
+    @property
+    def places(self) -> Tensor:
+        """[length] int64: 0, 1, ..."""
+        return torch.arange(self.length, device=self.lengths.device)
 
     @cached_property
     def causal_spans(self) -> Tensor | None:
         """[n_rows, length, length]: the :func:`spans` from what a place predicts to each item;
         None: no times.
         """
-        return None if self.times is None else spans(self.times[..., 1], self.times[..., 0])
+        if self.times is None:
+            return None
+        return spans(self.times[..., 1], self.times[..., 0])
 
     @cached_property
     def last_spans(self) -> Tensor | None:
         """The same of the last places, [n_rows, 1, length]."""
+        if self.times is None:
+            return None
         last = self.lengths[:, None] - 1
-        return (
-            None
-            if self.times is None
-            else spans(self.times[..., 1].gather(1, last), self.times[..., 0])
-        )
+        return spans(self.times[..., 1].gather(1, last), self.times[..., 0])
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,7 @@ class Bucket(Timed):
 
     Attributes:
         first_row, n_rows: the rows ``first_row : first_row + n_rows`` of the packed batch.
-        tokens: of the packed tokens theirs, ``n_tokens`` in number.
+        tokens: of the packed tokens theirs.
         length: of the longest row.
         slots: [n_tokens] int64, the place of each token in the padded [n_rows * length] layout;
             None where the rows are all of one length and the padded layout is a view.
@@ -84,26 +91,29 @@ class Bucket(Timed):
     first_row: int
     n_rows: int
     tokens: slice
-    n_tokens: int
     length: int
     slots: Tensor | None
     lengths: Tensor
     valid_mask: Tensor | None
     times: Tensor | None = None
 
+    @property
+    def n_tokens(self) -> int:
+        return int(self.tokens.stop - self.tokens.start)
+
     def pad(self, tokens: Tensor) -> Tensor:
         """[n_tokens, ...] -> [n_rows, length, ...]; a view where the rows are of one length."""
-        if self.slots is None:
-            return tokens.view(self.n_rows, self.length, *tokens.shape[1:])
-        padded = tokens.new_zeros(self.n_rows * self.length, *tokens.shape[1:])
-        return padded.index_copy_(0, self.slots, tokens).view(
-            self.n_rows, self.length, *tokens.shape[1:]
-        )
+        if self.slots is not None:
+            padded = tokens.new_zeros(self.n_rows * self.length, *tokens.shape[1:])
+            tokens = padded.index_copy_(0, self.slots, tokens)
+        return tokens.view(self.n_rows, self.length, *tokens.shape[1:])
 
     def unpad(self, padded: Tensor) -> Tensor:
         """[n_rows, length, ...] -> [n_tokens, ...]."""
-        flat = padded.reshape(self.n_rows * self.length, *padded.shape[2:])
-        return flat if self.slots is None else flat.index_select(0, self.slots)
+        tokens = padded.reshape(self.n_rows * self.length, *padded.shape[2:])
+        if self.slots is None:
+            return tokens
+        return tokens.index_select(0, self.slots)
 
     @cached_property
     def causal_mask(self) -> Tensor:
@@ -114,26 +124,25 @@ class Bucket(Timed):
         of the softmax is empty. (The published code adds -10000 to what is hidden, which differs
         for queries that are never read.)
         """
-        places = torch.arange(self.length, device=self.lengths.device)
+        places = self.places
         mask = places[:, None] >= places
         if self.valid_mask is None:
             return mask
         mask = mask & self.valid_mask[:, None, :]
-        alone_mask = (
-            ~mask.any(-1, keepdim=True) & torch.eye(self.length, device=places.device).bool()
-        )
-        return (mask | alone_mask)[:, None]
+        itself = places[:, None] == places
+        return (mask | (~mask.any(-1, keepdim=True) & itself))[:, None]
 
     @cached_property
     def last_mask(self) -> Tensor | None:
         """The same of the last places, [n_rows, 1, 1, length]; None where they see every key."""
         if self.slots is None and self.valid_mask is None:
             return None
-        places = torch.arange(self.length, device=self.lengths.device)
+        places = self.places
         mask = places < self.lengths[:, None]
         if self.valid_mask is not None:
             mask = mask & self.valid_mask
-            mask = mask | (~mask.any(-1, keepdim=True) & (places == self.lengths[:, None] - 1))
+            itself = places == self.lengths[:, None] - 1
+            mask = mask | (~mask.any(-1, keepdim=True) & itself)
         return mask[:, None, None]
 
     @cached_property
@@ -144,7 +153,9 @@ class Bucket(Timed):
     @cached_property
     def last_bias(self) -> Tensor | None:
         """The same of the last places; None where they see every key."""
-        return None if self.last_mask is None else torch.where(self.last_mask, 0.0, -torch.inf)
+        if self.last_mask is None:
+            return None
+        return torch.where(self.last_mask, 0.0, -torch.inf)
 
 
 @dataclass(frozen=True)
@@ -153,17 +164,17 @@ class Asked:
 
     Attributes:
         tokens: [N] int64: their tokens in the layout, row after row.
-        kept: [M] int64: which of the N each place is, in the order in which the places were given.
+        index: [M] int64: which of the N each place is, in the order in which the places were given.
         buckets: of a packed layout, the N in the place of the tokens of each bucket.
     """
 
     tokens: Tensor
-    kept: Tensor
+    index: Tensor
     buckets: tuple[Bucket, ...] = ()
 
     def restore(self, states: Tensor) -> Tensor:
         """[N, ...] -> [M, ...]."""
-        return states.index_select(0, self.kept)
+        return states.index_select(0, self.index)
 
 
 @dataclass(frozen=True)
@@ -193,21 +204,34 @@ class Packed:
     def asked(self, places: Ragged) -> Asked:
         """Some places [M] among the values of the rows that were packed, row by row."""
         order = places.with_values(torch.arange(len(places.values), device=places.device))
+        tokens = places.values
         if self.row_order is not None:
+            assert self.token_order is not None
             order = order.take(self.row_order)
-        tokens = places.values[order.values]
-        if self.token_order is not None:
-            tokens = torch.argsort(self.token_order)[tokens]
-        ends = [each.first_row + each.n_rows for each in self.buckets]
+            tokens = torch.argsort(self.token_order)[tokens[order.values]]
+        ends = [bucket.first_row + bucket.n_rows for bucket in self.buckets]
         return Asked(tokens, torch.argsort(order.values), _buckets(order, ends, order.n_rows))
+
+    @cached_property
+    def last_buckets(self) -> tuple[Bucket, ...]:
+        """The last places in the place of all tokens of each bucket."""
+        buckets = []
+        for bucket in self.buckets:
+            rows = slice(bucket.first_row, bucket.first_row + bucket.n_rows)
+            buckets.append(replace(bucket, tokens=rows, length=1, slots=None, valid_mask=None))
+        return tuple(buckets)
+
+    def restore_rows(self, rows: Tensor) -> Tensor:
+        """[B, ...] in packed order -> the order of the rows that were packed."""
+        if self.row_order is None:
+            return rows
+        return rows.index_select(0, torch.argsort(self.row_order))
 
     def restore_tokens(self, tokens: Tensor) -> Tensor:
         """[T, ...] in packed order -> the order of the tokens that were packed."""
-        return (
-            tokens
-            if self.token_order is None
-            else tokens.index_select(0, torch.argsort(self.token_order))
-        )
+        if self.token_order is None:
+            return tokens
+        return tokens.index_select(0, torch.argsort(self.token_order))
 
     def with_positions(self, x: Tensor, embedding: nn.Embedding) -> Tensor:
         """``x`` [T, D] plus the embedding of each token's place."""
@@ -243,52 +267,61 @@ def pack(sequences: Ragged, last_only: bool, sees_all: bool = False) -> Packed:
             dropped: they are no keys, and nothing reads their queries.
         sees_all: every place sees all of its row, masked items too.
     """
-    times = None
-    if sequences.values.ndim > 1:
-        assert not last_only
-        times, sequences = sequences.values[:, 1:], sequences.columns(0)
-    masked = sequences.values == 0
-    any_masked = not sees_all and bool(masked.any())
     positions = sequences.positions
+    masked = _items(sequences) == 0
+    any_masked = not sees_all and bool(masked.any())
     if last_only and any_masked:
         masked = masked.index_fill(0, sequences.offsets[1:] - 1, False)
         sequences = sequences.filter(~masked)
         positions = positions[~masked]
-    by_length = sequences.lengths
-    row_masked = None
-    if any_masked:
-        row_masked = (
-            torch.zeros_like(by_length).index_add_(
-                0, sequences.rows, (sequences.values == 0).long()
-            )
-            > 0
-        )
-        by_length = by_length + row_masked * (int(by_length.max()) + 1)
+    row_masked = torch.zeros(sequences.n_rows, dtype=torch.bool, device=sequences.device)
+    row_masked[sequences.rows[_items(sequences) == 0]] = any_masked
+    # rows with masked items come last
+    by_length = sequences.lengths + row_masked * (sequences.longest + 1)
     row_order = token_order = None
-    packed = sequences
     if not bool((by_length[1:] >= by_length[:-1]).all()):
         row_order = torch.argsort(by_length, stable=True)
-        packed = sequences.with_values(
-            torch.arange(sequences.values.numel(), device=sequences.device)
-        ).take(row_order)
+        index = torch.arange(len(positions), device=sequences.device)
+        packed = sequences.with_values(index).take(row_order)
         token_order = packed.values
-        packed = packed.with_values(sequences.values[token_order])
+        sequences = packed.with_values(sequences.values[token_order])
         positions = positions[token_order]
-        times = times if times is None else times[token_order]
-        row_masked = row_masked[row_order] if row_masked is not None else None
-    # of rows that are sorted by length, those with masked items last
-    n_plain = packed.n_rows - (int(row_masked.sum()) if row_masked is not None else 0)
-    lengths, ends, first = packed.lengths.tolist(), [], 0
+        row_masked = row_masked[row_order]
+    n_plain = sequences.n_rows - int(row_masked.sum())
+    tokens = sequences.with_values(_items(sequences))
+    buckets = _buckets(tokens, _bucket_ends(tokens.lengths.tolist(), n_plain), n_plain)
+    if sequences.values.ndim > 1:
+        times = sequences.values[:, 1:]
+        buckets = tuple(
+            replace(bucket, times=bucket.pad(times[bucket.tokens])) for bucket in buckets
+        )
+    return Packed(
+        tokens=tokens.values,
+        positions=positions,
+        last=tokens.offsets[1:] - 1,
+        row_order=row_order,
+        token_order=token_order,
+        buckets=buckets,
+        sees_all=sees_all,
+    )
+
+
+def _items(sequences: Ragged) -> Tensor:
+    """[T]: the tokens of values [T], or [T, 3] with their times."""
+    return sequences.values.view(len(sequences.values), -1)[:, 0]
+
+
+def _bucket_ends(lengths: Sequence[int], n_plain: int) -> list[int]:
+    """The rows before which buckets end: of ascending lengths, first those of the ``n_plain`` rows
+    without masked items, then those of the others.
+    """
+    ends = []
+    first = 0
     for row in range(1, len(lengths)):
         if row == n_plain or lengths[row] > lengths[first] * _SPREAD:
             ends.append(row)
             first = row
-    buckets = _buckets(packed, [*ends, len(lengths)], n_plain)
-    if times is not None:
-        buckets = tuple(replace(each, times=each.pad(times[each.tokens])) for each in buckets)
-    return Packed(
-        packed.values, positions, packed.offsets[1:] - 1, row_order, token_order, buckets, sees_all
-    )
+    return [*ends, len(lengths)]
 
 
 def _buckets(tokens: Ragged, ends: list[int], n_plain: int) -> tuple[Bucket, ...]:
@@ -296,31 +329,26 @@ def _buckets(tokens: Ragged, ends: list[int], n_plain: int) -> tuple[Bucket, ...
     items.
     """
     lengths, bounds = tokens.lengths.tolist(), tokens.offsets.tolist()
-    buckets, first = [], 0
+    buckets = []
+    first = 0
     for end in ends:
-        own, of_bucket = lengths[first:end], slice(bounds[first], bounds[end])
-        n_rows, length = end - first, max(1, *own)
-        slots = valid_mask = None
-        if min(own) != length:
-            slots = (tokens.rows[of_bucket] - first) * length + tokens.positions[of_bucket]
-        if first >= n_plain:
-            values = tokens.values[of_bucket]
-            if slots is not None:
-                values = values.new_zeros(n_rows * length).index_copy_(0, slots, values)
-            valid_mask = values.view(n_rows, length) != 0
-        n_tokens = of_bucket.stop - of_bucket.start
-        buckets.append(
-            Bucket(
-                first,
-                n_rows,
-                of_bucket,
-                n_tokens,
-                length,
-                slots,
-                tokens.lengths[first:end],
-                valid_mask,
-            )
+        part = slice(bounds[first], bounds[end])
+        length = max(1, *lengths[first:end])
+        slots = None
+        if min(lengths[first:end]) != length:
+            slots = (tokens.rows[part] - first) * length + tokens.positions[part]
+        bucket = Bucket(
+            first_row=first,
+            n_rows=end - first,
+            tokens=part,
+            length=length,
+            slots=slots,
+            lengths=tokens.lengths[first:end],
+            valid_mask=None,
         )
+        if first >= n_plain:
+            bucket = replace(bucket, valid_mask=bucket.pad(tokens.values[part]) != 0)
+        buckets.append(bucket)
         first = end
     return tuple(buckets)
 
@@ -333,8 +361,9 @@ def spans(queries: Tensor, keys: Tensor) -> Tensor:
     - 1``: as HSTU's published code cuts spans.
     """
     # times from 0 on are counted on by 1
-    of_queries, of_keys = ((times - (times > 0).long()).double() for times in (queries, keys))
-    between = (of_queries[:, :, None] - of_keys[:, None, :]).abs()
+    from_zero = (queries - (queries > 0).long()).double()
+    to_zero = (keys - (keys > 0).long()).double()
+    between = (from_zero[:, :, None] - to_zero[:, None, :]).abs()
     buckets = 1 + (between.clamp(min=1).log() / 0.301).long().clamp(max=N_SPANS - 2)
     return buckets.masked_fill((queries == 0)[:, :, None] | (keys == 0)[:, None, :], 0)
 
@@ -365,8 +394,6 @@ class Padded(Timed):
     alone: Tensor | None
     times: Tensor | None = None
     sees_all: bool = False
-    #: the layout keeps the order of the rows
-    row_order: ClassVar[None] = None
 
     @classmethod
     def of(
@@ -383,46 +410,38 @@ class Padded(Timed):
         lengths, n_rows = host.lengths, host.n_rows
         length = min(-(-host.longest // _STEP) * _STEP, max_len)
         slots = host.rows * length + host.positions
-        columns = [host.values] if host.values.ndim == 1 else list(host.values.unbind(1))
-        tokens, *times = (
-            column.new_zeros(n_rows * length).index_copy_(0, slots, column) for column in columns
-        )
+        # [T, 1], or [T, 3] with times
+        columns = host.values.view(len(host.values), -1)
+        padded = columns.new_zeros(n_rows * length, columns.shape[1])
+        padded.index_copy_(0, slots, columns)
         last = torch.arange(n_rows) * length + lengths - 1
-        visible_keys = (
-            torch.arange(length) < lengths[:, None]
-            if sees_all
-            else tokens.view(n_rows, length) != 0
+        visible = padded[:, 0].view(n_rows, length) != 0
+        alone = visible.long().cumsum(1) == 0
+        hides = not sees_all and bool((columns[:, 0] == 0).any())
+        if sees_all:
+            visible = torch.arange(length) < lengths[:, None]
+        integers = [padded[:, 0], last, slots, lengths, padded[:, 1:].flatten()]
+        tokens, last, slots, lengths, times = torch.split(
+            to_device(torch.cat(integers), device), [*map(len, integers)]
         )
-        alone = None
-        if not sees_all and bool((columns[0] == 0).any()):
-            alone = visible_keys.long().cumsum(1) == 0
-        parts = [tokens, last, slots, lengths, *times]
-        integers = to_device(torch.cat(parts), device)
-        of_tokens, of_last, of_slots, of_lengths, *of_times = torch.split(
-            integers, [len(part) for part in parts]
-        )
-        flags = to_device(
-            torch.stack([visible_keys] if alone is None else [visible_keys, alone]), device
-        ).unbind()
-        of_alone = None if alone is None else flags[1]
-        of_time = torch.stack(of_times, 1).view(n_rows, length, 2) if of_times else None
+        visible, alone = to_device(torch.stack([visible, alone]), device).unbind()
         return cls(
-            n_rows,
-            length,
-            of_tokens,
-            of_last,
-            of_slots,
-            of_lengths,
-            flags[0],
-            of_alone,
-            of_time,
-            sees_all,
+            n_rows=n_rows,
+            length=length,
+            tokens=tokens,
+            last=last,
+            slots=slots,
+            lengths=lengths,
+            visible_keys=visible,
+            alone=alone if hides else None,
+            times=times.view(n_rows, length, 2) if len(times) else None,
+            sees_all=sees_all,
         )
 
     @cached_property
     def causal_mask(self) -> Tensor:
         """Which keys a query sees, [L, L] or, with masked items, [B, 1, L, L]."""
-        places = torch.arange(self.length, device=self.tokens.device)
+        places = self.places
         causal_mask = places[:, None] >= places
         if self.alone is None:
             return causal_mask
@@ -432,20 +451,24 @@ class Padded(Timed):
     @cached_property
     def causal_bias(self) -> Tensor | None:
         """Additive mask of the attention scores, [B, 1, L, L]; None: a causal mask says all."""
-        return None if self.alone is None else torch.where(self.causal_mask, 0.0, -torch.inf)
+        if self.alone is None:
+            return None
+        return torch.where(self.causal_mask, 0.0, -torch.inf)
 
     @property
     def every_bias(self) -> Tensor | None:
         """Additive mask of the attention scores of all places; None: a causal mask says all."""
-        return self.last_bias if self.sees_all else self.causal_bias
+        if self.sees_all:
+            return self.last_bias
+        return self.causal_bias
 
     @cached_property
     def last_mask(self) -> Tensor:
         """Which keys the queries at the last places see, [B, 1, 1, L]."""
         visible_mask = self.visible_keys
         if self.alone is not None:
-            places = torch.arange(self.length, device=self.tokens.device)
-            visible_mask = visible_mask | (self.alone & (places == self.lengths[:, None] - 1))
+            itself = self.places == self.lengths[:, None] - 1
+            visible_mask = visible_mask | (self.alone & itself)
         return visible_mask[:, None, None]
 
     @cached_property
@@ -453,23 +476,21 @@ class Padded(Timed):
         """Additive mask of the attention scores."""
         return torch.where(self.last_mask, 0.0, -torch.inf)
 
-    def make_biases(self, last_only: bool) -> None:
-        """Make the masks that layers will read now: in a compiled graph nothing can be kept."""
-        _ = self.every_bias, self.last_bias if last_only else None
+    def pad(self, x: Tensor) -> Tensor:
+        """[B * L, ...] -> [B, L, ...]."""
+        return x.view(self.n_rows, self.length, *x.shape[1:])
 
-    def make_masks(self, last_only: bool) -> None:
-        """The same for layers that read masks and spans instead of biases."""
-        _ = (
-            self.causal_mask,
-            self.causal_spans,
-            (self.last_mask, self.last_spans) if last_only else None,
-        )
+    def unpad(self, padded: Tensor) -> Tensor:
+        """[B, L, ...] -> [B * L, ...]."""
+        return padded.flatten(0, 1)
 
     def with_positions(self, x: Tensor, embedding: nn.Embedding) -> Tensor:
         """``x`` [B * L, D] plus the embedding of each place."""
-        return (x.view(self.n_rows, self.length, -1) + embedding.weight[: self.length]).flatten(
-            0, 1
-        )
+        return self.unpad(self.pad(x) + embedding.weight[: self.length])
+
+    def restore_rows(self, rows: Tensor) -> Tensor:
+        """[B, ...]: the layout keeps the order of the rows."""
+        return rows
 
     def restore_tokens(self, x: Tensor) -> Tensor:
         """[B * L, ...] -> [T, ...], without the padding."""
@@ -481,27 +502,26 @@ class Padded(Timed):
         """
         host = places.on_host
         most = min(-(-max(host.longest, 1) // _STEP) * _STEP, self.length)
-        kept = to_device(host.rows * most + host.positions, self.tokens.device)
-        tokens = kept.new_zeros(self.n_rows * most).index_copy_(
-            0, kept, self.slots.index_select(0, places.values)
-        )
-        return Asked(tokens, kept)
+        index = to_device(host.rows * most + host.positions, self.tokens.device)
+        tokens = index.new_zeros(self.n_rows * most)
+        tokens.index_copy_(0, index, self.slots.index_select(0, places.values))
+        return Asked(tokens, index)
 
     def mix(self, x: Tensor, matrix: Tensor) -> Tensor:
         """[B * L, D] -> [B * L, D]: the places of each row mixed by the rows of ``matrix``
         [max_len, max_len].
         """
-        return (matrix[: self.length, : self.length] @ self._kept(x)).flatten(0, 1)
+        return self.unpad(matrix[: self.length, : self.length] @ self._with_zeros(x))
 
     def mix_last(self, x: Tensor, matrix: Tensor) -> Tensor:
         """[B * L, D] -> [B, D]: the last place of :meth:`mix`."""
         of_last = matrix[:, : self.length].index_select(0, self.lengths - 1)
-        return (of_last[:, None] @ self._kept(x))[:, 0]
+        return (of_last[:, None] @ self._with_zeros(x))[:, 0]
 
-    def _kept(self, x: Tensor) -> Tensor:
+    def _with_zeros(self, x: Tensor) -> Tensor:
         """[B, L, D], zeros at the padding."""
-        places = torch.arange(self.length, device=x.device)
-        return x.view(self.n_rows, self.length, -1) * (places < self.lengths[:, None])[:, :, None]
+        in_row = self.places < self.lengths[:, None]
+        return self.pad(x) * in_row[:, :, None]
 
     def attend(
         self,
@@ -518,24 +538,24 @@ class Padded(Timed):
         if queries is None:
             (queries,), bias = of_tokens, self.every_bias
         else:
-            queries = queries.view(self.n_rows, len(queries) // self.n_rows, n_heads, -1).transpose(
-                1, 2
-            )
-            bias = self.last_bias
+            rows = queries.view(self.n_rows, len(queries) // self.n_rows, n_heads, -1)
+            queries, bias = rows.transpose(1, 2), self.last_bias
+        if bias is not None:
+            bias = bias.to(queries.dtype)
         with lent(generator, parts.device) as draws:
             out = F.scaled_dot_product_attention(
                 queries,
                 keys,
                 values,
-                None if bias is None else bias.to(queries.dtype),
+                bias,
                 dropout_p=p if draws else 0.0,
                 is_causal=bias is None,
             )
         return out.transpose(1, 2).reshape(-1, n_heads * out.shape[-1])
 
 
-#: what layers read: both have ``tokens``, ``last``, ``row_order``, and the methods for positions,
-#: filters and tokens
+#: what layers read: both have ``tokens``, ``last``, and the methods for positions, filters, tokens
+#: and rows
 Layout = Packed | Padded
 
 
@@ -566,22 +586,19 @@ def attend(
     """
     if isinstance(layout, Padded):
         return layout.attend(parts, n_heads, p, generator, queries)
-    buckets, is_causal = layout.buckets, False
+    buckets = layout.buckets
+    is_causal = False
     if queries is None:
         width = parts.shape[1] // 3
         queries, parts = torch.split(parts, [width, 2 * width], 1)
-        own, is_causal = buckets, not layout.sees_all
+        of_queries = buckets
+        is_causal = not layout.sees_all
     elif asked is not None:
-        own = asked.buckets
-    else:  # the last places in the place of all tokens
-        own = ()
-        for each in buckets:
-            rows = slice(each.first_row, each.first_row + each.n_rows)
-            own += (
-                Bucket(each.first_row, each.n_rows, rows, each.n_rows, 1, None, each.lengths, None),
-            )
+        of_queries = asked.buckets
+    else:
+        of_queries = layout.last_buckets
     attended: Tensor = _Attention.apply(
-        queries, parts, buckets, own, is_causal, n_heads, p, generator
+        queries, parts, buckets, of_queries, is_causal, n_heads, p, generator
     )  # type: ignore[no-untyped-call]
     return attended
 
@@ -590,34 +607,29 @@ def _split_heads(
     x: Tensor, buckets: Sequence[Bucket], n_parts: int, n_heads: int
 ) -> list[tuple[Tensor, ...]]:
     """[N, n_parts D] -> of each bucket ``n_parts`` tensors [n n_heads, L, D / n_heads], padded."""
-    n_columns, found = x.shape[1], []
+    head_width = x.shape[1] // (n_parts * n_heads)
+    heads = []
     for bucket in buckets:
-        n, length, padded = bucket.n_rows, bucket.length, x[bucket.tokens]
-        if bucket.slots is not None:
-            padded = x.new_zeros(n * length, n_columns).index_copy_(0, bucket.slots, padded)
-        heads = padded.view(n, length, n_parts, n_heads, n_columns // (n_parts * n_heads)).permute(
-            2, 0, 3, 1, 4
-        )
-        found.append(heads.reshape(n_parts, n * n_heads, length, -1).unbind(0))
-    return found
+        padded = bucket.pad(x[bucket.tokens])
+        padded = padded.view(bucket.n_rows, bucket.length, n_parts, n_heads, head_width)
+        parts = padded.permute(2, 0, 3, 1, 4)
+        heads.append(parts.reshape(n_parts, -1, bucket.length, head_width).unbind(0))
+    return heads
 
 
 def _join_heads(
     out: Tensor, parts: Sequence[Sequence[Tensor]], buckets: Sequence[Bucket], n_heads: int
 ) -> Tensor:
     """The inverse of :func:`_split_heads`, written to ``out`` [N, n_parts D]."""
-    for bucket, of_bucket in zip(buckets, parts, strict=True):
-        n, length = bucket.n_rows, bucket.length
-        heads = torch.stack([*of_bucket]).view(len(of_bucket), n, n_heads, length, -1)
-        padded = heads.permute(1, 3, 0, 2, 4).reshape(n * length, -1)
-        out[bucket.tokens] = (
-            padded if bucket.slots is None else padded.index_select(0, bucket.slots)
-        )
+    for bucket, heads in zip(buckets, parts, strict=True):
+        stacked = torch.stack([*heads]).view(len(heads), bucket.n_rows, n_heads, bucket.length, -1)
+        padded = stacked.permute(1, 3, 0, 2, 4).reshape(bucket.n_rows, bucket.length, -1)
+        out[bucket.tokens] = bucket.unpad(padded)
     return out
 
 
 class _Attention(torch.autograd.Function):
-    """Of the places in ``own`` of each bucket: all of its tokens, the last ones, or some."""
+    """Of the places in ``query_buckets`` of each bucket: all of its tokens, the last ones, or some."""
 
     @staticmethod
     def forward(
@@ -625,17 +637,15 @@ class _Attention(torch.autograd.Function):
         queries: Tensor,
         kv: Tensor,
         buckets: tuple[Bucket, ...],
-        own: tuple[Bucket, ...],
+        query_buckets: tuple[Bucket, ...],
         is_causal: bool,
         n_heads: int,
         p: float,
         generator: Any,
     ) -> Tensor:
         scale = 1 / math.sqrt(queries.shape[1] // n_heads)
-        of_queries, of_keys = (
-            _split_heads(queries, own, 1, n_heads),
-            _split_heads(kv, buckets, 2, n_heads),
-        )
+        of_queries = _split_heads(queries, query_buckets, 1, n_heads)
+        of_keys = _split_heads(kv, buckets, 2, n_heads)
         saved: list[Tensor | None] = []
         attended = []
         for (query,), (keys, values), bucket in zip(of_queries, of_keys, buckets, strict=True):
@@ -651,40 +661,42 @@ class _Attention(torch.autograd.Function):
             # autocast, needs one type
             probabilities = torch.softmax(scores, -1).to(query.dtype)
             keep = dropout_scale(probabilities, p, generator)
-            attended.append(
-                [torch.bmm(probabilities if keep is None else probabilities * keep, values)]
-            )
+            weights = probabilities if keep is None else probabilities * keep
+            attended.append([torch.bmm(weights, values)])
             saved += [query, keys, values, probabilities, keep]
         ctx.save_for_backward(*saved)
-        ctx.buckets, ctx.own, ctx.n_heads, ctx.scale = buckets, own, n_heads, scale
+        ctx.buckets, ctx.query_buckets, ctx.n_heads, ctx.scale = (
+            buckets,
+            query_buckets,
+            n_heads,
+            scale,
+        )
         ctx.kv_shape = kv.shape
         out = torch.empty(queries.shape, dtype=queries.dtype, device=queries.device)
-        return _join_heads(out, attended, own, n_heads)
+        return _join_heads(out, attended, query_buckets, n_heads)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("attention")
-        buckets, own, n_heads, saved = ctx.buckets, ctx.own, ctx.n_heads, ctx.saved_tensors
+        buckets, query_buckets, n_heads = ctx.buckets, ctx.query_buckets, ctx.n_heads
+        saved = ctx.saved_tensors
         (grad_out,) = grads
         of_queries, of_keys = [], []
-        for index, (grad,) in enumerate(_split_heads(grad_out, own, 1, n_heads)):
+        for index, (grad,) in enumerate(_split_heads(grad_out, query_buckets, 1, n_heads)):
             query, keys, values, probabilities, keep = saved[5 * index : 5 * index + 5]
-            used = probabilities if keep is None else probabilities * keep
-            grad_used = torch.bmm(grad, values.transpose(1, 2))
+            weights = probabilities
+            grad_weights = torch.bmm(grad, values.transpose(1, 2))
             if keep is not None:
-                grad_used.mul_(keep)
-            grad_scores = torch._softmax_backward_data(
-                grad_used, probabilities, -1, grad.dtype
-            ).mul_(ctx.scale)
+                weights = probabilities * keep
+                grad_weights.mul_(keep)
+            grad_scores = torch._softmax_backward_data(grad_weights, probabilities, -1, grad.dtype)
+            grad_scores.mul_(ctx.scale)
             of_queries.append([torch.bmm(grad_scores, keys)])
-            of_keys.append(
-                [
-                    torch.bmm(grad_scores.transpose(1, 2), query),
-                    torch.bmm(used.transpose(1, 2), grad),
-                ]
-            )
+            grad_keys = torch.bmm(grad_scores.transpose(1, 2), query)
+            grad_values = torch.bmm(weights.transpose(1, 2), grad)
+            of_keys.append([grad_keys, grad_values])
         return (
-            _join_heads(torch.empty_like(grad_out), of_queries, own, n_heads),
+            _join_heads(torch.empty_like(grad_out), of_queries, query_buckets, n_heads),
             _join_heads(grad_out.new_empty(ctx.kv_shape), of_keys, buckets, n_heads),
             *[None] * 6,
         )

@@ -51,17 +51,15 @@ def tokens_of_places(tokens: Ragged, vectors: Tensor, masked: Tensor) -> tuple[R
     table.
 
     Args:
-        tokens: B rows of tokens, or of tokens with their times, on the host; a masked item stays
-            token 0.
+        tokens: B rows of tokens [T], or of tokens with their times [T, 3], on the host; a masked
+            item stays token 0.
         vectors: [T, D], of the places.
         masked: [1, D], of token 0.
     """
-    is_timed = tokens.values.ndim > 1
-    of_tokens = tokens.values[:, 0] if is_timed else tokens.values
-    places = torch.arange(1, len(of_tokens) + 1).masked_fill(of_tokens == 0, 0)
-    if is_timed:
-        places = torch.cat([places[:, None], tokens.values[:, 1:]], 1)
-    return tokens.with_values(places).mirrored(vectors.device), torch.cat([masked, vectors])
+    values = tokens.values.clone()
+    items = values.view(len(values), -1)[:, 0]
+    items.copy_(torch.arange(1, len(values) + 1).masked_fill(items == 0, 0))
+    return tokens.with_values(values).mirrored(vectors.device), torch.cat([masked, vectors])
 
 
 class SequenceEncoder(nn.Module):
@@ -121,7 +119,9 @@ class SequenceEncoder(nn.Module):
 
     def closed(self, sequences: Ragged) -> Ragged:
         """Rows as it reads them: with a masked item behind each where it ``ends_masked``."""
-        return sequences.lengthened() if self.ends_masked else sequences
+        if self.ends_masked:
+            return sequences.lengthened()
+        return sequences
 
     def _encode(
         self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool
@@ -224,7 +224,7 @@ class LayeredEncoder(SequenceEncoder):
 
     def __init__(self, hidden_dim: int, max_len: int, dropout: float, n_heads: int) -> None:
         super().__init__(hidden_dim, max_len, dropout)
-        if n_heads < 1 or hidden_dim % n_heads:
+        if hidden_dim % n_heads:
             raise ConfigError(f"n_heads = {n_heads} must divide hidden_dim = {hidden_dim}")
         #: probability of the dropout of the first layer's input
         self.embedding_dropout = dropout
@@ -242,7 +242,9 @@ class LayeredEncoder(SequenceEncoder):
 
     def make_masks(self, layout: Padded, last_only: bool) -> None:
         """Make what layers will read of the layout now: in a compiled graph nothing can be kept."""
-        layout.make_biases(last_only)
+        _ = layout.every_bias
+        if last_only:
+            _ = layout.last_bias
 
     def _encode(
         self,
@@ -290,12 +292,7 @@ class LayeredEncoder(SequenceEncoder):
         for layer in inner:
             x = layer(x, layout, generator)
         if last_only:
-            states = self.leave(final.last(x, layout, generator))
-            return (
-                states
-                if layout.row_order is None
-                else states.index_select(0, torch.argsort(layout.row_order))
-            )
+            return layout.restore_rows(self.leave(final.last(x, layout, generator)))
         if asked is not None:
             return asked.restore(self.leave(final.some(x, layout, asked, generator)))
         return layout.restore_tokens(self.leave(final(x, layout, generator)))
@@ -309,11 +306,11 @@ class LayeredEncoder(SequenceEncoder):
 
     def attention(self, inputs: Tensor) -> list[Tensor]:
         x, places = self._embedded(inputs)
-        found = []
+        probabilities = []
         for layer in cast("list[EncoderLayer]", list(self.layers)):
-            found.append(layer.attention(x))
+            probabilities.append(layer.attention(x))
             x = layer.padded(x, (places >= 0).expand(len(x), -1))
-        return found
+        return probabilities
 
     def _embedded(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """[B, L, D] the input of the first layer, and [L] the places."""

@@ -90,21 +90,24 @@ class GCN(nn.Module):
         adjacencies = _listed(adj)
         generator = dropout_generator(self, self.dropout, generator)
         for layer, weight in enumerate(self.weights):
-            operators = [
-                one.layers[layer] if isinstance(one, Layered) else one for one in adjacencies
-            ]
-            x = self._propagate(operators, dropout(x @ weight, self.dropout, generator))
+            x = dropout(x @ weight, self.dropout, generator)
+            x = self._propagate(adjacencies, layer, x)
             if layer < len(self.activations):
                 x = self.activations[layer](x)
         if isinstance(adjacencies[0], Layered):
             x = adjacencies[0].share.gathered(x)
-        return F.layer_norm(x, x.shape) if self.norm == "joint" else x
+        if self.norm == "joint":
+            return F.layer_norm(x, x.shape)
+        return x
 
-    def _propagate(self, adjacencies: list[Operator], x: Tensor) -> Tensor:
-        total = spmm(adjacencies[0], x, self.backend)
-        for adj in adjacencies[1:]:
-            total = total + spmm(adj, x, self.backend)
-        return total if len(adjacencies) == 1 else total / len(adjacencies)
+    def _propagate(self, adjacencies: list[Operator | Layered], layer: int, x: Tensor) -> Tensor:
+        products = []
+        for adj in adjacencies:
+            operator = adj.layers[layer] if isinstance(adj, Layered) else adj
+            products.append(spmm(operator, x, self.backend))
+        if len(products) == 1:
+            return products[0]
+        return sum(products[1:], products[0]) / len(products)
 
 
 class Propagation(nn.Module):
@@ -116,12 +119,16 @@ class Propagation(nn.Module):
         self, adj: Operators, x: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
         """[N, D] of x [N, D] and operators [N, N]; the generator is not read."""
-        products = [spmm(cast("Operator", one), x) for one in _listed(adj)]
-        return products[0] if len(products) == 1 else torch.stack(products).mean(0)
+        products = [spmm(cast("Operator", operator), x) for operator in _listed(adj)]
+        if len(products) == 1:
+            return products[0]
+        return torch.stack(products).mean(0)
 
 
 def _listed(adj: Operators) -> list[Operator | Layered]:
-    return [adj] if isinstance(adj, Csr | Chain | Sum | Layered) else list(adj)
+    if isinstance(adj, Csr | Chain | Sum | Layered):
+        return [adj]
+    return list(adj)
 
 
 #: changes the output of a layer in its place, without gradient
@@ -161,11 +168,9 @@ class LightGCN(SizedByState):
     def connect(self, edges: Csr) -> None:
         """Set the edges [n_users, n_items], one a place, their weights above 0."""
         edges = edges.to(self.offsets.device, torch.float32)
-        self.offsets, self.items, self.weights = (
-            edges.indptr,
-            edges.indices.to(torch.int32),
-            edges.weights,
-        )
+        self.offsets = edges.indptr
+        self.items = edges.indices.to(torch.int32)
+        self.weights = edges.weights
         self.changed()
 
     @property
@@ -181,17 +186,15 @@ class LightGCN(SizedByState):
     def subgraph(self, edges: Csr, dtype: torch.dtype = torch.float32) -> Csr:
         """The symmetric adjacency of all nodes with other edges [n_users, n_items], normalised by
         the degrees, sums of weights, that these leave."""
-        of_users, of_items = (power(each.row_sums().to(dtype), -0.5) for each in (edges, edges.t()))
-        scaled = edges.scale(of_users, of_items)
-        flipped, n_nodes = scaled.t(), self.n_users + self.n_items
+        users = power(edges.row_sums().to(dtype), -0.5)
+        items = power(edges.t().row_sums().to(dtype), -0.5)
+        scaled = edges.scale(users, items)
+        flipped = scaled.t()
         indptr = torch.cat([scaled.indptr, flipped.indptr[1:] + scaled.nnz])
         indices = torch.cat([scaled.indices + self.n_users, flipped.indices])
-        return Csr(
-            indptr,
-            indices,
-            torch.cat([scaled.values(), flipped.values()]).to(dtype),
-            (n_nodes, n_nodes),
-        )
+        weights = torch.cat([scaled.values(), flipped.values()]).to(dtype)
+        n_nodes = self.n_users + self.n_items
+        return Csr(indptr, indices, weights, (n_nodes, n_nodes))
 
     def layers(
         self, x: Tensor, adjacencies: Sequence[Csr] = (), perturb: Perturbation | None = None
@@ -207,14 +210,14 @@ class LightGCN(SizedByState):
         Returns:
             ``[E_0, ..., E_K]``.
         """
-        every = [x]
+        outputs = [x]
         for adjacency in adjacencies or [self.adjacency(x.dtype)] * self.n_layers:
             x = symmetric_product(adjacency, x)
             if perturb is not None:
                 with torch.no_grad():
                     perturb(x)
-            every.append(x)
-        return every
+            outputs.append(x)
+        return outputs
 
     def forward(self, x: Tensor, adjacencies: Sequence[Csr] = ()) -> Tensor:
         """[n_users + n_items, D]: the mean over ``E_0 ... E_K``; see :meth:`layers`."""
@@ -373,13 +376,11 @@ class LinkedItems(SizedByState, ItemGraph):
         self.register_buffer("weights", torch.zeros(0))
 
     def connect(self, rows: Ragged) -> None:
-        found = normalise(self.links(rows.to(self.indptr.device)), "symmetric", self.weights.dtype)
-        assert found.weights is not None
-        self.indptr, self.indices, self.weights = (
-            found.indptr,
-            found.indices.to(torch.int32),
-            found.weights,
-        )
+        links = self.links(rows.to(self.indptr.device))
+        matrix = normalise(links, "symmetric", self.weights.dtype)
+        self.indptr = matrix.indptr
+        self.indices = matrix.indices.to(torch.int32)
+        self.weights = matrix.values()
         self.changed()
 
     def links(self, rows: Ragged) -> Csr:
@@ -392,10 +393,10 @@ class LinkedItems(SizedByState, ItemGraph):
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         matrix, transposed = self._matrices(x.dtype)
-        every = [x]
+        outputs = [x]
         for _ in range(self.n_layers):
-            every.append(self.hop(matrix, transposed, every[-1]))
-        return mean(every)
+            outputs.append(self.hop(matrix, transposed, outputs[-1]))
+        return mean(outputs)
 
     def _matrices(self, dtype: torch.dtype) -> tuple[Csr, Csr]:
         def make() -> tuple[Csr, Csr]:
@@ -450,19 +451,34 @@ def transitions(
     in a row, and of ``backward / d`` over those where it stands d places before i, times ``sqrt(v
     w)`` of items of ``weights`` v and w.
     """
-    roots = (rows.values.new_ones(len(rows.values)) if weights is None else weights).double().sqrt()
-    pending = [(rows.values[:0], rows.values[:0], rows.values[:0].double())]
+    if weights is None:
+        weights = rows.values.new_ones(len(rows.values))
+    roots = weights.double().sqrt()
+    empty = rows.values[:0]
+    table = Csr.from_coo(empty, empty, empty.double(), shape=(n_items, n_items))
+    pending = []
+    n_pending = 0
     last = max(min(window, rows.longest - 1), 1)
     for distance in range(1, last + 1):
         is_pair = rows.rows[:-distance] == rows.rows[distance:]
-        before, after = rows.values[:-distance][is_pair], rows.values[distance:][is_pair]
+        before = rows.values[:-distance][is_pair]
+        after = rows.values[distance:][is_pair]
         counts = (roots[:-distance] * roots[distance:])[is_pair] / distance
         pending.append((before, after, counts))
+        n_pending += len(counts)
         if backward:
             pending.append((after, before, backward * counts))
+            n_pending += len(counts)
         # a log has few distinct pairs beside its places
-        if distance == last or sum(len(each[0]) for each in pending) > _PENDING:
-            pairs, ends, sums = map(torch.cat, zip(*pending, strict=True))
-            found = Csr.from_coo(pairs, ends, sums, shape=(n_items, n_items), duplicates="sum")
-            pending = [(found.rows, found.indices, found.values(torch.float64))]
-    return found
+        if distance == last or n_pending > _PENDING:
+            table = _add_pairs(table, pending)
+            pending = []
+            n_pending = table.nnz
+    return table
+
+
+def _add_pairs(table: Csr, pending: list[tuple[Tensor, Tensor, Tensor]]) -> Csr:
+    """A matrix with more entries, rows, columns and values; those at one place are summed."""
+    entries = [(table.rows, table.indices, table.values(torch.float64)), *pending]
+    rows, columns, values = map(torch.cat, zip(*entries, strict=True))
+    return Csr.from_coo(rows, columns, values, shape=table.shape, duplicates="sum")

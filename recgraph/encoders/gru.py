@@ -43,9 +43,8 @@ class GRU(SequenceEncoder):
         super().__init__(hidden_dim, max_len, dropout)
         self.gru = nn.GRU(hidden_dim, inner_dim, n_layers, bias=False)
         self.dense = nn.Linear(inner_dim, hidden_dim)
-        for name, weight in self.gru.named_parameters():
-            if name.startswith("weight"):
-                nn.init.xavier_uniform_(weight)
+        for weight in self.gru.parameters():
+            nn.init.xavier_uniform_(weight)
 
     def _encode(
         self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
+from recgraph.encoders.base import dropout_generator
 from recgraph.encoders.transformer import initialise
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.spmm import spmm
@@ -36,27 +37,25 @@ class Kept(Generic[T]):
             state: the tensors that it is made of.
             make: makes it.
         """
-        if training or torch.is_grad_enabled():
+        is_trained = training or torch.is_grad_enabled()
+        if is_trained:
             # a step may follow, and fused optimisers do not count it as a change of the parameters
             self._kept = None
         if self._shared is not None:
             if not self._shared:
                 self._shared.append(make())
             return self._shared[0]
-        if training or torch.is_grad_enabled():
-            return make()
         tensors = state()
-        if any(
-            tensor.is_inference() for tensor in tensors
-        ):  # which do not say whether they changed
+        # inference tensors do not say whether they changed
+        if is_trained or any(tensor.is_inference() for tensor in tensors):
             return make()
         seen = [(id(tensor), tensor._version, tensor.device, tensor.dtype) for tensor in tensors]
-        kept = self._kept  # read once: another thread may replace it
-        if kept is None or kept[0] != seen:
+        entry = self._kept  # read once: another thread may replace it
+        if entry is None or entry[0] != seen:
             # made under inference mode it could not be used elsewhere
             with torch.inference_mode(False), torch.no_grad():
-                kept = self._kept = (seen, tensors, make())
-        return kept[2]
+                entry = self._kept = (seen, tensors, make())
+        return entry[2]
 
     def forget(self) -> None:
         """Make a new value when it is next asked for."""
@@ -78,59 +77,49 @@ class SizedByState(nn.Module):
     """Base of modules with buffers as long as what they were connected or fitted to: a state alone
     says how long.
 
-    What is made of the buffers (:meth:`once`) is kept until one of them changes. Neither the state
-    of the best epoch, which ends a training, nor a move to where the module is already makes a
-    graph anew.
+    What is made of the buffers (:meth:`once`) is kept until one of them changes; a move to where
+    the module is already makes no graph anew.
     """
 
     #: the names of these buffers, which have one dimension, or are None
     sized_by_state: ClassVar[tuple[str, ...]] = ()
-    _made: dict[Hashable, Any] | None = None
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._made: dict[Hashable, Any] = {}
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What ``make`` makes of the buffers, when it is first asked for."""
-        every = self._made  # read once: another thread may replace it
-        if every is None:
-            every = self._made = {}
-        if key not in every:
+        made = self._made  # read once: another thread may replace it
+        if key not in made:
             # made under inference mode it could not be used in training
             with torch.inference_mode(False):
-                every[key] = make()
-        made: T = every[key]
-        return made
+                made[key] = make()
+        value: T = made[key]
+        return value
 
     def changed(self) -> None:
         """Forget what was made of the buffers; to be called where one is set."""
-        self._made = None
+        self._made = {}
 
     def _apply(self, *args: Any, **settings: Any) -> Self:
-        before = list(self._buffers.values())
+        before = [*self._buffers.values()]
         super()._apply(*args, **settings)  # type: ignore[no-untyped-call]
-        if any(one is not other for one, other in zip(before, self._buffers.values(), strict=True)):
+        if [*map(id, before)] != [*map(id, self._buffers.values())]:
             self.changed()
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        buffers = self._buffers.items()
-        if self._made and not all(
-            _equal(state_dict.get(f"{prefix}{name}"), own) for name, own in buffers
-        ):
-            self.changed()
+        self.changed()
+        device = next(self.buffers()).device
         for name in self.sized_by_state:
             saved = state_dict.get(f"{prefix}{name}")
             if saved is not None and saved.dim() == 1:
-                own = self._buffers[name]
-                own = saved.to(next(self.buffers()).device) if own is None else own
-                setattr(self, name, own.new_empty(saved.shape))
+                like = self._buffers[name]
+                if like is None:
+                    like = saved.to(device)
+                setattr(self, name, like.new_empty(saved.shape))
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def _equal(saved: Tensor | None, own: Tensor | None) -> bool:
-    return (
-        saved is own
-        if saved is None or own is None
-        else torch.equal(saved.to(own.device, own.dtype), own)
-    )
 
 
 class ItemTower(nn.Module):
@@ -177,8 +166,9 @@ class ItemTower(nn.Module):
         initialise(self.values)
         with torch.no_grad():
             self.values.weight[list(missing)] = 0
-        self.project = nn.Linear(dense.shape[1], hidden_dim, bias=False) if dense.shape[1] else None
-        if self.project is not None:
+        self.project: nn.Linear | None = None
+        if dense.shape[1]:
+            self.project = nn.Linear(dense.shape[1], hidden_dim, bias=False)
             initialise(self.project)
         self.entries = entries
         self.register_buffer("dense", dense, persistent=False)
@@ -231,15 +221,14 @@ class ItemTower(nn.Module):
         """
         items = self.features()
         if len(own) > 1:
-            kept_mask = self.known_items
-            if self.training and self.id_dropout:
-                if generator is None:
-                    raise ValueError("generator is required in training mode with id_dropout > 0")
-                draw = torch.rand(len(kept_mask), generator=generator, device=generator.device)
-                kept_mask = kept_mask & (draw >= self.id_dropout)
+            keep_mask = self.known_items
+            generator = dropout_generator(self, self.id_dropout, generator)
+            if generator is not None and self.id_dropout:
+                draw = torch.rand(len(keep_mask), generator=generator, device=generator.device)
+                keep_mask = keep_mask & (draw >= self.id_dropout)
             known = self.known_items.to(own.dtype)
             mean = known @ own[1:] / known.sum().clamp(min=1)
-            items = items + torch.where(kept_mask[:, None], own[1:], mean)
+            items = items + torch.where(keep_mask[:, None], own[1:], mean)
         return torch.cat([own[:1], items])
 
     def of_candidates(self, table: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph.config import Search
-from recgraph.encoders.attention import N_SPANS, Layout, Padded
+from recgraph.encoders.attention import N_SPANS, Bucket, Layout, Padded
 from recgraph.encoders.base import EncoderLayer, Heads, LayeredEncoder, Layers, TimeBias
 from recgraph.rng import dropout
 
@@ -53,27 +53,20 @@ class PointwiseLayer(EncoderLayer):
         #: [max_len], of each distance between a query and a key before it
         self.position_bias = nn.Parameter(nn.init.normal_(torch.empty(max_len), 0.0, 0.02))
         #: [N_SPANS], of each bucket of :func:`recgraph.encoders.attention.spans`
-        self.time_bias = (
-            nn.Parameter(nn.init.normal_(torch.empty(N_SPANS), 0.0, 0.02)) if time_bias else None
-        )
+        self.time_bias: nn.Parameter | None = None
+        if time_bias:
+            self.time_bias = nn.Parameter(nn.init.normal_(torch.empty(N_SPANS), 0.0, 0.02))
 
     def forward(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
         kv, q, u = self._parts(self._normed(x))
         if isinstance(layout, Padded):
-            shape = (layout.n_rows, layout.length, -1)
-            seen = layout.causal_mask, None, layout.causal_spans
-            return self._finish(
-                x, u, self._weighed(kv.view(shape), q.view(shape), *seen).flatten(0, 1), generator
-            )
-        parts = []
-        sizes = [bucket.n_tokens for bucket in layout.buckets]
-        # a split, as the gradient of each slice would be a tensor of all tokens
-        for bucket, keys, queries in zip(
-            layout.buckets, torch.split(kv, sizes), torch.split(q, sizes), strict=True
-        ):
-            seen = bucket.causal_mask, None, bucket.causal_spans
-            parts.append(bucket.unpad(self._weighed(bucket.pad(keys), bucket.pad(queries), *seen)))
-        return self._finish(x, u, torch.cat(parts), generator)
+            attended = self._attend(kv, q, layout)
+        else:
+            # a split, as the gradient of each slice would be a tensor of all tokens
+            sizes = [bucket.n_tokens for bucket in layout.buckets]
+            parts = map(self._attend, torch.split(kv, sizes), torch.split(q, sizes), layout.buckets)
+            attended = torch.cat([*parts])
+        return self._finish(x, u, attended, generator)
 
     def last(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
         width = 2 * x.shape[1]
@@ -81,24 +74,33 @@ class PointwiseLayer(EncoderLayer):
         kv = F.silu(F.linear(normed, weight[:width]))
         qu = F.silu(F.linear(normed.index_select(0, layout.last), weight[width:]))
         q, u = torch.split(qu, [x.shape[1], qu.shape[1] - x.shape[1]], 1)
-        of_last = x.index_select(0, layout.last)
         if isinstance(layout, Padded):
-            rows = kv.view(layout.n_rows, layout.length, -1)
-            seen = layout.last_mask, layout.lengths, layout.last_spans
-            return self._finish(of_last, u, self._weighed(rows, q[:, None], *seen)[:, 0], generator)
-        parts = []
-        of_tokens = torch.split(kv, [bucket.n_tokens for bucket in layout.buckets])
-        of_rows = torch.split(q[:, None], [bucket.n_rows for bucket in layout.buckets])
-        for bucket, keys, queries in zip(layout.buckets, of_tokens, of_rows, strict=True):
-            of_bucket = bucket.last_mask, bucket.lengths, bucket.last_spans
-            parts.append(self._weighed(bucket.pad(keys), queries, *of_bucket))
-        return self._finish(of_last, u, torch.cat(parts)[:, 0], generator)
+            attended = self._attend_last(kv, q, layout)
+        else:
+            keys = torch.split(kv, [bucket.n_tokens for bucket in layout.buckets])
+            queries = torch.split(q, [bucket.n_rows for bucket in layout.buckets])
+            attended = torch.cat([*map(self._attend_last, keys, queries, layout.buckets)])
+        return self._finish(x.index_select(0, layout.last), u, attended, generator)
 
     def padded(self, x: Tensor, keep_mask: Tensor) -> Tensor:
         # rows end before their padding: no causal query sees a key of it
         kv, q, u = self._parts(self._normed(x))
         places = torch.arange(x.shape[1], device=x.device)
-        return self._finish(x, u, self._weighed(kv, q, places[:, None] >= places, None, None), None)
+        mask = places[:, None] >= places
+        return self._finish(x, u, self._weighed(kv, q, places, mask, None), None)
+
+    def _attend(self, kv: Tensor, q: Tensor, rows: Bucket | Padded) -> Tensor:
+        """What the tokens of some rows give to each other, [N, C D], of [N, 2 D] and [N, D]."""
+        return rows.unpad(
+            self._weighed(
+                rows.pad(kv), rows.pad(q), rows.places, rows.causal_mask, rows.causal_spans
+            )
+        )
+
+    def _attend_last(self, kv: Tensor, q: Tensor, rows: Bucket | Padded) -> Tensor:
+        """What they give to the last places, [n, C D], of [N, 2 D] and [n, D]."""
+        last = (rows.lengths - 1)[:, None, None]
+        return self._weighed(rows.pad(kv), q[:, None], last, rows.last_mask, rows.last_spans)[:, 0]
 
     def _parts(self, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[..., D] -> K and V side by side [..., 2 D], Q [..., D], U [..., C D]."""
@@ -111,38 +113,31 @@ class PointwiseLayer(EncoderLayer):
         self,
         kv: Tensor,
         q: Tensor,
+        queries: Tensor,
         mask: Tensor | None,
-        lengths: Tensor | None,
         spans: Tensor | None,
     ) -> Tensor:
-        """What n rows of L keys give to their Q queries, all places or with ``lengths`` [n] the
-        last one, [n, Q, C D].
+        """What n rows of L keys give to their Q queries, all places or one, [n, Q, C D].
 
         Args:
             kv, q: [n, L, 2 D] and [n, Q, D].
+            queries: the places of the queries, [L], or [n, 1, 1] of one in each row.
             mask: True where a query sees a key, [L, L] or [n, 1, Q, L]; None: everywhere.
             spans: [n, Q, L] int64, the bucket of the time from a key to what a query predicts;
                 None: no time is known.
         """
         n_rows, length, _ = kv.shape
         places = torch.arange(length, device=kv.device)
-        queries = places if lengths is None else lengths[:, None] - 1
         # no query sees a key behind it: which distance stands there does not matter
         distances = (queries[..., None] - places).clamp(min=0)
-        bias = (
-            self.position_bias.index_select(0, distances.flatten())
-            .view(distances.shape)
-            .to(kv.dtype)
-        )
-        keys, values = kv.view(n_rows, length, 2 * self.n_heads, -1).transpose(1, 2).chunk(2, 1)
-        heads = q.reshape(n_rows, q.shape[1], self.n_heads, -1).transpose(1, 2)
-        shown = None if mask is None else mask.to(kv.dtype)
-        biases = [bias if lengths is None else bias[:, None]]
+        biases = [_read(self.position_bias, distances).to(kv.dtype)]
         if self.time_bias is not None:
             if spans is None:
                 spans = places.new_zeros(n_rows, q.shape[1], length)
-            of_time = self.time_bias.index_select(0, spans.flatten()).view(spans.shape)
-            biases.append(of_time[:, None].to(kv.dtype))
+            biases.append(_read(self.time_bias, spans)[:, None].to(kv.dtype))
+        keys, values = kv.view(n_rows, length, 2 * self.n_heads, -1).transpose(1, 2).chunk(2, 1)
+        heads = q.reshape(n_rows, q.shape[1], self.n_heads, -1).transpose(1, 2)
+        shown = None if mask is None else mask.to(kv.dtype)
         channels = self._channels(heads, keys, values, biases, shown)
         return torch.cat(channels, -1).transpose(1, 2).flatten(2)
 
@@ -155,7 +150,9 @@ class PointwiseLayer(EncoderLayer):
         scores = queries @ keys.transpose(2, 3)
         for bias in biases:
             scores = scores + bias
-        return F.silu(scores if shown is None else scores * shown)
+        if shown is not None:
+            scores = scores * shown
+        return F.silu(scores)
 
     def _normed(self, x: Tensor) -> Tensor:
         raise NotImplementedError
@@ -182,6 +179,11 @@ class PointwiseLayer(EncoderLayer):
     ) -> Tensor:
         """x with what the layer adds, of u and attended [..., C D]."""
         raise NotImplementedError
+
+
+def _read(table: Tensor, index: Tensor) -> Tensor:
+    """``table[index]`` of a vector, by the faster kernel."""
+    return table.index_select(0, index.flatten()).view(index.shape)
 
 
 class HSTULayer(PointwiseLayer):
@@ -251,15 +253,19 @@ class FuXiLayer(PointwiseLayer):
         biases: list[Tensor],
         shown: Tensor | None,
     ) -> list[Tensor]:
-        given = [(bias if shown is None else bias * shown) @ values for bias in biases]
-        return [*given, self._scores(queries, keys, [], shown) @ values / self.max_len]
+        channels = []
+        for bias in biases:
+            if shown is not None:
+                bias = bias * shown
+            channels.append(bias @ values)
+        return [*channels, self._scores(queries, keys, [], shown) @ values / self.max_len]
 
     def _finish(
         self, x: Tensor, u: Tensor, attended: Tensor, generator: torch.Generator | None
     ) -> Tensor:
         x = x + self.out(dropout(u * self._normed(attended), self.dropout, generator))
-        opened, given = self.up(dropout(self._normed(x), self.dropout, generator)).chunk(2, -1)
-        added: Tensor = self.down(F.silu(opened) * given)
+        gate, inner = self.up(dropout(self._normed(x), self.dropout, generator)).chunk(2, -1)
+        added: Tensor = self.down(F.silu(gate) * inner)
         return x + added
 
 
@@ -298,7 +304,9 @@ class PointwiseEncoder(LayeredEncoder):
         return out
 
     def make_masks(self, layout: Padded, last_only: bool) -> None:
-        layout.make_masks(last_only)
+        _ = layout.causal_mask, layout.causal_spans
+        if last_only:
+            _ = layout.last_mask, layout.last_spans
 
 
 class HSTU(PointwiseEncoder):

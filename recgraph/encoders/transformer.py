@@ -59,11 +59,8 @@ class Layer(EncoderLayer):
         self.norm = nn.LayerNorm(hidden_dim, eps=1e-12)
 
     def forward(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
-        return self._finish(
-            x,
-            attend(self.qkv(x), layout, self.n_heads, self.attention_dropout, generator),
-            generator,
-        )
+        attended = attend(self.qkv(x), layout, self.n_heads, self.attention_dropout, generator)
+        return self._finish(x, attended, generator)
 
     def last(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
         of_last = x.index_select(0, layout.last)
@@ -95,12 +92,8 @@ class Layer(EncoderLayer):
     def _weighed(self, x: Tensor, keep_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The probabilities, and the values [B, n_heads, L, D / n_heads] that they weigh."""
         n_rows, length, width = x.shape
-        heads = (
-            self.qkv(x)
-            .view(n_rows, length, 3, self.n_heads, width // self.n_heads)
-            .permute(2, 0, 3, 1, 4)
-        )
-        queries, keys, values = heads.unbind(0)
+        heads = self.qkv(x).view(n_rows, length, 3, self.n_heads, width // self.n_heads)
+        queries, keys, values = heads.permute(2, 0, 3, 1, 4).unbind(0)
         scores = queries @ keys.transpose(2, 3) / math.sqrt(width // self.n_heads)
         places = torch.arange(length, device=x.device)
         scores = scores.masked_fill(self._hidden(places, keep_mask), float("-inf"))
@@ -159,14 +152,13 @@ class Transformer(LayeredEncoder):
         self.position_embedding = nn.Embedding(max_len, hidden_dim)
         if self.positions_first:
             initialise(self.position_embedding)
-        self.norm: nn.Module = (
-            nn.LayerNorm(hidden_dim, eps=1e-12) if self.norms_embeddings else nn.Identity()
+        self.norm: nn.Module = nn.Identity()
+        if self.norms_embeddings:
+            self.norm = nn.LayerNorm(hidden_dim, eps=1e-12)
+        self.layers = nn.ModuleList(
+            self.layer_class(hidden_dim, inner_dim, n_heads, dropout, attention_dropout)
+            for _ in range(n_layers)
         )
-        self.layers = nn.ModuleList()
-        for _ in range(n_layers):
-            self.layers.append(
-                self.layer_class(hidden_dim, inner_dim, n_heads, dropout, attention_dropout)
-            )
         if not self.positions_first:
             initialise(self.position_embedding)
         self.layers.apply(self.layer_class.initialise)
@@ -193,7 +185,9 @@ def low_pass(max_len: int, c: int, causal: bool, like: Tensor) -> Tensor:
     response = torch.fft.irfft(kept_mask.to(like.dtype), n=max_len)
     places = torch.arange(max_len, device=like.device)
     matrix: Tensor = response[(places[:, None] - places) % max_len]
-    return matrix.tril() if causal else matrix
+    if causal:
+        return matrix.tril()
+    return matrix
 
 
 class FilteredLayer(Layer):
@@ -214,7 +208,7 @@ class FilteredLayer(Layer):
         super().__init__(hidden_dim, inner_dim, n_heads, dropout, attention_dropout)
         self.filter_norm = nn.LayerNorm(hidden_dim, eps=1e-12)
         self.sqrt_beta = nn.Parameter(torch.randn(hidden_dim))
-        self._kept_matrix: Tensor | None = None
+        self._matrix: Tensor | None = None
 
     def set_filter(self, max_len: int, alpha: float, c: int, causal: bool) -> None:
         """Before the first use; see :class:`BSA`."""
@@ -237,14 +231,14 @@ class FilteredLayer(Layer):
         """The filter's matrix in the type of ``x``."""
         if not is_accelerated(x):
             return low_pass(self.max_len, self.c, self.causal, x)
-        kept = self._kept_matrix
-        if kept is None or kept.dtype != x.dtype or kept.device != x.device:
-            kept = low_pass(self.max_len, self.c, self.causal, x.detach())
+        matrix = self._matrix
+        if matrix is None or matrix.dtype != x.dtype or matrix.device != x.device:
+            matrix = low_pass(self.max_len, self.c, self.causal, x.detach())
             # an inference tensor could not be used in training; a compiled graph cannot ask for the
             # mode
             if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
-                self._kept_matrix = kept
-        return kept
+                self._matrix = matrix
+        return matrix
 
     def padded(self, x: Tensor, keep_mask: Tensor) -> Tensor:
         # a slice would make max_len, which it leaves whole, a case of its own for an export
@@ -344,9 +338,8 @@ class GatedLayer(Layer):
 
     def forward(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
         qkv = self.qkv(self.attention_norm(x))
-        return self._finish(
-            x, attend(qkv, layout, self.n_heads, self.attention_dropout, generator), generator
-        )
+        attended = attend(qkv, layout, self.n_heads, self.attention_dropout, generator)
+        return self._finish(x, attended, generator)
 
     def last(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
         normed = self.attention_norm(x)
@@ -360,11 +353,10 @@ class GatedLayer(Layer):
         return super().attention(self.attention_norm(x))
 
     def _finish(self, x: Tensor, attended: Tensor, generator: torch.Generator | None) -> Tensor:
-        x = x + torch.sigmoid(self.attention_gate(x)) * dropout(
-            self.out(attended), self.dropout, generator
-        )
-        opened, given = self.up(self.norm(x)).chunk(2, -1)
-        inner = dropout(F.silu(opened) * given, self.dropout, generator)
+        added = dropout(self.out(attended), self.dropout, generator)
+        x = x + torch.sigmoid(self.attention_gate(x)) * added
+        gate, inner = self.up(self.norm(x)).chunk(2, -1)
+        inner = dropout(F.silu(gate) * inner, self.dropout, generator)
         return x + torch.sigmoid(self.gate(x)) * dropout(self.down(inner), self.dropout, generator)
 
 
@@ -406,10 +398,10 @@ class GatedTransformer(Transformer):
         super().__init__(
             hidden_dim, max_len, dropout, n_layers, n_heads, inner_dim, attention_dropout
         )
+        if position_std is None:
+            position_std = math.sqrt(2 / (max_len + hidden_dim))
         with torch.no_grad():  # they were drawn first, with .02
-            self.position_embedding.weight *= (
-                position_std or math.sqrt(2 / (max_len + hidden_dim))
-            ) / 0.02
+            self.position_embedding.weight *= position_std / 0.02
         if not drops_embeddings:
             self.embedding_dropout = 0.0
 
@@ -421,12 +413,13 @@ class BidirectionalLayer(Layer):
         self, x: Tensor, layout: Layout, asked: Asked, generator: torch.Generator | None
     ) -> Tensor:
         of_asked = x.index_select(0, asked.tokens)
-        return self._finish(
-            of_asked, self._attend_last(x, of_asked, layout, generator, asked), generator
-        )
+        attended = self._attend_last(x, of_asked, layout, generator, asked)
+        return self._finish(of_asked, attended, generator)
 
     def _hidden(self, places: Tensor, keep_mask: Tensor | None) -> Tensor:
-        return places < 0 if keep_mask is None else ~keep_mask[:, None, None]
+        if keep_mask is None:
+            return places < 0
+        return ~keep_mask[:, None, None]
 
 
 class BidirectionalTransformer(Transformer):

@@ -371,8 +371,8 @@ def _topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     blocks = scores.view(n_rows, n_blocks, BLOCK)
     best = blocks.amax(2).topk(k, sorted=False).indices
     row_of = torch.arange(n_rows, device=scores.device)[:, None] * n_blocks
-    found = scores.view(-1, BLOCK).index_select(0, (row_of + best).flatten())
-    strided = found.view(n_rows, STRIDED, -1)
+    runs = scores.view(-1, BLOCK).index_select(0, (row_of + best).flatten())
+    strided = runs.view(n_rows, STRIDED, -1)
     inside = strided.amax(1).topk(k, sorted=False).indices
     values, place = strided.gather(2, inside[:, None].expand(-1, STRIDED, -1)).flatten(1).topk(k)
     place = place // k * strided.shape[2] + inside.gather(1, place % k)
@@ -391,8 +391,8 @@ def _resolve(scores: Tensor, cut: Tensor, allowed_mask: Tensor, k: int) -> tuple
     equal = (scores == cut) & allowed_mask
     wanted = k - above.sum(1, keepdim=True)
     chosen = above | (equal & (equal.cumsum(1) <= wanted))
-    found = Ragged.from_lengths(chosen.nonzero()[:, 1], chosen.sum(1))
-    columns = found.to_padded(fill=-1, width=k)
+    rows = Ragged.from_lengths(chosen.nonzero()[:, 1], chosen.sum(1))
+    columns = rows.to_padded(fill=-1, width=k)
     values = scores.gather(1, columns.clamp(min=0)).masked_fill(columns < 0, NO_SCORE)
     # a missing column and an allowed -inf are equal; the missing ones are last already and the sort
     # is stable

@@ -7,7 +7,6 @@ absence (a baseline vector) is judged by a question that it did not ask.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import combinations
@@ -23,7 +22,8 @@ from recgraph import registry
 from recgraph.config import Config, configure
 from recgraph.data.batches import Query
 from recgraph.evaluate.ranking import device_of, evaluating
-from recgraph.explain.explanation import Attributed, Faithfulness, Item, MethodAttribution, Node
+from recgraph.explain.explanation import Attributed, Faithfulness, MethodAttribution
+from recgraph.explain.nodes import Items
 from recgraph.explain.paths import Walks, evidence_of_items
 from recgraph.models.base import Model
 from recgraph.models.heterogeneous.base import GraphSpace, path_weights
@@ -58,7 +58,9 @@ class Subject:
     def __init__(
         self, model: Model, query: Query, targets: Tensor, of: Quantity = "log_probability"
     ) -> None:
-        self.model, self.of, self.n_items = model, of, model.space.n_items
+        self.model = model
+        self.of = of
+        self.n_items = model.space.n_items
         self.device = device_of(model)
         self.user = int(query.users[0])
         self.targets = targets.to(self.device)
@@ -66,15 +68,16 @@ class Subject:
             self.reading: Reading = model.reading(query.to(self.device))
         self.items = self.reading.items.to("cpu")
         self.n_events = len(self.items)
-        self.block_rows = max(
-            min(_BLOCK_ROWS, _MOST_CELLS // max(self.n_items, self.reading.n_cells)), 1
-        )
+        rows_that_fit = _MOST_CELLS // max(self.n_items, self.reading.n_cells)
+        self.block_rows = max(min(_BLOCK_ROWS, rows_that_fit), 1)
 
     @cached_property
     def item_vectors(self) -> Tensor | None:
         """[n_items, D]; None of a model without."""
+        if not self.model.has_vectors:
+            return None
         with evaluating(self.model):
-            return self.model.encode_items().detach() if self.model.has_vectors else None
+            return self.model.encode_items().detach()
 
     def full_mask(self, n_variants: int = 1) -> Tensor:
         """[n_variants, H] bool: everything is kept."""
@@ -95,24 +98,29 @@ class Subject:
         """A function of what the model makes of variants
         (:class:`recgraph.models.reading.Reading`), [V, D] or [V, n_items], a block of them at a
         time; ``instead``: [V, H] int64 items in the events' places."""
-        found = []
+        values = []
+        items = None
         with evaluating(self.model):
             for start in range(0, len(keep_mask), self.block_rows):
                 rows = slice(start, start + self.block_rows)
-                items = None if instead is None else instead[rows].to(self.device)
-                found.append(
-                    of(self.reading.represent(keep_mask[rows].to(self.device), items)).to("cpu")
-                )
-        return torch.cat(found)
+                if instead is not None:
+                    items = instead[rows].to(self.device)
+                represented = self.reading.represent(keep_mask[rows].to(self.device), items)
+                values.append(of(represented).to("cpu"))
+        return torch.cat(values)
 
     def scores_of(self, represented: Tensor) -> Tensor:
         """[V, n_items] of user vectors [V, D], or of scores of a model without."""
-        return represented if self.item_vectors is None else represented @ self.item_vectors.T
+        if self.item_vectors is None:
+            return represented
+        return represented @ self.item_vectors.T
 
     def value_of(self, represented: Tensor) -> Tensor:
         """[V, K] of the same: differentiable."""
         scores = self.scores_of(represented)
-        return (scores if self.of == "score" else torch.log_softmax(scores, 1))[:, self.targets]
+        if self.of == "log_probability":
+            scores = torch.log_softmax(scores, 1)
+        return scores[:, self.targets]
 
 
 class AttributionConfig(Config):
@@ -197,10 +205,10 @@ class IntegratedGradients(Attribution):
         }
         _ = subject.item_vectors  # made before, so that they are constants of the derivative
         with evaluating(subject.model), torch.enable_grad():
-            found = [
+            parts = [
                 method.attribute(ends, begin, target=k, **path) for k in range(len(subject.targets))
             ]
-        return torch.cat(found).detach().sum(2).to("cpu")
+        return torch.cat(parts).detach().sum(2).to("cpu")
 
 
 class Attention(Attribution):
@@ -224,18 +232,17 @@ class Attention(Attribution):
         model = subject.model
         with evaluating(model):
             if not subject.reading.attends_paths:
-                of_events = subject.reading.attention().to("cpu")
-                return of_events.expand(len(subject.targets), -1).clone()
+                attention = subject.reading.attention().to("cpu")
+                return attention.expand(len(subject.targets), -1).clone()
             weights = path_weights(model)
         assert isinstance(model.space, GraphSpace)
         graph = model.space.graph.to("cpu")
         targets = subject.targets.to("cpu")
         total = torch.zeros(len(targets), subject.n_events, dtype=torch.float64)
         for key, weight in weights.items():
-            found = evidence_of_items(
-                Walks(key.path, graph), subject.user, subject.items, targets, graph
-            )
-            total += weight / 2 * found / found.sum(1, keepdim=True).clamp(min=1e-300)
+            walks = Walks(key.path, graph)
+            evidence = evidence_of_items(walks, subject.user, subject.items, targets, graph)
+            total += weight / 2 * evidence / evidence.sum(1, keepdim=True).clamp(min=1e-300)
         return total
 
 
@@ -245,77 +252,96 @@ Method = str | Mapping[str, Any] | Attribution
 
 def make_methods(specs: Sequence[Method]) -> dict[str, Attribution]:
     """Name -> attribution, in the order given."""
-    made = [
-        spec if isinstance(spec, Attribution) else registry.make("attribution", spec)
-        for spec in specs
-    ]
-    return {registry.name_of("attribution", type(method)): method for method in made}
+    methods = {}
+    for spec in specs:
+        if isinstance(spec, Attribution):
+            method = spec
+        else:
+            method = registry.make("attribution", spec)
+        methods[registry.name_of("attribution", type(method))] = method
+    return methods
 
 
 def attribute_to_history(
-    subject: Subject, methods: Mapping[str, Attribution], item: Callable[[int], Item], seed: int
-) -> tuple[Attributed, ...]:
-    """The subject's targets with their attributions; ``item`` names an item by its index, ``seed``
-    is of what methods draw and of random orders."""
-    values = {
-        name: method.attribute(subject, _generator(seed, subject, name)).to(torch.float64)
-        for name, method in methods.items()
-    }
-    events = tuple(Node("item", each.id, each.title) for each in map(item, subject.items.tolist()))
-    found = []
+    subject: Subject, methods: Mapping[str, Attribution], items: Items, seed: int
+) -> list[Attributed]:
+    """The subject's targets with their attributions.
+
+    Args:
+        items: the recommender's items.
+        seed: of what methods draw and of random orders.
+    """
+    parts = []
+    for name, method in methods.items():
+        generator = _generator(seed, subject, name)
+        parts.append(method.attribute(subject, generator).to(torch.float64))
+    values = torch.stack(parts, 1)  # [K, M, H]
+    # the highest first; among equal ones the last place (the newest event)
+    newest_first = values.flip(2)
+    highest_first = newest_first.argsort(dim=2, descending=True, stable=True)
+    orders = subject.n_events - 1 - highest_first
+    events = tuple(map(items.node, subject.items.tolist()))
+    attributed = []
     for target, index in enumerate(subject.targets.tolist()):
-        of_methods = [each[target].tolist() for each in values.values()]
-        # the highest first; among equal ones the last place (the newest event)
-        newest_first = torch.stack([each[target] for each in values.values()]).flip(1)
-        highest_first = newest_first.argsort(dim=1, descending=True, stable=True)
-        orders = subject.n_events - 1 - highest_first
         generator = _generator(seed, subject, "random orders", index)
         by_chance = torch.rand(_N_RANDOM, subject.n_events, generator=generator).argsort(1)
-        judged = _faithfulness(subject, target, torch.cat([orders, by_chance]))
-        pairs = combinations(zip(values, of_methods, strict=True), 2)
-        found.append(
+        faithfulness = _faithfulness(subject, target, torch.cat([orders[target], by_chance]))
+        by_method = []
+        for row, name in enumerate(methods):
+            by_method.append(
+                MethodAttribution(
+                    method=name,
+                    values=tuple(values[target, row].tolist()),
+                    order=tuple(orders[target, row].tolist()),
+                    faithfulness=faithfulness[row],
+                )
+            )
+        attributed.append(
             Attributed(
-                item=item(index),
+                item=items.item(index),
                 of=subject.of,
                 value=float(subject.full[target]),
                 events=events,
                 n_unread=subject.reading.n_unread,
-                methods=tuple(
-                    MethodAttribution(name, tuple(one), tuple(order.tolist()), faithful)
-                    for name, one, order, faithful in zip(
-                        values, of_methods, orders, judged, strict=False
-                    )
-                ),
-                agreement=tuple((a, b, _spearman(of_a, of_b)) for (a, of_a), (b, of_b) in pairs),
-                by_chance=Faithfulness.mean(judged[len(orders) :]),
+                methods=tuple(by_method),
+                agreement=_agreement(by_method),
+                by_chance=Faithfulness.mean(faithfulness[len(methods) :]),
             )
         )
-    return tuple(found)
+    return attributed
 
 
 def _generator(seed: int, subject: Subject, *purpose: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(derive(seed, "attribution", subject.user, *purpose))
 
 
+def _agreement(
+    methods: Sequence[MethodAttribution],
+) -> tuple[tuple[str, str, float | None], ...]:
+    """Pairs of methods with the rank correlation of their values."""
+    agreement = []
+    for a, b in combinations(methods, 2):
+        agreement.append((a.method, b.method, _spearman(a.values, b.values)))
+    return tuple(agreement)
+
+
 def _spearman(a: Sequence[float], b: Sequence[float]) -> float | None:
     """Spearman's rank correlation, equal values with their mean rank; None where one is
     constant.
     """
-    return None if np.ptp(a) == 0 or np.ptp(b) == 0 else float(stats.spearmanr(a, b).statistic)
+    if min(np.ptp(a), np.ptp(b)) == 0:
+        return None
+    return float(stats.spearmanr(a, b).statistic)
 
 
 def _faithfulness(subject: Subject, target: int, orders: Tensor) -> list[Faithfulness]:
     """How faithful orders [R, H] of the events, what matters most first, are for one of the
     targets.
     """
-    numbers = torch.tensor(
-        [min(math.ceil(share * subject.n_events), subject.n_events) for share in _SHARES]
-    )
+    numbers = (torch.tensor(_SHARES, dtype=torch.float64) * subject.n_events).ceil()
     gone_mask = torch.argsort(orders, 1)[:, None] < numbers[None, :, None]
     masks = torch.stack([~gone_mask, gone_mask])
     values = subject.values(masks.flatten(0, 2))[:, target].to(torch.float64)
-    without, alone = values.view(2, len(orders), len(numbers)).mean(2)
-    full = float(subject.full[target])
-    return [
-        Faithfulness(full - float(a), full - float(b)) for a, b in zip(without, alone, strict=True)
-    ]
+    means = values.view(2, len(orders), len(numbers)).mean(2)
+    comprehensiveness, sufficiency = float(subject.full[target]) - means
+    return list(map(Faithfulness, comprehensiveness.tolist(), sufficiency.tolist()))

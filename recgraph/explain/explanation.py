@@ -146,10 +146,8 @@ class Faithfulness:
     def mean(cls, several: Sequence[Faithfulness]) -> Faithfulness:
         """The mean of each number."""
         return cls(
-            *(
-                sum(getattr(one, name) for one in several) / len(several)
-                for name in cls.__annotations__
-            )
+            comprehensiveness=sum(one.comprehensiveness for one in several) / len(several),
+            sufficiency=sum(one.sufficiency for one in several) / len(several),
         )
 
 
@@ -192,12 +190,14 @@ class Attributed:
         """A row for each of the events that one of the methods puts among its first ``most``: its
         values.
         """
-        shown = dict.fromkeys(place for one in self.methods for place in one.order[:most])
-        return [
-            {"place": place + 1, "item": self.events[place].title}
-            | {one.method: one.values[place] for one in self.methods}
-            for place in sorted(shown, key=self.methods[0].order.index)
-        ]
+        shown = set[int]()
+        for method in self.methods:
+            shown.update(method.order[:most])
+        rows = []
+        for place in sorted(shown, key=self.methods[0].order.index):
+            values = {method.method: method.values[place] for method in self.methods}
+            rows.append({"place": place + 1, "item": self.events[place].title} | values)
+        return rows
 
     def _repr_html_(self) -> str:
         facts = {
@@ -206,8 +206,8 @@ class Attributed:
             "events": len(self.events),
             "not read": self.n_unread or None,
         }
-        tables = [table(self.rows(10), "attribution of the events")]
-        tables += [
+        tables = [
+            table(self.rows(10), "attribution of the events"),
             table(agreement_rows([self]), "agreement"),
             table(faithfulness_rows([self]), "faithfulness"),
         ]
@@ -221,25 +221,26 @@ def agreement_rows(several: Sequence[Attributed]) -> list[dict[str, Any]]:
     That two explanations correlate does not prove either (Neely et al., A Song of (Dis)agreement,
     2022).
     """
-    found = []
-    for number, (first, second, _) in enumerate(several[0].agreement if several else ()):
-        known = [each for one in several if (each := one.agreement[number][2]) is not None]
-        found.append(
-            {"method": first, "and": second, "Spearman": sum(known) / len(known) if known else None}
-        )
-    return found
+    rows = []
+    for pairs in zip(*(one.agreement for one in several), strict=True):
+        known = [spearman for _, _, spearman in pairs if spearman is not None]
+        mean = sum(known) / len(known) if known else None
+        first, second, _ = pairs[0]
+        rows.append({"method": first, "and": second, "Spearman": mean})
+    return rows
 
 
 def faithfulness_rows(several: Sequence[Attributed]) -> list[dict[str, Any]]:
     """A row for each method and one for random orders: means over the recommended items."""
     if not several:
         return []
-    orders = {
-        one.method: [each.methods[n].faithfulness for each in several]
-        for n, one in enumerate(several[0].methods)
-    }
-    orders["random order"] = [each.by_chance for each in several]
-    return [{"method": name} | asdict(Faithfulness.mean(each)) for name, each in orders.items()]
+    rows = []
+    for methods in zip(*(one.methods for one in several), strict=True):
+        mean = Faithfulness.mean([method.faithfulness for method in methods])
+        rows.append({"method": methods[0].method} | asdict(mean))
+    by_chance = Faithfulness.mean([one.by_chance for one in several])
+    rows.append({"method": "random order"} | asdict(by_chance))
+    return rows
 
 
 @dataclass(frozen=True)
@@ -286,9 +287,7 @@ class Explanation:
     @property
     def attributed(self) -> tuple[Attributed, ...]:
         """The attributions of the recommendations; empty where no method was given."""
-        return tuple(
-            each.attributed for each in self.recommendations if each.attributed is not None
-        )
+        return tuple(filter(None, (each.attributed for each in self.recommendations)))
 
     def to_dict(self) -> dict[str, Any]:
         """As nested dictionaries and tuples."""

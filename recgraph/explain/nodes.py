@@ -5,25 +5,37 @@ nodes are near.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import torch
+from polars import selectors
 from torch import Tensor
 
 from recgraph.config import checked
 from recgraph.data.ids import IdMap
-from recgraph.explain.explanation import Item, Near, Neighbour, Node, NodeExplanation, PathWeight
+from recgraph.evaluate.topk import NO_SCORE, merge
+from recgraph.explain.explanation import (
+    Evidence,
+    Item,
+    Near,
+    Neighbour,
+    Node,
+    NodeExplanation,
+    PathWeight,
+)
 from recgraph.explain.paths import Walks, evidence_for_node
 from recgraph.graph.hetero import HeteroGraph
+from recgraph.models.base import PathKey
 from recgraph.models.heterogeneous.base import GraphSpace, path_weights
 from recgraph.serve.bundle import Embedder
 from recgraph.serve.recommender import Recommender, load
 from recgraph.sparse.blocks import unit_length
 
+_VECTORS = selectors.array() | selectors.list(selectors.float())
 #: columns of item features that hold titles; the first that exists is used
 _TITLES = ("title", "name", "movie_title", "item_name")
 #: direct neighbours of a node that are shown, of each type
@@ -36,24 +48,24 @@ class Items:
     """The items of a recommender with their titles and features."""
 
     def __init__(self, recommender: Recommender) -> None:
-        self._recommender, self._key = recommender, recommender.columns.item
-        schema = {} if recommender.item_features is None else recommender.item_features.schema
-        self._title = next((name for name in _TITLES if name in schema), "")
-        # no vectors: hundreds of numbers, which say nothing to a reader
-        self._columns = [name for name, dtype in schema.items() if not _is_vector(dtype)]
-        self._items: dict[
-            int, Item
-        ] = {}  # by index: an item is named once for each that it is near
+        self._recommender = recommender
+        self._columns: list[str] = []
+        if recommender.item_features is not None:
+            # no vectors: hundreds of numbers, which say nothing to a reader
+            self._columns = recommender.item_features.select(~_VECTORS).columns
+        self._title = next(filter(self._columns.__contains__, _TITLES), "")
+        # by index: an item is named once for each that it is near
+        self._items: dict[int, Item] = {}
 
     def item(self, index: int) -> Item:
         """An item by its index."""
         if index not in self._items:
             columns = self._recommender.features_of(torch.tensor([index]), self._columns)
-            values = {each.name: each.to_list()[0] for each in columns}
-            (own,) = self._recommender.items.ids([index]).to_list()
-            title = values.pop(self._title, None) or own  # an empty title names nothing
-            fields = {name: _field(value) for name, value in values.items() if name != self._key}
-            self._items[index] = Item(own, f"{title}", fields)
+            fields = {column.name: _field(column.to_list()[0]) for column in columns}
+            fields.pop(self._recommender.columns.item, None)
+            (item_id,) = self._recommender.items.ids([index]).to_list()
+            title = fields.pop(self._title, None) or item_id  # an empty title names nothing
+            self._items[index] = Item(item_id, f"{title}", fields)
         return self._items[index]
 
     def node(self, index: int) -> Node:
@@ -62,17 +74,15 @@ class Items:
         return Node("item", item.id, item.title)
 
 
-def _is_vector(dtype: pl.DataType) -> bool:
-    return isinstance(dtype, pl.Array) or (isinstance(dtype, pl.List) and dtype.inner.is_float())
-
-
 def _field(value: Any) -> Any:
     """A value as it is shown: a list as a tuple; NaN, with which pandas marks what is missing, as
     None.
     """
     if isinstance(value, list):
         return tuple(value)
-    return None if isinstance(value, float) and math.isnan(value) else value
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return value
 
 
 @checked
@@ -88,22 +98,23 @@ def explain_node(run: Any, node: Any, k: int = 10, *, n_paths: int = 3) -> NodeE
         n_paths: the most paths shown between two nodes along one meta-path.
     """
     embedder = embedder_of(run)
-    model, target = embedder.model, embedder.target
+    model = embedder.model
+    target = embedder.target
     assert isinstance(model.space, GraphSpace)
     graph = model.space.graph.to("cpu")
     index = index_of(IdMap(embedder.embeddings()[target]), node, "node")
     name = partial(node_of, graph)
-    (found,) = nearest(embedder.vectors, torch.tensor([index]), k)
-    weights, others = path_weights(model), [other for other, _ in found]
-    by_path = [
-        evidence_for_node(Walks(key.path, graph), weight, index, others, name, n_paths)
-        for key, weight in weights.items()
-    ]
+    (near,) = nearest(embedder.vectors, torch.tensor([index]), k)
+    evidence: dict[int, list[Evidence]] = {other: [] for other, _ in near}
+    weights = path_weights(model)
+    for key, weight in weights.items():
+        walks = Walks(key.path, graph)
+        by_node = evidence_for_node(walks, weight, index, list(evidence), name, n_paths)
+        for other, path_evidence in by_node.items():
+            evidence[other].append(path_evidence)
     neighbours = []
-    for rank, (other, cosine) in enumerate(found, 1):
-        strongest = sorted(
-            (each[other] for each in by_path if other in each), key=lambda one: -one.score
-        )
+    for rank, (other, cosine) in enumerate(near, 1):
+        strongest = sorted(evidence[other], key=attrgetter("score"), reverse=True)
         neighbours.append(Neighbour(rank, Near(name(target, other), cosine), tuple(strongest)))
     return NodeExplanation(
         model=type(model).__name__,
@@ -111,30 +122,39 @@ def explain_node(run: Any, node: Any, k: int = 10, *, n_paths: int = 3) -> NodeE
         node=name(target, index),
         related=related_nodes(graph, target, index),
         neighbours=tuple(neighbours),
-        path_weights=tuple(
-            PathWeight(key.node_type, key.path, weight) for key, weight in weights.items()
-        ),
+        path_weights=named_path_weights(weights),
     )
+
+
+def named_path_weights(weights: Mapping[PathKey, float]) -> tuple[PathWeight, ...]:
+    """The weights of a model's meta-paths."""
+    return tuple(PathWeight(key.node_type, key.path, weight) for key, weight in weights.items())
 
 
 def recommender_of(run: Any) -> Recommender:
     """The recommender of a run, of itself, or of the folder of a run or bundle."""
-    loaded = load(run) if isinstance(run, str | Path) else getattr(run, "recommender", run)
-    if not isinstance(loaded, Recommender):
+    recommender = _loaded(run, "recommender")
+    if not isinstance(recommender, Recommender):
         raise ValueError(
-            f"run is a {type(loaded).__name__}, which has no users; see explain_node (--node ID)"
+            f"run is a {type(recommender).__name__}, which has no users; see explain_node (--node ID)"
         )
-    return loaded
+    return recommender
 
 
 def embedder_of(run: Any) -> Embedder:
     """The embedder of a run, of itself, or of the folder of a run or bundle."""
-    loaded = load(run) if isinstance(run, str | Path) else getattr(run, "embedder", run)
-    if not isinstance(loaded, Embedder):
+    embedder = _loaded(run, "embedder")
+    if not isinstance(embedder, Embedder):
         raise ValueError(
-            f"run is a {type(loaded).__name__}, which embeds no nodes; see explain (--user ID)"
+            f"run is a {type(embedder).__name__}, which embeds no nodes; see explain (--user ID)"
         )
-    return loaded
+    return embedder
+
+
+def _loaded(run: Any, part: str) -> Any:
+    if isinstance(run, str | Path):
+        return load(run)
+    return getattr(run, part, run)
 
 
 def nearest(
@@ -144,21 +164,20 @@ def nearest(
     pairs of index and cosine; ties go by index. A vector of zeros (an item that was never trained)
     has no neighbours and is none."""
     units = unit_length(vectors.to(torch.float64))
-    candidates = torch.arange(len(vectors)) if among is None else among
-    candidates = candidates[units[candidates].any(1)]
-    found: list[list[tuple[int, float]]] = []
+    has_vector_mask = units.any(1)
+    if among is None:
+        among = torch.arange(len(vectors))
+    candidates = among[has_vector_mask[among]]
+    neighbours = []
     for block in rows.split(max(_MOST_COSINES // max(len(candidates), 1), 1)):  # type: ignore[no-untyped-call]
         cosines = units[block] @ units[candidates].T
-        for row, values in zip(block.tolist(), cosines, strict=True):
-            values[candidates == row] = -torch.inf
-            places = torch.arange(len(values))
-            if k < len(values):
-                least = values.topk(max(k, 1)).values[-1]
-                places = places[values >= least]  # in order, with all that tie for the last place
-            order = places[torch.argsort(values[places], descending=True, stable=True)[:k]]
-            best = order[values[order] > -torch.inf].tolist() if units[row].any() else []
-            found.append([(int(candidates[place]), float(values[place])) for place in best])
-    return found
+        missing_mask = (candidates == block[:, None]) | ~has_vector_mask[block, None]
+        indices = candidates.expand_as(cosines).masked_fill(missing_mask, -1)
+        cosines, indices = merge(cosines.masked_fill(missing_mask, NO_SCORE), indices, k)
+        for row in zip(indices.tolist(), cosines.tolist(), strict=True):
+            pairs = zip(*row, strict=True)
+            neighbours.append([(index, cosine) for index, cosine in pairs if index >= 0])
+    return neighbours
 
 
 def node_of(graph: HeteroGraph, node_type: str, index: int) -> Node:
@@ -174,20 +193,22 @@ def related_nodes(
     """The direct neighbours of a node: node type -> titles, at most ten, those of the lowest degree
     first.
     """
-    found: dict[str, tuple[str, ...]] = {}
+    related: dict[str, tuple[str, ...]] = {}
     for source, relation, end in graph.edge_types:
         adj = graph.adjacency((source, relation, end))
-        for own, other, matrix in ((source, end, adj), (end, source, adj.t())):
-            if own != node_type or other in exclude or (own == other and matrix is not adj):
+        directions = [(source, end, adj), (end, source, adj.t())]
+        if source == end:
+            directions.pop()
+        for start, other, matrix in directions:
+            if start != node_type or other in exclude:
                 continue
             neighbours = torch.unique(matrix.take_rows(torch.tensor([index])).indices)
-            rarest = neighbours[torch.argsort(matrix.t().degrees[neighbours], stable=True)][
-                :_MOST_RELATED
-            ]
-            titles = tuple(node_of(graph, other, node).title for node in rarest.tolist())
-            if titles:
-                found[other] = (*found.get(other, ()), *titles)[:_MOST_RELATED]
-    return found
+            by_degree = torch.argsort(matrix.t().degrees[neighbours], stable=True)
+            rarest = neighbours[by_degree][:_MOST_RELATED]
+            for node in rarest.tolist():
+                titles = related.get(other, ())
+                related[other] = (*titles, node_of(graph, other, node).title)[:_MOST_RELATED]
+    return related
 
 
 def index_of(ids: IdMap, wanted: Any, argument: str) -> int:

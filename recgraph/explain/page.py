@@ -5,13 +5,16 @@ from __future__ import annotations
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from recgraph.config import checked
 from recgraph.explain.explanation import (
+    Attributed,
     Evidence,
     Explanation,
+    Near,
     Node,
     NodeExplanation,
     PathWeight,
@@ -24,36 +27,52 @@ from recgraph.pages import environment
 from recgraph.pages.charts import number
 
 Row = dict[str, Any]
-#: columns of tables, which a feature of the same name does not replace
-_OWN = ("rank", "item", "title", "score")
-#: events of an attribution in a line
+_EVIDENCE_COLUMNS = (
+    "view of",
+    "meta-path",
+    "paths",
+    "similarity",
+    "place",
+    "of",
+    "through",
+    "for instance",
+)
+#: node type and meta-path of the part of a score that comes from own vectors
+_OWN_VECTORS = ("", "")
+#: near items, and events of an attribution, in a line
+_MOST_NEAR = 3
 _MOST_EVENTS = 5
 
 
 def _walk(path: Sequence[Node]) -> str:
-    """A path as text. A user's title follows the word "user", as the ids of users often are
-    numbers.
-    """
-    return " > ".join(_text(node) for node in path)
+    return " > ".join(map(_text, path))
 
 
 def _text(node: Node) -> str:
-    return f"user {node.title}" if node.type == "user" else node.title
+    """A node as text. A user's title follows the word "user", as the ids of users often are
+    numbers.
+    """
+    if node.type == "user":
+        return f"user {node.title}"
+    return node.title
 
 
 def recommendation_rows(explanation: Explanation) -> list[Row]:
     """One row for each recommendation: the id, the title where items have titles, features, the
     score.
     """
-    items = [each.item for each in explanation.recommendations]
-    titled = any(item.title != f"{item.id}" for item in items)
+    has_titles = False
     rows = []
-    for each in explanation.recommendations:
-        title = {"title": each.item.title} if titled else {}
-        fields = {name: value for name, value in each.item.fields.items() if name not in _OWN}
-        rows.append(
-            {"rank": each.rank, "item": each.item.id} | title | fields | {"score": each.score}
-        )
+    for recommendation in explanation.recommendations:
+        item = recommendation.item
+        has_titles |= item.title != f"{item.id}"
+        own = {"rank": recommendation.rank, "item": item.id, "title": item.title}
+        score = {"score": recommendation.score}
+        # a feature does not replace a column of ours
+        rows.append(own | {**item.fields, **own, **score} | score)
+    if not has_titles:
+        for row in rows:
+            del row["title"]
     return rows
 
 
@@ -69,58 +88,51 @@ def evidence_rows(explanation: Explanation | NodeExplanation) -> Iterator[Row]:
     """One row for each recommendation or near node and meta-path; an empty one where no meta-path
     leads there.
     """
-    names = (
-        "view of",
-        "meta-path",
-        "paths",
-        "similarity",
-        "place",
-        "of",
-        "through",
-        "for instance",
-    )
     if isinstance(explanation, Explanation):
-        for each in explanation.recommendations:
-            head = {
-                "rank": each.rank,
-                "item": each.item.id,
-                "title": each.item.title,
-                "score": each.score,
-            }
-            parts = _parts(each)
-            for found in each.evidence or (None,):
-                adds = (
-                    {"adds": None if found is None else parts.get((found.side, found.path))}
-                    if parts
-                    else {}
-                )
-                yield head | adds | dict(zip(names, _evidence_cells(found), strict=True))
+        yield from _recommendation_evidence(explanation)
         return
-    for near in explanation.neighbours:
+    for neighbour in explanation.neighbours:
         head = {
-            "rank": near.rank,
-            explanation.node.type: near.near.node.id,
-            "cosine": near.near.similarity,
+            "rank": neighbour.rank,
+            explanation.node.type: neighbour.near.node.id,
+            "cosine": neighbour.near.similarity,
         }
-        for found in near.evidence or (None,):
-            yield head | dict(zip(names, _evidence_cells(found), strict=True))
+        for evidence in neighbour.evidence or (None,):
+            yield head | _evidence_cells(evidence)
 
 
-def _evidence_cells(found: Evidence | None) -> tuple[Any, ...]:
-    if found is None:
-        return (None,) * 8
-    through = "; ".join(_text(each.via) for each in found.connections)
-    instance = next((_walk(path) for each in found.connections for path in each.paths), "")
-    return (
-        found.side,
-        found.path,
-        found.count,
-        found.score,
-        found.rank,
-        found.n_ranked,
+def _recommendation_evidence(explanation: Explanation) -> Iterator[Row]:
+    for recommendation in explanation.recommendations:
+        head = {
+            "rank": recommendation.rank,
+            "item": recommendation.item.id,
+            "title": recommendation.item.title,
+            "score": recommendation.score,
+        }
+        parts = _parts(recommendation)
+        for evidence in recommendation.evidence or (None,):
+            cells = _evidence_cells(evidence)
+            if parts:
+                head["adds"] = parts.get((cells["view of"], cells["meta-path"]))
+            yield head | cells
+
+
+def _evidence_cells(evidence: Evidence | None) -> Row:
+    if evidence is None:
+        return dict.fromkeys(_EVIDENCE_COLUMNS)
+    through = "; ".join(_text(connection.via) for connection in evidence.connections)
+    instances = chain.from_iterable(connection.paths for connection in evidence.connections)
+    values = (
+        evidence.side,
+        evidence.path,
+        evidence.count,
+        evidence.score,
+        evidence.rank,
+        evidence.n_ranked,
         through,
-        instance,
+        _walk(next(instances, ())),
     )
+    return dict(zip(_EVIDENCE_COLUMNS, values, strict=True))
 
 
 def _parts(recommendation: Recommendation) -> dict[tuple[str, str], float]:
@@ -129,43 +141,57 @@ def _parts(recommendation: Recommendation) -> dict[tuple[str, str], float]:
 
 def why_lines(explanation: Explanation) -> Iterator[str]:
     """The reasons for each recommendation, for a terminal."""
-    for each in explanation.recommendations:
-        yield f"{each.rank}. {each.item.title}"
-        parts = _parts(each)
-        if ("", "") in parts:
-            yield f"   own vectors add {parts['', '']:+.3f} to the score {each.score:.3f}"
-        for found in each.evidence:
-            yield from _evidence_lines(found, parts.get((found.side, found.path)))
-        for name, near in (("of the history", each.nearest_seen), ("of all", each.nearest)):
-            if near:
-                yield f"   nearest {name}: {'; '.join(f'{one.node.title} {one.similarity:.2f}' for one in near[:3])}"
-        if each.attributed is not None:
-            titles = [node.title for node in each.attributed.events]
-            for one in each.attributed.methods:
-                first = (
-                    f"{titles[place]} {one.values[place]:+.3f}"
-                    for place in one.order[:_MOST_EVENTS]
-                )
-                yield f"   {one.method}: {'; '.join(first)}"
+    for recommendation in explanation.recommendations:
+        yield f"{recommendation.rank}. {recommendation.item.title}"
+        parts = _parts(recommendation)
+        if _OWN_VECTORS in parts:
+            yield f"   own vectors add {parts[_OWN_VECTORS]:+.3f} to the score {recommendation.score:.3f}"
+        for evidence in recommendation.evidence:
+            yield from _evidence_lines(evidence, parts.get((evidence.side, evidence.path)))
+        yield from _near_lines("of the history", recommendation.nearest_seen)
+        yield from _near_lines("of all", recommendation.nearest)
+        if recommendation.attributed is not None:
+            yield from _attribution_lines(recommendation.attributed)
 
 
 def neighbour_lines(explanation: NodeExplanation) -> Iterator[str]:
     """The paths between the node and each near node, for a terminal."""
     for each in explanation.neighbours:
         yield f"{each.rank}. {each.near.node.type} {each.near.node.title}, cosine {each.near.similarity:.3f}"
-        for found in each.evidence:
-            yield from _evidence_lines(found, None)
+        for evidence in each.evidence:
+            yield from _evidence_lines(evidence, None)
 
 
-def _evidence_lines(found: Evidence, adds: float | None) -> Iterator[str]:
-    added = "" if adds is None else f" adds {adds:+.3f};"
+def _evidence_lines(evidence: Evidence, adds: float | None) -> Iterator[str]:
+    added = ""
+    if adds is not None:
+        added = f" adds {adds:+.3f};"
+    paths = "1 path"
+    more = ""
+    if evidence.count > 1:
+        paths = f"{evidence.count:,} paths"
+        more = f" and {evidence.count - 1:,} more"
     yield (
-        f"   {found.path}:{added} {found.count:,} path{'s' if found.count != 1 else ''}, "
-        f"similarity {found.score:.3f}, rank {found.rank:,} of {found.n_ranked:,} by this path alone"
+        f"   {evidence.path}:{added} {paths}, similarity {evidence.score:.3f}, "
+        f"rank {evidence.rank:,} of {evidence.n_ranked:,} by this path alone"
     )
-    if found.connections:
-        more = f" and {found.count - 1:,} more" if found.count > 1 else ""
-        yield f"      {_walk(found.connections[0].paths[0])}{more}"
+    if evidence.connections:
+        yield f"      {_walk(evidence.connections[0].paths[0])}{more}"
+
+
+def _near_lines(name: str, nearest: Sequence[Near]) -> Iterator[str]:
+    if nearest:
+        titles = (f"{near.node.title} {near.similarity:.2f}" for near in nearest[:_MOST_NEAR])
+        yield f"   nearest {name}: {'; '.join(titles)}"
+
+
+def _attribution_lines(attributed: Attributed) -> Iterator[str]:
+    for method in attributed.methods:
+        events = (
+            f"{attributed.events[place].title} {method.values[place]:+.3f}"
+            for place in method.order[:_MOST_EVENTS]
+        )
+        yield f"   {method.method}: {'; '.join(events)}"
 
 
 @checked
@@ -199,13 +225,15 @@ def _mean_parts(explanation: Explanation) -> dict[tuple[str, str], float]:
     recommendations.
     """
     means: dict[tuple[str, str], float] = defaultdict(float)
-    for each in explanation.recommendations:
-        for key, value in _parts(each).items():
-            means[key] += value / len(explanation.recommendations)
+    for recommendation in explanation.recommendations:
+        for part in recommendation.parts:
+            means[part.side, part.path] += part.value / len(explanation.recommendations)
     return dict(means)
 
 
 def _value_text(value: Any) -> str:
     if value is None:
         return ""
-    return ", ".join(f"{part}" for part in value) if isinstance(value, tuple) else f"{value}"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return str(value)

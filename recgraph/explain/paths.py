@@ -4,7 +4,7 @@ what they show.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 
 import torch
@@ -37,14 +37,16 @@ class Walks:
 
     def __init__(self, path: str, graph: HeteroGraph) -> None:
         self.route = MetaPath(path).route(graph)
-        self.path, self.types = path, types_of(self.route)
+        self.path = path
+        self.types = types_of(self.route)
         if self.types[0] != self.types[-1]:
             raise PathError(
                 f"path = {path!r} leads from {self.types[0]!r} to {self.types[-1]!r}, not back to its type"
             )
         self.round_trip = is_palindrome(self.route)
         self.steps = tuple(step.matrix(graph).pattern() for step in self.route)
-        self._own = torch.full((self.steps[0].shape[0],), torch.nan, dtype=torch.float64)
+        n_starts = self.steps[0].shape[0]
+        self._known_self_counts = torch.full((n_starts,), torch.nan, dtype=torch.float64)
 
     def reach(self, starts: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """The ends that starts [S] int64 reach, a block of starts at a time, one entry [E] a pair.
@@ -56,15 +58,12 @@ class Walks:
         for block, rows in _row_blocks(self.steps, starts):
             places = rows.rows + block.start
             keep_mask = rows.indices != starts[places]
-            places, ends, counts = (
-                places[keep_mask],
-                rows.indices[keep_mask],
-                rows.values(torch.float64)[keep_mask],
-            )
+            places = places[keep_mask]
+            ends = rows.indices[keep_mask]
+            counts = rows.values(torch.float64)[keep_mask]
             if self.round_trip:
-                similarities = (
-                    2 * counts / (self._self_counts(starts[places]) + self._self_counts(ends))
-                )
+                self_counts = self._self_counts(starts[places]) + self._self_counts(ends)
+                similarities = 2 * counts / self_counts
             else:
                 similarities = counts / (self._out[starts[places]] * self._in[ends]).sqrt()
             yield places, ends, similarities, counts
@@ -72,12 +71,11 @@ class Walks:
     def _self_counts(self, nodes: Tensor) -> Tensor:
         """[K] float64: c(a, a) of nodes; computed once for each node."""
         missing = torch.unique(nodes)
-        missing = missing[self._own[missing].isnan()]
+        missing = missing[self._known_self_counts[missing].isnan()]
         for block, rows in _row_blocks(self.steps[: len(self.steps) // 2], missing):
-            self._own[missing[block]] = rows.with_weights(
-                rows.values(torch.float64).square()
-            ).row_sums()
-        return self._own[nodes]
+            squares = rows.values(torch.float64).square()
+            self._known_self_counts[missing[block]] = rows.with_weights(squares).row_sums()
+        return self._known_self_counts[nodes]
 
     @cached_property
     def _out(self) -> Tensor:
@@ -99,26 +97,27 @@ class Walks:
         leading = [torch.tensor([end])]
         for step in reversed(self.steps[1:]):
             leading.append(torch.unique(step.t().take_rows(leading[-1]).indices))
-        origin, log_p = torch.arange(len(starts)), torch.zeros(len(starts), dtype=torch.float64)
+        origin = torch.arange(len(starts))
+        log_p = torch.zeros(len(starts), dtype=torch.float64)
         paths = starts[:, None]
         for step, allowed in zip(self.steps, reversed(leading), strict=True):
             rows = step.take_rows(paths[:, -1])
             keep_mask = torch.isin(rows.indices, allowed)
-            before, node = rows.rows[keep_mask], rows.indices[keep_mask]
+            before = rows.rows[keep_mask]
+            node = rows.indices[keep_mask]
             log_p = log_p[before] - rows.degrees[before].to(torch.float64).log()
-            origin, paths = origin[before], torch.cat([paths[before], node[:, None]], 1)
+            origin = origin[before]
+            paths = torch.cat([paths[before], node[:, None]], 1)
             best = _top_of_groups(origin * step.shape[1] + node, log_p, k)
             origin, log_p, paths = origin[best], log_p[best], paths[best]
-        found: list[list[tuple[int, ...]]] = [[] for _ in range(len(starts))]
+        best_paths: list[list[tuple[int, ...]]] = [[] for _ in starts]
         for start, path in zip(origin.tolist(), paths.tolist(), strict=True):
-            found[start].append(tuple(path))
-        return found
+            best_paths[start].append(tuple(path))
+        return best_paths
 
     def named(self, path: Sequence[int], name: Namer) -> tuple[Node, ...]:
         """The nodes of a path."""
-        return tuple(
-            name(node_type, index) for node_type, index in zip(self.types, path, strict=True)
-        )
+        return tuple(map(name, self.types, path))
 
 
 def _row_blocks(steps: Sequence[Csr], starts: Tensor) -> Iterator[tuple[slice, Csr]]:
@@ -147,6 +146,7 @@ def evidence_for_user(
     walks: Walks,
     weight: float | None,
     items: Sequence[int],
+    *,
     user: int,
     interactions: Csr,
     unseen_mask: Tensor,
@@ -161,83 +161,103 @@ def evidence_for_user(
         interactions: [n_users, n_items], of the graph.
         unseen_mask: [n_items], the items outside the user's history.
     """
-    side, start, n_items = walks.types[0], torch.tensor([user]), len(unseen_mask)
+    side = walks.types[0]
+    start = torch.tensor([user])
+    n_items = len(unseen_mask)
+    # what a path has before and behind the meta-path
+    before: tuple[Node, ...] = ()
+    after: tuple[Node, ...] = ()
     if side == "item":  # through the items of the history
+        before = (name("user", user),)
         via = interactions.take_rows(start).indices
-        parts = walks.reach(via)
+        blocks = walks.reach(via)
         total = torch.tensor(max(len(via), 1))
     else:  # through similar users
-        ((_, via, similarities, numbers),) = walks.reach(start)
+        ((_, via, similarities, counts),) = walks.reach(start)
         had = interactions.take_rows(via)
-        parts = iter([(had.rows, had.indices, similarities[had.rows], numbers[had.rows])])
+        blocks = iter([(had.rows, had.indices, similarities[had.rows], counts[had.rows])])
         total = similarities.sum().clamp(min=_TOLERANCE)
-    # of all items, and [2, V, K] the similarity and the number of paths from each via to each
-    # explained item
-    scores, counts = (torch.zeros(n_items, dtype=torch.float64) for _ in range(2))
-    of_via = torch.zeros(2, len(via), len(items), dtype=torch.float64)
+    # of all items
+    item_scores = torch.zeros(n_items, dtype=torch.float64)
+    item_counts = torch.zeros(n_items, dtype=torch.float64)
+    # [V, K] from each via to each explained item
+    via_similarities = torch.zeros(len(via), len(items), dtype=torch.float64)
+    via_counts = torch.zeros(len(via), len(items), dtype=torch.float64)
     column = torch.full((n_items,), -1)
     column[torch.tensor(items, dtype=torch.int64)] = torch.arange(len(items))
-    for rows, ends, similarities, numbers in parts:
-        scores.index_add_(0, ends, similarities)
-        counts.index_add_(0, ends, numbers)
-        own_mask = column[ends] >= 0
-        of_via[:, rows[own_mask], column[ends[own_mask]]] = torch.stack(
-            [similarities[own_mask], numbers[own_mask]]
-        )
-    scores /= total
-    n_ranked = int(((counts > 0) & unseen_mask).sum())
-    found = {}
-    for place, item in enumerate(items):
-        if not (count := int(counts[item])):
+    for rows, ends, similarities, counts in blocks:
+        item_scores.index_add_(0, ends, similarities)
+        item_counts.index_add_(0, ends, counts)
+        explained_mask = column[ends] >= 0
+        place = rows[explained_mask], column[ends[explained_mask]]
+        via_similarities[place] = similarities[explained_mask]
+        via_counts[place] = counts[explained_mask]
+    item_scores /= total
+    n_ranked = int(((item_counts > 0) & unseen_mask).sum())
+    evidence = {}
+    for similarities, counts, item in zip(via_similarities.T, via_counts.T, items, strict=True):
+        count = int(item_counts[item])
+        if not count:
             continue
-        similarities, numbers = of_via[:, :, place]
         order = torch.argsort(similarities, descending=True, stable=True)[:n_connections]
         order = order[similarities[order] > 0]
         if side == "item":
-            best = walks.best_paths(via[order], item, n_paths)
-            paths = [
-                [(name("user", user), *walks.named(path, name)) for path in each] for each in best
-            ]
+            best_paths = walks.best_paths(via[order], item, n_paths)
         else:
-            best = [walks.best_paths(start, other, n_paths)[0] for other in via[order].tolist()]
-            paths = [
-                [(*walks.named(path, name), name("item", item)) for path in each] for each in best
-            ]
-        connections = tuple(
-            Connection(
-                name(side, int(via[row])), float(similarities[row]), int(numbers[row]), tuple(some)
+            after = (name("item", item),)
+            best_paths = [walks.best_paths(start, end, n_paths)[0] for end in via[order].tolist()]
+        connections = []
+        for row, paths in zip(order.tolist(), best_paths, strict=True):
+            connections.append(
+                Connection(
+                    via=name(side, int(via[row])),
+                    similarity=float(similarities[row]),
+                    count=int(counts[row]),
+                    paths=tuple((*before, *walks.named(path, name), *after) for path in paths),
+                )
             )
-            for row, some in zip(order.tolist(), paths, strict=True)
+        score = item_scores[item]
+        evidence[item] = Evidence(
+            side=side,
+            path=walks.path,
+            weight=weight,
+            count=count,
+            score=float(score),
+            rank=1 + int(((item_scores > score + _TOLERANCE) & unseen_mask).sum()),
+            n_ranked=n_ranked,
+            connections=tuple(connections),
         )
-        score = float(scores[item])
-        rank = 1 + int(((scores > score + _TOLERANCE) & unseen_mask).sum())
-        found[item] = Evidence(side, walks.path, weight, count, score, rank, n_ranked, connections)
-    return found
+    return evidence
 
 
 def evidence_for_node(
-    walks: Walks, weight: float | None, node: int, others: Sequence[int], name: Namer, n_paths: int
+    walks: Walks, weight: float | None, node: int, others: Iterable[int], name: Namer, n_paths: int
 ) -> dict[int, Evidence]:
     """The evidence of a meta-path between a node and those others of its type that it connects with
     the node.
     """
-    start, side = torch.tensor([node]), walks.types[0]
+    start = torch.tensor([node])
+    side = walks.types[0]
     ((_, ends, similarities, counts),) = walks.reach(start)
     row_of = {end: row for row, end in enumerate(ends.tolist())}
-    found = {}
-    for other in others:
-        if (row := row_of.get(other)) is None:
-            continue
-        similarity, count = float(similarities[row]), int(counts[row])
-        rank = 1 + int((similarities > similarity + _TOLERANCE).sum())
-        paths = tuple(
-            walks.named(path, name) for path in walks.best_paths(start, other, n_paths)[0]
+    evidence = {}
+    for other in row_of.keys() & others:
+        row = row_of[other]
+        similarity = float(similarities[row])
+        count = int(counts[row])
+        (best_paths,) = walks.best_paths(start, other, n_paths)
+        paths = tuple(walks.named(path, name) for path in best_paths)
+        evidence[other] = Evidence(
+            side=side,
+            path=walks.path,
+            weight=weight,
+            count=count,
+            score=similarity,
+            rank=1 + int((similarities > similarity + _TOLERANCE).sum()),
+            n_ranked=len(ends),
+            connections=(Connection(name(side, other), similarity, count, paths),),
         )
-        connection = Connection(name(side, other), similarity, count, paths)
-        found[other] = Evidence(
-            side, walks.path, weight, count, similarity, rank, len(row_of), (connection,)
-        )
-    return found
+    return evidence
 
 
 def evidence_of_items(
@@ -251,28 +271,29 @@ def evidence_of_items(
     c_i(v) those through i. Any other path of users leads through nothing of the history: zeros. ->
     [K, H] float64.
     """
-    found = torch.zeros(len(items), len(history), dtype=torch.float64)
+    evidence = torch.zeros(len(items), len(history), dtype=torch.float64)
     place = torch.full((graph.count("item"),), -1)
     place[items] = torch.arange(len(items))
     if walks.types[0] == "item":
         for through, ends, similarities, _ in walks.reach(history):
-            own_mask = place[ends] >= 0
-            found[place[ends[own_mask]], through[own_mask]] = similarities[own_mask]
-        return found
+            item_mask = place[ends] >= 0
+            evidence[place[ends[item_mask]], through[item_mask]] = similarities[item_mask]
+        return evidence
     if walks.route[0] != Step(INTERACTS):
-        return found
+        return evidence
     ((_, others, similarities, counts),) = walks.reach(torch.tensor([user]))
     had = graph.adjacency(INTERACTS).pattern().take_rows(others)
-    own_mask = place[had.indices] >= 0
-    rows = had.rows[own_mask]
+    item_mask = place[had.indices] >= 0
+    rows = had.rows[item_mask]
     similarity = torch.zeros(len(others), len(items), dtype=torch.float64)
-    similarity[rows, place[had.indices[own_mask]]] = similarities[rows]
+    similarity[rows, place[had.indices[item_mask]]] = similarities[rows]
     end_of = torch.full((graph.count("user"),), -1)
     end_of[others] = torch.arange(len(others))
     for block, paths in _row_blocks(walks.steps[1:], history):
         ends = end_of[paths.indices]
         other_mask = ends >= 0  # the user itself is no end
-        through, ends = paths.rows[other_mask] + block.start, ends[other_mask]
+        through = paths.rows[other_mask] + block.start
+        ends = ends[other_mask]
         shares = paths.values(torch.float64)[other_mask] / counts[ends]
-        found.index_add_(1, through, (shares[:, None] * similarity[ends]).T)
-    return found
+        evidence.index_add_(1, through, (shares[:, None] * similarity[ends]).T)
+    return evidence

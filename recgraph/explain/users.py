@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from recgraph.config import checked, is_list
-from recgraph.data.batches import Query
 from recgraph.data.dataframe import from_native
 from recgraph.data.log import INTERACTS
 from recgraph.evaluate.ranking import device_of, evaluating, item_vectors_of
 from recgraph.explain.attribution import (
+    Attribution,
     Method,
     Quantity,
     Subject,
@@ -28,16 +28,24 @@ from recgraph.explain.explanation import (
     HistoryItem,
     Near,
     Node,
-    PathWeight,
     Recommendation,
     ScorePart,
 )
-from recgraph.explain.nodes import Items, index_of, nearest, node_of, recommender_of, related_nodes
+from recgraph.explain.nodes import (
+    Items,
+    index_of,
+    named_path_weights,
+    nearest,
+    node_of,
+    recommender_of,
+    related_nodes,
+)
 from recgraph.explain.paths import Walks, evidence_for_user
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphSpace, path_weights
 from recgraph.models.heterogeneous.recommender import MetaPathRecommender
 from recgraph.serve.recommender import NoHistoryError, Recommender
+from recgraph.serve.request import query_of_users
 from recgraph.sparse.products import distinct
 
 #: connects history and item where the model has no meta-paths
@@ -78,38 +86,39 @@ def explain(
         ValueError: the user is unknown, or a method does not apply to the model.
         NoHistoryError: the model cannot rank for a user without history.
     """
-    recommender = recommender_of(run)
-    found = _User(recommender, index_of(recommender.users, user, "user"))
+    subject = _User(recommender_of(run), user)
     methods = make_methods(attribution)
-    items, scores = found.recommended(k)
+    items, scores = subject.recommended(k)
     attributed: Sequence[Attributed | None] = [None] * len(items)
     if methods and items:
-        attributed = attribute_to_history(found.subject(items), methods, found.items.item, seed)
-    parts = found.parts(items)
-    evidence = found.evidence(items, parts, n_connections, n_paths)
-    rows, history = torch.tensor(items, dtype=torch.int64), found.seen
-    near, near_seen = found.near(rows, n_near), found.near(rows, n_near, torch.unique(history))
-    reasons = zip(items, scores, parts, evidence, near, near_seen, attributed, strict=True)
-    return Explanation(
-        model=type(found.model).__name__,
-        dataset=recommender.record.get("data", {}).get("dataset"),
-        user=recommender.users.ids([found.user]).to_list()[0],
-        related=related_nodes(found.graph, "user", found.user, exclude=("user", "item")),
-        history=tuple(
-            map(
-                HistoryItem,
-                map(found.items.item, history.tolist()),
-                found.fitted(),
-                found.near(history, n_near),
+        attributed = subject.attributed(items, methods, seed=seed)
+    parts = subject.parts(items)
+    evidence = subject.evidence(items, parts, n_connections, n_paths)
+    rows = torch.tensor(items, dtype=torch.int64)
+    nearest_items = subject.near(rows, n_near)
+    nearest_seen = subject.near(rows, n_near, torch.unique(subject.seen))
+    recommendations = []
+    for place, item in enumerate(items):
+        recommendations.append(
+            Recommendation(
+                rank=place + 1,
+                item=subject.items.item(item),
+                score=scores[place],
+                parts=parts[place],
+                evidence=evidence[place],
+                nearest=nearest_items[place],
+                nearest_seen=nearest_seen[place],
+                attributed=attributed[place],
             )
-        ),
-        recommendations=tuple(
-            Recommendation(rank, found.items.item(item), *own)
-            for rank, (item, *own) in enumerate(reasons, 1)
-        ),
-        path_weights=tuple(
-            PathWeight(key.node_type, key.path, weight) for key, weight in found.weights.items()
-        ),
+        )
+    return Explanation(
+        model=type(subject.model).__name__,
+        dataset=subject.recommender.record.get("data", {}).get("dataset"),
+        user=subject.id,
+        related=related_nodes(subject.graph, "user", subject.user, exclude=("user", "item")),
+        history=subject.history(n_near),
+        recommendations=tuple(recommendations),
+        path_weights=named_path_weights(subject.weights),
     )
 
 
@@ -146,41 +155,40 @@ def attribute(
         ValueError: the user or an item is unknown, or a method does not apply to the model.
         NoHistoryError: the user has no history.
     """
-    recommender = recommender_of(run)
-    found = _User(recommender, index_of(recommender.users, user, "user"))
+    subject = _User(recommender_of(run), user)
     if items is None:
-        indices, _ = found.recommended(k)
+        indices, _ = subject.recommended(k)
     else:
-        indices = [
-            index_of(recommender.items, item, "items")
-            for item in (items if is_list(items) else [items])
-        ]
+        if not is_list(items):
+            items = [items]
+        indices = [index_of(subject.recommender.items, item, "items") for item in items]
     if not indices:
         return ()
-    return attribute_to_history(
-        found.subject(indices, of), make_methods(methods), found.items.item, seed
-    )
+    return tuple(subject.attributed(indices, make_methods(methods), seed=seed, of=of))
 
 
 class _User:
     """A user of a recommender, with the graph that connects the user to the items."""
 
-    def __init__(self, recommender: Recommender, user: int) -> None:
-        self.recommender, self.model, self.user = recommender, recommender.model, user
-        self.items, self.seen = Items(recommender), recommender.seen.row(user)
+    def __init__(self, recommender: Recommender, user_id: Any) -> None:
+        self.recommender = recommender
+        self.model = recommender.model
+        self.items = Items(recommender)
+        self.user = index_of(recommender.users, user_id, "user")
+        (self.id,) = recommender.users.ids([self.user]).to_list()
+        self.query = query_of_users(torch.tensor([self.user]), recommender.seen, recommender.times)
+        self.seen = self.query.history.values
         self.unseen_mask = torch.ones(len(recommender.items), dtype=torch.bool)
         self.unseen_mask[self.seen] = False
         self.weights = path_weights(self.model)
-        times, row = recommender.times, torch.tensor([user])
-        self.query = Query(
-            row, recommender.seen.take(row), None if times is None else times.take(row)
-        )
 
     @cached_property
     def fitted_graph(self) -> HeteroGraph | None:
         """The graph that the model was fitted to; None for a model without meta-paths."""
-        space = self.model.space
-        return space.graph.to("cpu") if self.weights and isinstance(space, GraphSpace) else None
+        if not self.weights:
+            return None
+        assert isinstance(self.model.space, GraphSpace)
+        return self.model.space.graph.to("cpu")
 
     @cached_property
     def graph(self) -> HeteroGraph:
@@ -194,35 +202,38 @@ class _User:
         ids = {"user": self.recommender.users, "item": self.recommender.items}
         return HeteroGraph.from_edge_lists(counts, {INTERACTS: (rows.rows, rows.values)}, ids=ids)
 
-    def subject(self, items: Sequence[int], of: Quantity = "log_probability") -> Subject:
-        """What is attributed: some items for this user."""
-        if not len(self.seen):
-            raise NoHistoryError(
-                f"user {self.recommender.users.ids([self.user])[0]!r} has no history to attribute to"
-            )
-        return Subject(self.model, self.query, torch.tensor(items, dtype=torch.int64), of)
-
     def recommended(self, k: int) -> tuple[list[int], list[float]]:
         """The first k items and their scores."""
-        frame = from_native(
-            self.recommender.recommend(users=self.recommender.users.ids([self.user]), k=k)
-        )
+        frame = from_native(self.recommender.recommend(users=[self.id], k=k))
         return self.recommender.items.index(frame.to_series(1)).tolist(), frame["score"].to_list()
+
+    def attributed(
+        self,
+        items: Sequence[int],
+        methods: Mapping[str, Attribution],
+        *,
+        seed: int,
+        of: Quantity = "log_probability",
+    ) -> list[Attributed]:
+        """What of the history some items come from."""
+        if not len(self.seen):
+            raise NoHistoryError(f"user {self.id!r} has no history to attribute to")
+        subject = Subject(self.model, self.query, torch.tensor(items), of)
+        return attribute_to_history(subject, methods, self.items, seed)
 
     def parts(self, items: Sequence[int]) -> list[tuple[ScorePart, ...]]:
         """The parts of the score of each item."""
+        parts: list[tuple[ScorePart, ...]] = [()] * len(items)
         if not isinstance(self.model, MetaPathRecommender):
-            return [()] * len(items)
+            return parts
         device = device_of(self.model)
+        targets = torch.tensor([items], dtype=torch.int64, device=device)
         with evaluating(self.model):
-            found = self.model.score_parts(
-                self.query.to(device), torch.tensor([items], device=device).long()
-            )
-        values = {key: part[0].tolist() for key, part in found.items()}
-        return [
-            tuple(ScorePart(key.node_type, key.path, part[place]) for key, part in values.items())
-            for place in range(len(items))
-        ]
+            by_path = self.model.score_parts(self.query.to(device), targets)
+        for key, (values,) in by_path.items():
+            for place, value in enumerate(values.tolist()):
+                parts[place] += (ScorePart(key.node_type, key.path, value),)
+        return parts
 
     def evidence(
         self,
@@ -234,29 +245,36 @@ class _User:
         """Sorted by what a meta-path adds to the score; where none adds, by the rank of the
         item.
         """
-        interactions = self.graph.adjacency(INTERACTS).pattern()
-        weights: dict[str, float | None] = {
-            key.path: weight for key, weight in self.weights.items()
-        }
-        given = self.user, interactions, self.unseen_mask, self._node, n_connections, n_paths
-        by_path = [
-            evidence_for_user(Walks(path, self.graph), weight, items, *given)
-            for path, weight in (weights or {_CO_OCCURRENCE: None}).items()
-        ]
-        in_order = []
-        for item, of_item in zip(items, parts, strict=True):
-            adds = {(part.side, part.path): part.value for part in of_item}
-            found = [each[item] for each in by_path if item in each]
-            found.sort(
-                key=lambda one: (-adds.get((one.side, one.path), 0.0), one.rank / one.n_ranked)
+        weights: dict[str, float | None] = {_CO_OCCURRENCE: None}
+        if self.weights:
+            weights = {key.path: weight for key, weight in self.weights.items()}
+        evidence: dict[int, list[Evidence]] = {item: [] for item in items}
+        for path, weight in weights.items():
+            by_item = evidence_for_user(
+                Walks(path, self.graph),
+                weight,
+                items,
+                user=self.user,
+                interactions=self.graph.adjacency(INTERACTS).pattern(),
+                unseen_mask=self.unseen_mask,
+                name=self._node,
+                n_connections=n_connections,
+                n_paths=n_paths,
             )
-            in_order.append(tuple(found))
+            for item, path_evidence in by_item.items():
+                evidence[item].append(path_evidence)
+        in_order = []
+        for item, item_parts in zip(items, parts, strict=True):
+            adds = {(part.side, part.path): part.value for part in item_parts}
+            evidence[item].sort(key=lambda one: one.rank / one.n_ranked)
+            evidence[item].sort(key=lambda one: -adds.get((one.side, one.path), 0.0))
+            in_order.append(tuple(evidence[item]))
         return in_order
 
     def _node(self, node_type: str, index: int) -> Node:
-        return (
-            self.items.node(index) if node_type == "item" else node_of(self.graph, node_type, index)
-        )
+        if node_type == "item":
+            return self.items.node(index)
+        return node_of(self.graph, node_type, index)
 
     def near(
         self, rows: Tensor, n_near: int, among: Tensor | None = None
@@ -265,28 +283,35 @@ class _User:
         if self._vectors is None:
             return [()] * len(rows)
         unique, places = torch.unique(rows, return_inverse=True)
-        found = [
-            tuple(
-                Near(self.items.node(index), cosine, not bool(self.unseen_mask[index]))
-                for index, cosine in each
-            )
-            for each in nearest(self._vectors, unique, n_near, among)
-        ]
-        return [found[place] for place in places.tolist()]
+        near = []
+        for pairs in nearest(self._vectors, unique, n_near, among):
+            entries = []
+            for index, cosine in pairs:
+                is_seen = not bool(self.unseen_mask[index])
+                entries.append(Near(self.items.node(index), cosine, is_seen))
+            near.append(tuple(entries))
+        return [near[place] for place in places.tolist()]
 
     @cached_property
     def _vectors(self) -> Tensor | None:
         vectors = item_vectors_of(self.model)
-        return None if vectors is None else vectors.detach().to("cpu")
+        if vectors is None:
+            return None
+        return vectors.detach().to("cpu")
 
-    def fitted(self) -> list[bool | None]:
+    def history(self, n_near: int) -> tuple[HistoryItem, ...]:
+        """The items of the history, with the nearest items of each."""
+        items = map(self.items.item, self.seen.tolist())
+        return tuple(map(HistoryItem, items, self._fitted(), self.near(self.seen, n_near)))
+
+    def _fitted(self) -> list[bool] | list[None]:
         """Whether the model was fitted to each item of the history; None where that is not
         known.
         """
         if self.fitted_graph is not None:
             row = self.fitted_graph.adjacency(INTERACTS).take_rows(torch.tensor([self.user]))
-            known = set(row.indices.tolist())
-            return [index in known for index in self.seen.tolist()]
+            return torch.isin(self.seen, row.indices).tolist()
         # without a graph the recommender holds all parts as one, and not which item was in which
-        on_history = self.recommender.record.get("fitted_on") in ("train+valid", "all")
-        return [True if on_history else None] * len(self.seen)
+        if self.recommender.record.get("fitted_on") in ("train+valid", "all"):
+            return [True] * len(self.seen)
+        return [None] * len(self.seen)

@@ -19,9 +19,10 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from recgraph.evaluate import significance
 from recgraph.evaluate.metrics import best_first
 from recgraph.evaluate.results import Result
-from recgraph.evaluate.significance import TooFewPairs, holm, over_users, welch
+from recgraph.evaluate.significance import TooFewPairs, holm, welch
 from recgraph.files import write_json
 from recgraph.leaderboard.plan import TITLES, Records, digest, load_values, read_json
 
@@ -147,53 +148,45 @@ def _compare_metric(records: Records, title: str, metric: str, users: _Users) ->
     for address, values in scores.items():
         if address == best or not all(map(math.isfinite, values + scores[best])):
             continue
-        tests = [
-            *_tests_over_users(users.get(address), users.get(best), metric),
-            *_tests_over_seeds(values, scores[best]),
-        ]
+        tests = []
+        over_users = _over_users(users.get(address), users.get(best), metric)
+        if over_users is not None:
+            tests.append(over_users)
+        if min(len(values), len(scores[best])) > 1:
+            test = welch(values, scores[best])
+            n = len(values) + len(scores[best])
+            tests.append(_comparison("seeds", n, test, test.p_value, test.hedges_g))
         if tests:
             column.versus[address] = tuple(tests)
     return column
 
 
-def _tests_over_users(
+def _over_users(
     results: list[Result] | None, best: list[Result] | None, metric: str
-) -> list[Comparison]:
+) -> Comparison | None:
     # a metric of lists together has no values of users
     if not results or not best or metric not in best[0].per_user:
-        return []
+        return None
     try:
-        test = over_users(results, best, metric)
+        test = significance.over_users(results, best, metric)
     except TooFewPairs:  # a metric may leave users without a value
-        return []
-    comparison = Comparison(
-        over="users",
-        n=test.n,
+        return None
+    return _comparison("users", test.n, test, test.p_values["randomisation"], test.cohen_d)
+
+
+def _comparison(
+    over: Literal["users", "seeds"], n: int, test: Any, p_value: float, effect: float
+) -> Comparison:
+    return Comparison(
+        over=over,
+        n=n,
         difference=test.difference,
         low=test.interval.low,
         high=test.interval.high,
-        p_value=test.p_values["randomisation"],
-        p_adjusted=test.p_values["randomisation"],
-        effect=_finite(test.cohen_d),
+        p_value=p_value,
+        p_adjusted=p_value,
+        effect=_finite(effect),
     )
-    return [comparison]
-
-
-def _tests_over_seeds(values: list[float], best: list[float]) -> list[Comparison]:
-    if min(len(values), len(best)) < 2:
-        return []
-    test = welch(values, best)
-    comparison = Comparison(
-        over="seeds",
-        n=len(values) + len(best),
-        difference=test.difference,
-        low=test.interval.low,
-        high=test.interval.high,
-        p_value=test.p_value,
-        p_adjusted=test.p_value,
-        effect=_finite(test.hedges_g),
-    )
-    return [comparison]
 
 
 def _finite(value: float) -> float | None:

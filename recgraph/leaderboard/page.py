@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import polars as pl
 
 from recgraph.config import checked
@@ -240,7 +239,7 @@ def _cost_figure(sheet: Sheet, name: str) -> Figure:
         for entry, score in sheet.column(table.title, table.metrics[0]).items()
         if math.isfinite(score.mean)
     ]
-    front = _front(points, higher_is_better(table.metrics[0]))
+    front = _front(points, 1 if higher_is_better(table.metrics[0]) else -1)
     marks = []
     for point in points:
         text = f"{point.entry}: {point.score:.4f} ± {point.sd:.4f}, {point.seconds:,.1f} s"
@@ -279,17 +278,16 @@ class _Point(NamedTuple):
     sd: float
 
 
-def _front(points: Sequence[_Point], higher_is_better: bool) -> list[_Point]:
-    """The Pareto front, the fastest first: the points that no other one dominates."""
-    seconds, scores = np.array([(point.seconds, point.score) for point in points]).T
-    if not higher_is_better:
-        scores = -scores
-    # [other, point]
-    is_as_good = (scores[:, None] >= scores) & (seconds[:, None] <= seconds)
-    is_better = (scores[:, None] > scores) | (seconds[:, None] < seconds)
-    dominated = np.any(is_as_good & is_better, axis=0).tolist()
-    front = [point for point, is_beaten in zip(points, dominated, strict=True) if not is_beaten]
-    return sorted(front, key=lambda point: (point.seconds, point.score))
+def _front(points: Sequence[_Point], sign: int) -> list[_Point]:
+    """The Pareto front, the fastest first: the points that no other one dominates; ``sign`` times a
+    score is better when it is higher.
+    """
+    front: list[_Point] = []
+    for point in sorted(points, key=lambda point: (point.seconds, -sign * point.score)):
+        is_better = not front or sign * point.score > sign * front[-1].score
+        if is_better or (point.seconds, point.score) == (front[-1].seconds, front[-1].score):
+            front.append(point)
+    return front
 
 
 def curve_figures(sheet: Sheet) -> list[Figure]:

@@ -10,12 +10,15 @@ import math
 import os
 import re
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
+import polars as pl
 import torch
 
 from recgraph import parallel, registry
@@ -51,6 +54,8 @@ __all__ = ["Summary", "run"]
 
 #: maximum number of points of a learning curve in a record
 _POINTS = 100
+#: its columns, beside metrics of the validation part
+_LOGGED = ("epoch", "seconds", "loss")
 #: loggers that warn of the reading of test data
 _UNSEALING = ("recgraph.data.split", "recgraph.train.run")
 #: groups of users in the order of their table
@@ -79,13 +84,14 @@ class Summary:
     missing: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        counts = ", ".join(
-            f"{len(names)} {outcome}" for outcome, names in vars(self).items() if names
-        )
-        failed = [f"failed: {name}: {why}" for name, why in self.failed.items()]
-        return "\n".join(
-            [counts or "nothing to do", *failed, *(f"not at hand: {name}" for name in self.missing)]
-        )
+        counts = []
+        for outcome, names in vars(self).items():
+            if names:
+                counts.append(f"{len(names)} {outcome}")
+        lines = [", ".join(counts) or "nothing to do"]
+        lines += [f"failed: {name}: {reason}" for name, reason in self.failed.items()]
+        lines += [f"not at hand: {name}" for name in self.missing]
+        return "\n".join(lines)
 
 
 @checked
@@ -124,90 +130,100 @@ def run(
     refuse_launched(
         "leaderboard.run", "start it without a launcher; workers=N starts processes of its own"
     )
-    found = board if isinstance(board, Board) else load_board(board)
-    entries = [entry for sheet in found.sheets for entry in sheet.models]
-    for name in only:
-        if not any(_matches(entry, [name]) for entry in entries):
-            names = ", ".join(dict.fromkeys(entry.name for entry in entries))
-            raise ValueError(
-                f"only = {name} names no model of board {found.name!r}; there are {names}"
-            )
-    place_of_work = engine or parallel.Engine()
+    board = load_board(board)
+    _check_names(board, only)
+    place = engine or parallel.Engine()
     if workers is not None:
-        place_of_work = parallel.Engine.of(place_of_work.model_dump() | {"workers": workers})
-    if (
-        device is not None and engine is None
-    ):  # a job that fails begins anew: none may fail for a word that is wrong
-        pick_device(device)
+        place = parallel.Engine.of(place.model_dump() | {"workers": workers})
+    if engine is None:
+        pick_device(device)  # a job that fails begins anew: none may fail for a word that is wrong
     summary = Summary()
-    todo: dict[Path, tuple[str, Job, DataHashes]] = {}
-    for sheet in found.sheets:
-        planned = [
-            (entry, jobs)
-            for entry, jobs in plan_of(found, sheet, results)
-            if not only or _matches(entry, only)
-        ]
-        try:
-            hashes = load_data_hashes(sheet) if planned else DataHashes("", "")
-        except OSError as error:
-            summary.missing.append(f"{sheet.name}: {error}")
-            continue
-        # the first seed of every model before the second of any, so that an interrupted board still
-        # compares all models
-        placed = [
-            (place, entry.name, job) for entry, jobs in planned for place, job in enumerate(jobs)
-        ]
-        for _, entry, job in sorted(placed, key=lambda each: each[0]):
-            # a job that two sheets ask for is done once, with the metrics of both
-            name = f"{sheet.name} / {entry} / seed {job.seed}"
-            first, same, own = todo.setdefault(job.work, (name, job, hashes))
-            todo[job.work] = (
-                first,
-                replace(same, metrics=tuple(dict.fromkeys((*same.metrics, *job.metrics)))),
-                own,
-            )
-    summary.kept = [name for name, job, hashes in todo.values() if job.is_done(hashes.data, values)]
-    pieces = [
-        parallel.Piece(each[0], each) for each in todo.values() if each[0] not in summary.kept
-    ]
-    _log.info("board %s: %d to do, %d done before", found.name, len(pieces), len(summary.kept))
+    pieces = []
+    for name, job, hashes in _jobs(board, results, only, summary):
+        if job.is_done(hashes.data, values):
+            summary.kept.append(name)
+        else:
+            pieces.append(parallel.Piece(name, (name, job, hashes)))
+    _log.info("board %s: %d to do, %d done before", board.name, len(pieces), len(summary.kept))
     if pieces:
         _log.info("unsealed: each job reads its test part, once it is trained")
-    places = {"done": summary.made, "kept": summary.kept, "busy": summary.busy}
-    ended = parallel.map(run_job, pieces, (device, values), place_of_work, ordered=False)
-    for n_ended, (name, status, why) in enumerate(ended, 1):
+    outcomes = {"done": summary.made, "kept": summary.kept, "busy": summary.busy}
+    ended = parallel.map(run_job, pieces, (device, values), place, ordered=False)
+    for n_ended, (name, status, reason) in enumerate(ended, 1):
+        text = name
         if status == "failed":
-            summary.failed[name] = why
+            summary.failed[name] = reason
+            text = f"{name}: {reason}"
         else:
-            places[status].append(name)
-        _log.info("[%d/%d] %s: %s%s", n_ended, len(pieces), status, name, f": {why}" if why else "")
-    for sheet in found.sheets:
-        if not update_comparisons(open_sheet(found, sheet, results)).is_compared:
+            outcomes[status].append(name)
+        _log.info("[%d/%d] %s: %s", n_ended, len(pieces), status, text)
+    for sheet in board.sheets:
+        if not update_comparisons(open_sheet(board, sheet, results)).is_compared:
             text = "%s: not compared, as values of users of some records are not here; --values makes them"
             _log.info(text, sheet.name)
     return summary
 
 
+def _check_names(board: Board, only: Sequence[str]) -> None:
+    """Refuse a name that no entry of the board has."""
+    entries = [entry for sheet in board.sheets for entry in sheet.models]
+    for name in only:
+        if not any(_matches(entry, [name]) for entry in entries):
+            names = ", ".join(dict.fromkeys(entry.name for entry in entries))
+            raise ValueError(
+                f"only = {name} names no model of board {board.name!r}; there are {names}"
+            )
+
+
+def _jobs(
+    board: Board, results: str | Path | None, only: Sequence[str], summary: Summary
+) -> Iterable[tuple[str, Job, DataHashes]]:
+    """The jobs of a board, each once, with their names and the hashes of their data; data sets that
+    are not available go into the summary.
+    """
+    by_folder: dict[Path, tuple[str, Job, DataHashes]] = {}
+    for sheet in board.sheets:
+        jobs: list[tuple[int, str, Job]] = []
+        for entry, of_entry in plan_of(board, sheet, results):
+            if not only or _matches(entry, only):
+                jobs += [(number, entry.name, job) for number, job in enumerate(of_entry)]
+        if not jobs:
+            continue
+        try:
+            hashes = load_data_hashes(sheet)
+        except OSError as error:
+            summary.missing.append(f"{sheet.name}: {error}")
+            continue
+        # the first seed of every model before the second of any, so that an interrupted board still
+        # compares all models
+        for _, entry_name, job in sorted(jobs, key=itemgetter(0)):
+            # a job that two sheets ask for is done once, with the metrics of both
+            name = f"{sheet.name} / {entry_name} / seed {job.seed}"
+            first = by_folder.setdefault(job.work, (name, job, hashes))
+            metrics = dict.fromkeys((*first[1].metrics, *job.metrics))
+            whole = replace(first[1], metrics=tuple(metrics))
+            by_folder[job.work] = (first[0], whole, first[2])
+    return by_folder.values()
+
+
 @contextmanager
-def _alike() -> Iterator[None]:
+def _reproducibly() -> Iterator[None]:
     """One thread, as their number may change last digits, and no warning that test data is read:
     the board says so.
     """
-    threads, loggers = torch.get_num_threads(), [logging.getLogger(name) for name in _UNSEALING]
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
+    with ExitStack() as before:
+        before.callback(torch.set_num_threads, torch.get_num_threads())
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(1)
+        for name in _UNSEALING:
+            logger = logging.getLogger(name)
+            before.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.ERROR)
         yield
-    finally:
-        torch.set_num_threads(threads)
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _matches(entry: EntrySpec, only: Sequence[str]) -> bool:
+    """Whether an entry has one of these names, or is of a model with one of them."""
     return entry.name in only or registry.key(entry.model) in map(registry.key, only)
 
 
@@ -219,7 +235,7 @@ def run_job(
     """
     (device, values), (name, job, hashes) = shared, piece
     try:
-        with locked(job.folder / ".work" / f"{job.stem}.lock", wait=False), _alike():
+        with locked(job.folder / ".work" / f"{job.stem}.lock", wait=False), _reproducibly():
             if job.is_done(hashes.data, values):
                 return name, "kept", ""
             with suppress(OSError):  # of Linux: the peak of memory is counted from here on
@@ -249,6 +265,7 @@ def _train(job: Job, hashes: DataHashes, device: str | None) -> Run | NodeRun:
             remove_folder(other)
     if (folder / "record.json").is_file():
         return Run.open(folder)
+    unfinished = (folder / "config.json", folder / SELECTION / "config.json")
     return train(
         job.model,
         job.dataset,
@@ -256,7 +273,7 @@ def _train(job: Job, hashes: DataHashes, device: str | None) -> Run | NodeRun:
         settings=job.settings,
         seed=job.seed,
         device=device,
-        resume=any((place / "config.json").is_file() for place in (folder, folder / SELECTION)),
+        resume=any(map(Path.is_file, unfinished)),
         progress=False,
         fit_on=None if job.fit_on == "train" else job.fit_on,
         refit=job.refit,
@@ -264,47 +281,40 @@ def _train(job: Job, hashes: DataHashes, device: str | None) -> Run | NodeRun:
 
 
 def _test(run: Run | NodeRun, job: Job, hashes: DataHashes, device: str | None) -> Record:
-    data = run.record["data"]
-    if data["graph_hash" if isinstance(run, NodeRun) else "split_hash"] != hashes.split:
+    """Test a run, and make its record."""
+    made = run.record.to_json()
+    data = made["data"]
+    if hashes.split not in (data.get("split_hash"), data.get("graph_hash")):
         raise ValueError(
             f"dataset {job.dataset!r} has changed since the board began: run the board again"
         )
-    made = run.record.to_json()
     # of a model that was fitted twice all but the cost is of the training that chose
     chosen = made.get("selection") or made
-    costs = [made["cost"], made["preparation"], *([chosen["cost"]] if chosen is not made else [])]
-    with measured() as cost:
-        found = (
-            run.evaluate(cutoffs=job.cutoffs, metrics=job.metric_names)
-            if isinstance(run, Run)
-            else run.evaluate()
-        )
-    # another process than that of the test may have trained
-    peaks = [
-        cost.peak_memory_mb or 0.0,
-        *(float(each.get("peak_memory_mb") or 0.0) for each in costs),
-    ]
-    if isinstance(found, NodeResults):
-        scores, protocols = _node_scores(found)
+    costs = [made["cost"], made["preparation"]]
+    if chosen is not made:
+        costs.append(chosen["cost"])
+    with measured() as inference:
+        if isinstance(run, Run):
+            results: Results | NodeResults = run.evaluate(
+                cutoffs=job.cutoffs, metrics=job.metric_names
+            )
+        else:
+            results = run.evaluate()
+    if isinstance(results, NodeResults):
+        scores, protocols = _node_scores(results)
     else:
-        protocols = {TITLES[result.protocol.seen]: result.to_dict() for result in found}
+        protocols = {TITLES[result.protocol.seen]: result.to_dict() for result in results}
         scores = {title: result.pop("metrics") for title, result in protocols.items()}
+    # another process than that of the test may have trained
+    peaks = [cost.get("peak_memory_mb") or 0.0 for cost in (*costs, inference.to_json())]
     record = {
         **job.described,
         "data_hash": hashes.data,
         "scores": scores,
         "protocols": protocols,
-        "training": {
-            "seconds": sum(each["seconds"] for each in costs),
-            "cpu_seconds": sum(each["cpu_seconds"] for each in costs),
-            "epochs": len(chosen["history"]),
-            "best_epoch": chosen.get("best_epoch"),
-            "best": chosen.get("best"),
-            "selected_by": chosen["training"]["metric"] if chosen["history"] else None,
-            "select_seen": chosen["training"]["select_seen"] if chosen["history"] else None,
-        },
-        "inference": {"seconds": cost.seconds, "cpu_seconds": cost.cpu_seconds},
-        "peak_memory_mb": max(peaks),
+        "training": _training(chosen, costs),
+        "inference": {"seconds": inference.seconds, "cpu_seconds": inference.cpu_seconds},
+        "peak_memory_mb": float(max(peaks)),
         "n_parameters": made["n_parameters"],
         "curve": curve(chosen["history"], chosen.get("best_epoch")),
         "device": device or "auto",
@@ -312,71 +322,82 @@ def _test(run: Run | NodeRun, job: Job, hashes: DataHashes, device: str | None) 
         "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "data": data,
     }
-    if isinstance(run, Run) and isinstance(found, Results):
-        assert run.split is not None
-        split = run.split.unseal("group the users of the test part")
-        counts = split.fit_part(job.fit_on).item_counts()
-        groups = {
-            "history": history_groups(split.test),
-            "popularity": popularity_groups(split.test, counts),
-        }
-        record["groups"] = {kind: _group_metrics(found, labels) for kind, labels in groups.items()}
-        record["data"] = {
-            name: data[name] for name in ("split", "split_hash", "n_users", "n_items", "times")
-        }
-        for result in found:
+    if isinstance(run, Run) and isinstance(results, Results):
+        names = ("split", "split_hash", "n_users", "n_items", "times")
+        record["data"] = {name: data[name] for name in names}
+        record["groups"] = _groups(run, results, job)
+        for result in results:
             save_users(result, users_file(job.folder, job.stem, result.protocol.seen))
     return record
 
 
-def _node_scores(found: NodeResults) -> tuple[dict[str, Any], dict[str, Any]]:
+def _training(chosen: Mapping[str, Any], costs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a record says of the training that chose the weights, with the costs of all."""
+    # a model that is fitted in one step selects nothing
+    settings = chosen["training"] if chosen["history"] else {}
+    return {
+        "seconds": sum(cost["seconds"] for cost in costs),
+        "cpu_seconds": sum(cost["cpu_seconds"] for cost in costs),
+        "epochs": len(chosen["history"]),
+        "best_epoch": chosen.get("best_epoch"),
+        "best": chosen.get("best"),
+        "selected_by": settings.get("metric"),
+        "select_seen": settings.get("select_seen"),
+    }
+
+
+def _node_scores(results: NodeResults) -> tuple[dict[str, Any], dict[str, Any]]:
     """Title -> its scores, and title -> its protocol."""
     titles = {"linear": "{} labels a class", "logistic": "{} labels, logistic regression"}
-    scores = {
-        titles.get(row["probe"], "k-means").format(row["labels"]): {
-            name: row[name]
-            for name in row
-            if name not in ("probe", "labels") and row[name] is not None
-        }
-        for row in found.rows()
-    }
-    protocol = {"protocol": found.protocol.model_dump(mode="json"), "protocol_hash": found.hash}
+    scores = {}
+    for row in results.rows():
+        title = titles.get(row.pop("probe"), "k-means").format(row.pop("labels"))
+        scores[title] = {name: value for name, value in row.items() if value is not None}
+    protocol = {"protocol": results.protocol.model_dump(mode="json"), "protocol_hash": results.hash}
     return scores, dict.fromkeys(scores, protocol)
 
 
-def _group_metrics(found: Results, labels: list[str]) -> dict[str, dict[str, dict[str, float]]]:
+def _groups(run: Run, results: Results, job: Job) -> dict[str, Any]:
+    """Kind of groups of users -> title -> group -> its metrics."""
+    assert run.split is not None
+    split = run.split.unseal("group the users of the test part")
+    counts = split.fit_part(job.fit_on).item_counts()
+    groups = {
+        "history": history_groups(split.test),
+        "popularity": popularity_groups(split.test, counts),
+    }
+    return {kind: _group_metrics(results, labels) for kind, labels in groups.items()}
+
+
+def _group_metrics(results: Results, labels: list[str]) -> dict[str, dict[str, dict[str, float]]]:
     """Title -> group -> its metrics."""
-    groups = {}
-    for result in found:
-        rows = {row.pop("group"): row for row in by_group(result, labels).iter_rows(named=True)}
-        groups[TITLES[result.protocol.seen]] = {
-            group: rows[group] for group in _GROUPS if group in rows
-        }
-    return groups
+    metrics = {}
+    for result in results:
+        rows = by_group(result, labels).sort(pl.col("group").cast(pl.Enum(_GROUPS)))
+        by_name = {row.pop("group"): row for row in rows.iter_rows(named=True)}
+        metrics[TITLES[result.protocol.seen]] = by_name
+    return metrics
 
 
 def curve(history: list[dict[str, Any]], best: int | None) -> dict[str, list[float | None]]:
     """Columns of a training's log, at most about ``_POINTS`` epochs of it."""
-    columns = dict.fromkeys(name for row in history for name in row)
-    names = [name for name in columns if name in ("epoch", "seconds", "loss") or "@" in name]
-    step, last = max(1, math.ceil(len(history) / _POINTS)), len(history) - 1
-    rows = [
-        row for i, row in enumerate(history) if i % step == 0 or i == last or row["epoch"] == best
-    ]
+    columns = dict.fromkeys(chain.from_iterable(history))
+    names = [name for name in columns if name in _LOGGED or "@" in name]
+    step = max(1, math.ceil(len(history) / _POINTS))
+    epochs = {row["epoch"] for row in (*history[::step], *history[-1:])} | {best}
+    rows = [row for row in history if row["epoch"] in epochs]
     return {name: [row.get(name) for row in rows] for name in names}
 
 
 def failure_record(job: Job, error: Exception) -> Record:
     """The record of a failure; in the traceback, paths of packages begin with the package."""
-    own, lines = (
-        str(Path(__file__).resolve().parents[2]),
-        "".join(traceback.format_exception(error)),
-    )
+    root = re.escape(str(Path(__file__).resolve().parents[2]))
+    lines = "".join(traceback.format_exception(error))
     return {
         **job.described,
         "error": type(error).__name__,
         "message": str(error),
-        "traceback": re.sub(rf'(?<=")([^"\n]*/site-packages|{re.escape(own)})/', "", lines),
+        "traceback": re.sub(rf'(?<=")([^"\n]*/site-packages|{root})/', "", lines),
         "provenance": provenance(),
         "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     }

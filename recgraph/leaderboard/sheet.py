@@ -300,7 +300,7 @@ class Sheet:
 
     @property
     def records(self) -> list[Record]:
-        return [record for entry in self.entries for record in entry.records.values()]
+        return list(chain.from_iterable(entry.records.values() for entry in self.entries))
 
     @property
     def data(self) -> dict[str, str]:
@@ -329,12 +329,11 @@ class Sheet:
         """The jobs without a record; with that of the failure, where they failed when they were
         last tried.
         """
-        jobs = [(entry, job) for entry in self.entries for job in entry.jobs]
-        return [
-            (entry, job, entry.failures.get(job.seed))
-            for entry, job in jobs
-            if job.seed not in entry.records
-        ]
+        lacking = []
+        for entry in self.entries:
+            missing = [job for job in entry.jobs if job.seed not in entry.records]
+            lacking += [(entry, job, entry.failures.get(job.seed)) for job in missing]
+        return lacking
 
     @property
     def compared(self) -> tuple[Records, compare.Metrics]:

@@ -10,7 +10,7 @@ from recgraph import registry
 
 
 def __getattr__(name: str) -> Any:
-    if not name.startswith("_") and registry.key(name) in registry.names("model"):
+    if registry.key(name) in registry.names("model"):
         model = registry.load("model", name)
         if model.__name__ == name:
             return model

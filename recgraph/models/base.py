@@ -319,6 +319,15 @@ class TrainableModel(Model):
         raise TypeError(f"{type(self).__name__} must define losses(batch, wanted)")
 
 
+def weighted(mean: Tensor, weight: float) -> Tensor:
+    """A mean over a rank's own samples by its weight among all ranks; with one rank nothing is
+    launched for it.
+    """
+    if weight == 1:
+        return mean
+    return mean * weight
+
+
 def item_table(model: Model) -> Tensor:
     """[n_items, D]: the trainable vectors that the items of a model begin with, as a view of the
     parameter.

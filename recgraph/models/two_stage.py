@@ -84,7 +84,8 @@ def last_held_out(train: Part) -> tuple[Part, Cases]:
     users = torch.nonzero(has_others).flatten()
     truth = Ragged.from_lengths(items.values[is_last], torch.ones_like(users))
     cases = Cases(users, inner.items.take(users), truth, train.n_items)
-    if train.times is not None and inner.times is not None:
+    if inner.times is not None:
+        assert train.times is not None
         times = inner.items.with_values(inner.times).take(users)
         cases = replace(cases, times=times, at=train.times[is_last])
     return inner, cases
@@ -156,12 +157,12 @@ def best_of(scores: Tensor, query: Query, k: int, able: Tensor, repeats: bool) -
     return Found(keys, values, ranks.expand_as(values)).select(values > -torch.inf)
 
 
-def union(found: Sequence[Found]) -> Found:
+def union(parts: Sequence[Found]) -> Found:
     """The candidates of M models."""
-    keys = torch.unique(torch.cat([candidates.keys for candidates in found]))
-    scores = found[0].scores.new_full((len(keys), len(found)), torch.nan)
+    keys = torch.unique(torch.cat([candidates.keys for candidates in parts]))
+    scores = parts[0].scores.new_full((len(keys), len(parts)), torch.nan)
     ranks = torch.zeros_like(scores)
-    for column, candidates in enumerate(found):
+    for column, candidates in enumerate(parts):
         rows = torch.searchsorted(keys, candidates.keys)
         scores[rows, column] = candidates.scores.to(scores.dtype)
         ranks[rows, column] = candidates.ranks.to(scores.dtype)
@@ -538,11 +539,8 @@ class TwoStage(ClosedFormModel):
         self.register_buffer("is_taught", torch.zeros((), dtype=torch.bool))
 
     def _fresh(self, member: Member, space: Space) -> Model:
-        model = member.cls(**member.settings)
-        if not (model.wanted_features or model.reads_graph):
-            space = Space(n_users=space.n_users, n_items=space.n_items)
         # with the seed of the two stages: each is what it would be alone
-        return model.build(space, self.seed)
+        return member.cls(**member.settings).build(space, self.seed)
 
     @property
     def reads_times(self) -> bool:  # type: ignore[override]
@@ -616,13 +614,13 @@ class TwoStage(ClosedFormModel):
         memory.
         """
         space = plan.space(plan.inner)
-        found = []
+        parts = []
         for member in self.members:
             model = self._fresh(member, space).to(query.users.device)
             with torch.enable_grad():
                 plan.fit(model, plan.inner, member)
-            found.append(self._candidates(model, member, query))
-        return union(found)
+            parts.append(self._candidates(model, member, query))
+        return union(parts)
 
     def _candidates(self, model: Model, member: Member, query: Query) -> Found:
         """The candidates of one model for all rows of a query, by blocks of them."""
@@ -642,13 +640,13 @@ class TwoStage(ClosedFormModel):
         )
 
     def score(self, query: Query) -> Tensor:
-        found: list[Found] = []
+        parts: list[Found] = []
         for member, model in zip(self.members, self._models, strict=True):
             scores = model.score(query)
-            if not found:
+            if not parts:
                 first = scores
-            found.append(self._best(model, member, query, scores))
-        candidates = union(found)
+            parts.append(self._best(model, member, query, scores))
+        candidates = union(parts)
         if self.is_taught:
             second = self.ranker.score(_columns(candidates, self.features, query))
         else:

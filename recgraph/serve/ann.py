@@ -51,7 +51,9 @@ class AnnIndex:
     """
 
     def __init__(self, index: Any, vectors: Tensor, oversample: int = _OVERSAMPLE) -> None:
-        self.index, self.vectors, self.oversample = index, vectors, oversample
+        self.index = index
+        self.vectors = vectors
+        self.oversample = oversample
         self.order = tie_order(len(vectors), 0)
         self.place = self.order.argsort()
 
@@ -88,11 +90,13 @@ class AnnIndex:
             factory = "Flat"
         elif factory is None:
             n_cells = math.isqrt(n_items)
-            factory = f"IVF{n_cells},{'Flat' if dim < _LEAST_DIM_OF_CODES else f'PQ{dim}x4fs'}"
+            codes = f"PQ{dim}x4fs"
+            if dim < _LEAST_DIM_OF_CODES:
+                codes = "Flat"
+            factory = f"IVF{n_cells},{codes}"
             search = search or _SEARCH_OF_CELLS
-            sample = rows[
-                numpy_generator(0, "cells").permutation(n_items)[: _ROWS_OF_CELL * n_cells]
-            ]
+            order = numpy_generator(0, "cells").permutation(n_items)
+            sample = rows[order[: _ROWS_OF_CELL * n_cells]]
         try:
             index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
             if search is not None:
@@ -102,18 +106,21 @@ class AnnIndex:
             index.add(rows)
             index.search(rows[:1], 1)
         except RuntimeError as error:
-            what = f"factory = {factory!r}, search = {search!r}"
-            raise ValueError(f"{what}: faiss refuses them for {n_items:,} items: {error}") from None
+            settings = f"factory = {factory!r}, search = {search!r}"
+            raise ValueError(
+                f"{settings}: faiss refuses them for {n_items:,} items: {error}"
+            ) from None
         if oversample is None:
             oversample = _OVERSAMPLE_OF_CODES if "PQ" in factory else _OVERSAMPLE
         return cls(index, vectors, oversample)
 
     def check(self, model: Model) -> Self:
         """The index; ValueError where it is not of the model's items as they are now."""
-        own = encode_items(model)
-        if own.shape != self.vectors.shape or not torch.allclose(
-            own, self.vectors, rtol=1e-4, atol=1e-6
-        ):
+        vectors = encode_items(model)
+        is_same = vectors.shape == self.vectors.shape and torch.allclose(
+            vectors, self.vectors, rtol=1e-4, atol=1e-6
+        )
+        if not is_same:
             raise ValueError(
                 "index: its vectors are not the model's; AnnIndex.build(model) makes one of these"
             )
@@ -125,37 +132,38 @@ class AnnIndex:
         How many are fetched for a user depends on the user alone, so that lists do not depend on
         who shares a batch.
         """
-        lengths = (
-            torch.zeros(len(query), dtype=torch.int64) if seen is None else seen.lengths.to("cpu")
-        )
+        if seen is None:
+            seen = Ragged.from_lists([[]] * len(query))
+        lengths = seen.lengths.to("cpu")
         # users with histories of similar length together: else a user with thousands of items would
         # make the search of all others as long
         sizes = torch.where(lengths > 0, 2 ** lengths.clamp(min=1).double().log2().ceil().long(), 0)
-        found, groups = [], []
-        for size in set(sizes.tolist()):
+        lists = []
+        groups = []
+        for size in torch.unique(sizes).tolist():
+            n_candidates = k * self.oversample + size
             for rows in torch.split((sizes == size).nonzero().flatten(), GROUP):
-                own = None if seen is None else seen.take(rows)
-                found.append(
-                    self._rank_group(model, query.take(rows), own, k, k * self.oversample + size)
+                lists.append(
+                    self._rank_group(model, query.take(rows), seen.take(rows), k, n_candidates)
                 )
                 groups.append(rows)
-        lists, place = Lists.cat(found), torch.cat(groups).argsort()
-        return Lists(lists.items[place], lists.scores[place])
+        all_lists = Lists.cat(lists)
+        place = torch.cat(groups).argsort()
+        return Lists(all_lists.items[place], all_lists.scores[place])
 
     @torch.no_grad()
     def _rank_group(
-        self, model: Model, query: Query, seen: Ragged | None, k: int, n_candidates: int
+        self, model: Model, query: Query, seen: Ragged, k: int, n_candidates: int
     ) -> Lists:
-        n_users, n_items = len(query), len(self.vectors)
+        n_users = len(query)
+        n_items = len(self.vectors)
         with evaluating(model):
             users = model.encode_users(query.to(device_of(model))).detach().float().to("cpu")
-        found = torch.from_numpy(self.index.search(users.numpy(), min(n_candidates, n_items))[1])
-        missing = found < 0
-        if seen is not None:
-            missing |= torch.isin(
-                torch.arange(n_users)[:, None] * n_items + found, seen.rows * n_items + seen.values
-            )
-        items = found.clamp(min=0)
+        _, neighbours = self.index.search(users.numpy(), min(n_candidates, n_items))
+        candidates = torch.from_numpy(neighbours)
+        keys = torch.arange(n_users)[:, None] * n_items + candidates
+        missing = (candidates < 0) | torch.isin(keys, seen.rows * n_items + seen.values)
+        items = candidates.clamp(min=0)
         scores = torch.empty(items.shape)
         width = items.shape[1] * self.vectors.shape[1]
         for some in row_blocks(n_users, width, scores, max(_NUMBERS // width, 1)):

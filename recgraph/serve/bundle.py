@@ -65,7 +65,9 @@ class BundleError(ValueError):
 def bundle_of(folder: str | Path) -> Path:
     """The folder of the bundle: that of a run which has one, else the given one."""
     folder = Path(folder)
-    return folder / "bundle" if (folder / "bundle" / _CONFIG).is_file() else folder
+    if (folder / "bundle" / _CONFIG).is_file():
+        return folder / "bundle"
+    return folder
 
 
 def write(
@@ -92,16 +94,17 @@ def write(
 def unshared(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of the host that share no memory, as those of tied weights do, which safetensors
     refuses; one that shares none is not copied."""
-    found: dict[str, Tensor] = {}
+    tensors = {}
     taken: set[int] = set()
     for name, value in state.items():
-        given = value.detach().to("cpu").contiguous()
-        storage = given.untyped_storage()
+        tensor = value.detach().to("cpu").contiguous()
+        storage = tensor.untyped_storage()
         # a part of a larger tensor, which another one may overlap, is copied too
-        is_own = storage.nbytes() == given.nbytes and storage.data_ptr() not in taken
-        found[name] = given if is_own else given.clone()
+        if storage.nbytes() != tensor.nbytes or storage.data_ptr() in taken:
+            tensor = tensor.clone()
         taken.add(storage.data_ptr())
-    return found
+        tensors[name] = tensor
+    return tensors
 
 
 def _describe(model: Model, folder: Path) -> dict[str, Any]:
@@ -131,10 +134,12 @@ def load_model(folder: Path, config: Mapping[str, Any]) -> Model:
             _read_space(folder, described), described["seed"] or 0
         )
     except ValueError as error:
-        if not (own := described["imported"]):
+        if not described["imported"]:
             raise
-        beside = f"it was written beside {', '.join(own)}: --import what it needs"
-        raise BundleError(f"{folder}: {error}; {beside}") from error
+        files = ", ".join(described["imported"])
+        raise BundleError(
+            f"{folder}: {error}; it was written beside {files}: --import what it needs"
+        ) from error
     model.load_state_dict(load_file(folder / _MODEL))
     return model.eval()
 
@@ -163,13 +168,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     """``config.json`` of a bundle of this format; its ``holds`` says what is in it."""
     try:
         config = read_object(folder / _CONFIG)
-        found = config["holds"], config["format"]
+        number, _ = config["format"], config["holds"]
     except (OSError, ValueError, KeyError) as error:
         raise BundleError(
             f"{folder} is no bundle: {_CONFIG}: {error}; give a bundle or a finished run"
         ) from None
-    if found[1] != FORMAT:
-        written = f"format {found[1]} (recgraph {config.get('recgraph')})"
+    if number != FORMAT:
+        written = f"format {number} (recgraph {config.get('recgraph')})"
         raise BundleError(
             f"{folder} has {written}, this version reads {FORMAT}; save the model again"
         )
@@ -184,11 +189,11 @@ def read(folder: Path, what: Holds, make: Callable[[dict[str, Any]], T]) -> T:
     try:
         config = read_config(folder)
         check_manifest(folder)
-        if (holds := config["holds"]) != what:
+        if config["holds"] != what:
             raise BundleError(
-                f"{folder}: {holds}, not {what}; see recgraph.load or recgraph inspect RUN --node ID"
+                f"{folder}: {config['holds']}, not {what}; see recgraph.load or recgraph inspect RUN --node ID"
             )
-        made = make(config)
+        content = make(config)
     except Exception as error:
         check_same(folder, before)  # files of two bundles fail in many ways
         if isinstance(error, BundleError | ImportError | MemoryError):
@@ -197,7 +202,7 @@ def read(folder: Path, what: Holds, make: Callable[[dict[str, Any]], T]) -> T:
             f"{folder} cannot be read: {error}; copy or save the bundle again"
         ) from error
     check_same(folder, before)
-    return made
+    return content
 
 
 def check_same(folder: Path, before: str) -> None:
@@ -239,9 +244,9 @@ class Embedder:
         nodes = model.space.graph.nodes[target]
         with torch.no_grad():
             vectors = model.eval().embed().float().cpu()
-        ids = (
-            pl.Series(range(nodes.count), dtype=pl.Int64) if nodes.ids is None else nodes.ids.values
-        )
+        ids = pl.Series(range(nodes.count), dtype=pl.Int64)
+        if nodes.ids is not None:
+            ids = nodes.ids.values
         embeddings = pl.Series(
             "embedding", vectors.numpy(), dtype=pl.Array(pl.Float32, vectors.shape[1])
         )

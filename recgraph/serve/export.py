@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from recgraph import __version__
 from recgraph.data.batches import Query
 from recgraph.data.columns import TimeUnit
+from recgraph.data.ids import family
 from recgraph.evaluate.ranking import device_of, evaluating
 from recgraph.evaluate.topk import tie_order
 from recgraph.files import replacing_folder
@@ -82,34 +83,36 @@ def export(of: Any, folder: Path) -> dict[str, Any]:
         raise ImportError(
             f"{error.name} is not installed; pip install 'recgraph[export]'"
         ) from None
-    model, items, columns = of.model, of.items, of.columns
+    model = of.model
+    columns = of.columns
     form = model.padded_form()
-    if form is None and not model.has_vectors:
+    vectors = None
+    if model.has_vectors:
+        vectors = encode_items(model)
+    elif form is None:
         raise ValueError(
             f"{type(model).__name__} cannot be exported: it has scores alone and no padded_form()"
         )
-    vectors = encode_items(model) if model.has_vectors else None
     with replacing_folder(folder) as into:
         device = device_of(model)
         try:
             with evaluating(model.to("cpu")):  # where exports are made to run
-                graph = (
-                    _write_histories(form, _UNITS[of.time_unit], into)
-                    if form
-                    else _write_vectors(vectors, into)
-                )
+                if form is None:
+                    graph = _write_vectors(vectors, into)
+                else:
+                    graph = _write_histories(form, _UNITS[of.time_unit], into)
         finally:
             model.to(device)
-        tables = {
-            "items": _write_ids(into, "item", columns.item, items.ids(range(len(items))), vectors)
-        }
+        item_ids = of.items.ids(range(len(of.items)))
+        tables = {"items": _write_ids(into, "item", columns.item, item_ids, vectors)}
         if form is None:
-            every = Query(torch.arange(of.seen.n_rows), of.seen, of.times)
+            query = Query(torch.arange(of.seen.n_rows), of.seen, of.times)
             with evaluating(model):
-                index = model.can_rank(every.to(device_of(model))).nonzero().flatten().to("cpu")
-            of_users = encode_users(model, every.take(index)).float().to("cpu")
-            tables["users"] = _write_ids(into, "user", columns.user, of.users.ids(index), of_users)
-        np.save(into / "item_order.npy", tie_order(len(items), 0).numpy())
+                index = model.can_rank(query.to(device_of(model))).nonzero().flatten().to("cpu")
+            user_vectors = encode_users(model, query.take(index)).float().to("cpu")
+            user_ids = of.users.ids(index)
+            tables["users"] = _write_ids(into, "user", columns.user, user_ids, user_vectors)
+        np.save(into / "item_order.npy", tie_order(len(of.items), 0).numpy())
         config = model.config.model_dump(mode="json")
         manifest = {
             "recgraph_export": FORMAT,
@@ -145,28 +148,23 @@ def _write_histories(form: PaddedForm, unit: str, folder: Path) -> dict[str, Any
     """
     dynamic: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
     # torch takes a length of 1 for a constant
-    least, greatest = max(form.shortest, 2), form.longest
+    least = max(form.shortest, 2)
+    greatest = form.longest
     length: int | str = "length"
+    example_length = min(greatest or 4, 4)
     if greatest is not None and greatest <= least:
-        length = least = greatest
+        length = least = example_length = greatest
     else:
         dynamic[1] = torch.export.Dim("length", min=least, max=greatest)
-    example = torch.zeros(
-        3, least if greatest == least else min(greatest or 4, 4), dtype=torch.int64
-    )
+    example = torch.zeros(3, example_length, dtype=torch.int64)
     shared = {
         "type": "int64",
         "shape": ["batch", length],
         "length": {"least": least, "greatest": greatest},
     }
-    texts = (
-        {"history": _HISTORY, "gaps": _GAPS.format(unit=unit)}
-        if form.reads_gaps
-        else {"history": _HISTORY}
-    )
-    inputs: list[dict[str, Any]] = [
-        {"name": name, **shared, "padding": text} for name, text in texts.items()
-    ]
+    inputs: list[dict[str, Any]] = [{"name": "history", **shared, "padding": _HISTORY}]
+    if form.reads_gaps:
+        inputs.append({"name": "gaps", **shared, "padding": _GAPS.format(unit=unit)})
     return _write_graph(form.module, inputs, example, dynamic, form.gives, folder)
 
 
@@ -186,7 +184,7 @@ def _write_graph(
         program = torch.export.export(module.eval(), examples, dynamic_shapes=shapes)
         torch.export.save(program, folder / "model.pt2")
         size = sum(tensor.numel() * tensor.element_size() for tensor in program.state_dict.values())
-        made = torch.onnx.export(
+        exported = torch.onnx.export(
             program,
             (),
             folder / "model.onnx",
@@ -196,7 +194,7 @@ def _write_graph(
             external_data=size > _INLINE_BYTES,
             verbose=False,
         )
-    assert made is not None
+    assert exported is not None
     width = int(module(*examples).shape[1])
     return {
         "kind": f"{inputs[0]['name']} to {gives}",
@@ -204,7 +202,7 @@ def _write_graph(
         "torch": "model.pt2",
         "inputs": inputs,
         "outputs": [{"name": gives, "type": "float32", "shape": ["batch", width]}],
-        "opset": int(made.model.opset_imports[""]),
+        "opset": int(exported.model.opset_imports[""]),
     }
 
 
@@ -225,21 +223,13 @@ def _write_ids(
     folder: Path, role: str, column: str, ids: pl.Series, vectors: Tensor | None
 ) -> dict[str, Any]:
     """Ids, and vectors where there are some, as Parquet and for readers of JSON and NumPy."""
-    own = plain(ids)
+    values = plain(ids)
     # JSON has no infinite number
-    if not (
-        ids.dtype.is_integer()
-        or ids.dtype == pl.Boolean
-        or (ids.dtype.is_float() and ids.is_finite().all())
-    ):
-        own = [str(value) for value in own]
-    frame = (
-        ids.alias(column).to_frame()
-        if vectors is None
-        else vector_frame(column, ids, vectors, "polars")
-    )
-    frame.write_parquet(folder / f"{role}s.parquet")
-    (folder / f"{role}_ids.json").write_text(json.dumps(own), encoding="utf-8")
+    is_infinite = ids.dtype.is_float() and not ids.is_finite().all()
+    if is_infinite or family(ids.dtype) not in ("integers", "floats", "booleans"):
+        values = list(map(str, values))
+    (folder / f"{role}_ids.json").write_text(json.dumps(values), encoding="utf-8")
+    frame = ids.alias(column).to_frame()
     described = {
         "column": column,
         "count": len(ids),
@@ -247,6 +237,8 @@ def _write_ids(
         "ids": f"{role}_ids.json",
     }
     if vectors is not None:
+        frame = vector_frame(column, ids, vectors, "polars")
         np.save(folder / f"{role}_vectors.npy", vectors.numpy())
         described["vectors"] = f"{role}_vectors.npy"
+    frame.write_parquet(folder / f"{role}s.parquet")
     return described

@@ -14,8 +14,9 @@ import logging
 import resource
 import signal
 import socket
+import stat
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -137,16 +138,17 @@ class Service:
         admin: bool = False,
         api_keys: Collection[str] = (),
     ) -> None:
-        self.path, self.limits, self.threads, self.device = (
-            path,
-            limits or Limits(),
-            threads,
-            device,
-        )
-        self.poll_s, self.admin, self.api_keys = poll_s, admin, [key.encode() for key in api_keys]
+        self.path = path
+        self.limits = limits or Limits()
+        self.threads = threads
+        self.device = device
+        self.poll_s = poll_s
+        self.admin = admin
+        self.api_keys = list(map(str.encode, api_keys))
         self.reload_error: str | None = None
         self.queue: list[tuple[Job, asyncio.Future[Result]]] = []
-        self._arrived, self._loading = asyncio.Condition(), asyncio.Lock()
+        self._arrived = asyncio.Condition()
+        self._loading = asyncio.Lock()
         self._tried = _signature(path)
         self.metrics = Metrics(lambda: len(self.queue))
         self._use(Predictor.load(path, self.limits, device))
@@ -199,40 +201,46 @@ class Service:
         while True:
             async with self._arrived:
                 await self._arrived.wait_for(lambda: self.queue)
-            if not (batch := self._next_batch()):
+            batch = self._next_batch()
+            if not batch:
                 continue
-            start, jobs = loop.time(), [job for job, _ in batch]
+            start = loop.time()
+            jobs = [job for job, _ in batch]
             results = await loop.run_in_executor(pool, jobs[0].predictor.respond, jobs)
             self.metrics.batch_users.observe(sum(map(len, jobs)))
             self.metrics.batch_seconds.observe(loop.time() - start)
             for (_, waiting), result in zip(batch, results, strict=True):
-                if isinstance(result, Exception) and not waiting.done():  # done: cancelled
+                if waiting.done():  # cancelled
+                    continue
+                if isinstance(result, Exception):
                     waiting.set_exception(result)
-                elif not isinstance(result, Exception) and not waiting.done():
+                else:
                     waiting.set_result(result)
 
     def _next_batch(self) -> list[tuple[Job, asyncio.Future[Result]]]:
         """The request that has waited longest, and others that may be computed together with it."""
-        queue, self.queue = [each for each in self.queue if not each[1].done()], []
         batch: list[tuple[Job, asyncio.Future[Result]]] = []
+        rest = []
         n_users = 0
-        for job, waiting in queue:
-            is_like = not batch or (job.key is not None and job.key == batch[0][0].key)
-            if is_like and (not batch or n_users + len(job) <= BATCH_USERS):
+        for job, waiting in self.queue:
+            if waiting.done():
+                continue
+            fits = n_users + len(job) <= BATCH_USERS
+            if not batch or (fits and job.key == batch[0][0].key):
                 batch.append((job, waiting))
                 n_users += len(job)
             else:
-                self.queue.append((job, waiting))
+                rest.append((job, waiting))
+        self.queue = rest
         return batch
 
     def health(self) -> dict[str, Any]:
         """The bundle that is served, since when, and how the last reload ended."""
+        loaded = datetime.fromtimestamp(self.predictor.loaded, UTC)
         return {
             "status": "ok",
             "bundle": self.predictor.describe(),
-            "loaded": datetime.fromtimestamp(self.predictor.loaded, UTC).isoformat(
-                timespec="seconds"
-            ),
+            "loaded": loaded.isoformat(timespec="seconds"),
             "reload_error": self.reload_error,
             "waiting": len(self.queue),
             "limits": self.limits.model_dump(mode="json"),
@@ -246,7 +254,7 @@ class Service:
         while True:
             await asyncio.sleep(self.poll_s)
             now = await asyncio.to_thread(_signature, self.path)
-            if now is not None and now == before and now != self._tried:
+            if now is not None and before == now != self._tried:
                 await self.reload()
             before = now
 
@@ -255,14 +263,14 @@ class Service:
         where the new one was refused, ``error``."""
         async with self._loading:
             self._tried = await asyncio.to_thread(_signature, self.path)
-            outcome, self.reload_error = "unchanged", None
+            outcome = "unchanged"
+            self.reload_error = None
             try:
                 new = await asyncio.to_thread(Predictor.load, self.path, self.limits, self.device)
-            except (
-                Exception,
-                pl.exceptions.PanicException,
-            ) as error:  # a damaged bundle may fail in any way
-                outcome, self.reload_error = "refused", f"{type(error).__name__}: {error}"
+            except (Exception, pl.exceptions.PanicException) as error:
+                # a damaged bundle may fail in any way
+                outcome = "refused"
+                self.reload_error = f"{type(error).__name__}: {error}"
                 _log.error(
                     "%s: %s goes on: %s", self.path, self.predictor.identity, self.reload_error
                 )
@@ -277,25 +285,24 @@ class Service:
                     )
                     self._use(new)
             self.metrics.reloads.labels(outcome).inc()
-            found = {"outcome": outcome, "bundle": self.predictor.identity}
-            return found if self.reload_error is None else {**found, "error": self.reload_error}
+            answer = {"outcome": outcome, "bundle": self.predictor.identity}
+            if self.reload_error is not None:
+                answer["error"] = self.reload_error
+            return answer
 
 
-def _signature(path: Path) -> tuple[Any, ...] | None:
+def _signature(path: Path) -> list[Any] | None:
     """What changes when a file of the bundle does; None where there is no bundle, as while a folder
     is replaced.
     """
     with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: links in a circle
         folder = bundle_of(path).resolve(strict=True)
-        files = [(file, file.stat()) for file in sorted(folder.rglob("*"))]
-        return (
-            folder,
-            *(
-                (file, at.st_ino, at.st_size, at.st_mtime_ns)
-                for file, at in files
-                if file.is_file()
-            ),
-        )
+        signature: list[Any] = [folder]
+        for file in sorted(folder.rglob("*")):
+            at = file.stat()
+            if stat.S_ISREG(at.st_mode):
+                signature.append((file, at.st_ino, at.st_size, at.st_mtime_ns))
+        return signature
     return None
 
 
@@ -387,8 +394,11 @@ def make_app(service: Service) -> FastAPI:
             responses={409: {"description": "it is refused"}},
         )
         async def reload() -> Response:
-            found = await service.reload()
-            return JSONResponse(found, 409 if found["outcome"] == "refused" else 200)
+            answer = await service.reload()
+            status = 200
+            if answer["outcome"] == "refused":
+                status = 409
+            return JSONResponse(answer, status)
 
     @app.exception_handler(Refused)
     async def refused(request: Request, error: Refused) -> Response:
@@ -396,23 +406,8 @@ def make_app(service: Service) -> FastAPI:
 
     @app.exception_handler(RequestValidationError)
     async def wrong(request: Request, error: RequestValidationError) -> Response:
-        found = error.errors()
-        places = [each["loc"][1:2] if each["type"] != "json_invalid" else () for each in found]
-        field = str(places[0][0]) if places[0] else None
-        # of a value that may be of several types pydantic says of each what is wrong
-        why = dict.fromkeys(
-            each["msg"] for each, place in zip(found, places, strict=True) if place == places[0]
-        )
-        text = f"{field or 'the body'}: {'; '.join(why)}"
-        if (
-            field is not None
-            and found[0]["type"] == "extra_forbidden"
-            and len(found[0]["loc"]) == 2
-        ):
-            text = unknown_key(
-                field, of_items if request.url.path == "/similar" else of_users, what="field"
-            )
-        return _refusal(422, text[:2000], field)
+        bodies = {"/recommend": of_users, "/similar": of_items}
+        return _invalid(error.errors(), bodies[request.url.path])
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> Response:
@@ -428,10 +423,26 @@ def make_app(service: Service) -> FastAPI:
     return app
 
 
+def _invalid(errors: Sequence[Any], body: type[BaseModel]) -> Response:
+    """The response to a body that pydantic finds wrong."""
+    first = errors[0]
+    place = first["loc"][:2]
+    if len(place) == 1 or first["type"] == "json_invalid":
+        return _refusal(422, f"the body: {first['msg']}")
+    field = str(place[1])
+    if first["type"] == "extra_forbidden" and len(first["loc"]) == 2:
+        return _refusal(422, unknown_key(field, body, what="field"), field)
+    # of a value that may be of several types pydantic says of each what is wrong
+    messages = dict.fromkeys(error["msg"] for error in errors if error["loc"][:2] == place)
+    return _refusal(422, f"{field}: {'; '.join(messages)}", field)
+
+
 def _refusal(status: int, text: str, field: str | None = None) -> Response:
     """The response that says what is wrong."""
     return JSONResponse(
-        Error(error=text, field=field).model_dump(exclude_none=True), status, _HEADERS.get(status)
+        Error(error=text[:2000], field=field).model_dump(exclude_none=True),
+        status,
+        _HEADERS.get(status),
     )
 
 
@@ -457,17 +468,18 @@ class _Bounds:
 
         try:
             self._check_head(scope)
-            if (body := await self._read(scope, receive)) is None:  # the client has gone
+            body = await self._read(scope, receive)
+            if body is None:  # the client has gone
                 return
 
             async def read() -> Message:
-                return {"type": "http.request", "body": body} if status == 499 else await receive()
+                if status == 499:
+                    return {"type": "http.request", "body": body}
+                return await receive()
 
             # every body is read as JSON
-            heads = [head for head in scope["headers"] if head[0] != b"content-type"]
-            await self._app(
-                {**scope, "headers": [*heads, (b"content-type", _JSON.encode())]}, read, counted
-            )
+            heads = dict(scope["headers"]) | {b"content-type": _JSON.encode()}
+            await self._app({**scope, "headers": list(heads.items())}, read, counted)
         except Refused as refused:
             await _refusal(refused.status, str(refused))(scope, receive, counted)
         except Exception:
@@ -475,7 +487,9 @@ class _Bounds:
             if status == 499:
                 await _refusal(500, "the service failed; its log says why")(scope, receive, counted)
         finally:
-            path = scope["path"] if scope["path"] in self._paths else "other"
+            path = scope["path"]
+            if path not in self._paths:
+                path = "other"
             self._service.metrics.requests.labels(path, str(status)).inc()
             self._service.metrics.request_seconds.labels(path).observe(time.perf_counter() - start)
 
@@ -486,11 +500,14 @@ class _Bounds:
         heads = dict(scope["headers"])
         if b"content-length" in heads and b"transfer-encoding" in heads:
             raise Refused(400, "a request has Content-Length or Transfer-Encoding, not both")
-        if not (keys := self._service.api_keys) or scope["path"] == "/health":
+        api_keys = self._service.api_keys
+        if not api_keys or scope["path"] == "/health":
             return
-        kind, _, key = heads.get(b"authorization", b"").partition(b" ")
-        given = key.strip() if kind.lower() == b"bearer" else heads.get(b"x-api-key", b"")
-        if not any(hmac.compare_digest(given, own) for own in keys):
+        key = heads.get(b"x-api-key", b"")
+        kind, _, credentials = heads.get(b"authorization", b"").partition(b" ")
+        if kind.lower() == b"bearer":
+            key = credentials.strip()
+        if not any(hmac.compare_digest(key, api_key) for api_key in api_keys):
             raise Refused(
                 401, "send a key of this service as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'"
             )
@@ -499,7 +516,9 @@ class _Bounds:
         """The body of a request; it is refused where it is longer than it may be, or not there in
         time.
         """
-        limits, body, more = self._service.limits, bytearray(), True
+        limits = self._service.limits
+        body = bytearray()
+        more = True
         try:
             async with asyncio.timeout(limits.read_s):
                 while more:
@@ -606,8 +625,10 @@ def run(
         timeout_graceful_shutdown=_GRACE_S,
     )
     config.load()
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    room = max(files - _SPARE, _TAKEN) if files >= 0 else 1 << 16
+    n_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    room = 1 << 16
+    if n_files >= 0:  # else they are not limited
+        room = max(n_files - _SPARE, _TAKEN)
     config.http_protocol_class = _bounded(
         config.http_protocol_class, min(most or room, room), service.limits.read_s
     )

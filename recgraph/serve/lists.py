@@ -42,6 +42,12 @@ class ListOptions:
     fallback: Fallback | None = None
     item_columns: tuple[str, ...] = ()
 
+    def excluded(self, query: Query) -> Ragged | None:
+        """B rows of items that are left out of the lists of a query; None: no items."""
+        if self.exclude_seen:
+            return query.history
+        return None
+
 
 class Lister:
     """Ranks the items of a model; caches what is computed from its parameters, and lives until they
@@ -55,28 +61,25 @@ class Lister:
     def unknown(self, query: Query) -> Tensor:
         """[K] int64: the rows of users of whom the model knows too little to rank for them."""
         with evaluating(self.model):
-            return (
-                (~self.model.can_rank(query.to(device_of(self.model))))
-                .nonzero()
-                .flatten()
-                .to("cpu")
-            )
+            known_mask = self.model.can_rank(query.to(device_of(self.model)))
+        return (~known_mask).nonzero().flatten().to("cpu")
 
     def lists(
         self,
         query: Query,
         options: ListOptions,
         unknown: Tensor,
-        popularity: Tensor | None,
+        popularity: Callable[[], Tensor],
         ann: AnnIndex | None,
     ) -> Lists:
         """A list for each row of a query, by an approximate index where no rules apply; the scores
         of the rows that :meth:`unknown` names are the ``popularity`` [n_items]."""
-        n_users, k = len(query), options.k
-        items, scores = torch.full((n_users, k), -1), torch.zeros(n_users, k, dtype=torch.float64)
-        if len(unknown) and popularity is not None:
-            popular = Catalogue(self.n_items, k, candidates=options.rules.candidates)
-            counts = popularity.double().expand(len(unknown), -1)
+        n_users = len(query)
+        items = torch.full((n_users, options.k), -1)
+        scores = torch.zeros(n_users, options.k, dtype=torch.float64)
+        if len(unknown):
+            popular = Catalogue(self.n_items, options.k, candidates=options.rules.candidates)
+            counts = popularity().double().expand(len(unknown), -1)
             # what such a user has done is no known item
             top = options.rules.rank_queries(popular, counts, None)
             items[unknown], scores[unknown] = top.items, top.scores
@@ -94,24 +97,23 @@ class Lister:
         """Rows of a query of users of whom enough is known, and their lists; a later list of a row
         replaces one.
         """
-        k, rules = options.k, options.rules
-        seen = query.history if options.exclude_seen else None
+        rules = options.rules
         rows = torch.arange(len(query))
         if ann is not None and rules.is_plain and rules.candidates is None:
-            found = ann.rank(self.model, query, seen, k)
-            yield rows, found
+            near = ann.rank(self.model, query, options.excluded(query), options.k)
+            yield rows, near
             # a list ends early where the index has looked at too few items
-            rows = (found.items[:, -1] < 0).nonzero().flatten()
+            rows = (near.items[:, -1] < 0).nonzero().flatten()
             if not len(rows):
                 return
-            query, seen = query.take(rows), None if seen is None else seen.take(rows)
-        catalogue = self.catalogue_for(k, rules.candidates)
+            query = query.take(rows)
+        excluded = options.excluded(query)
+        catalogue = self.catalogue_for(options.k, rules.candidates)
         if not rules.is_plain:
-            yield from rules.rank(self.model, catalogue, query, seen)
+            yield from rules.rank(self.model, catalogue, query, excluded)
             return
-        convention = "exclude" if options.exclude_seen else "keep"
-        for batch in rank(self.model, catalogue, query, seen, (convention,)):
-            yield rows[batch.index], batch.lists[convention]
+        for batch in rank(self.model, catalogue, query, excluded, ("exclude",)):
+            yield rows[batch.index], batch.lists["exclude"]
 
     @torch.no_grad()
     def rank_together(self, queries: Sequence[Query], k: int, exclude_seen: bool) -> list[Lists]:
@@ -119,21 +121,20 @@ class Lister:
         :meth:`lists` alone: each is encoded by itself, as who shares a batch may change a model's
         rounding, but not that of a catalogue's tiles."""
         catalogue = self.catalogue_for(k)
-        convention = "exclude" if exclude_seen else "keep"
         vectors = torch.cat([encode_users(self.model, query) for query in queries])
-        rows = next((rows for rows in TILES if len(vectors) <= rows < catalogue.rows), None)
-        catalogue = (None if rows is None else catalogue.in_tiles_of(rows)) or catalogue
-        seen = (
-            Ragged.cat([query.history for query in queries]).to(catalogue.device)
-            if exclude_seen
-            else None
-        )
+        for rows in TILES:
+            if len(vectors) <= rows < catalogue.rows:
+                catalogue = catalogue.in_tiles_of(rows) or catalogue
+                break
+        seen = None
+        if exclude_seen:
+            seen = Ragged.cat([query.history for query in queries]).to(catalogue.device)
         users = torch.cat([query.users for query in queries])
-        found = catalogue.rank(vectors, seen, (convention,), users)[convention]
-        sizes = [len(query) for query in queries]
-        items = found.items.to("cpu").split(sizes)  # type: ignore[no-untyped-call]
-        scores = found.scores.to("cpu").double().split(sizes)  # type: ignore[no-untyped-call]
-        return [Lists(*pair) for pair in zip(items, scores, strict=True)]
+        lists = catalogue.rank(vectors, seen, ("exclude",), users)["exclude"]
+        sizes = list(map(len, queries))
+        items = lists.items.to("cpu").split(sizes)  # type: ignore[no-untyped-call]
+        scores = lists.scores.to("cpu").double().split(sizes)  # type: ignore[no-untyped-call]
+        return list(map(Lists, items, scores))
 
     def similar(
         self,
@@ -147,37 +148,34 @@ class Lister:
         """The items (of ``candidates`` [C], if given) most like each of ``index`` [B]; none for -1,
         an unknown one.
         """
-        items, scores = (
-            torch.full((len(index), k), -1),
-            torch.zeros(len(index), k, dtype=torch.float64),
-        )
+        items = torch.full((len(index), k), -1)
+        scores = torch.zeros(len(index), k, dtype=torch.float64)
         closed = torch.empty(0, dtype=torch.int64)
         if candidates is not None and self.n_items - len(candidates) <= _FEW:
-            open_mask = torch.zeros(self.n_items, dtype=torch.bool)
-            open_mask[candidates] = True
-            closed, candidates = (~open_mask).nonzero().flatten(), None
+            closed_mask = torch.ones(self.n_items, dtype=torch.bool)
+            closed_mask[candidates] = False
+            closed = closed_mask.nonzero().flatten()
+            candidates = None
         places = (index >= 0).nonzero().flatten()
         if by == "vectors":
             unit = self.by_vectors.unit
             places = places[unit[index[places]].any(1)]
-            if not len(places) or (candidates is not None and not bool(unit[candidates].any())):
-                return Lists(items, scores)  # no vector that may be in a list
             catalogue = self._cached("directions", self._of_directions, k, candidates)
         else:
             catalogue = self._cached("scores", Catalogue, k, candidates)
             batch_size = max(min(batch_size, _CELLS // self.n_items), 1)
-        for start in range(0, len(places), batch_size):
-            here = places[start : start + batch_size]
-            rows = index[here]
+        if not len(places) or not len(catalogue.order):
+            return Lists(items, scores)  # no vector that has a list, or may be in one
+        for batch in torch.split(places, batch_size):
+            rows = index[batch]
             queries = unit[rows] if by == "vectors" else in_common.rows(rows)
-            barred = torch.cat(
-                [rows[:, None], closed.expand(len(rows), -1)], 1
-            )  # no item is in its own list
-            lengths = torch.full((len(rows),), barred.shape[1])
-            found = catalogue.rank(
-                queries, Ragged.from_lengths(barred.flatten(), lengths), ("exclude",)
+            # no item is in its own list
+            excluded = torch.cat([rows[:, None], closed.expand(len(rows), -1)], 1)
+            lengths = torch.full((len(rows),), excluded.shape[1])
+            lists = catalogue.rank(
+                queries, Ragged.from_lengths(excluded.flatten(), lengths), ("exclude",)
             )["exclude"]
-            items[here], scores[here] = found.items, found.scores
+            items[batch], scores[batch] = lists.items, lists.scores
         if by == "co_occurrence":
             items = items.masked_fill(scores <= 0, -1)
         return Lists(items, scores)
@@ -191,11 +189,9 @@ class Lister:
     def _of_directions(self, n_items: int, k: int, candidates: Tensor | None = None) -> Catalogue:
         """The items that have a vector, to be ranked by its direction."""
         unit = self.by_vectors.unit
-        has_vector_mask = unit.any(1) if candidates is None else unit[candidates].any(1)
-        if not bool(has_vector_mask.all()):
-            candidates = (torch.arange(n_items) if candidates is None else candidates)[
-                has_vector_mask
-            ]
+        if candidates is None:
+            candidates = torch.arange(n_items)
+        candidates = candidates[unit[candidates].any(1)]
         return Catalogue(n_items, k, item_vectors=unit, candidates=candidates, wide=True)
 
     def _cached(
@@ -204,7 +200,9 @@ class Lister:
         if candidates is not None:
             return make(self.n_items, k, candidates=candidates)
         cached = self._catalogues.get(name)  # read once: another thread may replace it
-        catalogue = None if cached is None else cached.for_length(k)
+        catalogue = None
+        if cached is not None:
+            catalogue = cached.for_length(k)
         if catalogue is None:
             catalogue = self._catalogues[name] = make(self.n_items, k)
         return catalogue

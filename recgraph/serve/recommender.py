@@ -28,7 +28,7 @@ from recgraph.data.dataframe import FrameKind, from_native, to_native, without_c
 from recgraph.data.ids import IdMap
 from recgraph.data.item_features import ItemColumns, feature_rows
 from recgraph.data.split import Interactions
-from recgraph.evaluate.rerank import CoOccurrence, SimilarBy, bind
+from recgraph.evaluate.rerank import CoOccurrence, Cosine, SimilarBy, bind
 from recgraph.evaluate.topk import Lists
 from recgraph.models.base import Model
 from recgraph.pages import block as as_html
@@ -57,8 +57,6 @@ __all__ = ["Counts", "NoHistoryError", "Recommender", "load", "recall_of_lists"]
 _log = logging.getLogger(__name__)
 Count = Annotated[int, Field(ge=1)]
 _FEATURES = "item_features.parquet"
-#: of a recommender, as they are in ``config.json``
-_WRITTEN = ("kind", "record", "time_unit", "time_format")
 # one for all: counts with a lock could not be pickled
 _counting = threading.Lock()
 
@@ -72,8 +70,9 @@ class Counts(Counter[str]):
         """Add numbers; unknown items are logged, too."""
         with _counting:
             self.update(counts)
-        if n := counts.get("unknown_items"):
-            _log.warning("%d items of the request are not known to the model; skipped", n)
+        n_items = counts.get("unknown_items", 0)
+        if n_items:
+            _log.warning("%d items of the request are not known to the model; skipped", n_items)
 
 
 class Recommender:
@@ -126,24 +125,20 @@ class Recommender:
                 f"model is built for {sizes}, but there are {len(users):,} users, {len(items):,} items"
             )
         self.model = model.eval()
-        self.users, self.items, self.seen, self.in_common = (
-            users,
-            items,
-            seen,
-            CoOccurrence(seen, len(items)),
-        )
-        self.times = None if times is None or not model.reads_times else seen.with_values(times)
-        self.time_unit, self.time_format = time_unit, time_format
-        self.columns = columns if columns is not None else Columns(user="user", item="item")
+        self.users = users
+        self.items = items
+        self.seen = seen
+        self.in_common = CoOccurrence(seen, len(items))
+        self.times: Ragged | None = None
+        if times is not None and model.reads_times:
+            self.times = seen.with_values(times)
+        self.time_unit = time_unit
+        self.time_format = time_format
+        self.columns = columns or Columns(user="user", item="item")
         self.kind = kind
         self.item_features: pl.DataFrame | None = None
         if item_features is not None:
-            frame = (
-                item_features
-                if isinstance(item_features, pl.DataFrame)
-                else from_native(item_features)
-            )
-            self.item_features = without_categories(frame)
+            self.item_features = without_categories(from_native(item_features))
         self.record = dict(record or {})
         self.counters = Counts()
         self._has_warned = False
@@ -156,15 +151,19 @@ class Recommender:
         cls, model: Model, log: Interactions, record: Mapping[str, Any] | None = None
     ) -> Self:
         """A recommender for the users of a log; seen is all that they did in it."""
-        same: dict[str, Any] = {
-            name: getattr(log, name) for name in ("columns", "kind", "item_features")
-        }
-        times: dict[str, Any] = {
-            "times": log.ordered.times,
-            "time_unit": log.time_unit,
-            "time_format": log.time_format,
-        }
-        return cls(model, log.users, log.items, log.ordered.items, record=record, **same, **times)
+        return cls(
+            model,
+            log.users,
+            log.items,
+            log.ordered.items,
+            columns=log.columns,
+            kind=log.kind,
+            item_features=log.item_features,
+            record=record,
+            times=log.ordered.times,
+            time_unit=log.time_unit,
+            time_format=log.time_format,
+        )
 
     @property
     def held_out(self) -> str | None:
@@ -174,8 +173,9 @@ class Recommender:
         fitted_on = (self.record.get("update") or {}).get("parent", self.record).get("fitted_on")
         if fitted_on not in ("train", "train+valid"):
             return None
-        by_user = (self.record.get("data") or {}).get("split") in ("leave-one-out", "ratio")
-        what = "each user's newest events were" if by_user else "the split's test part was"
+        what = "the split's test part was"
+        if (self.record.get("data") or {}).get("split") in ("leave-one-out", "ratio"):
+            what = "each user's newest events were"
         return f"{what} held out: fit on everything with --refit or --fit-on all (rg.fit: refit=True, fit_on='all')"
 
     def warn_of_held_out(self) -> None:
@@ -234,12 +234,12 @@ class Recommender:
         self.warn_of_held_out()
         request = self._request(users, histories, at)
         options = self._options(k, exclude_seen, allow, block, rules, fallback, item_columns)
-        return self._answer(request, options, named=not is_all(users))
+        return self._answer(request, options)
 
     @checked
     def stream(
         self,
-        users: Any = "all",
+        users: Any = None,
         histories: Any = None,
         k: Count = 10,
         *,
@@ -259,17 +259,13 @@ class Recommender:
         up to rounding.
         """
         self.warn_of_held_out()
-        request = self._request(
-            None if histories is not None and is_all(users) else users, histories, at
-        )
-        self.counters.add(
-            unknown_items=request.n_unknown_items, unknown_users=request.n_unknown_users
-        )
-        shared = self, self._options(k, **options), histories is not None or not is_all(users)
+        request = self._request_or_all(users, histories, at)
+        self._count(request)
         parts = (
             Piece(f"{len(rows):,} users from {int(rows[0]):,} on", request.take(rows))
             for rows in torch.split(torch.arange(len(request.labels)), batch_size)
         )
+        shared = self, self._options(k, **options)
         for frame, counts in parallel.map(_answer_part, parts, shared, engine):
             self.counters.add(**counts)
             yield frame
@@ -293,30 +289,38 @@ class Recommender:
 
     def resolve(self, rules: Rules) -> ResolvedRules:
         """Rules in the model's indices."""
-        reranking = None
-        if (reranker := rules.reranker) is not None:
-            reranking = bind(
-                reranker,
-                "rerank",
-                self.model,
-                by_vectors=(lambda: self.lister.by_vectors) if self.model.has_vectors else None,
-                in_common=self.in_common,
-                columns=self.item_columns,
-                separator=rules.separator,
-            )
+        reranker = rules.reranker
+        if reranker is None:
+            return resolve(rules, self.items, self.item_columns)
+        reranking = bind(
+            reranker,
+            "rerank",
+            self.model,
+            by_vectors=self._by_vectors if self.model.has_vectors else None,
+            in_common=self.in_common,
+            columns=self.item_columns,
+            separator=rules.separator,
+        )
         return resolve(rules, self.items, self.item_columns, reranking)
+
+    def _by_vectors(self) -> Cosine:
+        return self.lister.by_vectors
+
+    @property
+    def feature_names(self) -> list[str]:
+        """The columns of the item features."""
+        if self.item_features is None:
+            return []
+        return self.item_features.columns
 
     def check_item_columns(self, names: Sequence[str], *taken: str) -> None:
         """Check that the item features have the columns, and that the answer has no other of the
         name.
         """
-        features = [] if self.item_features is None else self.item_features.columns
-        there = [name for name in features if name not in ("score", "rank", *taken)]
+        free = set(self.feature_names) - {"score", "rank", *taken}
         for name in names:
-            if name not in there or names.count(name) > 1:
-                raise ValueError(
-                    f"item_columns = {name!r} must be one of {', '.join(there) or 'none: there are none'}"
-                )
+            if name not in free or names.count(name) > 1:
+                raise ValueError(f"item_columns = {name!r} must be one of {sorted(free)}, once")
 
     def _request(self, users: Any, histories: Any, at: Any = None) -> Request:
         if (users is None) == (histories is None):
@@ -328,12 +332,32 @@ class Recommender:
             )
         elif is_all(users):
             every = torch.arange(len(self.users))
-            request = Request(self.users.ids(every), Query(every, self.seen, self.times), self.kind)
+            query = Query(every, self.seen, self.times)
+            request = Request(self.users.ids(every), query, self.kind, is_named=False)
         else:
             request = of_users(users, self.users, self.seen, self.kind, self.times)
-        return replace(
-            request, query=replace(request.query, at=self.time_of(at, len(request.labels)))
+        times = self.time_of(at, len(request.labels))
+        return replace(request, query=replace(request.query, at=times))
+
+    def _request_or_all(self, users: Any, histories: Any, at: Any = None) -> Request:
+        """The request for those who are given, or else for all users of the training data."""
+        if users is None and histories is None:
+            users = "all"
+        return self._request(users, histories, at)
+
+    def _count(self, request: Request) -> None:
+        self.counters.add(
+            unknown_items=request.n_unknown_items, unknown_users=request.n_unknown_users
         )
+
+    @staticmethod
+    def _of_known(request: Request, unknown: Tensor) -> Request:
+        """The request without the rows of whom nothing is known; NoHistoryError where such a user
+        was named.
+        """
+        if request.is_named and len(unknown):
+            raise NoHistoryError.of(request, unknown)
+        return request.without(unknown)
 
     def time_of(self, at: Any, n: int = 1) -> Tensor | None:
         """[n] int64: when lists are asked for, by one time or n of them; None of a model that reads
@@ -348,29 +372,24 @@ class Recommender:
         times, unit = times_of(given_ids(given, self.kind, argument)[0], self.time_format)
         read = torch.from_numpy(times.fill_null(0).to_numpy(writable=True))
         wanted = self.time_unit if self.model.reads_times else unit
-        own = None if times.null_count() else in_unit(read, unit, wanted)
-        if own is None or len(own) not in (1, n):
+        own = in_unit(read, unit, wanted)
+        if times.null_count() or own is None or len(own) not in (1, n):
             like = f"give a time, or {n}, as the training data's ({self.time_unit})"
             raise ValueError(f"{argument} = {shown(given)}: {like}")
         return own.expand(n)
 
-    def _answer(self, request: Request, options: ListOptions, named: bool) -> Any:
+    def _answer(self, request: Request, options: ListOptions) -> Any:
         """The frame of a request; users who were not named are left out where nothing is known of
         them.
         """
         lister = self.lister  # read once: another thread may replace it
         unknown = lister.unknown(request.query)
-        if not named and options.fallback is None:
-            request, unknown = request.without(unknown), unknown[:0]
-        self.counters.add(
-            unknown_items=request.n_unknown_items, unknown_users=request.n_unknown_users
-        )
-        if len(unknown) and options.fallback is None:
-            raise NoHistoryError.of(request, unknown)
+        self._count(request)
+        if options.fallback is None:
+            request = self._of_known(request, unknown)
+            unknown = unknown[:0]
         self.counters.add(fallbacks=len(unknown))
-        lists = lister.lists(
-            request.query, options, unknown, self.popularity if len(unknown) else None, self.ann
-        )
+        lists = lister.lists(request.query, options, unknown, lambda: self.popularity, self.ann)
         names = self.columns.user, self.columns.item
         return self._frame(request.labels, lists, names, request.kind, options.item_columns)
 
@@ -409,10 +428,9 @@ class Recommender:
         else:
             labels, kind = given_ids(items, self.kind, "items")
             index = torch.from_numpy(self.items.index(labels, "items"))
-            if len(unknown := (index < 0).nonzero().flatten()):
-                raise ValueError(
-                    f"items: {take(labels, unknown[:1])[0]!r} is not known to the model"
-                )
+            unknown = take(labels, (index < 0).nonzero().flatten())
+            if len(unknown):
+                raise ValueError(f"items: {unknown[0]!r} is not known to the model")
         candidates, n_unknown = self.candidates(allow, block)
         self.counters.add(unknown_items=n_unknown)
         by = self.similar_by(by)
@@ -423,7 +441,8 @@ class Recommender:
 
     def similar_by(self, by: SimilarBy | None) -> SimilarBy:
         """What items are compared by; None: by vectors where the model has them."""
-        by = by or ("vectors" if self.model.has_vectors else "co_occurrence")
+        if by is None:
+            by = "vectors" if self.model.has_vectors else "co_occurrence"
         if by == "vectors":
             check_vectors(self.model)
         return by
@@ -432,9 +451,7 @@ class Recommender:
         """[C] the allowed items that are not blocked, None for all; and how many ids are not
         known.
         """
-        return candidates_of(
-            Rules.of({"allow": allow, "block": () if block is None else block}), self.items
-        )
+        return candidates_of(Rules.with_arguments(None, allow, block), self.items)
 
     def _frame(
         self,
@@ -448,13 +465,13 @@ class Recommender:
         ``item_columns``.
         """
         rows, places = (lists.items >= 0).nonzero(as_tuple=True)
-        found = lists.items[rows, places]
+        index = lists.items[rows, places]
         series = [
             take(labels, rows).alias(names[0]),
-            self.items.ids(found).alias(names[1]),
+            self.items.ids(index).alias(names[1]),
             pl.Series("score", lists.scores[rows, places].numpy()),
             pl.Series("rank", (places + 1).numpy()),
-            *self.features_of(found, item_columns),
+            *self.features_of(index, item_columns),
         ]
         return to_native(pl.DataFrame(series), kind)
 
@@ -462,8 +479,9 @@ class Recommender:
         """Columns of the item features, a row for each of ``index`` [N]; null where an item has
         none.
         """
-        if not names or self.item_features is None:
+        if not names:
             return []
+        assert self.item_features is not None
         places = pl.Series(self._feature_rows[index].numpy()).replace(-1, None)
         return [self.item_features[name].gather(places) for name in names]
 
@@ -492,18 +510,11 @@ class Recommender:
                 unknown ones.
         """
         check_vectors(self.model)
-        users = "all" if users is None and histories is None else users
-        request = self._request(users, histories)
-        unknown = self.lister.unknown(request.query)
-        if len(unknown) and not is_all(users):
-            raise NoHistoryError.of(request, unknown)
-        request = request.without(unknown)
-        self.counters.add(
-            unknown_items=request.n_unknown_items, unknown_users=request.n_unknown_users
-        )
-        return vector_frame(
-            self.columns.user, request.labels, encode_users(self.model, request.query), request.kind
-        )
+        request = self._request_or_all(users, histories)
+        request = self._of_known(request, self.lister.unknown(request.query))
+        self._count(request)
+        vectors = encode_users(self.model, request.query)
+        return vector_frame(self.columns.user, request.labels, vectors, request.kind)
 
     @checked
     def use_ann(self, index: AnnIndex | None = None) -> Self:
@@ -538,15 +549,17 @@ class Recommender:
             seen = {"values": self.seen.values.to(torch.int32), "offsets": self.seen.offsets}
             if self.times is not None:
                 seen["times"] = self.times.values
-            save_file(
-                {name: value.contiguous() for name, value in seen.items()},
-                into / "seen.safetensors",
-            )
+            save_file(bundle.unshared(seen), into / "seen.safetensors")
             if self.item_features is not None:
                 self.item_features.write_parquet(into / _FEATURES)
 
-        columns = self.columns.model_dump(mode="json")
-        more = {name: getattr(self, name) for name in _WRITTEN} | {"columns": columns}
+        more = {
+            "kind": self.kind,
+            "record": self.record,
+            "time_unit": self.time_unit,
+            "time_format": self.time_format,
+            "columns": self.columns.model_dump(mode="json"),
+        }
         bundle.write(Path(folder), "recommender", self.model, fill, more)
 
     @classmethod
@@ -559,23 +572,29 @@ class Recommender:
 
         def make(config: dict[str, Any]) -> Recommender:
             seen = load_file(place / "seen.safetensors")
-            features = place / _FEATURES
+            values = seen["values"].to(torch.int64)
+            times = item_features = None
+            if "times" in seen:
+                times = seen["times"].clone()
+            if (place / _FEATURES).is_file():
+                item_features = pl.read_parquet(place / _FEATURES, memory_map=False)
             return cls(
                 bundle.load_model(place, config),
                 IdMap.read(place / "users.parquet"),
                 IdMap.read(place / "items.parquet"),
-                Ragged(seen["values"].to(torch.int64), seen["offsets"].clone()),
+                Ragged(values, seen["offsets"].clone()),
                 columns=Columns.of(config["columns"]),
-                item_features=pl.read_parquet(features, memory_map=False)
-                if features.is_file()
-                else None,
-                times=seen["times"].clone() if "times" in seen else None,
-                **{name: config[name] for name in _WRITTEN},
+                kind=config["kind"],
+                item_features=item_features,
+                record=config["record"],
+                times=times,
+                time_unit=config["time_unit"],
+                time_format=config["time_format"],
             )
 
-        made = bundle.read(place, "recommender", make)
-        made.model.to(device)
-        return made
+        recommender = bundle.read(place, "recommender", make)
+        recommender.model.to(device)
+        return recommender
 
     def __repr__(self) -> str:
         return f"Recommender({type(self.model).__name__}, {len(self.users):,} users, {len(self.items):,} items)"
@@ -585,18 +604,18 @@ class Recommender:
             "model": type(self.model).__name__,
             "users": len(self.users),
             "items": len(self.items),
+            "fitted on": self.record.get("fitted_on"),
+            "seed": self.record.get("seed"),
         }
-        fitted = {"fitted on": self.record.get("fitted_on"), "seed": self.record.get("seed")}
-        return as_html("Recommender", {**facts, **fitted})
+        return as_html("Recommender", facts)
 
 
-def _answer_part(
-    shared: tuple[Recommender, ListOptions, bool], part: Request
-) -> tuple[Any, Counts]:
+def _answer_part(shared: tuple[Recommender, ListOptions], part: Request) -> tuple[Any, Counts]:
     """An answer, and what was counted in it alone."""
-    recommender, options, named = copy(shared[0]), shared[1], shared[2]
+    recommender, options = shared
+    recommender = copy(recommender)
     recommender.counters = Counts()
-    return recommender._answer(part, options, named), recommender.counters
+    return recommender._answer(part, options), recommender.counters
 
 
 @checked
@@ -616,16 +635,16 @@ def recall_of_lists(
     """The share of the items of exact lists that those of :meth:`Recommender.use_ann` contain, of a
     sample of users.
     """
-    near, exact = copy(recommender), copy(recommender)
-    near.kind = exact.kind = "polars"
-    near.record = exact.record = {}  # which says what to warn of
+    near = copy(recommender)
+    near.kind = "polars"
+    near.record = {}  # which says what to warn of
+    exact = copy(near)
     exact.ann = None
     with_history = recommender.seen.lengths.nonzero().flatten()
     if not len(with_history):
         raise ValueError("no user of the recommender has a history")
     drawn = torch.randperm(len(with_history), generator=Generators(seed).fresh("users"))[:n_users]
     users = recommender.users.ids(with_history[drawn])
-    found, wanted = (
-        set(each.recommend(users=users, k=k)[:, :2].iter_rows()) for each in (near, exact)
-    )
-    return len(found & wanted) / len(wanted)
+    near_pairs = set(near.recommend(users=users, k=k)[:, :2].iter_rows())
+    exact_pairs = set(exact.recommend(users=users, k=k)[:, :2].iter_rows())
+    return len(near_pairs & exact_pairs) / len(exact_pairs)

@@ -18,9 +18,9 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from recgraph.config import Config, ConfigError, checked, is_list
+from recgraph.config import Config, ConfigError, checked
 from recgraph.data.batches import Query
-from recgraph.data.ids import IdMap, as_series, family, is_missing
+from recgraph.data.ids import IdMap, as_series, family
 from recgraph.data.item_features import ItemColumns
 from recgraph.evaluate.ranking import GROUP, evaluating
 from recgraph.evaluate.rerank import Limit, Reranker, Reranking, pick, reranker_of
@@ -88,22 +88,31 @@ class Rules(Config):
 
     @field_validator("allow", "block", mode="before")
     @classmethod
-    def _read_ids(cls, given: Any) -> Any:
-        return given if given is None else _ids(given)
+    def _read_ids(cls, ids: Any) -> Any:
+        if ids is None:
+            return None
+        values = as_series(ids, "ids")
+        if values.null_count():
+            raise ValueError("give a list of item ids, none of them missing")
+        return tuple(values.to_list())
 
     @field_validator("boost", mode="before")
     @classmethod
-    def _read_boost(cls, given: Any) -> Any:
-        if isinstance(given, Boost) or (isinstance(given, Mapping) and "column" in given):
-            return (given,)
-        if isinstance(given, Mapping):
-            return tuple({"column": name, "weight": weight} for name, weight in given.items())
-        return given
+    def _read_boost(cls, boost: Any) -> Any:
+        if isinstance(boost, Boost):
+            return (boost,)
+        if not isinstance(boost, Mapping):
+            return boost
+        if "column" in boost:
+            return (boost,)
+        return tuple({"column": name, "weight": weight} for name, weight in boost.items())
 
     @field_validator("rerank", mode="before")
     @classmethod
-    def _read_rerank(cls, given: Any) -> Any:
-        return None if given is None else reranker_of(given).specification
+    def _read_rerank(cls, rerank: Any) -> Any:
+        if rerank is None:
+            return None
+        return reranker_of(rerank).specification
 
     @classmethod
     @checked
@@ -112,8 +121,9 @@ class Rules(Config):
         the setting.
         """
         path = Path(path)
+        read_file = read_object if path.suffix.lower() == ".json" else read_toml
         try:
-            return cls.of(read_object(path) if path.suffix.lower() == ".json" else read_toml(path))
+            return cls.of(read_file(path))
         except ValueError as error:
             raise ConfigError(f"{path}: {error}") from None
 
@@ -122,39 +132,28 @@ class Rules(Config):
         """How lists are picked from the ranking; None: from the best down."""
         if self.rerank is not None:
             return reranker_of(self.rerank)
-        return (
-            None
-            if self.diversity is None
-            else reranker_of({"name": "mmr", "strength": self.diversity})
-        )
+        if self.diversity is not None:
+            return reranker_of({"name": "mmr", "strength": self.diversity})
+        return None
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The item features that are read."""
-        compared = () if (reranker := self.reranker) is None else reranker.config.columns
-        return tuple(
-            dict.fromkeys([*(boost.column for boost in self.boost), *self.max_per, *compared])
-        )
+        names = [*(boost.column for boost in self.boost), *self.max_per]
+        if self.reranker is not None:
+            names += self.reranker.config.columns
+        return tuple(dict.fromkeys(names))
 
     @classmethod
     def with_arguments(
         cls, rules: Rules | Mapping[str, Any] | None, allow: Any, block: Any
     ) -> Rules:
         """Rules, and the arguments ``allow`` and ``block``, which win over them."""
-        made = rules if isinstance(rules, Rules) else cls.of(rules)
-        more = {
-            name: given for name, given in (("allow", allow), ("block", block)) if given is not None
-        }
-        return cls.of({**made.model_dump(exclude_unset=True), **more}) if more else made
-
-
-def _ids(given: Any) -> Ids:
-    """Ids of any list, array or series; a lone id or a missing one is a mistake."""
-    read = next((read for read in ("to_list", "tolist", "to_pylist") if hasattr(given, read)), None)
-    ids = tuple(given if read is None else getattr(given, read)()) if is_list(given) else (None,)
-    if any(map(is_missing, ids)):
-        raise ValueError("give a list of item ids, none of them missing")
-    return ids
+        if not isinstance(rules, Rules):
+            rules = cls.of(rules)
+        arguments = {"allow": allow, "block": block}
+        stronger = cls.of({name: ids for name, ids in arguments.items() if ids is not None})
+        return rules.model_copy(update=stronger.model_dump(exclude_unset=True))
 
 
 @dataclass(frozen=True)
@@ -189,27 +188,25 @@ class ResolvedRules:
             part = query.take(rows).to(catalogue.device)
             with evaluating(model):
                 queries = model.encode_users(part) if model.has_vectors else model.score(part)
-            yield (
-                rows,
-                self.rank_queries(catalogue, queries, None if seen is None else seen.take(rows)),
-            )
+            part_seen = None
+            if seen is not None:
+                part_seen = seen.take(rows)
+            yield rows, self.rank_queries(catalogue, queries, part_seen)
 
     def rank_queries(self, catalogue: Catalogue, queries: Tensor, seen: Ragged | None) -> Lists:
         """Rank user vectors [B, D], or scores [B, n_items] in a catalogue without vectors, but for
         items ``seen``.
         """
         queries = catalogue.prepared(queries)
-        seen = Ragged.from_lists([[]] * len(queries)) if seen is None else seen
-        n_columns = max(catalogue.order.numel(), 1)
+        if seen is None:
+            seen = Ragged.from_lists([[]] * len(queries))
         closed = catalogue.seen_columns(seen.to(catalogue.device))
+        rows_that_fit = _BYTES // (8 * max(catalogue.order.numel(), 1))
+        n_rows = min(max(rows_that_fit, 1), catalogue.rows)
         lists = []
-        for rows in torch.arange(len(queries)).split(
-            min(max(_BYTES // (8 * n_columns), 1), catalogue.rows)
-        ):  # type: ignore[no-untyped-call]
-            here = rows.to(catalogue.device)
-            lists.append(
-                self._lists(catalogue, self._scores(catalogue, queries[here]), closed.take(here))
-            )
+        for rows in torch.arange(len(queries), device=catalogue.device).split(n_rows):  # type: ignore[no-untyped-call]
+            scores = self._scores(catalogue, queries[rows])
+            lists.append(self._lists(catalogue, scores, closed.take(rows)))
         return Lists.cat(lists)
 
     def _scores(self, catalogue: Catalogue, queries: Tensor) -> Tensor:
@@ -223,46 +220,56 @@ class ResolvedRules:
             scores[:, start : start + filled] = block[:, :filled]
         scores[:, count:] = NO_SCORE
         for boost, values in self.changes:
-            of_columns, own = values.to(scores.device)[catalogue.order], scores[:, :count]
+            change = values.to(scores.device)[catalogue.order]
+            changed = scores[:, :count]
             if boost.how == "add":
-                own += of_columns
+                changed += change
             else:
-                own.copy_(torch.where(own > 0, own * of_columns, own / of_columns))
+                changed.copy_(torch.where(changed > 0, changed * change, changed / change))
         return scores
 
     def _lists(self, catalogue: Catalogue, scores: Tensor, closed: Ragged) -> Lists:
         """The best of the columns that are not closed, under limits and re-ranked."""
-        k, width = catalogue.k, catalogue.order.numel()
-        length = max(_FURTHER * k, BLOCK) if self.limits else k
-        if self.reranking is not None:
-            length = max(length, self.reranking.reranker.config.pool)
-        scores.view(-1)[closed.rows * scores.shape[1] + closed.values] = NO_SCORE
-        # choosing one item after the other is many small steps: work of the host
-        host = torch.device("cpu")
+        k = catalogue.k
+        width = catalogue.order.numel()
         items = torch.full((len(scores), k), -1)
         values = torch.full((len(scores), k), NO_SCORE, dtype=torch.float64)
-        left = torch.arange(len(scores))
-        while left.numel():
-            length = min(length, max(width, 1))
-            of_left = closed.take(left.to(closed.device))
-            at = of_left.rows * scores.shape[1] + of_left.values
-            own = scores if len(left) == len(scores) else scores[left.to(scores.device)]
-            best, columns = best_columns(own, length, width, at)
-            ranked = torch.where(columns < 0, columns, catalogue.order[columns.clamp(min=0)]).to(
-                host
-            )
-            best = best.to(host).double()
-            if not self.limits and self.reranking is None:
-                items[left, :length], values[left, :length] = ranked, best
+        if not self.limits and self.reranking is None:
+            length = min(k, width)
+            ranking = _ranking(catalogue, scores, closed, length)
+            items[:, :length] = ranking.items
+            values[:, :length] = ranking.scores
+            return Lists(items, values)
+        length = max(_FURTHER * k, BLOCK)
+        if self.reranking is not None:
+            length = max(length, self.reranking.reranker.config.pool)
+        rows = torch.arange(len(scores))
+        while len(rows):
+            length = min(length, width)
+            ranking = _ranking(catalogue, scores, closed, length)
+            # choosing one item after the other is many small steps: work of the host
+            places, short_mask = pick(ranking.items, ranking.scores, k, self.limits, self.reranking)
+            chosen = places.clamp(min=0)
+            items[rows] = torch.where(places < 0, places, ranking.items.gather(1, chosen))
+            values[rows] = torch.where(places < 0, NO_SCORE, ranking.scores.gather(1, chosen))
+            if length == width:
                 break
-            places, short_mask = pick(ranked, best, k, self.limits, self.reranking)
-            known = places.clamp(min=0)
-            items[left] = torch.where(places < 0, places, ranked.gather(1, known))
-            values[left] = torch.where(places < 0, NO_SCORE, best.gather(1, known))
-            if length >= width:
-                break
-            left, length = left[short_mask], length * _FURTHER
+            short = short_mask.nonzero().flatten()
+            rows = rows[short]
+            scores = scores[short.to(scores.device)]
+            closed = closed.take(short.to(scores.device))
+            length *= _FURTHER
         return Lists(items, values)
+
+
+def _ranking(catalogue: Catalogue, scores: Tensor, closed: Ragged, length: int) -> Lists:
+    """The first items of rankings by scores [R, W], without the columns that are closed, on the
+    host, with float64 scores.
+    """
+    excluded = closed.rows * scores.shape[1] + closed.values
+    scores.view(-1)[excluded] = NO_SCORE
+    values, columns = best_columns(scores, length, catalogue.order.numel(), excluded)
+    return Lists(catalogue.items_of(columns).to("cpu"), values.to("cpu").double())
 
 
 def resolve(
@@ -276,8 +283,8 @@ def resolve(
         candidates,
         changes=tuple((boost, _change(boost, columns, rules.separator)) for boost in rules.boost),
         limits=tuple(
-            Limit(columns.codes(name, "max_per", rules.separator), n)
-            for name, n in rules.max_per.items()
+            Limit(columns.codes(name, "max_per", rules.separator), most)
+            for name, most in rules.max_per.items()
         ),
         reranking=reranking,
         n_unknown=n_unknown,
@@ -288,37 +295,42 @@ def candidates_of(rules: Rules, items: IdMap) -> tuple[Tensor | None, int]:
     """[C] the allowed items that are not blocked, None for all; and how many ids are not known."""
     if rules.allow is None and not rules.block:
         return None, 0
-    n_unknown = 0
-    mask = torch.full((len(items),), rules.allow is None)
-    for name, ids, value in (("allow", rules.allow, True), ("block", rules.block, False)):
-        given = as_series(list(ids or ()), name)
-        if (
-            given.dtype == pl.String and family(items.values.dtype) != "texts"
-        ):  # ids of the log's type
-            parsed = items.parse(given.to_list())
-            if parsed.null_count():
-                text = given[int(parsed.is_null().arg_max() or 0)]
-                raise ValueError(
-                    f"{name}: {text!r} cannot be an item: the log's ids are {family(items.values.dtype)}"
-                )
-            given = parsed
-        index = torch.from_numpy(items.index(given, name))
-        n_unknown += int((index < 0).sum())
-        mask[index[index >= 0]] = value
+    allowed = torch.arange(len(items))
+    if rules.allow is not None:
+        allowed = _index(rules.allow, items, "allow")
+    blocked = _index(rules.block, items, "block")
+    mask = torch.zeros(len(items), dtype=torch.bool)
+    mask[allowed[allowed >= 0]] = True
+    mask[blocked[blocked >= 0]] = False
     if not bool(mask.any()):
         raise ValueError("allow and block leave no item to recommend")
-    return mask.nonzero().flatten(), n_unknown
+    n_unknown = (allowed < 0).sum() + (blocked < 0).sum()
+    return mask.nonzero().flatten(), int(n_unknown)
+
+
+def _index(ids: Ids, items: IdMap, name: str) -> Tensor:
+    """The index of each id, -1 where it is not known; texts are read as ids of the log's type."""
+    values = as_series(list(ids), name)
+    if values.dtype == pl.String and family(items.values.dtype) != "texts":
+        parsed = items.parse(values.to_list())
+        other = values.filter(parsed.is_null())
+        if len(other):
+            raise ValueError(
+                f"{name}: {other[0]!r} cannot be an item: the log's ids are {family(items.values.dtype)}"
+            )
+        values = parsed
+    return torch.from_numpy(items.index(values, name))
 
 
 def _change(boost: Boost, columns: ItemColumns, separator: str | None) -> Tensor:
     """[n_items] float64: what a boost adds to scores, or times what they are taken."""
-    neutral = 0.0 if boost.how == "add" else 1.0
-    if boost.value is not None:
-        has_value = columns.holds(boost.column, boost.value, "boost", separator)
-        change = torch.where(has_value, torch.tensor(boost.weight, dtype=torch.float64), neutral)
-    else:
+    neutral = {"add": 0.0, "multiply": 1.0}[boost.how]
+    if boost.value is None:
         numbers = columns.numbers(boost.column, "boost")
         change = torch.where(numbers.isnan(), neutral, numbers * boost.weight)
+    else:
+        has_value = columns.holds(boost.column, boost.value, "boost", separator)
+        change = torch.where(has_value, torch.tensor(boost.weight, dtype=torch.float64), neutral)
     if boost.how == "multiply" and not bool((change > 0).all()):
         raise ValueError(
             f"boost: column {boost.column!r} times weight must be above 0 to multiply; take how='add'"

@@ -8,8 +8,8 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, chain, islice, pairwise
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -48,6 +48,14 @@ Id = (
     | Annotated[str, Strict()]
 )
 
+#: fields of a request that say for whom it is
+_FOR_WHOM = ("user", "users", "history", "histories")
+#: types of JSON in which ids are sent, by their family; others are texts
+_JSON_TYPES: dict[str, set[type]] = {
+    "booleans": {bool},
+    "integers": {int, float},
+    "floats": {int, float},
+}
 #: of one history, or label -> those of several
 _Values = list[Id] | dict[str, list[Id]]
 
@@ -84,17 +92,27 @@ class _Body(BaseModel):
     ] = None
     block: Annotated[list[Id] | None, Field(description="items that are in no list")] = None
 
+    @property
+    def restricted_by(self) -> str | None:
+        """The field that says which items a list may hold; None where every item may be in one."""
+        for name in ("rules", "allow", "block"):
+            if getattr(self, name, None) is not None:
+                return name
+        return None
 
-def _rows(given: _Values | None) -> dict[str, list[Id]]:
+
+def _rows(values: _Values | None) -> dict[str, list[Id]]:
     """Label -> row, of several histories or of one, which has no label; or of their times."""
-    if isinstance(given, dict):
-        return given
-    return {} if given is None else {"": given}
+    if values is None:
+        return {}
+    if isinstance(values, dict):
+        return values
+    return {"": values}
 
 
-def _lengths(given: _Values | None) -> dict[str, int]:
+def _lengths(values: _Values | None) -> dict[str, int]:
     """Label -> length of the row."""
-    return {label: len(row) for label, row in _rows(given).items()}
+    return {label: len(row) for label, row in _rows(values).items()}
 
 
 class RecommendRequest(_Body):
@@ -130,28 +148,27 @@ class RecommendRequest(_Body):
 
     @model_validator(mode="after")
     def _for_someone(self) -> Self:
-        given = [self.user, self.users, self.history, self.histories]
-        if sum(each is not None for each in given) != 1:
+        if len(self._given_fields) != 1:
             raise ValueError("give one of user, users, history and histories")
         return self
 
     @property
+    def _given_fields(self) -> list[str]:
+        return [name for name in _FOR_WHOM if getattr(self, name) is not None]
+
+    @property
     def field(self) -> str:
         """The field that says for whom."""
-        return next(
-            name
-            for name in ("user", "users", "history", "histories")
-            if getattr(self, name) is not None
-        )
+        return self._given_fields[0]
 
     @property
     def labels(self) -> list[Any]:
         """[B] what the response calls each user."""
-        return (
-            [self.user]
-            if self.users is None and self.histories is None
-            else [*(self.users or self.histories or ())]
-        )
+        if self.users is not None:
+            return self.users
+        if self.histories is not None:
+            return list(self.histories)
+        return [self.user]
 
 
 class SimilarRequest(_Body):
@@ -197,7 +214,8 @@ class Refused(ValueError):
 
     def __init__(self, status: int, message: str, field: str | None = None) -> None:
         super().__init__(message)
-        self.status, self.field = status, field
+        self.status = status
+        self.field = field
 
 
 @contextmanager
@@ -217,15 +235,14 @@ class JsonIds:
     """
 
     def __init__(self, ids: IdMap) -> None:
-        dtype = ids.values.dtype
-        self.ids, self.family = ids, family(dtype)
-        self._types = (
-            {bool} if dtype == pl.Boolean else {int, float} if dtype.is_numeric() else {str}
-        )
-        self._texts = plain(ids.values) if len(ids) <= _IN_PYTHON else None
-        self._places = (
-            None if self._texts is None else {each: index for index, each in enumerate(self._texts)}
-        )
+        self.ids = ids
+        self.family = family(ids.values.dtype)
+        self._types = _JSON_TYPES.get(self.family, {str})
+        self._values: list[Any] | None = None
+        self._index: dict[Any, int] = {}
+        if len(ids) <= _IN_PYTHON:
+            self._values = plain(ids.values)
+            self._index = dict(zip(self._values, range(len(ids)), strict=True))
 
     def read(self, values: list[Any], field: str) -> list[int]:
         """The index of each id, -1 where it is not known; one of another type than the map's is
@@ -233,38 +250,37 @@ class JsonIds:
         """
         for place, value in enumerate(values):
             if type(value) not in self._types:
-                like = f"{self.family}, such as {self.write([0])[0]!r}" if len(self.ids) else "none"
                 sent = {bool: "a boolean", str: "a text"}.get(type(value), "a number")
                 raise Refused(
-                    422, f"{field}[{place}] = {shown(value)} is {sent}, and ids are {like}", field
+                    422,
+                    f"{field}[{place}] = {shown(value)} is {sent}, and ids are {self.family}, "
+                    f"such as {self.write(range(len(self.ids))[:1])}",
+                    field,
                 )
-        if self._places is not None:
-            return [self._places.get(each, -1) for each in values]
-        found: list[int] = self.ids.index(
-            pl.Series(values, dtype=self.ids.values.dtype, strict=False)
-        ).tolist()
-        return found
+        if self._values is not None:
+            return [self._index.get(value, -1) for value in values]
+        series = pl.Series(values, dtype=self.ids.values.dtype, strict=False)
+        index: list[int] = self.ids.index(series).tolist()
+        return index
 
-    def write(self, indices: list[int]) -> list[Any]:
+    def write(self, indices: Sequence[int]) -> list[Any]:
         """The ids of indices, as JSON can hold them."""
-        return (
-            plain(self.ids.ids(indices))
-            if self._texts is None
-            else [self._texts[index] for index in indices]
-        )
+        if self._values is None:
+            return plain(self.ids.ids(indices))
+        return [self._values[index] for index in indices]
 
 
 @dataclass(frozen=True)
 class Job:
     """A request whose users, histories or items are looked up: indices, -1 for what is not known.
-    Jobs of the same ``key`` may be computed together; None: only alone."""
+    Jobs of the same ``key`` may be computed together; a restricted one has a key of its own."""
 
     predictor: Predictor
     request: RecommendRequest | SimilarRequest
-    users: list[int]
-    histories: list[list[int]]
-    items: list[int]
-    key: tuple[Any, ...] | None
+    key: object
+    users: list[int] = field(default_factory=list)
+    histories: list[list[int]] = field(default_factory=list)
+    items: list[int] = field(default_factory=list)
     at: Tensor | None = None
     #: [T] of the histories, one after the other
     times: Tensor | None = None
@@ -288,13 +304,12 @@ class Predictor:
     whoever shares a batch; several threads may use it. ``identity`` names the bundle."""
 
     def __init__(self, recommender: Recommender, limits: Limits, identity: str) -> None:
-        self.recommender, self.limits, self.identity, self.loaded = (
-            recommender,
-            limits,
-            identity,
-            time.time(),
-        )
-        self.users, self.items = JsonIds(recommender.users), JsonIds(recommender.items)
+        self.recommender = recommender
+        self.limits = limits
+        self.identity = identity
+        self.loaded = time.time()
+        self.users = JsonIds(recommender.users)
+        self.items = JsonIds(recommender.items)
         self.n_items = len(recommender.items)
 
     @classmethod
@@ -311,14 +326,11 @@ class Predictor:
         user = RecommendRequest(users=loaded.users.write([0]), k=k, fallback="popularity")
         history = RecommendRequest(history=loaded.items.write([0]), k=k)
         for request in (user, history):  # a model that cannot rank is found here
-            (result,) = loaded.respond([loaded.prepare(request)])
-            if isinstance(result, Exception) and not isinstance(result, Refused):
-                raise result
+            loaded._recommend([loaded.prepare(request)])
         return loaded
 
     def describe(self) -> dict[str, Any]:
         """What ``GET /health`` says of the bundle."""
-        features = self.recommender.item_features
         return {
             "id": self.identity,
             "model": type(self.recommender.model).__name__,
@@ -326,7 +338,7 @@ class Predictor:
             "items": self.n_items,
             "user_ids": self.users.family,
             "item_ids": self.items.family,
-            "item_columns": [] if features is None else features.columns,
+            "item_columns": self.recommender.feature_names,
             "held_out": self.recommender.held_out,
         }
 
@@ -334,160 +346,178 @@ class Predictor:
         """Look the ids of a request up; Refused where it does not fit the bundle."""
         with _refusing("item_columns"):
             self.recommender.check_item_columns(request.item_columns or (), "user", "item")
-        k, is_alone = (
-            min(request.k, self.n_items),
-            request.allow is not None or request.block is not None,
-        )
-        key: tuple[Any, ...]
         if isinstance(request, SimilarRequest):
-            with _refusing("by"):
-                key = self, k, self.recommender.similar_by(request.by)
-            job = Job(
-                self,
-                request,
-                [],
-                [],
-                self.items.read(request.items, "items"),
-                None if is_alone else key,
-            )
-            if max(job.items) < 0:
-                raise Refused(404, f"nothing is known of item {request.items[0]!r}", "items")
-            return job
-        if (rules := request.rules) is not None:
-            is_alone = True
-            pool = 0 if rules.reranker is None else rules.reranker.config.pool
-            if len(rules.boost) + len(rules.columns) > self.limits.rules or pool > self.limits.k:
-                most = f"at most {self.limits.rules} boosts and columns, and a re-ranker's pool of {self.limits.k}"
-                raise Refused(422, f"rules: {most}", "rules")
-        field = request.field
-        users = self.users.read(request.labels, field) if field in ("user", "users") else []
+            job = self._prepare_similar(request)
+        else:
+            job = self._prepare_recommend(request)
+        if request.restricted_by is not None:
+            job = replace(job, key=object())  # which no other job has
+        return job
+
+    def _prepare_similar(self, request: SimilarRequest) -> Job:
+        with _refusing("by"):
+            by = self.recommender.similar_by(request.by)
+        items = self.items.read(request.items, "items")
+        if max(items) < 0:
+            raise Refused(404, f"nothing is known of item {request.items[0]!r}", "items")
+        return Job(self, request, key=(self, self._length(request), by), items=items)
+
+    def _prepare_recommend(self, request: RecommendRequest) -> Job:
+        if request.rules is not None:
+            self._check_rules(request.rules)
+        users = []
+        if request.field in ("user", "users"):
+            users = self.users.read(request.labels, request.field)
         rows = _rows(request.histories or request.history)
-        histories = [self.items.read(row, field) for row in rows.values()]
+        histories = [self.items.read(row, request.field) for row in rows.values()]
         rows_of_times = _rows(request.times)
-        given = [time for label in rows for time in rows_of_times.get(label, ())]
+        written = list(chain.from_iterable(rows_of_times.get(label, ()) for label in rows))
         times = None
-        if given:
+        if written:
             with _refusing("times"):
-                read = self.recommender.read_times(given, len(given), "times")
+                read = self.recommender.read_times(written, len(written), "times")
             histories, ordered = in_order(histories, read.tolist())
             times = torch.tensor(ordered)
         with _refusing("at"):
             at = self.recommender.time_of(request.at, len(users) + len(histories))
-        key = self, k, request.exclude_seen, bool(users), at is None, times is None
-        return Job(self, request, users, histories, [], None if is_alone else key, at, times)
+        key = (
+            self,
+            self._length(request),
+            request.exclude_seen,
+            bool(users),
+            at is None,
+            times is None,
+        )
+        return Job(self, request, key=key, users=users, histories=histories, at=at, times=times)
+
+    def _check_rules(self, rules: Rules) -> None:
+        pool = 0
+        if rules.reranker is not None:
+            pool = rules.reranker.config.pool
+        if len(rules.boost) + len(rules.columns) > self.limits.rules or pool > self.limits.k:
+            most = f"at most {self.limits.rules} boosts and columns, and a re-ranker's pool of {self.limits.k}"
+            raise Refused(422, f"rules: {most}", "rules")
+
+    def _length(self, request: RecommendRequest | SimilarRequest) -> int:
+        return min(request.k, self.n_items)
 
     def respond(self, jobs: Sequence[Job]) -> list[Result | Exception]:
         """Answer jobs of one key together -> for each its result, or an error, which is its own
         alone.
         """
         try:
-            return self._similar(jobs) if jobs[0].items else self._recommend(jobs)
-        except (
-            Exception,
-            pl.exceptions.PanicException,
-        ) as error:  # whatever it is, it is one request's alone
-            if len(jobs) == 1:
-                return [error if isinstance(error, Exception) else RuntimeError(str(error))]
-            return [self.respond([job])[0] for job in jobs]
+            if jobs[0].items:
+                return self._similar(jobs)
+            return self._recommend(jobs)
+        except (Exception, pl.exceptions.PanicException) as error:
+            # whatever it is, it is one request's alone
+            if len(jobs) > 1:
+                return [self.respond([job])[0] for job in jobs]
+            if isinstance(error, pl.exceptions.PanicException):  # which is no Exception
+                return [RuntimeError(str(error))]
+            return [error]
 
     def _recommend(self, jobs: Sequence[Job]) -> list[Result | Exception]:
-        recommender, lister = self.recommender, self.recommender.lister
-        if jobs[0].users:
-            users = torch.tensor([user for job in jobs for user in job.users])
-            query = query_of_users(users, recommender.seen, recommender.times)
-        else:
-            rows = [row for job in jobs for row in job.histories]
-            items = torch.tensor([item for row in rows for item in row], dtype=torch.int64)
-            given = [job.times for job in jobs if job.times is not None]
-            times = torch.cat(given) if given else None
-            query = query_of_histories(items, torch.tensor([len(row) for row in rows]), times)
-        if jobs[0].at is not None:
-            query = replace(query, at=torch.cat([job.at for job in jobs if job.at is not None]))
+        query = self._query(jobs)
         known_mask = torch.ones(len(query), dtype=torch.bool)
-        known_mask[lister.unknown(query)] = False
-        bounds = [0, *accumulate(map(len, jobs))]
-        parts = [(query.rows(*ends), known_mask[slice(*ends)]) for ends in pairwise(bounds)]
-        together = [
-            n for n, (_, mask) in enumerate(parts) if jobs[n].key is not None and bool(mask.all())
-        ]
+        known_mask[self.recommender.lister.unknown(query)] = False
+        queries = []
+        known_masks = []
+        batch = []  # jobs that are ranked together
+        for start, end in pairwise([0, *accumulate(map(len, jobs))]):
+            queries.append(query.rows(start, end))
+            known_masks.append(known_mask[start:end])
+            if bool(known_mask[start:end].all()):
+                batch.append(len(queries) - 1)
+        request = jobs[0].request
+        assert isinstance(request, RecommendRequest)
         ranked: dict[int, Lists] = {}
-        if together:
-            request = jobs[0].request
-            assert isinstance(request, RecommendRequest)
-            queries, k = [parts[n][0] for n in together], min(request.k, self.n_items)
-            ranked = dict(
-                zip(together, lister.rank_together(queries, k, request.exclude_seen), strict=True)
+        if batch and request.restricted_by is None:
+            lists = self.recommender.lister.rank_together(
+                [queries[number] for number in batch], self._length(request), request.exclude_seen
             )
-        return [self._recommended(job, *parts[n], ranked.get(n)) for n, job in enumerate(jobs)]
+            ranked = dict(zip(batch, lists, strict=True))
+        results: list[Result | Exception] = []
+        for number, job in enumerate(jobs):
+            results.append(
+                self._recommended(job, queries[number], known_masks[number], ranked.get(number))
+            )
+        return results
+
+    def _query(self, jobs: Sequence[Job]) -> Query:
+        """The users or histories of all jobs."""
+        if jobs[0].users:
+            users = torch.tensor(list(chain.from_iterable(job.users for job in jobs)))
+            query = query_of_users(users, self.recommender.seen, self.recommender.times)
+        else:
+            rows = list(chain.from_iterable(job.histories for job in jobs))
+            items = torch.tensor(list(chain.from_iterable(rows)), dtype=torch.int64)
+            lengths = torch.tensor(list(map(len, rows)))
+            query = query_of_histories(items, lengths, _cat([job.times for job in jobs]))
+        return replace(query, at=_cat([job.at for job in jobs]))
 
     def _recommended(
         self, job: Job, query: Query, known_mask: Tensor, lists: Lists | None
     ) -> Result | Refused:
         """The response to a job, whose lists are made here where they are not there."""
-        recommender, request = self.recommender, job.request
+        request = job.request
         assert isinstance(request, RecommendRequest)
-        unknown, labels = (~known_mask).nonzero().flatten(), request.labels
+        unknown = (~known_mask).nonzero().flatten()
         if len(unknown) and request.fallback is None:
-            label, instead = labels[int(unknown[0])], 'set "fallback": "popularity"'
-            if job.users:
-                return Refused(
-                    404,
-                    f'nothing is known of user {label!r}; send "history", or {instead}',
-                    request.field,
-                )
-            whose = "" if label is None else f" of {label!r}"
-            return Refused(422, f"no item of the history{whose} is known; {instead}", request.field)
+            return _nothing_known(request, request.labels[int(unknown[0])])
         if lists is None:
-            given: dict[str, Any] = {
-                "rules": request.rules,
-                "allow": request.allow,
-                "block": request.block,
-            }
-            with _refusing(
-                next((name for name, value in given.items() if value is not None), "rules")
-            ):
-                resolved = recommender.resolve(Rules.with_arguments(**given))
-            options = ListOptions(min(request.k, self.n_items), request.exclude_seen, resolved)
-            popularity = recommender.popularity if len(unknown) else None
-            lists = recommender.lister.lists(query, options, unknown, popularity, None)
-        entries = zip(
-            labels, self._entries(lists, request.item_columns), (~known_mask).tolist(), strict=True
-        )
+            lists = self._lists(request, query, unknown)
+        entries = self._entries(lists, request.item_columns)
+        results = []
+        for label, items, is_known in zip(
+            request.labels, entries, known_mask.tolist(), strict=True
+        ):
+            results.append({"user": label, "items": items, "fallback": not is_known})
         return Result(
-            self._body(
-                [
-                    {"user": label, "items": items, "fallback": fallback}
-                    for label, items, fallback in entries
-                ]
-            ),
-            sum(item < 0 for row in job.histories for item in row),
-            sum(user < 0 for user in job.users),
-            len(unknown),
+            self._body(results),
+            n_unknown_items=sum(row.count(-1) for row in job.histories),
+            n_unknown_users=job.users.count(-1),
+            n_fallbacks=len(unknown),
+        )
+
+    def _lists(self, request: RecommendRequest, query: Query, unknown: Tensor) -> Lists:
+        """The lists of one request, under its rules and with its fallback."""
+        recommender = self.recommender
+        with _refusing(request.restricted_by or "rules"):
+            rules = Rules.with_arguments(request.rules, request.allow, request.block)
+            resolved = recommender.resolve(rules)
+        options = ListOptions(self._length(request), request.exclude_seen, resolved)
+        return recommender.lister.lists(
+            query, options, unknown, lambda: recommender.popularity, None
         )
 
     def _similar(self, jobs: Sequence[Job]) -> list[Result | Exception]:
-        recommender, request = self.recommender, jobs[0].request
+        recommender = self.recommender
+        request = jobs[0].request
         assert isinstance(request, SimilarRequest)
-        with _refusing("block" if request.allow is None else "allow"):
+        with _refusing(request.restricted_by or "allow"):
             candidates, _ = recommender.candidates(request.allow, request.block)
-        index = torch.tensor([item for job in jobs for item in job.items])
-        by, k = recommender.similar_by(request.by), min(request.k, self.n_items)
-        lists = recommender.lister.similar(recommender.in_common, by, index, k, candidates)
-        results: list[Result | Exception] = []
-        for end, job in zip(accumulate(map(len, jobs)), jobs, strict=True):
-            rows = slice(end - len(job), end)
-            own = self._entries(
+        lists = recommender.lister.similar(
+            recommender.in_common,
+            recommender.similar_by(request.by),
+            torch.tensor(list(chain.from_iterable(job.items for job in jobs))),
+            self._length(request),
+            candidates,
+        )
+        responses: list[Result | Exception] = []
+        start = 0
+        for job in jobs:
+            rows = slice(start, start + len(job))
+            start += len(job)
+            entries = self._entries(
                 Lists(lists.items[rows], lists.scores[rows]), job.request.item_columns
             )
-            labels = zip(job.request.items, own, job.items, strict=True)  # type: ignore[union-attr]
-            body = self._body(
-                [
-                    {"item": label, "items": items, "known": item >= 0}
-                    for label, items, item in labels
-                ]
-            )
-            results.append(Result(body, sum(item < 0 for item in job.items)))
-        return results
+            results = []
+            labels: list[Any] = job.request.items  # type: ignore[union-attr]
+            for label, items, index in zip(labels, entries, job.items, strict=True):
+                results.append({"item": label, "items": items, "known": index >= 0})
+            responses.append(Result(self._body(results), n_unknown_items=job.items.count(-1)))
+        return responses
 
     def _entries(
         self, lists: Lists, item_columns: Sequence[str] | None
@@ -497,23 +527,32 @@ class Predictor:
         index = lists.items[rows, places]
         columns: dict[str, list[Any]] = {
             "item": self.items.write(index.tolist()),
-            "score": [
-                score if score - score == 0 else None
-                for score in lists.scores[rows, places].tolist()
-            ],
+            "score": plain(pl.Series(lists.scores[rows, places].numpy())),
             "rank": (places + 1).tolist(),
-            **{
-                each.name: plain(each)
-                for each in self.recommender.features_of(index, item_columns or ())
-            },
         }
-        entries = [
-            dict(zip(columns, values, strict=True))
-            for values in zip(*columns.values(), strict=True)
-        ]
-        ends = torch.bincount(rows, minlength=len(lists.items)).cumsum(0).tolist()
-        return [entries[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        for column in self.recommender.features_of(index, item_columns or ()):
+            columns[column.name] = plain(column)
+        values = zip(*columns.values(), strict=True)
+        entries = (dict(zip(columns, row, strict=True)) for row in values)
+        lengths = torch.bincount(rows, minlength=len(lists.items)).tolist()
+        return [list(islice(entries, length)) for length in lengths]
 
     def _body(self, results: list[dict[str, Any]]) -> bytes:
-        made = {"bundle": self.identity, "results": results}
-        return json.dumps(made, ensure_ascii=False, allow_nan=False).encode()
+        content = {"bundle": self.identity, "results": results}
+        return json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
+
+
+def _cat(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """The tensors of jobs of one key, which all have one or all have none."""
+    if parts[0] is None:
+        return None
+    return torch.cat(parts)  # type: ignore[arg-type]
+
+
+def _nothing_known(request: RecommendRequest, label: Any) -> Refused:
+    instead = 'set "fallback": "popularity"'
+    if request.field in ("user", "users"):
+        message = f'nothing is known of user {label!r}; send "history", or {instead}'
+        return Refused(404, message, request.field)
+    whose = f" of {label!r}" if request.field == "histories" else ""
+    return Refused(422, f"no item of the history{whose} is known; {instead}", request.field)

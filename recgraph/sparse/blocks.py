@@ -85,7 +85,9 @@ def total_of(sums: Sequence[Tensor], like: Tensor) -> Tensor:
     """
     if len(sums) > 1:
         return torch.stack([*sums]).sum(dtype=torch.float64)
-    return sums[0] if sums else like.new_zeros(())
+    if sums:
+        return sums[0]
+    return like.new_zeros(())
 
 
 def group_sizes(groups: Tensor, n: int) -> Tensor:
@@ -109,13 +111,15 @@ def group_sums(values: Tensor, groups: Tensor, n: int) -> Tensor:
     return total.to(values.dtype)
 
 
-def even_bounds(n_rows: int, n_groups: int, own: slice = slice(None)) -> list[int]:
+def even_bounds(n_rows: int, n_groups: int, rows: slice = slice(None)) -> list[int]:
     """Where consecutive groups of as equal size as can be begin and end: G + 1 ascending numbers
-    from 0; within the rows ``own``, if given, counted from the first of these."""
-    start, stop, _ = own.indices(n_rows)
-    return [
-        min(max(n_rows * group // n_groups, start), stop) - start for group in range(n_groups + 1)
-    ]
+    from 0; within ``rows``, if given, counted from the first of these."""
+    start, stop, _ = rows.indices(n_rows)
+    bounds = []
+    for group in range(n_groups + 1):
+        bound = n_rows * group // n_groups
+        bounds.append(min(max(bound, start), stop) - start)
+    return bounds
 
 
 def of_groups(values: Tensor, bounds: Sequence[int]) -> Tensor:
@@ -124,10 +128,10 @@ def of_groups(values: Tensor, bounds: Sequence[int]) -> Tensor:
     """
     if len(values) == 1:
         return values
-    sizes = [stop - start for start, stop in pairwise(bounds)]
-    return torch.cat(
-        [one.expand(size, *one.shape) for one, size in zip(values, sizes, strict=True)]
-    )
+    rows = []
+    for group, (start, stop) in zip(values, pairwise(bounds), strict=True):
+        rows.append(group.expand(stop - start, *group.shape))
+    return torch.cat(rows)
 
 
 def unit_length(vectors: Tensor) -> Tensor:

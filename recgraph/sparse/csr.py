@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -41,16 +41,14 @@ class Csr:
         them unchecked.
         """
         indptr, indices = self.indptr, self.indices
-        wrong = indptr.dtype != torch.int64 or indices.dtype != torch.int64 or indices.dim() != 1
-        wrong = (
-            wrong
-            or int(indptr[0]) != 0
-            or int(indptr[-1]) != indices.numel()
-            or bool((indptr.diff() < 0).any())
+        is_valid = (
+            indptr.dtype == indices.dtype == torch.int64
+            and indices.dim() == 1
+            and indptr[[0, -1]].tolist() == [0, indices.numel()]
+            and bool((indptr.diff() >= 0).all())
+            and bool(((indices >= 0) & (indices < self.shape[1])).all())
         )
-        if wrong or (
-            indices.numel() and not (int(indices.min()) >= 0 and int(indices.max()) < self.shape[1])
-        ):
+        if not is_valid:
             raise ValueError(f"the entries are none of a matrix of shape {self.shape}")
         return self
 
@@ -71,17 +69,18 @@ class Csr:
         """From entries [E] in any order; integer weights become the default floating type. Several
         at one place stay, in the given order, or become one with their sum. A ValueError where an
         index is out of range."""
-        for index, size in ((rows, shape[0]), (cols, shape[1])) if rows.numel() else ():
-            low, high = torch.aminmax(index)
-            if bool((low < 0) | (high >= size)):  # one read of a device
-                raise ValueError(
-                    f"entries {int(low)} ... {int(high)} lie outside of a matrix of shape {shape}"
-                )
+        outside = (rows < 0) | (rows >= shape[0]) | (cols < 0) | (cols >= shape[1])
+        if bool(outside.any()):
+            row, col = int(rows[outside][0]), int(cols[outside][0])
+            raise ValueError(f"entry ({row}, {col}) lies outside of a matrix of shape {shape}")
         order = sort_entries(rows, cols, shape[1])
         indptr = offsets_of(torch.bincount(rows.to(torch.int64), minlength=shape[0]))
-        sorted_weights = None if weights is None else as_floating(weights)[order]
-        made = cls(indptr, cols[order].to(torch.int64), sorted_weights, shape)
-        return made if duplicates == "keep" else made.coalesce()
+        if weights is not None:
+            weights = as_floating(weights)[order]
+        matrix = cls(indptr, cols[order].to(torch.int64), weights, shape)
+        if duplicates == "sum":
+            return matrix.coalesce()
+        return matrix
 
     @classmethod
     def from_scipy(cls, matrix: Any, device: torch.device | str | None = None) -> Csr:
@@ -90,18 +89,16 @@ class Csr:
         """
         coo = matrix.tocoo()
         data = torch.as_tensor(coo.data, device=device)
-        rows, cols = (
-            torch.as_tensor(index, dtype=torch.int64, device=device) for index in (coo.row, coo.col)
-        )
+        rows = torch.as_tensor(coo.row, dtype=torch.int64, device=device)
+        cols = torch.as_tensor(coo.col, dtype=torch.int64, device=device)
         return cls.from_coo(rows, cols, data, shape=tuple(coo.shape), duplicates="sum")
 
     @classmethod
     def from_dense(cls, matrix: Tensor) -> Csr:
         """The entries of an [R, C] matrix that are not 0."""
         rows, cols = torch.nonzero(matrix, as_tuple=True)
-        return cls.from_coo(
-            rows, cols, matrix[rows, cols], shape=(matrix.shape[0], matrix.shape[1])
-        )
+        n_rows, n_cols = matrix.shape
+        return cls.from_coo(rows, cols, matrix[rows, cols], shape=(n_rows, n_cols))
 
     @property
     def nnz(self) -> int:
@@ -124,17 +121,21 @@ class Csr:
 
     def _entry_rows(self) -> Tensor:
         """:attr:`rows` where they are not worth keeping."""
-        return (
-            self._places["rows"]
-            if "rows" in self._places
-            else Ragged(self.indices, self.indptr).rows
-        )
+        if "rows" in self._places:
+            rows: Tensor = self._places["rows"]
+            return rows
+        return Ragged(self.indices, self.indptr).rows
 
     def values(self, dtype: torch.dtype | None = None) -> Tensor:
         """[E]: the weights, ones where there are none."""
         if self.weights is None:
             return torch.ones(self.nnz, dtype=dtype, device=self.device)
-        return self.weights if dtype is None else self.weights.to(dtype)
+        return self.weights.to(device=None, dtype=dtype)
+
+    def _weights_at(self, entries: Tensor | slice) -> Tensor | None:
+        if self.weights is None:
+            return None
+        return self.weights[entries]
 
     def shared(self, key: str, make: Callable[[], T]) -> T:
         """What depends on the places of the entries alone: made once for all matrices with the same
@@ -142,8 +143,8 @@ class Csr:
         """
         if key not in self._places:
             self._places[key] = make()
-        found: T = self._places[key]
-        return found
+        value: T = self._places[key]
+        return value
 
     def with_weights(self, weights: Tensor | None) -> Csr:
         """The same places with other weights ([E], aligned with :attr:`indices`)."""
@@ -151,13 +152,15 @@ class Csr:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Csr:
         """On a device, with weights of a type; itself where nothing changes."""
-        moved = self.indices.to(device)
-        weights = (
-            self.weights if self.weights is None else self.weights.to(device=device, dtype=dtype)
-        )
-        if moved is self.indices:
-            return self if weights is self.weights else self.with_weights(weights)
-        return Csr(self.indptr.to(device), moved, weights, self.shape)
+        indices = self.indices.to(device)
+        weights = self.weights
+        if weights is not None:
+            weights = weights.to(device=device, dtype=dtype)
+        if indices is not self.indices:
+            return Csr(self.indptr.to(device), indices, weights, self.shape)
+        if weights is self.weights:
+            return self
+        return self.with_weights(weights)
 
     def t(self) -> Csr:
         """The transpose; weights that carry a gradient pass it on."""
@@ -174,13 +177,11 @@ class Csr:
         """The transpose without weights, and the order in which it has the entries."""
         if "origin" in self._places:  # this is itself a transpose
             indptr, indices, order = self._places["origin"]
-            order = torch.empty_like(order).scatter_(
-                0, order, torch.arange(len(order), device=order.device)
-            )
-        else:  # narrow keys sort faster
-            order = torch.argsort(
-                self.indices.to(torch.int32 if self.shape[1] < 2**31 else None), stable=True
-            )
+            places = torch.arange(len(order), device=order.device)
+            order = torch.empty_like(order).scatter_(0, order, places)
+        else:
+            # narrow keys sort faster, and no matrix has 2^31 columns
+            order = torch.argsort(self.indices.to(torch.int32), stable=True)
             indptr = offsets_of(torch.bincount(self.indices, minlength=self.shape[1]))
             indices = self._entry_rows()[order]
         flipped = Csr(indptr, indices, None, (self.shape[1], self.shape[0]))
@@ -195,15 +196,16 @@ class Csr:
         """
         if self.weights is None:
             return self.degrees.to(torch.get_default_dtype())
-        found = torch.segment_reduce(_wide(self.weights), "sum", offsets=self.indptr, initial=0)
-        return found.to(self.weights.dtype)
+        sums = torch.segment_reduce(_wide(self.weights), "sum", offsets=self.indptr, initial=0)
+        return sums.to(self.weights.dtype)
 
     def scale(self, left: Tensor | None = None, right: Tensor | None = None) -> Csr:
         """``diag(left) A diag(right)``; [R] and [C], or None for ones."""
         weights = self.weights
-        for factor, index in ((left, self._entry_rows), (right, lambda: self.indices)):
-            if factor is not None:
-                weights = factor[index()] if weights is None else weights * factor[index()]
+        if left is not None:
+            weights = times(weights, left[self._entry_rows()])
+        if right is not None:
+            weights = times(weights, right[self.indices])
         return self.with_weights(weights)
 
     def entries_at(self, rows: Tensor, columns: Tensor) -> Tensor:
@@ -212,36 +214,33 @@ class Csr:
         """
         if not self.nnz:
             return torch.full_like(rows, -1)
-        keys, wanted = self.rows * self.shape[1] + self.indices, rows * self.shape[1] + columns
-        at = torch.searchsorted(keys, wanted).clamp_(max=self.nnz - 1)
-        return at.masked_fill_(keys[at] != wanted, -1)
+        keys = self.rows * self.shape[1] + self.indices
+        places = rows * self.shape[1] + columns
+        entries = torch.searchsorted(keys, places).clamp_(max=self.nnz - 1)
+        return entries.masked_fill_(keys[entries] != places, -1)
 
     def select(self, keep_mask: Tensor) -> Csr:
         """Only the entries where ``keep_mask`` [E] is True."""
         indptr = offsets_of(torch.bincount(self.rows[keep_mask], minlength=self.shape[0]))
-        weights = None if self.weights is None else self.weights[keep_mask]
-        return Csr(indptr, self.indices[keep_mask], weights, self.shape)
+        return Csr(indptr, self.indices[keep_mask], self._weights_at(keep_mask), self.shape)
 
     def take_rows(self, rows: Tensor) -> Csr:
         """The given rows ([K] int64, repeats allowed), as a [K, C] matrix, at the cost of these
         rows alone.
         """
         starts = self.indptr[rows]
-        entries = consecutive(starts, self.indptr[rows + 1] - starts)
-        weights = None if self.weights is None else self.weights[entries.values]
-        return Csr(
-            entries.offsets, self.indices[entries.values], weights, (rows.numel(), self.shape[1])
-        )
+        taken = consecutive(starts, self.indptr[rows + 1] - starts)
+        entries = taken.values
+        shape = (rows.numel(), self.shape[1])
+        return Csr(taken.offsets, self.indices[entries], self._weights_at(entries), shape)
 
     def row_block(self, block: slice) -> Csr:
         """Consecutive rows, without a copy of their entries."""
         start, stop, _ = block.indices(self.shape[0])
         indptr = self.indptr[start : stop + 1]
         entries = slice(int(indptr[0]), int(indptr[-1]))
-        weights = None if self.weights is None else self.weights[entries]
-        return Csr(
-            indptr - indptr[0], self.indices[entries], weights, (stop - start, self.shape[1])
-        )
+        shape = (stop - start, self.shape[1])
+        return Csr(indptr - indptr[0], self.indices[entries], self._weights_at(entries), shape)
 
     def coalesce(self) -> Csr:
         """Entries at one place become one with their sum."""
@@ -250,14 +249,13 @@ class Csr:
         if bool(first.all()):
             return self
         group = torch.cumsum(first, 0) - 1
-        kept = self.with_weights(None).select(first)
+        merged = self.with_weights(None).select(first)
         if self.weights is None:  # integers: of float32 ones a sum would stand still at 2^24
-            counts = group.new_zeros(kept.nnz).index_add(0, group, torch.ones_like(group))
-            return kept.with_weights(counts.to(torch.get_default_dtype()))
-        wide = _wide(self.weights)
-        return kept.with_weights(
-            wide.new_zeros(kept.nnz).index_add(0, group, wide).to(self.weights.dtype)
-        )
+            values, dtype = torch.ones_like(group), torch.get_default_dtype()
+        else:
+            values, dtype = _wide(self.weights), self.weights.dtype
+        sums = values.new_zeros(merged.nnz).index_add(0, group, values)
+        return merged.with_weights(sums.to(dtype))
 
     def pattern(self) -> Csr:
         """Where the matrix is not 0, without weights: one entry a place."""
@@ -265,33 +263,37 @@ class Csr:
         if merged.weights is None:
             return merged
         present = merged.weights != 0
-        return (merged if bool(present.all()) else merged.select(present)).with_weights(None)
+        if not bool(present.all()):
+            merged = merged.select(present)
+        return merged.with_weights(None)
 
     def diagonal(self) -> Tensor:
         """[min(R, C)]: the values on the diagonal, 0 where there is no entry."""
         on = self.rows == self.indices
-        found = self.values()[on]
-        wide = _wide(found)
-        return wide.new_zeros(min(self.shape)).index_add(0, self.indices[on], wide).to(found.dtype)
+        values = self.values()[on]
+        wide = _wide(values)
+        sums = wide.new_zeros(min(self.shape)).index_add(0, self.indices[on], wide)
+        return sums.to(values.dtype)
 
     def with_diagonal(self, value: float | None) -> Csr:
         """With ``value`` in every place of the diagonal, or without a diagonal (None)."""
-        rest, weights = self.select(self.rows != self.indices), None
+        rest = self.select(self.rows != self.indices)
         if value is None:
             return rest
-        every = torch.arange(min(self.shape), device=self.device)
+        diagonal = torch.arange(min(self.shape), device=self.device)
+        weights = None
         if rest.weights is not None or value != 1:
             known = rest.values()
-            weights = torch.cat([known, known.new_full((len(every),), value)])
-        rows, columns = torch.cat([rest.rows, every]), torch.cat([rest.indices, every])
+            weights = torch.cat([known, known.new_full((len(diagonal),), value)])
+        rows = torch.cat([rest.rows, diagonal])
+        columns = torch.cat([rest.indices, diagonal])
         return Csr.from_coo(rows, columns, weights, shape=self.shape)
 
     def to_dense(self) -> Tensor:
         """[R, C]; entries at one place are summed."""
         values = self.values()
-        return values.new_zeros(self.shape).index_put(
-            (self.rows, self.indices), values, accumulate=True
-        )
+        zeros = values.new_zeros(self.shape)
+        return zeros.index_put((self.rows, self.indices), values, accumulate=True)
 
     def to_scipy(self) -> Any:
         """A ``scipy.sparse.csr_array`` of a matrix on the host; several entries at one place
@@ -301,7 +303,22 @@ class Csr:
         from scipy.sparse import csr_array
 
         parts = (self.values().detach(), self.indices, self.indptr)
-        return csr_array(tuple(np.asarray(part) for part in parts), shape=self.shape)
+        return csr_array(tuple(map(np.asarray, parts)), shape=self.shape)
+
+
+@overload
+def times(a: Tensor, b: Tensor | None) -> Tensor: ...
+@overload
+def times(a: Tensor | None, b: Tensor) -> Tensor: ...
+@overload
+def times(a: Tensor | None, b: Tensor | None) -> Tensor | None: ...
+def times(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """``a b`` of weights or scales of one shape; None stands for ones."""
+    if a is None:
+        return b
+    if b is None:
+        return a
+    return a * b
 
 
 def sort_entries(rows: Tensor, cols: Tensor, n_cols: int) -> Tensor:
@@ -313,14 +330,18 @@ def sort_entries(rows: Tensor, cols: Tensor, n_cols: int) -> Tensor:
 
 def _wide(weights: Tensor) -> Tensor:
     """Half precision as float32: it would stop counting ones at 2^11, or 2^8."""
-    return weights.float() if weights.dtype in (torch.float16, torch.bfloat16) else weights
+    if weights.dtype in (torch.float16, torch.bfloat16):
+        return weights.float()
+    return weights
 
 
 def as_floating(weights: Tensor) -> Tensor:
     """The weights, or numbers of the default floating type where they are integers or truth
     values.
     """
-    return weights if weights.is_floating_point() else weights.to(torch.get_default_dtype())
+    if weights.is_floating_point():
+        return weights
+    return weights.to(torch.get_default_dtype())
 
 
 def csr_tensor(adj: Csr, dtype: torch.dtype | None = None) -> Tensor:

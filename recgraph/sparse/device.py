@@ -47,8 +47,8 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     if it is there.
     """
     device = torch.device(device)
-    if tensor.device.type == "cpu" and device.type == "cuda" and not tensor.is_pinned():
-        tensor = tensor.pin_memory()
+    if tensor.is_cpu and device.type == "cuda":
+        tensor = tensor.pin_memory()  # itself, where it is pinned
     return tensor.to(device, non_blocking=device.type != "cpu")
 
 
@@ -65,26 +65,24 @@ def compiled(function: Callable[..., Tensor], backend: str) -> Callable[..., Ten
     torch counts graphs by code object, those of all models of a process together, and fails beyond
     a limit.
     """
-    given = cast("FunctionType", function)
-    parts = (
-        given.__code__.replace(),
-        given.__globals__,
-        given.__name__,
-        given.__defaults__,
-        given.__closure__,
+    original = cast("FunctionType", function)
+    copy = FunctionType(
+        original.__code__.replace(),
+        original.__globals__,
+        original.__name__,
+        original.__defaults__,
+        original.__closure__,
     )
     # torch's own annotations lack the limit
-    made: Callable[..., Tensor] = torch.compile(  # type: ignore[call-overload]
-        FunctionType(*parts), fullgraph=True, backend=backend, recompile_limit=_GRAPHS
+    graph: Callable[..., Tensor] = torch.compile(  # type: ignore[call-overload]
+        copy, fullgraph=True, backend=backend, recompile_limit=_GRAPHS
     )
-    return made
+    return graph
 
 
 def full_precision(like: Tensor) -> AbstractContextManager[object]:
     """Within the block autocast rounds nothing to half precision on the device of a tensor."""
     kind = like.device.type
-    return (
-        torch.autocast(kind, enabled=False)
-        if torch.amp.is_autocast_available(kind)
-        else nullcontext()
-    )
+    if torch.amp.is_autocast_available(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()

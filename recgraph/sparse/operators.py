@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from recgraph.sparse.blocks import work_type
-from recgraph.sparse.csr import Csr
+from recgraph.sparse.csr import Csr, times
+from recgraph.sparse.products import count_dtype
 
 Normalisation = Literal["row", "column", "symmetric", "meow"]
 T = TypeVar("T")
@@ -52,21 +53,19 @@ class Chain:
     def row_sums(self) -> Tensor:
         """[R] float64: the chain applied to ones."""
         sums = torch.ones(self.shape[1], dtype=torch.float64, device=self.device)
-        sums = sums if self.right is None else sums * self.right
+        sums = times(sums, self.right)
         for factor in reversed(self.factors):
-            reached = (
-                sums[factor.indices]
-                if factor.weights is None
-                else sums[factor.indices] * factor.weights
-            )
-            sums = factor.with_weights(reached).row_sums()
-        return sums if self.left is None else sums * self.left
+            entries = times(sums[factor.indices], factor.weights)
+            sums = factor.with_weights(entries).row_sums()
+        return times(sums, self.left)
 
     def scale(self, left: Tensor | None = None, right: Tensor | None = None) -> Chain:
         """``diag(left) (this) diag(right)``."""
-        left = left if self.left is None else self.left if left is None else left * self.left
-        right = right if self.right is None else self.right if right is None else self.right * right
-        return Chain(self.factors, left, right)
+        return Chain(self.factors, times(left, self.left), times(self.right, right))
+
+    def placed(self, place: Placing) -> Chain:
+        """On another device; see :class:`Placing`."""
+        return Chain(tuple(map(place, self.factors)), place(self.left), place(self.right))
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,15 +86,17 @@ class Sum:
 
     def row_sums(self) -> Tensor:
         """[R] float64."""
-        parts = [
-            c * _exact(term).row_sums()
-            for c, term in zip(self.coefficients, self.terms, strict=True)
-        ]
-        return torch.stack(parts).sum(0)
+        sums = torch.stack([_exact(term).row_sums() for term in self.terms])
+        coefficients = sums.new_tensor(self.coefficients)
+        return (coefficients[:, None] * sums).sum(0)
 
     def scale(self, left: Tensor | None = None, right: Tensor | None = None) -> Sum:
         """``diag(left) (this) diag(right)``."""
         return Sum(tuple(term.scale(left, right) for term in self.terms), self.coefficients)
+
+    def placed(self, place: Placing) -> Sum:
+        """On another device; see :class:`Placing`."""
+        return Sum(tuple(map(place, self.terms)), self.coefficients)
 
 
 M = TypeVar("M", bound=Csr | Chain | Sum)
@@ -126,52 +127,55 @@ def normalise(adj: M, kind: Normalisation, dtype: torch.dtype | None = None) -> 
             float64.
     """
     exact: Csr | Chain | Sum = _exact(adj)
-    made: Csr | Chain | Sum
+    scaled: Csr | Chain | Sum
     if kind == "row":
-        made = exact.scale(power(exact.row_sums(), -1))
+        scaled = exact.scale(power(exact.row_sums(), -1))
     elif kind == "column":
-        made = exact.scale(None, power(exact.t().row_sums(), -1))
+        scaled = exact.scale(None, power(exact.t().row_sums(), -1))
     elif kind == "symmetric":
-        made = exact.scale(power(exact.row_sums(), -0.5), power(exact.t().row_sums(), -0.5))
+        scaled = exact.scale(power(exact.row_sums(), -0.5), power(exact.t().row_sums(), -0.5))
     elif adj.shape[0] != adj.shape[1]:
         raise ValueError(f"kind = 'meow' needs a square matrix, not {adj.shape}; use 'symmetric'")
     else:
         root = power(exact.row_sums(), -0.5)
-        made = exact.t().scale(root, root)
-    if isinstance(adj, Csr) and isinstance(made, Csr):
-        made = made.to(
-            dtype=dtype or (torch.get_default_dtype() if adj.weights is None else adj.weights.dtype)
-        )
-    return cast(M, made)
+        scaled = exact.t().scale(root, root)
+    if isinstance(adj, Csr):
+        scaled = cast(Csr, scaled).to(dtype=dtype or count_dtype(adj))
+    return cast(M, scaled)
 
 
 def _exact(matrix: Csr | Chain | Sum) -> Csr | Chain | Sum:
     """A matrix with its weights, be they ones, in float64."""
-    return matrix.with_weights(matrix.values(torch.float64)) if isinstance(matrix, Csr) else matrix
+    if isinstance(matrix, Csr):
+        return matrix.with_weights(matrix.values(torch.float64))
+    return matrix
 
 
 def row_shares(features: Tensor | Csr, what: str, fix: str) -> Tensor | Csr:
     """[N, F]: features divided by their row sums; rows without features stay 0. Negative ones are
     refused, in the words ``what`` and ``fix``: rows of embeddings sum to about 0."""
-    values = features.values() if isinstance(features, Csr) else features
-    if bool((values < 0).any()):
-        raise ValueError(
-            f"{what} hold negative values and cannot be divided by their row sums; {fix}"
-        )
+    message = f"{what} hold negative values and cannot be divided by their row sums; {fix}"
     if isinstance(features, Csr):
+        _refuse_negative(features.values(), message)
         return normalise(features, "row")
+    _refuse_negative(features, message)
     wide = features.to(work_type(features))  # a sum may leave the range of half precision
     return (wide * power(wide.sum(1), -1)[:, None]).to(features.dtype)
+
+
+def _refuse_negative(values: Tensor, message: str) -> None:
+    if bool((values < 0).any()):
+        raise ValueError(message)
 
 
 def mean_of(matrices: list[Csr] | tuple[Csr, ...]) -> Csr:
     """The mean of matrices of one shape (MEOW's coarse view: the mean over the paths'
     adjacencies).
     """
-    rows = torch.cat([matrix.rows for matrix in matrices])
-    cols = torch.cat([matrix.indices for matrix in matrices])
-    weights = torch.cat([matrix.values() for matrix in matrices]) / len(matrices)
-    return Csr.from_coo(rows, cols, weights, shape=matrices[0].shape, duplicates="sum")
+    entries = [(matrix.rows, matrix.indices, matrix.values()) for matrix in matrices]
+    rows, cols, weights = map(torch.cat, zip(*entries, strict=True))
+    shape = matrices[0].shape
+    return Csr.from_coo(rows, cols, weights / len(matrices), shape=shape, duplicates="sum")
 
 
 # a chain pays where it has fewer entries than this share of the matrix
@@ -189,35 +193,32 @@ def compress_rows(adj: Csr) -> Chain | Csr:
     distinct, group = group_rows(adj)
     if adj.shape[0] + distinct.nnz > _WORTH * adj.nnz:
         return adj
-    which = Csr(
-        torch.arange(adj.shape[0] + 1, device=adj.device),
-        group,
-        None,
-        (adj.shape[0], distinct.shape[0]),
-    )
-    return Chain((which, distinct))
+    n_rows = adj.shape[0]
+    indptr = torch.arange(n_rows + 1, device=adj.device)
+    return Chain((Csr(indptr, group, None, (n_rows, distinct.shape[0])), distinct))
 
 
 def group_rows(adj: Csr) -> tuple[Csr, Tensor]:
     """The distinct rows [G, C], and [R] int64, which of them each row is."""
-    every = torch.arange(adj.shape[0], device=adj.device)
+    row_index = torch.arange(adj.shape[0], device=adj.device)
     if not adj.nnz:
-        return adj, every
+        return adj, row_index
     bits = adj.indices * _MIX[0]
     if adj.weights is not None:
         bits = bits + adj.weights.detach().to(torch.float64).view(torch.int64) * _MIX[1]
     bits = (bits ^ (bits >> 29)) * _MIX[1]
-    fingerprints = torch.zeros_like(every).index_add_(0, adj.rows, bits)
+    fingerprints = torch.zeros_like(row_index).index_add_(0, adj.rows, bits)
     _, group = torch.unique(torch.stack([fingerprints, adj.degrees]), dim=1, return_inverse=True)
     # the first row of each group stands for it
-    first = every.new_zeros(int(group.max()) + 1).scatter_reduce(
-        0, group, every, "amin", include_self=False
-    )
+    zeros = row_index.new_zeros(int(group.max()) + 1)
+    first = zeros.scatter_reduce(0, group, row_index, "amin", include_self=False)
     distinct = adj.take_rows(first)
-    again = distinct.take_rows(group)  # two rows may have one fingerprint
-    is_equal = torch.equal(again.indptr, adj.indptr) and torch.equal(again.indices, adj.indices)
-    is_equal = is_equal and (adj.weights is None or torch.equal(again.values(), adj.weights))
-    return (distinct, group) if is_equal else (adj, every)
+    # two rows may have one fingerprint
+    again = distinct.take_rows(group)
+    is_same = torch.equal(again.indptr, adj.indptr) and torch.equal(again.indices, adj.indices)
+    if is_same and torch.equal(again.values(), adj.values()):
+        return distinct, group
+    return adj, row_index
 
 
 class Placing:
@@ -239,26 +240,30 @@ class Placing:
         """``x``, a tensor, a matrix, an operator or None, there; itself where it is there
         already.
         """
-        key = id(x), None if isinstance(x, Tensor) and not x.is_floating_point() else self.dtype
+        dtype = self.dtype
+        if isinstance(x, Tensor) and not x.is_floating_point():
+            dtype = None
+        key = id(x), dtype
         if key not in self._moved:
-            self._moved[key] = (
-                x,
-                x.to(self.device, key[1]) if isinstance(x, Tensor) else self._move(x),
-            )
+            self._moved[key] = x, self._move(x, dtype)
         return cast(T, self._moved[key][1])
 
-    def _move(self, x: Any) -> Any:
-        if hasattr(x, "placed"):
-            return x.placed(self)
-        if isinstance(x, Sum):
-            return Sum(tuple(map(self, x.terms)), x.coefficients)
-        if isinstance(x, Chain):
-            return Chain(tuple(map(self, x.factors)), self(x.left), self(x.right))
-        if x is None or self(x.indices) is x.indices:
-            return (
-                x if x is None or self(x.weights) is x.weights else x.with_weights(self(x.weights))
-            )
-        key = id(x.indptr), id(x.indices)
+    def _move(self, x: Any, dtype: torch.dtype | None) -> Any:
+        if x is None:
+            return None
+        if isinstance(x, Tensor):
+            return x.to(self.device, dtype)
+        if isinstance(x, Csr):
+            return self._move_matrix(x)
+        return x.placed(self)
+
+    def _move_matrix(self, matrix: Csr) -> Csr:
+        indices, weights = self(matrix.indices), self(matrix.weights)
+        if indices is matrix.indices:
+            if weights is matrix.weights:
+                return matrix
+            return matrix.with_weights(weights)
+        key = id(matrix.indptr), id(matrix.indices)
         if key not in self._places:
-            self._places[key] = Csr(self(x.indptr), self(x.indices), None, x.shape)
-        return self._places[key].with_weights(self(x.weights))
+            self._places[key] = Csr(self(matrix.indptr), indices, None, matrix.shape)
+        return self._places[key].with_weights(weights)

@@ -4,6 +4,7 @@ each row.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import reduce
 from typing import Literal
@@ -57,12 +58,12 @@ def stack_rows(blocks: Sequence[Csr], n_columns: int, like: Csr) -> Csr:
     """
     if not blocks:
         return Csr(like.indptr[:1], like.indices[:0], None, (0, n_columns))
-    shape = Ragged.from_lengths(blocks[0].indices, torch.cat([block.degrees for block in blocks]))
+    indptr = offsets_of(torch.cat([block.degrees for block in blocks]))
     indices = torch.cat([block.indices for block in blocks])
-    weights = [block.weights for block in blocks if block.weights is not None]
-    return Csr(
-        shape.offsets, indices, torch.cat(weights) if weights else None, (shape.n_rows, n_columns)
-    )
+    weights = None
+    if blocks[0].weights is not None:
+        weights = torch.cat([block.values() for block in blocks])
+    return Csr(indptr, indices, weights, (len(indptr) - 1, n_columns))
 
 
 def count_dtype(*factors: Csr) -> torch.dtype:
@@ -70,7 +71,9 @@ def count_dtype(*factors: Csr) -> torch.dtype:
     any.
     """
     dtypes = [factor.weights.dtype for factor in factors if factor.weights is not None]
-    return reduce(torch.promote_types, dtypes) if dtypes else torch.get_default_dtype()
+    if not dtypes:
+        return torch.get_default_dtype()
+    return reduce(torch.promote_types, dtypes)
 
 
 def compose_blocks(
@@ -91,16 +94,20 @@ def compose_blocks(
     if counts == "binary":
         a, b = a.with_weights(None), b.with_weights(None)
     dtype = dtype or count_dtype(a, b)
-    before, degrees = offsets_of(n_pairs(a, b)).tolist(), b.degrees
+    before = offsets_of(n_pairs(a, b)).tolist()
+    degrees = b.degrees
     if before[-1] < _SPARSE * a.shape[0] * b.shape[1]:
         blocks = limited(before, _MAX_SORTED, a.shape[0])
     else:
         blocks = limited(before, _MAX_PAIRS, max(_MAX_CELLS // max(b.shape[1], 1), 1))
     for rows in blocks:
         part = a.row_block(rows)
-        pairs = _pairs(part, b, degrees, before[rows.stop] - before[rows.start], roots)
-        block = _summed(*pairs, (part.shape[0], b.shape[1]))
-        yield rows, block.with_weights(None if counts == "binary" else block.values(dtype))
+        cells, weights = _pairs(part, b, degrees, before[rows.stop] - before[rows.start], roots)
+        block = _summed(cells, weights, (part.shape[0], b.shape[1]))
+        if counts == "binary":
+            yield rows, block.with_weights(None)
+        else:
+            yield rows, block.with_weights(block.values(dtype))
 
 
 def _pairs(a: Csr, b: Csr, degrees: Tensor, n: int, roots: bool) -> tuple[Tensor, Tensor | None]:
@@ -110,31 +117,36 @@ def _pairs(a: Csr, b: Csr, degrees: Tensor, n: int, roots: bool) -> tuple[Tensor
     lengths = degrees[a.indices]
     # entry e of a meets the entries of row a.indices[e] of b, which are consecutive
     partners = consecutive(b.indptr[a.indices], lengths, n).values
-    cells = torch.repeat_interleave(a.rows * b.shape[1], lengths, output_size=n).add_(
-        b.indices[partners]
-    )
-    weights = None if b.weights is None else b.weights[partners].to(torch.float64)
+    cells = torch.repeat_interleave(a.rows * b.shape[1], lengths, output_size=n)
+    cells.add_(b.indices[partners])
+    weights = None
+    if b.weights is not None:
+        weights = b.weights[partners].to(torch.float64)
     if a.weights is not None:
-        other = torch.repeat_interleave(a.weights.to(torch.float64), lengths, output_size=n)
-        weights = other if weights is None else weights.mul_(other)
-    return cells, weights.sqrt_() if roots and weights is not None else weights
+        factors = torch.repeat_interleave(a.weights.to(torch.float64), lengths, output_size=n)
+        weights = factors if weights is None else weights.mul_(factors)
+    if roots and weights is not None:
+        weights = weights.sqrt_()
+    return cells, weights
 
 
 def _summed(cells: Tensor, weights: Tensor | None, shape: tuple[int, int]) -> Csr:
     """A block of the product: for each cell that is met its number of pairs, or the sum of their
     weights, float64.
     """
-    width, n_cells = max(shape[1], 1), shape[0] * shape[1]
-    if len(cells) < _SPARSE * n_cells:
-        keys, found = torch.unique(
-            cells, return_inverse=weights is not None, return_counts=weights is None
-        )
-        values = found if weights is None else torch.bincount(found, weights, minlength=len(keys))
-    else:
-        totals = torch.bincount(cells, weights, minlength=n_cells)
-        is_met = (totals if weights is None else torch.bincount(cells, minlength=n_cells)) > 0
-        keys = torch.nonzero(is_met).squeeze(1)
+    width = max(shape[1], 1)
+    n_cells = shape[0] * shape[1]
+    if len(cells) >= _SPARSE * n_cells:
+        totals = counts = torch.bincount(cells, weights, minlength=n_cells)
+        if weights is not None:
+            counts = torch.bincount(cells, minlength=n_cells)
+        keys = torch.nonzero(counts > 0).squeeze(1)
         values = totals[keys]
+    elif weights is None:
+        keys, values = torch.unique(cells, return_counts=True)
+    else:
+        keys, places = torch.unique(cells, return_inverse=True)
+        values = torch.bincount(places, weights, minlength=len(keys))
     rows = torch.div(keys, width, rounding_mode="floor")
     offsets = offsets_of(torch.bincount(rows, minlength=shape[0]))
     return Csr(offsets, keys.sub_(rows.mul_(width)), values.to(torch.float64), shape)
@@ -143,9 +155,8 @@ def _summed(cells: Tensor, weights: Tensor | None, shape: tuple[int, int]) -> Cs
 def distinct(rows: Ragged, n_columns: int) -> Ragged:
     """Each row of integers in ``0 ... n_columns - 1`` with every value once, ascending."""
     keys = torch.unique(rows.rows * n_columns + rows.values)
-    counts = torch.bincount(
-        torch.div(keys, n_columns, rounding_mode="floor"), minlength=rows.n_rows
-    )
+    row_of = torch.div(keys, n_columns, rounding_mode="floor")
+    counts = torch.bincount(row_of, minlength=rows.n_rows)
     return Ragged.from_lengths(keys % n_columns, counts)
 
 
@@ -153,8 +164,7 @@ def presence(rows: Ragged, n_columns: int, row_weights: Tensor | None = None) ->
     """[R, n_columns]: a row's weight, or 1, in each of its columns; these are distinct and
     ascending.
     """
-    matrix = Csr(rows.offsets, rows.values, None, (rows.n_rows, n_columns))
-    return matrix if row_weights is None else matrix.scale(row_weights)
+    return Csr(rows.offsets, rows.values, None, (rows.n_rows, n_columns)).scale(row_weights)
 
 
 def co_occurrence(rows: Csr, columns: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
@@ -166,19 +176,17 @@ def co_occurrence(rows: Csr, columns: Tensor | None = None) -> Iterator[tuple[in
     ``rows`` hold each column once, with weights w of at least 0 in float64, or none, which are 1: a
     row of weights 2 counts as two rows.
     """
-    left = rows.t() if columns is None else rows.t().take_rows(columns)
-    before, degrees, n_columns = (
-        offsets_of(n_pairs(left, rows)).tolist(),
-        rows.degrees,
-        rows.shape[1],
-    )
-    for some in limited(before, _MAX_COUNT_PAIRS, max(_MAX_COUNT_CELLS // n_columns, 1)):
-        n_rows = some.stop - some.start
-        cells, weights = _pairs(
-            left.row_block(some), rows, degrees, before[some.stop] - before[some.start], True
-        )
-        total = torch.bincount(cells, weights, minlength=n_rows * n_columns)
-        yield some.start, total.to(torch.float64).view(n_rows, n_columns)
+    left = rows.t()
+    if columns is not None:
+        left = left.take_rows(columns)
+    before = offsets_of(n_pairs(left, rows)).tolist()
+    degrees, n_columns = rows.degrees, rows.shape[1]
+    for block in limited(before, _MAX_COUNT_PAIRS, max(_MAX_COUNT_CELLS // n_columns, 1)):
+        n_rows = block.stop - block.start
+        n = before[block.stop] - before[block.start]
+        cells, weights = _pairs(left.row_block(block), rows, degrees, n, roots=True)
+        totals = torch.bincount(cells, weights, minlength=n_rows * n_columns)
+        yield block.start, totals.to(torch.float64).view(n_rows, n_columns)
 
 
 def neighbours(
@@ -218,13 +226,14 @@ def neighbours(
             similarity[here, :width] = top.to(torch.float32)
         return index, similarity
     for here, counts in compose_blocks(rows.t(), rows, dtype=torch.float64, roots=True):
-        own = counts.rows + here.start
-        scores = counts.values() / (norms[own] * norms[counts.indices] + shrink).clamp_(min=1e-12)
+        columns = counts.rows + here.start
+        divisors = norms[columns] * norms[counts.indices] + shrink
+        scores = counts.values() / divisors.clamp_(min=1e-12)
         if not with_itself:
-            scores.masked_fill_(own == counts.indices, 0)
-        for of_block, top, where in _top_of_sparse(counts.with_weights(scores), width):
-            index[of_block + here.start, :width] = where * (top > 0)
-            similarity[of_block + here.start, :width] = top.to(torch.float32)
+            scores.masked_fill_(columns == counts.indices, 0)
+        for block_rows, top, where in _top_of_sparse(counts.with_weights(scores), width):
+            index[block_rows + here.start, :width] = where * (top > 0)
+            similarity[block_rows + here.start, :width] = top.to(torch.float32)
     return index, similarity
 
 
@@ -239,13 +248,15 @@ def _top_of_sparse(scores: Csr, k: int) -> Iterator[tuple[Tensor, Tensor, Tensor
     """
     late = scores.select(scores.indices >= k)
     order = torch.argsort(late.degrees, descending=True, stable=True)
-    lengths, done = late.degrees[order].tolist(), 0
+    lengths = late.degrees[order].tolist()
+    done = 0
     while done < len(lengths):
         # the longest of those to come
         width = max(k + lengths[done], _PARTIAL * k)
         rows = order[done : done + max(_MAX_COUNT_CELLS // width, 1)]
         done += len(rows)
-        cells, columns = late.values().new_zeros(len(rows), width), rows.new_zeros(len(rows), width)
+        cells = late.values().new_zeros(len(rows), width)
+        columns = rows.new_zeros(len(rows), width)
         columns[:, :k] = torch.arange(k, device=rows.device)
         begin, rest = scores.take_rows(rows), late.take_rows(rows)
         first = begin.indices < k
@@ -271,7 +282,8 @@ def ridge_rows(rows: Csr, table: Tensor, weight: float, ridge: Tensor) -> Tensor
     The solution of an empty row is 0.
     """
     width = table.shape[1]
-    gram, solution = table.T @ table, table.new_zeros(rows.shape[0], width)
+    gram = table.T @ table
+    solution = table.new_zeros(rows.shape[0], width)
     for block, vectors, w in _ridge_blocks(rows, table, width * width):
         try:
             solution[block] = _solved(gram, vectors, w, weight, ridge[block])
@@ -290,7 +302,8 @@ def _solved(
         wanted = (1 + weight) * vectors.sum(1)
     else:
         w = w.to(vectors.dtype)
-        wanted, vectors = ((1 + weight * w) * vectors).sum(1), vectors * w.sqrt()
+        wanted = ((1 + weight * w) * vectors).sum(1)
+        vectors = vectors * w.sqrt()
     eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     normal = torch.baddbmm(gram + ridge[:, None, None] * eye, vectors.mT, vectors, alpha=weight)
     return torch.cholesky_solve(wanted[:, :, None], torch.linalg.cholesky(normal))[:, :, 0]
@@ -302,27 +315,19 @@ def _ridge_blocks(
     """Rows that are not empty, of similar length, within the limit: their numbers [b], the table's
     vectors of their columns [b, longest, D], zeros behind them, and the weights of these [b,
     longest, 1], if any."""
-    rows, padded, cells_of_value = (
-        Ragged(matrix.indices, matrix.indptr),
-        F.pad(table, (0, 0, 0, 1)),
-        table.shape[1],
-    )
+    rows = Ragged(matrix.indices, matrix.indptr)
+    padded = F.pad(table, (0, 0, 0, 1))
     order = torch.argsort(rows.lengths, stable=True)
     order = order[rows.lengths[order] > 0]
-    lengths, first = rows.lengths[order].tolist(), 0
-    for end in range(1, len(lengths) + 1):
-        # of ascending lengths: the next row would be the longest
-        longest = lengths[end] if end < len(lengths) else 0
-        if (
-            end < len(lengths)
-            and (end + 1 - first) * max(longest * cells_of_value, cells_of_row) <= _MAX_RIDGE_CELLS
-        ):
+    lengths = rows.lengths[order].tolist()
+    first = 0
+    # of ascending lengths: the next row would be the longest; behind the last one none fits
+    for end, longest in enumerate([*lengths[1:], math.inf], 1):
+        if (end + 1 - first) * max(longest * table.shape[1], cells_of_row) <= _MAX_RIDGE_CELLS:
             continue
         block = order[first:end]
-        w = (
-            None
-            if matrix.weights is None
-            else rows.with_values(matrix.weights).take(block).to_padded()[:, :, None]
-        )
+        w = None
+        if matrix.weights is not None:
+            w = rows.with_values(matrix.weights).take(block).to_padded()[:, :, None]
         yield block, F.embedding(rows.take(block).to_padded(len(table)), padded), w
         first = end

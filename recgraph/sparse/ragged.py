@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import torch
 from torch import Tensor
@@ -39,13 +39,10 @@ class Ragged:
     def from_lists(
         cls, rows: Iterable[Sequence[int]], device: torch.device | None = None
     ) -> Ragged:
-        rows = [list(row) for row in rows]
-        values = torch.tensor(
-            [value for row in rows for value in row], dtype=torch.int64, device=device
-        )
-        return cls.from_lengths(
-            values, torch.tensor([len(row) for row in rows], dtype=torch.int64, device=device)
-        )
+        rows = list(rows)
+        values = torch.tensor([*chain.from_iterable(rows)], dtype=torch.int64, device=device)
+        lengths = torch.tensor([*map(len, rows)], dtype=torch.int64, device=device)
+        return cls.from_lengths(values, lengths)
 
     @classmethod
     def from_lengths(cls, values: Tensor, lengths: Tensor) -> Ragged:
@@ -54,9 +51,8 @@ class Ragged:
     @classmethod
     def from_padded(cls, padded: Tensor, lengths: Tensor) -> Ragged:
         """Rows of a right-padded [R, L] tensor, of which the first ``lengths[r]`` entries count."""
-        return cls.from_lengths(
-            padded[torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]], lengths
-        )
+        mask = torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
+        return cls.from_lengths(padded[mask], lengths)
 
     @classmethod
     def cat(cls, parts: Sequence[Ragged]) -> Ragged:
@@ -65,11 +61,8 @@ class Ragged:
         """
         if parts[0].host_values is not None:
             return cls.cat([part.on_host for part in parts]).mirrored(parts[0].device)
-        values, lengths = [], []
-        for part in parts:
-            values.append(part.values)
-            lengths.append(part.lengths)
-        return cls(torch.cat(values), offsets_of(torch.cat(lengths)))
+        values = torch.cat([part.values for part in parts])
+        return cls.from_lengths(values, torch.cat([part.lengths for part in parts]))
 
     @cached_property
     def lengths(self) -> Tensor:
@@ -92,20 +85,24 @@ class Ragged:
         """The rows on the host. Rows on a device that are not mirrored are copied, and the device
         is waited for.
         """
-        if self.values.is_cpu and self.offsets.is_cpu:
+        if self.values.is_cpu:
             return self
-        offsets = to_host(self.offsets) if self.host_offsets is None else self.host_offsets
-        return Ragged(
-            to_host(self.values) if self.host_values is None else self.host_values, offsets
-        )
+        values, offsets = self.host_values, self.host_offsets
+        if offsets is None:
+            offsets = to_host(self.offsets)
+        if values is None:
+            values = to_host(self.values)
+        return Ragged(values, offsets)
 
     @property
     def longest(self) -> int:
         """The length of the longest row, by the host's offsets where they are known; 0 where there
         is no row.
         """
+        if not self.n_rows:
+            return 0
         lengths = self.lengths if self.host_offsets is None else self.host_offsets.diff()
-        return int(lengths.max()) if self.n_rows else 0
+        return int(lengths.max())
 
     def __len__(self) -> int:
         return self.n_rows
@@ -123,13 +120,13 @@ class Ragged:
         return Ragged(self.values[:, which], self.offsets, host, self.host_offsets)
 
     def take(
-        self, rows: Tensor | slice, starts: Tensor | None = None, lengths: Tensor | None = None
+        self, rows: Tensor | slice, starts: Tensor | int = 0, lengths: Tensor | None = None
     ) -> Ragged:
         """The given rows ([K] int64, repeats allowed, or a slice), or parts of them of ``lengths``
         [K] from the places ``starts`` [K] on, which must lie inside the rows."""
-        first = self.offsets[:-1][rows]
-        first = first if starts is None else first + starts
-        index = consecutive(first, self.lengths[rows] if lengths is None else lengths)
+        if lengths is None:
+            lengths = self.lengths[rows]
+        index = consecutive(self.offsets[:-1][rows] + starts, lengths)
         return Ragged(self.values[index.values], index.offsets)
 
     def part(self, start: int, end: int) -> Ragged:
@@ -152,17 +149,17 @@ class Ragged:
         """The rows with a zero behind each, mirrored where they are; or behind those of
         ``which_mask`` [R].
         """
-        if which_mask is None and self.host_values is not None:
+        n_more = self.n_rows
+        lengths = self.lengths + 1
+        if which_mask is not None:
+            n_more = int(which_mask.sum())
+            lengths = self.lengths + which_mask
+        elif self.host_values is not None:
             return self.on_host.lengthened().mirrored(self.device)
-        n_more, (n_values, *shape) = (
-            self.n_rows if which_mask is None else int(which_mask.sum()),
-            self.values.shape,
-        )
-        lengths = self.lengths + (1 if which_mask is None else which_mask)
+        n_values, *shape = self.values.shape
         longer = Ragged.from_lengths(self.values.new_zeros(n_values + n_more, *shape), lengths)
-        places = (
-            torch.arange(n_values, device=self.device) + (longer.offsets - self.offsets)[self.rows]
-        )
+        shift = (longer.offsets - self.offsets)[self.rows]
+        places = torch.arange(n_values, device=self.device) + shift
         longer.values.index_copy_(0, places, self.values)
         return longer
 
@@ -181,7 +178,8 @@ class Ragged:
 
     def to_padded(self, fill: float = 0, width: int | None = None) -> Tensor:
         """[R, width] (default: the longest row), right-padded with ``fill``."""
-        width = width if width is not None else self.longest
+        if width is None:
+            width = self.longest
         padded = self.values.new_full((self.n_rows, width, *self.values.shape[1:]), fill)
         padded[self.rows, self.positions] = self.values
         return padded
@@ -200,12 +198,9 @@ class Ragged:
         values, offsets = to_device(self.values, device), to_device(self.offsets, device)
         if values.is_cpu:
             return Ragged(values, offsets)
-        host = (
-            (self.values, self.offsets)
-            if self.values.is_cpu
-            else (self.host_values, self.host_offsets)
-        )
-        return Ragged(values, offsets, *host)
+        if self.values.is_cpu:
+            return Ragged(values, offsets, self.values, self.offsets)
+        return Ragged(values, offsets, self.host_values, self.host_offsets)
 
 
 def offsets_of(lengths: Tensor) -> Tensor:
@@ -220,7 +215,8 @@ def consecutive(starts: Tensor, lengths: Tensor, total: int | None = None) -> Ra
     device is waited for.
     """
     offsets = offsets_of(lengths)
-    total = int(offsets[-1]) if total is None else total
+    if total is None:
+        total = int(offsets[-1])
     first = torch.repeat_interleave(starts - offsets[:-1], lengths, output_size=total)
     return Ragged(first.add_(torch.arange(total, device=starts.device)), offsets)
 

@@ -62,11 +62,11 @@ def read_once(table: Tensor, *indices: Tensor) -> tuple[Tensor, list[Tensor]]:
     On an accelerator, which would wait for the number of rows, the table itself unless its
     gradients are sparse.
     """
-    index = torch.cat([each.flatten() for each in indices])
+    index = torch.cat([*map(torch.flatten, indices)])
     if is_accelerated(table):
         part, places = touched(table, index)
     else:
         rows, places = distinct_rows(index, len(table))
         part = lookup(table, rows)
-    of_each = torch.split(places, [each.numel() for each in indices])
-    return part, [one.view(each.shape) for one, each in zip(of_each, indices, strict=True)]
+    parts = torch.split(places, [*map(torch.numel, indices)])
+    return part, [*map(Tensor.view_as, parts, indices)]

@@ -88,18 +88,16 @@ def sample_rows(
     assert generator is not None
     if replace:
         counts = torch.where(degrees > 0, fan_out, 0)
-        picks = (
-            _uniform(degrees.clamp(min=1)[:, None].expand(-1, fan_out), generator).sort(1).values
-        )
+        below = degrees.clamp(min=1)[:, None].expand(-1, fan_out)
+        picks = _uniform(below, generator).sort(1).values
     else:
         counts = degrees.clamp(max=fan_out)
         picks = torch.arange(fan_out, device=adj.device).repeat(len(rows), 1)
         long = torch.nonzero(degrees > fan_out).squeeze(1)
         picks[long] = _distinct(degrees[long], fan_out, generator)
     drawn = (picks + starts[:, None])[torch.arange(fan_out, device=adj.device) < counts[:, None]]
-    return Ragged.from_lengths(drawn, counts), degrees.clamp(min=1).to(
-        torch.float64
-    ) / counts.clamp(min=1)
+    inverse_rates = degrees.clamp(min=1).to(torch.float64) / counts.clamp(min=1)
+    return Ragged.from_lengths(drawn, counts), inverse_rates
 
 
 def _uniform(below: Tensor, generator: torch.Generator) -> Tensor:
@@ -138,21 +136,20 @@ def split_hubs(left: Csr, right: Csr, cap: int, generator: torch.Generator) -> t
         return left, right
     first = torch.cumsum(n_groups, 0) - n_groups
     n_middle = int(n_groups.sum())
-    keys = torch.rand(
-        right.nnz, generator=generator, device=generator.device, dtype=torch.float64
-    ).to(right.device)
-    order = torch.argsort(keys)
+    keys = torch.rand(right.nnz, generator=generator, device=generator.device, dtype=torch.float64)
+    order = torch.argsort(keys.to(right.device))
     order = order[torch.argsort(right.rows[order], stable=True)]
     place = torch.arange(right.nnz, device=right.device) - right.indptr[:-1][right.rows]
     group = torch.empty_like(place)
     group[order] = place % n_groups[right.rows]
     entries = right.entries_at(left.indices, left.rows)
-    own, is_missing = group[entries], entries < 0
+    left_group = group[entries]
+    is_missing = entries < 0
     if bool(is_missing.any()):
-        own = torch.where(is_missing, _uniform(n_groups[left.indices], generator), own)
-    split = Csr.from_coo(
-        left.rows, first[left.indices] + own, left.weights, shape=(left.shape[0], n_middle)
-    )
+        drawn = _uniform(n_groups[left.indices], generator)
+        left_group = torch.where(is_missing, drawn, left_group)
+    columns = first[left.indices] + left_group
+    split = Csr.from_coo(left.rows, columns, left.weights, shape=(left.shape[0], n_middle))
     if right is left.t():
         return split, split.t()
     rows = first[right.rows] + group

@@ -49,14 +49,20 @@ def spmm(adj: Operator, x: Tensor, backend: Backend = "auto") -> Tensor:
         result: Tensor = _Product.apply(backend, x, adj.weights, adj)  # type: ignore[no-untyped-call]
         return result
     if isinstance(adj, Sum):
-        parts = [
-            c * spmm(term, x, backend) for c, term in zip(adj.coefficients, adj.terms, strict=True)
-        ]
+        parts = []
+        for coefficient, term in zip(adj.coefficients, adj.terms, strict=True):
+            parts.append(coefficient * spmm(term, x, backend))
         return sum(parts[1:], parts[0])
-    x = x if adj.right is None else x * adj.right.to(x.dtype)[:, None]
+    x = _scale_rows(x, adj.right)
     for factor in reversed(adj.factors):
         x = spmm(factor, x, backend)
-    return x if adj.left is None else x * adj.left.to(x.dtype)[:, None]
+    return _scale_rows(x, adj.left)
+
+
+def _scale_rows(x: Tensor, scale: Tensor | None) -> Tensor:
+    if scale is None:
+        return x
+    return x * scale.to(x.dtype)[:, None]
 
 
 class _Product(torch.autograd.Function):
@@ -79,12 +85,13 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor | None, Tensor | None, None]:
         weights, x = ctx.saved_tensors
-        # the saved weights carry their history where a second derivative is wanted
-        adj = ctx.adj.with_weights(weights) if ctx.needs_input_grad[2] else ctx.adj
-        grad_x = spmm(adj.t(), grad, ctx.backend) if ctx.needs_input_grad[1] else None
-        grad_weights = (
-            _at_entries(adj, grad, x).to(weights.dtype) if ctx.needs_input_grad[2] else None
-        )
+        adj, grad_x, grad_weights = ctx.adj, None, None
+        if ctx.needs_input_grad[2]:
+            # the saved weights carry their history where a second derivative is wanted
+            adj = adj.with_weights(weights)
+            grad_weights = _at_entries(adj, grad, x).to(weights.dtype)
+        if ctx.needs_input_grad[1]:
+            grad_x = spmm(adj.t(), grad, ctx.backend)
         return None, grad_x, grad_weights, None
 
 
@@ -102,9 +109,7 @@ def multiply(adj: Csr, x: Tensor, backend: Backend) -> Tensor:
         }
         counts = {"column": adj.shape[1], "row": adj.shape[0]}
         graph = adj.shared("dgl", lambda: dgl.heterograph(edges, num_nodes_dict=counts))
-        if adj.weights is None:
-            return dgl.ops.gspmm(graph, "copy_lhs", "sum", x, None)  # type: ignore[no-any-return]
-        return dgl.ops.gspmm(graph, "mul", "sum", x, adj.weights[:, None])  # type: ignore[no-any-return]
+        return dgl.ops.gspmm(graph, "mul", "sum", x, adj.values(x.dtype)[:, None])  # type: ignore[no-any-return]
     if not x.is_cpu:  # cuSPARSE
         return csr_tensor(adj, x.dtype) @ x
     return F.embedding_bag(
@@ -144,11 +149,12 @@ def load_dgl() -> Any:
             warnings.simplefilter("ignore")
             return importlib.import_module("dgl")
     except Exception as error:  # DGL raises whatever its native parts raise
-        for name in [name for name in sys.modules if name == "dgl" or name.startswith("dgl.")]:
-            del sys.modules[name]
-        how = "pip install 'recgraph[dgl]' (Linux, Python < 3.13)"
+        for name in [*sys.modules]:
+            if name.partition(".")[0] == "dgl":
+                del sys.modules[name]
         raise ImportError(
-            f"DGL cannot be used here: {type(error).__name__}: {error}. Get it with {how}"
+            f"DGL cannot be used here: {type(error).__name__}: {error}. Get it with pip install 'recgraph[dgl]' "
+            "(Linux, Python < 3.13)"
         ) from error
 
 
@@ -161,10 +167,11 @@ def _at_entries(adj: Csr, left: Tensor, right: Tensor) -> Tensor:
         places = csr_tensor(adj.with_weights(left.new_zeros(adj.nnz)), left.dtype)
         sampled: Tensor = torch.sparse.sampled_addmm(places, left, right.t(), beta=0.0)
         return sampled.values()
-    blocks = [slice(start, start + _BLOCK) for start in range(0, adj.nnz, _BLOCK)]
-    return torch.cat(
-        [torch.linalg.vecdot(left[adj.rows[block]], right[adj.indices[block]]) for block in blocks]
-    )
+    products = []
+    blocks = zip(torch.split(adj.rows, _BLOCK), torch.split(adj.indices, _BLOCK), strict=True)
+    for rows, columns in blocks:
+        products.append(torch.linalg.vecdot(left[rows], right[columns]))
+    return torch.cat(products)
 
 
 def pair_products(x: Tensor, y: Tensor, pairs: Ragged, block_rows: int | None = None) -> Tensor:
@@ -176,10 +183,11 @@ def pair_products(x: Tensor, y: Tensor, pairs: Ragged, block_rows: int | None = 
     of a column would make the host wait, the rows are looked up. The result has the wider type of x
     [N, D] and y [M, D], at least float32.
     """
-    x, y = (one.to(work_type(x, y)) for one in (x, y))
+    dtype = work_type(x, y)
+    x, y = x.to(dtype), y.to(dtype)
     if is_accelerated(x):
-        gathered: Tensor = torch.linalg.vecdot(x[pairs.rows], y[pairs.values])
-        return gathered
+        products: Tensor = torch.linalg.vecdot(x[pairs.rows], y[pairs.values])
+        return products
     n = len(pairs.values)
     if n >= _FEW and _CELLS * n >= len(x) * len(y):
         return _PairsInBlocks.apply(pairs, block_rows, x, y)  # type: ignore[no-untyped-call, no-any-return]
@@ -199,8 +207,11 @@ class _PairsAtEntries(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
         x, y = ctx.saved_tensors
         adj = ctx.adj.with_weights(grad)
-        by_x = spmm(adj, y) if ctx.needs_input_grad[1] else None
-        by_y = spmm(adj.t(), x) if ctx.needs_input_grad[2] else None
+        by_x = by_y = None
+        if ctx.needs_input_grad[1]:
+            by_x = spmm(adj, y)
+        if ctx.needs_input_grad[2]:
+            by_y = spmm(adj.t(), x)
         return None, by_x, by_y
 
 
@@ -221,13 +232,14 @@ class _PairsInBlocks(torch.autograd.Function):
         refuse_second_derivative("products of many pairs")
         x, y = ctx.saved_tensors
         pairs, block_rows = ctx.settings
-        of_x, of_y = torch.empty_like(x), torch.zeros_like(y)
+        by_x = torch.empty_like(x)
+        by_y = torch.zeros_like(y)
         for rows, t in score_blocks(len(x), len(y), x, block_rows):
             some, cells = _cells(pairs, rows, len(y))
             t.zero_().view(-1).index_add_(0, cells, grad_output[some])
-            torch.mm(t, y, out=of_x[rows])
-            of_y.addmm_(t.t(), x[rows])
-        return None, None, of_x, of_y
+            torch.mm(t, y, out=by_x[rows])
+            by_y.addmm_(t.t(), x[rows])
+        return None, None, by_x, by_y
 
 
 def _cells(pairs: Ragged, rows: slice, n_columns: int) -> tuple[slice, Tensor]:

@@ -10,8 +10,9 @@ import json
 import logging
 import os
 import shutil
+from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from recgraph.files import (
 )
 from recgraph.models.base import TrainableModel, not_finite
 from recgraph.train.config import FALLING, TrainConfig
+from recgraph.train.observers import flat
 
 _BEST, _STATE = "best.safetensors", "state.json"
 #: settings that may differ where a training continues: they do not alter its steps
@@ -50,7 +52,7 @@ class Checkpoint:
             them, of all ranks.
         state: everything else, as JSON values (epoch, step, stopping, history, seconds,
             fingerprint).
-        best: the best weights and buffers so far, of a checkpoint that was read; None where there
+        best: the best weights and buffers so far, of a checkpoint that was read; empty where there
             are none.
     """
 
@@ -58,7 +60,7 @@ class Checkpoint:
     optimisers: Mapping[str, Tensor]
     generators: Mapping[str, Tensor]
     state: dict[str, Any]
-    best: Mapping[str, Tensor] | None = None
+    best: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def save(
@@ -98,13 +100,10 @@ def read_latest(folder: Path) -> tuple[Path, Checkpoint] | None:
     damaged: list[str] = []
     for path in candidates(folder):
         try:
-            checkpoint = read(path)
+            return path, read(path)
         except CheckpointError as error:
+            _log.warning("%s; training goes on from an earlier one", error)
             damaged.append(str(error))
-            continue
-        if damaged:
-            _log.warning("%s; training goes on from %s", "; ".join(damaged), path.name)
-        return path, checkpoint
     if damaged:
         raise CheckpointError(f"{'; '.join(damaged)}; remove the run's folder to start again")
     return None
@@ -114,41 +113,43 @@ def read(path: Path) -> Checkpoint:
     """Read a checkpoint; a CheckpointError names a file that is damaged, or a tensor that is not
     finite.
     """
+    best: Mapping[str, Tensor] = {}
     try:
         check_manifest(path)
-        model, optimisers, generators = (
-            read_tensors(path / f"{name}.safetensors")
-            for name in ("model", "optimisers", "generators")
-        )
-        best = read_tensors(path / _BEST) if (path / _BEST).exists() else None
+        model = read_tensors(path / "model.safetensors")
+        optimisers = read_tensors(path / "optimisers.safetensors")
+        generators = read_tensors(path / "generators.safetensors")
+        if (path / _BEST).exists():
+            best = read_tensors(path / _BEST)
         state = read_object(path / _STATE)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
-    if wrong := not_finite({**optimisers, **(best or {}), **model}):
+    wrong = not_finite({**optimisers, **best, **model})
+    if wrong:
         raise CheckpointError(f"checkpoint {path} holds NaN or infinite values in {wrong[0]}")
     return Checkpoint(model, optimisers, generators, state, best)
 
 
 def optimiser_tensors(optimisers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
     """The state of all optimisers as flat named tensors."""
-    return {
-        f"{group}/{index}/{entry}": torch.as_tensor(value)
-        for group, optimiser in optimisers.items()
-        for index, entries in optimiser.state_dict()["state"].items()
-        for entry, value in entries.items()
-    }
+    tensors: dict[str, Tensor] = {}
+    for group, optimiser in optimisers.items():
+        for index, entries in optimiser.state_dict()["state"].items():
+            for entry, value in entries.items():
+                tensors[f"{group}/{index}/{entry}"] = torch.as_tensor(value)
+    return tensors
 
 
 def load_optimisers(
     optimisers: Mapping[str, torch.optim.Optimizer], tensors: Mapping[str, Tensor]
 ) -> None:
     """The inverse of :func:`optimiser_tensors`. A parameter that was never stepped has no state."""
-    states: dict[str, dict[int, dict[str, Any]]] = {group: {} for group in optimisers}
+    states: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
     for name, value in tensors.items():
         group, index, entry = name.rsplit("/", 2)
-        # SparseAdam counts in plain numbers
-        is_count = entry == "step" and isinstance(optimisers[group], torch.optim.SparseAdam)
-        states[group].setdefault(int(index), {})[entry] = int(value) if is_count else value
+        entries = states[group].setdefault(int(index), {})
+        # an integer is the step of SparseAdam, which counts in plain numbers
+        entries[entry] = value if value.is_floating_point() else int(value)
     for group, optimiser in optimisers.items():
         optimiser.load_state_dict({**optimiser.state_dict(), "state": states[group]})
 
@@ -157,26 +158,20 @@ def fingerprint(
     model: TrainableModel, config: TrainConfig, seed: int, n_batches: int
 ) -> dict[str, Any]:
     """What must be the same where a training continues, as JSON values."""
-    training = config.model_dump(mode="json")
+    training = config.model_dump(mode="json", exclude=_MAY_DIFFER)
     # a schedule that goes down over max_epochs gives every step another rate where these differ
-    is_laid_out = config.schedule in FALLING and not config.schedule_epochs
-    may_differ = _MAY_DIFFER - {"max_epochs"} if is_laid_out else _MAY_DIFFER
+    if config.schedule in FALLING and not config.schedule_epochs:
+        training["max_epochs"] = config.max_epochs
     return {
         "model": type(model).__name__,
         "config": model.config.model_dump(mode="json"),
-        "training": {name: value for name, value in training.items() if name not in may_differ},
+        "training": training,
         "seed": seed,
         "batches": n_batches,
     }
 
 
 def differing(here: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
-    """The names of what differs between two fingerprints, settings by their own names."""
-    names: list[str] = []
-    for name, now in here.items():
-        was = saved.get(name)
-        if isinstance(now, Mapping) and isinstance(was, Mapping):
-            names += [key for key in dict.fromkeys([*now, *was]) if was.get(key) != now.get(key)]
-        elif was != now:
-            names.append(name)
-    return names
+    """The names of what differs between two fingerprints, such as ``training.batch_size``."""
+    now, then = flat(here), flat(saved)
+    return [name for name in {**now, **then} if now.get(name) != then.get(name)]

@@ -153,8 +153,7 @@ def refuse_training(model: type[Model], names: Iterable[str]) -> None:
     """Refuse settings of training for a model that is fitted in one step; other names are let
     through.
     """
-    own = model.Config.model_fields
-    wrong = sorted({*names} & TrainConfig.model_fields.keys() - own.keys())
+    wrong = sorted({*names} & TrainConfig.model_fields.keys() - model.Config.model_fields.keys())
     if wrong and not issubclass(model, TrainableModel):
         raise ConfigError(f"{model.__name__} is fitted in one step: leave out {', '.join(wrong)}")
 
@@ -163,12 +162,15 @@ def distribute(
     values: Mapping[str, Any], parts: Mapping[str, type[Config]]
 ) -> dict[str, dict[str, Any]]:
     """Divide one mapping of settings among several configurations, by the names of their fields."""
-    shared: dict[str, dict[str, Any]] = {part: {} for part in parts}
+    shared: dict[str, dict[str, Any]] = {}
+    owners: dict[str, str] = {}
+    for part, cls in parts.items():
+        shared[part] = {}
+        owners = dict.fromkeys(cls.model_fields, part) | owners  # the first that has a field has it
     for key, value in values.items():
-        owner = next((part for part, cls in parts.items() if key in cls.model_fields), None)
-        if owner is None:
+        if key not in owners:
             raise ConfigError(unknown_key(key, *parts.values()))
-        shared[owner][key] = value
+        shared[owners[key]][key] = value
     return shared
 
 
@@ -190,7 +192,7 @@ def training_config(model: type[TrainableModel]) -> type[TrainConfig]:
     for name, (default, search) in model.training_defaults.items():
         field = copy(TrainConfig.model_fields[name])
         field.default = default
-        field.metadata = [search if isinstance(each, Search) else each for each in field.metadata]
+        field.metadata = [search, *field.metadata]  # the first search range counts
         fields[name] = field.annotation, field
     return create_model(
         TrainConfig.__name__, __base__=TrainConfig, __doc__=TrainConfig.__doc__, **fields
@@ -225,12 +227,16 @@ def pick_device(device: str | None = None) -> torch.device:
             else ``"cpu"``. ``"mps"`` is never picked, as it lacks the float64 that views and
             sampled losses draw with.
     """
-    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    here = ["cpu", *["cuda"][:n_gpus], *map("cuda:{}".format, range(n_gpus))]
-    here += ["mps"] if torch.backends.mps.is_available() else []
-    if device is not None and device not in here:
-        raise ValueError(f"device = {device!r} is not there; this machine has {', '.join(here)}")
-    return torch.device(device or ("cuda" if n_gpus else "cpu"))
+    names = ["cpu"]
+    if torch.cuda.is_available():
+        names = ["cuda", "cpu", *map("cuda:{}".format, range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        names.append("mps")
+    if device is None:
+        device = names[0]
+    if device not in names:
+        raise ValueError(f"device = {device!r} is not there; this machine has {', '.join(names)}")
+    return torch.device(device)
 
 
 def make_accelerator(device: str | None = None, precision: str = "no") -> Accelerator:

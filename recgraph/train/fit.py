@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,8 +24,8 @@ from recgraph.data.split import Interactions, SealedSplit, Split, without_test_d
 from recgraph.data.strategies import (
     EVERYTHING,
     FITTED_ON,
-    GROUPS,
     FitPart,
+    Given,
     Label,
     Ratio,
     Shares,
@@ -49,7 +49,15 @@ from recgraph.train.config import (
     share_out,
     training_config,
 )
-from recgraph.train.fitting import FitOptions, Scale, build, new_record, run_folder, train_model
+from recgraph.train.fitting import (
+    FitOptions,
+    Scale,
+    build,
+    folder_of,
+    new_record,
+    run_folder,
+    train_model,
+)
 from recgraph.train.observers import Observer
 from recgraph.train.pretrained import InitItemsConfig, initial_items
 from recgraph.train.record import SELECTION
@@ -124,28 +132,32 @@ def fit(
             another run, or one and ``resume`` is False; another process trains into it;
             ``init_items`` does not fit; the metric needs a validation that there is not.
     """
-    made: Model = registry.load("model", model)() if isinstance(model, str) else model
-    if made.is_built:
-        raise ValueError(f"model {type(made).__name__} is built already; give a new one")
-    if isinstance(made, NodeModel) or isinstance(data, HeteroGraph):
+    if isinstance(model, str):
+        model = registry.load("model", model)()
+    assert isinstance(model, Model)
+    if model.is_built:
+        raise ValueError(f"model {type(model).__name__} is built already; give a new one")
+    if isinstance(model, NodeModel) or isinstance(data, HeteroGraph):
         raise ValueError(
-            f"model {type(made).__name__}: typed graphs are fitted to by rg.fit_graph(model, graph)"
+            f"model {type(model).__name__}: typed graphs are fitted to by rg.fit_graph(model, graph)"
         )
     split, part = _split_and_part(data, fit_on, refit)
     with together():
         options = FitOptions(
-            _training_of(training, type(made), selects=refit or part == "train"),
-            seed,
-            None if out is None else Path(out),
-            device,
-            resume,
-            progress,
-            observers,
-            source_of(split, source),
-            init_items,
-            init_items_scale,
+            config=_training_of(training, type(model), selects=refit or part == "train"),
+            seed=seed,
+            folder=folder_of(out),
+            device=device,
+            resume=resume,
+            progress=progress,
+            observers=observers,
+            source=source_of(split, source),
+            init_items=init_items,
+            init_items_scale=init_items_scale,
         )
-        return (_refit if refit else _fit_split)(made, split, options, part)
+        if refit and isinstance(model, TrainableModel):
+            return _refit(model, split, options, part)
+        return _fit_split(model, split, options, part)  # in closed form there is no epoch to choose
 
 
 @checked
@@ -180,9 +192,14 @@ def fit_graph(
         model = cls(**parts["model"])
         training = parts["training"]
     refuse_training(type(model), training)
-    folder = None if out is None else Path(out)
     options = FitOptions(
-        GraphTrainConfig.of(training), seed, folder, device, resume, progress, observers
+        config=GraphTrainConfig.of(training),
+        seed=seed,
+        folder=folder_of(out),
+        device=device,
+        resume=resume,
+        progress=progress,
+        observers=observers,
     )
     with together():
         return _fit_nodes(model, graph, options, evaluation={})
@@ -213,48 +230,61 @@ def train(
             settings.
         out, seed, device, resume, progress, fit_on, refit: see :func:`fit`, with its errors.
     """
-    folder = None if out is None else Path(out)
     with together():
-        cls, card = registry.load("model", model), find_card(dataset)
+        cls: type[Model] = registry.load("model", model)
+        card = find_card(dataset)
         check_task(cls, dataset, card.task == "nodes")
         parts = share_out(cls, settings, {"model": cls.Config, **parts_of(cls)})
-        if Ranks.here().count > 1 and not is_data_path(
-            dataset
-        ):  # one process of each machine prepares it for all
-            of_all(lambda: get(dataset) if os.environ.get("LOCAL_RANK", "0") == "0" else None)
+        if Ranks.here().count > 1 and not is_data_path(dataset):
+            of_all(partial(_prepare, dataset))
         if issubclass(cls, NodeModel):
             assert isinstance(card, GraphCard)
-            graph_config, source = (
-                GraphTrainConfig.of(parts.get("training", {})),
-                {"dataset": dataset},
-            )
             options = FitOptions(
-                graph_config, seed, folder, device, resume, progress, source=source
+                config=GraphTrainConfig.of(parts.get("training")),
+                seed=seed,
+                folder=folder_of(out),
+                device=device,
+                resume=resume,
+                progress=progress,
+                source={"dataset": dataset},
             )
-            # meta-paths that are not given are the card's, and features that it does not normalise
-            # stay as they are
-            raw = tuple(
-                name for name, node in card.nodes.items() if node.features and not node.normalise
-            )
-            own = {
-                name: value
-                for name, value in parts["model"].items()
-                if name != "metapaths" or value
-            }
-            of_card = {"metapaths": card.paths} | (
-                {"raw_features": raw} if issubclass(cls, GraphModel) else {}
-            )
-            model_of_nodes = cls(**{**of_card, **own})
             evaluation = ProbeSettings.of(parts["probe"]).model_dump(mode="json")
-            return _fit_nodes(model_of_nodes, load_graph(dataset), options, evaluation)
-        made, data = cls(**parts["model"]), DataConfig.of(parts["data"]).completed(dataset)
+            nodes = _model_of_card(cls, card, parts["model"])
+            return _fit_nodes(nodes, load_graph(dataset), options, evaluation)
+        data = DataConfig.of(parts["data"]).completed(dataset)
         items = InitItemsConfig.of(parts.get("items"))
-        split, part = _split_and_part(data.split_of(dataset), fit_on, refit)
-        config = _training_of(parts.get("training", {}), cls, selects=refit or part == "train")
-        source = data.source_of(dataset)
-        given = items.init_items, items.init_items_scale
-        options = FitOptions(config, seed, folder, device, resume, progress, (), source, *given)
-        return (_refit if refit else _fit_split)(made, split, options, part)
+        return fit(
+            cls(**parts["model"]),
+            data.split_of(dataset),
+            seed=seed,
+            out=out,
+            device=device,
+            resume=resume,
+            progress=progress,
+            fit_on=fit_on,
+            refit=refit,
+            init_items=items.init_items,
+            init_items_scale=items.init_items_scale,
+            # those of a data card do not change
+            source={"features": {}, **data.source_of(dataset)},
+            **parts.get("training", {}),
+        )
+
+
+def _prepare(dataset: str) -> None:
+    """Load a data set by one process of each machine, for all of them."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        get(dataset)
+
+
+def _model_of_card(cls: type[NodeModel], card: GraphCard, settings: Mapping[str, Any]) -> NodeModel:
+    """A model for the graph of a card. Meta-paths that are not given are the card's, and features
+    that it does not normalise stay as they are."""
+    settings = {**settings, "metapaths": settings.get("metapaths") or card.paths}
+    if issubclass(cls, GraphModel):
+        raw = (name for name, node in card.nodes.items() if node.features and not node.normalise)
+        settings.setdefault("raw_features", tuple(raw))
+    return cls(**settings)
 
 
 def parts_of(model: type[Model]) -> dict[str, type[Config]]:
@@ -278,31 +308,30 @@ def _split_and_part(
     all, too.
     """
     if isinstance(data, Interactions):
-        return Split.of(data, EVERYTHING), "all"
-    if data.name == EVERYTHING or (refit and fit_on is None):
+        data = Split.of(data, EVERYTHING)
+    if data.name == EVERYTHING:
         return data, "all"
-    return data, fit_on or "train"
+    default: FitPart = "all" if refit else "train"
+    return data, fit_on or default
 
 
 def _training_of(given: Mapping[str, Any], model: type[Model], selects: bool) -> TrainConfig:
     """The settings of a training, with the model's own defaults; where nothing is held out to
     select an epoch on, all are trained and the last one is kept."""
+    refuse_training(model, given)
     if not issubclass(model, TrainableModel):
-        refuse_training(model, given)
-        return TrainConfig(**given)
-    given = dict(given)
-    for name, (default, _) in model.training_defaults.items():
-        given.setdefault(name, default)
-    if (
-        given.get("metric", TrainConfig.model_fields["metric"].default if selects else "last")
-        != "last"
-    ):
-        return TrainConfig(**given)
-    if "max_epochs" not in given:
+        return TrainConfig.of(given)
+    settings = dict(given)
+    if not selects and "metric" not in model.training_defaults:
+        settings.setdefault("metric", "last")
+    config = training_config(model).of(settings)
+    if config.metric != "last":
+        return config
+    if "max_epochs" not in settings:
         _log.warning(
             "nothing selects the epoch: all of max_epochs, by its default, are trained; give max_epochs"
         )
-    return TrainConfig(**{**given, "metric": "last", "patience": None})
+    return config.model_copy(update={"patience": None})
 
 
 def _fit_split(
@@ -310,50 +339,55 @@ def _fit_split(
 ) -> Run:
     """Fit a model that is not built to a part of a split, in the folder of ``options``."""
     sealed = split.sealed()
-    part, log = sealed.train, sealed.interactions
-    read: Split | SealedSplit = sealed
+    opened: Split | SealedSplit = sealed
+    part = sealed.train
     if fit_on != "train" and split.name != EVERYTHING:
-        whole = read = sealed.unseal(f"fit {type(model).__name__} on {fit_on}")
-        part = whole.fit_part(fit_on)
-        log = whole.interactions if fit_on == "all" else log
-    config = options.config.decided(part)
-    options = replace(options, config=config)
-    data: dict[str, Any] = {
+        opened = sealed.unseal(f"fit {type(model).__name__} on {fit_on}")
+        part = opened.fit_part(fit_on)
+    options = replace(options, config=options.config.decided(part))
+    data = {
         "split": split.name,
         "split_params": split.params,
         "split_hash": split.hash,
-    }
-    data |= {
         "n_users": split.n_users,
         "n_items": split.n_items,
         "times": split.interactions.time_unit,
     }
     record = new_record(model, options, fit_on, data)
     record.unsealed = list(sealed.unsealed_reasons)
-    initialise = validate = None
+    initialise = None
     if options.init_items is not None:
         items = initial_items(options.init_items, sealed, options.init_items_scale, fit_on)
-        record.init_items, initialise = items.record, items.write
-    if isinstance(model, TrainableModel) and config.metric not in ("loss", "last"):
-        check_selects(config.metric)
-        if fit_on == "train" and sealed.valid.users.numel():
-            seen: Any = config.select_seen
-            validate = partial(
-                validation, model, sealed.valid, config.metric, seen=seen, fit_part=part
-            )
+        record.init_items = items.record
+        initialise = items.write
+    validate = _validation_of(model, sealed, part, options.config, fit_on)
     with run_folder(model, options, record) as complete:
         if complete is not None:
-            done = Run.open(complete, sealed)
-            assert isinstance(done, Run)
-            done.model.to(pick_device(options.device))
-            return done
+            finished = Run.open(complete, sealed)
+            assert isinstance(finished, Run)
+            finished.model.to(pick_device(options.device))
+            return finished
         build(model, _space(model, sealed, part), options, record, initialise)
         if isinstance(model, TwoStage):
-            _plan(model, sealed, read, fit_on, options)
+            _plan(model, sealed, opened, fit_on, options)
         train_model(model, part, options, record, validate)
+        log = opened.interactions if fit_on == "all" else sealed.interactions
         run = Run(model, sealed, record, options.folder, log)
         run.write()
         return run
+
+
+def _validation_of(
+    model: Model, sealed: SealedSplit, part: Part, config: TrainConfig, fit_on: FitPart
+) -> Callable[[], Mapping[str, float]] | None:
+    """What measures the metric that selects an epoch; None where no metric on valid does."""
+    if not isinstance(model, TrainableModel) or config.metric in ("loss", "last"):
+        return None
+    check_selects(config.metric)
+    if fit_on != "train" or not len(sealed.valid):
+        return None
+    seen: Any = config.select_seen
+    return partial(validation, model, sealed.valid, config.metric, seen=seen, fit_part=part)
 
 
 def _space(model: Model, split: SealedSplit, part: Part) -> Space:
@@ -372,7 +406,9 @@ def _space(model: Model, split: SealedSplit, part: Part) -> Space:
     return GraphSpace(**sizes, graph=HeteroGraph.from_interactions(split.interactions, part))
 
 
-def _refit(model: Model, split: Split | SealedSplit, options: FitOptions, fit_on: FitPart) -> Run:
+def _refit(
+    model: TrainableModel, split: Split | SealedSplit, options: FitOptions, fit_on: FitPart
+) -> Run:
     """Select on a split, in the folder ``selection`` of the run's, and fit to ``fit_on`` for as
     many epochs.
 
@@ -380,39 +416,33 @@ def _refit(model: Model, split: Split | SealedSplit, options: FitOptions, fit_on
     the selection; with more interactions an epoch has more steps. A linear or cosine schedule keeps
     the selection's length in epochs and ends where the best epoch was; a step schedule drops after
     the same epochs; a warm-up keeps its number of steps. Observers of ``options`` see the
-    selection. A model in closed form has no epoch to choose.
+    selection.
     """
     config, folder = options.config, options.folder
-    if not isinstance(model, TrainableModel):
-        return _fit_split(model, split, options, fit_on)
-
-    def check_folder() -> None:
-        if folder is None or (folder / SELECTION / "config.json").exists():
-            return
-        if contents(folder) - {SELECTION}:
-            raise ValueError(
-                f"out: {folder} exists and was not made with refit=True; give an empty or new folder"
-            )
-
-    of_all(check_folder)  # all look before one writes
-    inside = None if folder is None else folder / SELECTION
-    first = _fit_split(type(model)(model.config), split, replace(options, folder=inside), "train")
-    epochs, found = first.record.best_epoch or 0, first.record
+    if folder is not None:
+        of_all(partial(_check_refits, folder))  # all look before one writes
+        options = replace(options, folder=folder / SELECTION)
+    first = _fit_split(type(model)(model.config), split, options, "train")
+    epochs = first.record.best_epoch or 0
     _log.info(
         "epoch %d of %d is the best on the validation part; now a new fit to %s",
         epochs,
-        len(found.history),
+        len(first.history),
         fit_on,
     )
     length = config.schedule_epochs
     if config.schedule in FALLING and length is None:
         length = max(1, config.max_epochs)
     fixed = {"metric": "last", "patience": None, "max_epochs": epochs, "schedule_epochs": length}
-    selection = found.only(*_OF_SELECTION)
-    then = TrainConfig.of({**found.training, **fixed})
-    run = _fit_split(
-        model, split, replace(options, config=then, observers=(), selection=selection), fit_on
+    selection = first.record.only(*_OF_SELECTION)
+    options = replace(
+        options,
+        config=TrainConfig.of({**first.record.training, **fixed}),
+        folder=folder,
+        observers=(),
+        selection=selection,
     )
+    run = _fit_split(model, split, options, fit_on)
     run.selection = first
     if run.record.selection != selection:  # the selection has gone on with more epochs
         run.record.selection = selection
@@ -420,7 +450,31 @@ def _refit(model: Model, split: Split | SealedSplit, options: FitOptions, fit_on
     return run
 
 
+def _check_refits(folder: Path) -> None:
+    if (folder / SELECTION / "config.json").exists():
+        return
+    if contents(folder) - {SELECTION}:
+        raise ValueError(
+            f"out: {folder} exists and was not made with refit=True; give an empty or new folder"
+        )
+
+
 # -- two stages: the split within the training part by which the second learns to rank
+
+
+#: label in the split of the data set -> label in the inner split of its train and valid parts, or
+#: of all: what is tested is the truth, what is validated on is known
+_INNER_LABELS = {
+    Label.TRAIN: Label.TRAIN,
+    Label.VALID: Label.TRAIN,
+    Label.VALID_HISTORY: Label.TRAIN,
+    Label.VALID_LEFT: Label.TRAIN,
+    Label.TEST: Label.VALID,
+    Label.TEST_HISTORY: Label.VALID_HISTORY,
+    Label.TEST_LEFT: Label.VALID_LEFT,
+}
+#: the settings of a strategy that its inner split has, too
+_INNER_RULES = {"new_users", "order", "fold_in", "targets", "unknown_items"}
 
 
 def inner_split(log: Interactions, strategy: Strategy, seed: int) -> tuple[Part, Cases]:
@@ -430,40 +484,35 @@ def inner_split(log: Interactions, strategy: Strategy, seed: int) -> tuple[Part,
     given, a tenth of each user's interactions; of leave-one-out, and of a log that is not split,
     the last one of each user.
     """
-    found = strategy.model_dump()
-    names = ("new_users", "order", "fold_in", "targets", "unknown_items")
-    given, share = {name: found[name] for name in names if name in found}, found.get("test") or 0.1
     if isinstance(strategy, Shares):
-        rule: Strategy = type(strategy)(**given, valid=0.0, test=share)
-    elif "order" in given:  # of parts that are given
-        rule = Ratio(order=given["order"], valid=0.0, test=share)
+        rules = strategy.model_dump(include=_INNER_RULES)
+        rule: Strategy = type(strategy)(**rules, valid=0.0, test=strategy.test or 0.1)
+    elif isinstance(strategy, Given):
+        rule = Ratio(order=strategy.order, valid=0.0, test=0.1)
     else:
         return last_held_out(log.ordered.part)
     labels = rule.labels(log, seed)
-    # what is tested is the truth, what is validated on is known
-    inner = dict(zip(GROUPS["test"], GROUPS["valid"], strict=True))
-    becomes = torch.tensor([inner.get(label, Label.TRAIN) for label in Label], dtype=labels.dtype)
-    split = Split(log, becomes[labels.long()], rule, "inner", seed)
+    inner = torch.tensor([_INNER_LABELS[label] for label in Label], dtype=labels.dtype)
+    split = Split(log, inner[labels.long()], rule, "inner", seed)
     return split.train, split.valid
 
 
 def _plan(
     model: TwoStage,
     sealed: SealedSplit,
-    read: Split | SealedSplit,
+    opened: Split | SealedSplit,
     fit_on: FitPart,
     options: FitOptions,
 ) -> None:
-    """Say how the models of a model of several are fitted to a part of a split; ``read`` has the
+    """Say how the models of a model of several are fitted to a part of a split; ``opened`` has the
     rows of the part.
     """
     refuse_launched(type(model).__name__, "give the same command without torchrun")
 
-    def fit_member(one: Model, part: Part, member: Member) -> None:
-        config = _training_of(member.training, member.cls, selects=False)
-        own = replace(
+    def fit_member(model: Model, part: Part, member: Member) -> None:
+        member_options = replace(
             options,
-            config=config,
+            config=_training_of(member.training, member.cls, selects=False),
             folder=None,
             resume=False,
             progress=False,
@@ -471,11 +520,12 @@ def _plan(
             source={},
         )
         data = {"split": sealed.name, "n_users": sealed.n_users, "n_items": sealed.n_items}
-        train_model(one, part, own, new_record(one, own, "its part", data))
+        record = new_record(model, member_options, "its part", data)
+        train_model(model, part, member_options, record)
 
-    there = torch.isin(read.labels, torch.tensor(FITTED_ON[fit_on], dtype=read.labels.dtype))
-    log = read.interactions.masked(there.numpy())
-    inner, cases = inner_split(log, read.strategy, derive(options.seed, "inner split"))
+    labels = torch.tensor(FITTED_ON[fit_on], dtype=opened.labels.dtype)
+    log = opened.interactions.masked(torch.isin(opened.labels, labels).numpy())
+    inner, cases = inner_split(log, opened.strategy, derive(options.seed, "inner split"))
     model.plan = Plan(inner, cases, partial(_space, model, sealed), fit_member)
 
 
@@ -493,7 +543,8 @@ def _fit_nodes(
         "edges": {"-".join(name): edges.adj.nnz for name, edges in graph.edges.items()},
     }
     record = new_record(model, options, "graph", data)
-    record.task, record.evaluation = "nodes", evaluation
+    record.task = "nodes"
+    record.evaluation = evaluation
     with run_folder(model, options, record) as complete:
         if complete is not None:
             return NodeRun.open(complete)

@@ -22,6 +22,7 @@ from typing import Any
 from recgraph.files import write_text
 from recgraph.pages import print_note
 from recgraph.train.config import TrainConfig
+from recgraph.train.record import DataRecord, duration
 
 _log = logging.getLogger("recgraph.train")
 Row = Mapping[str, Any]
@@ -84,24 +85,8 @@ class Tracked(Observer):
         self._tracker: Any = None
 
     def begin(self, record: Mapping[str, Any], folder: Path | None) -> None:
-        from accelerate import tracking
-
-        data = record["data"]
-        title = f"{record['model']} on {data.get('dataset') or data.get('split') or 'a graph'}"
         try:
-            if self._name == "tensorboard":
-                # each run has a folder of its own, as two in one are drawn as one
-                stamp = f"{record['model']}-{datetime.now().strftime('%Y%m%d-%H%M%S-%f')}"
-                place = (
-                    (Path("runs", "tensorboard"), stamp)
-                    if folder is None
-                    else (folder, "tensorboard")
-                )
-                self._tracker = tracking.TensorBoardTracker(place[1], place[0])
-            elif self._name == "mlflow":
-                self._tracker = tracking.MLflowTracker("recgraph", run_name=title)
-            else:
-                self._tracker = tracking.WandBTracker("recgraph", name=title)
+            self._tracker = self._make_tracker(record, folder)
             self._tracker.start()
         except ImportError as error:
             raise ValueError(
@@ -110,19 +95,32 @@ class Tracked(Observer):
         if self._name != "tensorboard":
             self._tracker.store_init_configuration(flat(record))
 
+    def _make_tracker(self, record: Mapping[str, Any], folder: Path | None) -> Any:
+        from accelerate import tracking
+
+        if self._name == "tensorboard":
+            if folder is not None:
+                return tracking.TensorBoardTracker("tensorboard", folder)
+            # a folder of its own: two runs in one are drawn as one
+            run = f"{record['model']}-{datetime.now().strftime('%Y%m%d-%H%M%S-%f')}"
+            return tracking.TensorBoardTracker(run, Path("runs", "tensorboard"))
+        title = f"{record['model']} on {DataRecord(**record['data']).title}"
+        if self._name == "mlflow":
+            return tracking.MLflowTracker("recgraph", run_name=title)
+        return tracking.WandBTracker("recgraph", name=title)
+
     def end_epoch(self, row: Row) -> None:
-        values = {
-            # MLflow allows no @ in names
-            re.sub(r"[^\w.\- :/]", "_", name.replace("@", "_at_"))
-            if self._name == "mlflow"
-            else name: float(value)
-            for name, value in row.items()
-            if isinstance(value, int | float) and name != "epoch"
-        }
+        values = dict(row)
+        epoch = values.pop("epoch")
+        if self._name == "mlflow":  # which allows no @ in names
+            values = {
+                re.sub(r"[^\w.\- :/]", "_", name.replace("@", "_at_")): value
+                for name, value in values.items()
+            }
         try:
-            self._tracker.log(values, step=int(row["epoch"]))
-        except Exception as error:  # a service may be away, and the record has all that it is told
-            _log.warning("epoch %d not told to %s: %s", row["epoch"], self._name, error)
+            self._tracker.log(values, step=epoch)
+        except Exception as error:  # a service may be away, and the record has all of it
+            _log.warning("epoch %d is not in %s: %s", epoch, self._name, error)
 
     def close(self) -> None:
         if self._tracker is not None:
@@ -131,11 +129,13 @@ class Tracked(Observer):
 
 def flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     """Nested settings with dotted names; a list stays a value."""
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for name, value in values.items():
-        nested = isinstance(value, Mapping) and value
-        found |= flat(value, f"{before}{name}.") if nested else {f"{before}{name}": value}
-    return found
+        if isinstance(value, Mapping):
+            settings |= flat(value, f"{before}{name}.")
+        else:
+            settings[f"{before}{name}"] = value
+    return settings
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -143,41 +143,30 @@ class TrainingInterrupted(KeyboardInterrupt):
 
     def __init__(self, epoch: int, batch: int, saved: Path | None) -> None:
         self.saved = saved
-        state = (
-            f"saved in {saved}; go on with resume=True (--resume)"
-            if saved
-            else "nothing was saved (no folder)"
-        )
+        state = "nothing was saved (no folder)"
+        if saved is not None:
+            state = f"saved in {saved}; go on with resume=True (--resume)"
         super().__init__(f"interrupted in epoch {epoch + 1} after {batch} batches; {state}")
 
 
 @contextmanager
 def interrupts() -> Iterator[threading.Event]:
     """Within the block the first SIGINT sets the event, and a second one interrupts at once."""
-    found = threading.Event()
+    interrupted = threading.Event()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if found.is_set():
+        if interrupted.is_set():
             signal.default_int_handler(number, frame)
-        found.set()
+        interrupted.set()
 
     if threading.current_thread() is not threading.main_thread():  # no other can handle signals
-        yield found
+        yield interrupted
         return
     previous = signal.signal(signal.SIGINT, handle)
     try:
-        yield found
+        yield interrupted
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-def duration(seconds: float) -> str:
-    """A duration in words: ``"0.2 s"``, ``"12 s"``, ``"6 min"``, ``"2.5 h"``."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class EpochLines(Observer):
@@ -197,40 +186,45 @@ class EpochLines(Observer):
         every: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._metric, self._max_epochs, self._patience = (
-            config.metric,
-            config.max_epochs,
-            config.patience,
-        )
-        self._shows, self._every, self._clock = shows, every, clock
-        self._shown_at, self._pending = -math.inf, ""
-        self._best: tuple[float, int] | None = None
+        self._metric = config.metric
+        self._max_epochs = config.max_epochs
+        self._patience = config.patience
+        self._shows = shows
+        self._every = every
+        self._clock = clock
+        self._shown_at = -math.inf
+        self._pending = ""
+        self._best: float | None = None
+        self._best_epoch = 0
         for row in history:
             self.line(row)
 
     def begin(self, record: Mapping[str, Any], folder: Path | None) -> None:
-        if self._shows and self._patience is None:
+        if not self._shows:
+            return
+        if self._patience is None:
             print_note(f"{record['model']}: {self._max_epochs} epochs")
-        elif self._shows:
-            stops = f"it stops when {self._metric} was no better {self._patience} times in a row (patience)"
+        else:
             print_note(
-                f"{record['model']}: at most {self._max_epochs} epochs (max_epochs); {stops}"
+                f"{record['model']}: at most {self._max_epochs} epochs (max_epochs); it stops when "
+                f"{self._metric} was no better {self._patience} times in a row (patience)"
             )
 
     def line(self, row: Row) -> str:
         """The line of an epoch, the next one."""
-        best, epoch, seconds = row.get("best"), row["epoch"], row["seconds"]
-        if best is not None and (self._best is None or best != self._best[0]):
-            self._best = (best, epoch)
+        epoch, seconds = row["epoch"], row["seconds"]
+        best = row.get("best", self._best)
+        if best != self._best:
+            self._best, self._best_epoch = best, epoch
         parts = [f"loss {row['loss']:.4f}"]
         if self._metric != "loss" and self._metric in row:
             parts.append(f"{self._metric} {row[self._metric]:.4f}")
         if self._best is not None:
-            parts.append(f"best {self._best[0]:.4f} (epoch {self._best[1]})")
+            parts.append(f"best {self._best:.4f} (epoch {self._best_epoch})")
         parts.append(duration(seconds))
         if epoch < self._max_epochs:
-            most = "about " if self._patience is None else "at most "
-            parts.append(f"{most}{duration(seconds / epoch * (self._max_epochs - epoch))} left")
+            left = duration(seconds / epoch * (self._max_epochs - epoch))
+            parts.append(f"{'about' if self._patience is None else 'at most'} {left} left")
         return f"epoch {epoch}/{self._max_epochs}: {', '.join(parts)}"
 
     def end_epoch(self, row: Row) -> None:
@@ -260,14 +254,19 @@ class ProgressBar(Observer):
             TimeRemainingColumn,
         )
 
-        title, note = (
+        self._bar = Progress(
             TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
             TextColumn("{task.fields[note]}", markup=False),
+            transient=True,
+            console=Console(stderr=True),
         )
-        columns = (title, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), note)
-        self._bar = Progress(*columns, transient=True, console=Console(stderr=True))
-        self._metric, self._max_epochs = config.metric, config.max_epochs
-        self._task, self._result = self._bar.add_task("", total=None, note=""), ""
+        self._metric = config.metric
+        self._max_epochs = config.max_epochs
+        self._task = self._bar.add_task("", total=None, note="")
+        self._result = ""
         self._bar.start()
 
     def start_epoch(self, epoch: int, n_batches: int, done: int) -> None:
@@ -284,11 +283,8 @@ class ProgressBar(Observer):
         self._bar.advance(self._task)
 
     def end_epoch(self, row: Row) -> None:
-        value, best = row.get(self._metric), row.get("best")
-        if value is not None:
-            self._result = f"{self._metric} {value:.4f}" + (
-                "" if best is None else f" (best {best:.4f})"
-            )
+        if "best" in row:
+            self._result = f"{self._metric} {row[self._metric]:.4f} (best {row['best']:.4f})"
 
     def close(self) -> None:
         self._bar.stop()
@@ -298,8 +294,7 @@ def shows_bar() -> bool:
     """Whether this process has a terminal, or is the kernel of a notebook (IPython is not imported
     to find out).
     """
+    if sys.stderr.isatty():
+        return True
     ipython = sys.modules.get("IPython")
-    shell = (
-        ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None
-    )
-    return sys.stderr.isatty() or (shell is not None and hasattr(shell, "kernel"))
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")

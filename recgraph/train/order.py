@@ -11,7 +11,7 @@ import torch
 
 from recgraph.data.part import Cases, Part
 from recgraph.data.split import Split
-from recgraph.evaluate.checks import Check
+from recgraph.evaluate.checks import Check, Status
 from recgraph.evaluate.evaluator import evaluate
 from recgraph.evaluate.significance import paired_t
 from recgraph.models.base import Space
@@ -32,40 +32,39 @@ def order(
     """
     if not len(split.valid):
         return [Check("gain of histories", "skipped", None, "the valid part is empty")]
-    rng, train, space = (
-        numpy_generator(seed, "order"),
-        split.train.items,
-        Space(n_users=0, n_items=split.n_items),
-    )
+    rng = numpy_generator(seed, "order")
+    train = split.train.items
+    space = Space(n_users=0, n_items=split.n_items)
     users = torch.from_numpy(rng.permutation(train.n_rows))
     items = train.take(users[train.lengths[users].cumsum(0) <= n_interactions])
     cases = split.valid.take(torch.from_numpy(rng.permutation(len(split.valid))[:n_users]))
 
     def shuffled(rows: Ragged) -> Ragged:
-        return rows.with_values(
-            rows.values[(rows.rows + torch.from_numpy(rng.random(len(rows.values)))).argsort()]
-        )
+        keys = rows.rows + torch.from_numpy(rng.random(len(rows.values)))
+        return rows.with_values(rows.values[keys.argsort()])
 
     def fitted(items: Ragged) -> Transitions:
         return Transitions().build(space).fit(Part(items, space.n_items))
 
-    def values(model: Transitions, cases: Cases) -> np.ndarray:
-        found: np.ndarray = evaluate(model, cases, seen=("exclude",), metrics=("ndcg@10",))[
-            0
-        ].per_user["ndcg@10"]
-        return found
+    def scores_of(model: Transitions, cases: Cases) -> np.ndarray:
+        (results,) = evaluate(model, cases, seen=("exclude",), metrics=("ndcg@10",))
+        scores: np.ndarray = results.per_user["ndcg@10"]
+        return scores
 
     model, of_last = fitted(items), Transitions(decay=1e-30).build(space)
     of_last.load_state_dict(model.state_dict())  # the table is the same
-    rows, own, last = [], values(model, cases), values(of_last, cases)
-    without = values(fitted(shuffled(items)), replace(cases, history=shuffled(cases.history)))
+    scores = scores_of(model, cases)
+    last = scores_of(of_last, cases)
+    unordered = fitted(shuffled(items))
+    without = scores_of(unordered, replace(cases, history=shuffled(cases.history)))
+    checks = []
     for name, what, other in (
         ("histories", "the last item alone", last),
         ("their order", "shuffled orders", without),
     ):
-        gain, p = float(own.mean() - other.mean()), paired_t(own - other)
-        detail = f"NDCG@10 of transitions on valid: {own.mean():.4f}; {what}: {other.mean():.4f} (p = {p:.1g})"
-        rows.append(
-            Check(f"gain of {name}", "ok" if gain > 0 and p < 0.05 else "warn", gain, detail)
-        )
-    return rows
+        gain = float(scores.mean() - other.mean())
+        p = paired_t(scores - other)
+        status: Status = "ok" if gain > 0 and p < 0.05 else "warn"
+        detail = f"NDCG@10 of transitions on valid: {scores.mean():.4f}; {what}: {other.mean():.4f} (p = {p:.1g})"
+        checks.append(Check(f"gain of {name}", status, gain, detail))
+    return checks

@@ -4,10 +4,12 @@ all ranks, the learning rate."""
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, filterfalse
 
 import torch
 import torch.distributed as dist
@@ -37,43 +39,40 @@ def make_optimisers(model: TrainableModel, config: TrainConfig) -> dict[str, tor
             other has summed.
     """
     groups = model.parameter_groups()
-    grouped = [*map(id, chain.from_iterable(groups.values()))]
-    if sorted(grouped) != sorted(map(id, model.parameters())):
-        wrong = [
-            name
-            for name, parameter in model.named_parameters()
-            if grouped.count(id(parameter)) != 1
-        ]
-        raise ValueError(
-            f"parameter_groups: each parameter must be in one group, and {', '.join(wrong)} are not"
-        )
-    if config.accumulate > 1:
-        stepped = [name for phase in model.phases for name in phase.groups]
-        if len({*stepped}) < len(stepped):
-            raise ConfigError(
-                f"accumulate = {config.accumulate}: several phases train one group; use accumulate = 1"
-            )
-    tables = (
-        [*map(id, map(model.get_parameter, model.row_sparse_tables))]
-        if config.sparse_tables
-        else []
-    )
+    _check_groups(model, groups, config)
+    names = model.row_sparse_tables if config.sparse_tables else ()
+    tables = set(map(id, map(model.get_parameter, names)))
+    for parameter in model.parameters():
+        setattr(parameter, SPARSE_GRADIENTS, id(parameter) in tables)
+    make = torch.optim.AdamW if config.optimiser == "adamw" else torch.optim.Adam
     rate, betas = config.learning_rate, (0.9, config.adam_beta2)
     optimisers: dict[str, torch.optim.Optimizer] = {}
     for name, parameters in groups.items():
-        dense: list[nn.Parameter] = []
-        sparse: list[nn.Parameter] = []
-        for parameter in parameters:
-            setattr(parameter, SPARSE_GRADIENTS, id(parameter) in tables)
-            (sparse if is_sparse(parameter) else dense).append(parameter)
+        dense = list(filterfalse(is_sparse, parameters))
+        sparse = list(filter(is_sparse, parameters))
         if dense:
-            make = torch.optim.AdamW if config.optimiser == "adamw" else torch.optim.Adam
             optimisers[name] = make(
                 dense, lr=rate, betas=betas, weight_decay=config.weight_decay, fused=True
             )
         if sparse:
             optimisers[f"{name}{TABLES}"] = torch.optim.SparseAdam(sparse, lr=rate, betas=betas)
     return optimisers
+
+
+def _check_groups(
+    model: TrainableModel, groups: Mapping[str, list[nn.Parameter]], config: TrainConfig
+) -> None:
+    counts = Counter(map(id, chain.from_iterable(groups.values())))
+    wrong = [name for name, parameter in model.named_parameters() if counts[id(parameter)] != 1]
+    if wrong:
+        raise ValueError(
+            f"parameter_groups: each parameter must be in one group, and {', '.join(wrong)} are not"
+        )
+    stepped = Counter(chain.from_iterable(phase.groups for phase in model.phases))
+    if config.accumulate > 1 and stepped.total() > len(stepped):
+        raise ConfigError(
+            f"accumulate = {config.accumulate}: several phases train one group; use accumulate = 1"
+        )
 
 
 @contextmanager
@@ -86,19 +85,21 @@ def freeze_all_but(
     Afterwards, also after an exception, every ``requires_grad`` is as it was: what the user froze
     stays frozen.
     """
-    trained: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    for name in (*trainable, *groups.keys() - {*trainable}):
-        for parameter in groups[name]:
-            if parameter.requires_grad:
-                (trained if name in trainable else others).append(parameter)
+    others = _not_frozen(groups, groups.keys() - {*trainable})
     try:
         for parameter in others:
             parameter.requires_grad_(False)
-        yield trained
+        yield _not_frozen(groups, trainable)
     finally:
         for parameter in others:
             parameter.requires_grad_(True)
+
+
+def _not_frozen(
+    groups: Mapping[str, list[nn.Parameter]], names: Iterable[str]
+) -> list[nn.Parameter]:
+    parameters = chain.from_iterable(groups[name] for name in names)
+    return [parameter for parameter in parameters if parameter.requires_grad]
 
 
 def total_loss(terms: Mapping[str, Tensor], phase: Phase) -> Tensor:
@@ -152,7 +153,8 @@ class Averaging:
     """
 
     ranks: Ranks
-    _stops: Tensor | None = None
+    #: positive where a rank is to stop after the last step
+    _stops: Tensor = field(default_factory=partial(torch.zeros, 1))
 
     @torch.no_grad()
     def align(self, model: nn.Module) -> None:
@@ -166,40 +168,32 @@ class Averaging:
     def average(self, parameters: Iterable[nn.Parameter], stops: bool = False) -> None:
         """Replace each gradient by the mean over ranks, of the same parameters in the same order on
         all; ``stops``: whether this rank is to stop."""
-        given = list(parameters)
-        dense = [one for one in given if not is_sparse(one)]
-        has = [float(one.grad is not None) for one in dense]
-        flags = torch.tensor([*has, float(stops)], device=given[0].device)
-        parts = [flags, *(torch.zeros_like(one) if one.grad is None else one.grad for one in dense)]
-        of_type: dict[torch.dtype, list[Tensor]] = {}
-        for part in parts:
-            of_type.setdefault(part.dtype, []).append(part)
-        for together in of_type.values():
-            flat = torch.cat([part.reshape(-1) for part in together])
-            dist.all_reduce(flat)
-            for part, summed in zip(
-                together, torch.split(flat, [part.numel() for part in together]), strict=True
-            ):
-                part.copy_(summed.view_as(part))
-        if dense:
-            torch._foreach_div_(parts[1:], self.ranks.count)
+        parameters = list(parameters)
+        dense = list(filterfalse(is_sparse, parameters))
+        has_gradient: list[float] = []
+        gradients: list[Tensor] = []
+        for parameter in dense:
+            gradient = parameter.grad
+            has_gradient.append(float(gradient is not None))
+            gradients.append(torch.zeros_like(parameter) if gradient is None else gradient)
+        flags = torch.tensor([*has_gradient, float(stops)], device=parameters[0].device)
+        _sum_over_ranks([flags, *gradients])
+        if gradients:
+            torch._foreach_div_(gradients, self.ranks.count)
         self._stops = flags[-1]
         # what other ranks have is read, which waits for the device, only where this one lacks a
         # gradient
-        others = has if all(has) else flags[:-1].tolist()
-        for parameter, gradient, n_ranks in zip(dense, parts[1:], others, strict=True):
-            parameter.grad = gradient if n_ranks else None
-        for parameter in given:
-            if is_sparse(parameter):
-                parameter.grad = self._mean_rows(parameter)
+        n_ranks = has_gradient if all(has_gradient) else flags[:-1].tolist()
+        for parameter, gradient, n in zip(dense, gradients, n_ranks, strict=True):
+            parameter.grad = gradient if n else None
+        for table in filter(is_sparse, parameters):
+            table.grad = self._mean_rows(table)
 
     def stops(self, may_wait: bool) -> bool:
         """Whether any rank was to stop at the last step; on an accelerator False unless it
         ``may_wait`` for it.
         """
-        return (
-            self._stops is not None and (may_wait or self._stops.is_cpu) and bool(self._stops > 0)
-        )
+        return (may_wait or self._stops.is_cpu) and bool(self._stops > 0)
 
     def _mean_rows(self, table: nn.Parameter) -> Tensor:
         """The mean of sparse gradients, which costs the rows that all ranks touch."""
@@ -210,3 +204,16 @@ class Averaging:
         sizes = tuple(all_values(len(index)))
         index, values = gathered(index, sizes), gathered(values, sizes) / self.ranks.count
         return torch.sparse_coo_tensor(index[None], values, table.shape, check_invariants=False)
+
+
+def _sum_over_ranks(tensors: Iterable[Tensor]) -> None:
+    """Replace tensors by their sums over ranks, in one exchange for each data type."""
+    groups: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault(tensor.dtype, []).append(tensor)
+    for group in groups.values():
+        flat = torch.cat([*map(torch.flatten, group)])
+        dist.all_reduce(flat)
+        sums = torch.split(flat, [*map(torch.numel, group)])
+        for tensor, summed in zip(group, sums, strict=True):
+            tensor.copy_(summed.view_as(tensor))

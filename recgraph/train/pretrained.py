@@ -21,6 +21,7 @@ from recgraph.config import Config
 from recgraph.data.dataframe import frame_kind, from_native
 from recgraph.data.ids import IdMap, as_series
 from recgraph.data.split import SealedSplit
+from recgraph.data.strategies import FITTED_ON
 from recgraph.models.base import Model, item_table
 from recgraph.serve.bundle import BundleError, Embedder, bundle_of, digest
 from recgraph.serve.recommender import Recommender, load
@@ -76,18 +77,16 @@ class InitItems:
         are.
         """
         table = item_table(model)
-        width = self.vectors.shape[1]
+        vectors, width = self.vectors, self.vectors.shape[1]
         if table.shape[1] != width:
             raise ValueError(
                 f"init_items has vectors of width {width}; give hidden_dim={width}, not {table.shape[1]}"
             )
-        factor = 1.0
         if self.scale == "initial":
-            factor = float(table.std(correction=0)) / float(self.vectors.std(correction=0))
-        _log.info("item vectors of init_items are multiplied by %.4g", factor)
-        table.index_copy_(
-            0, self.items.to(table.device), (self.vectors * factor).to(table.device, table.dtype)
-        )
+            factor = float(table.std(correction=0)) / float(vectors.std(correction=0))
+            _log.info("item vectors of init_items are multiplied by %.4g", factor)
+            vectors = vectors * factor
+        table.index_copy_(0, self.items.to(table.device), vectors.to(table.device, table.dtype))
 
 
 def initial_items(
@@ -104,40 +103,46 @@ def initial_items(
     if ids.n_unique() != len(ids) or not vectors.isfinite().all():
         raise ValueError("init_items: an id is there twice, or a vector is not finite")
     index = torch.from_numpy(split.items.index(ids))
-    found_mask = index >= 0
-    n_found, n_items = int(found_mask.sum()), len(split.items)
-    if not n_found:
+    known_mask = index >= 0
+    n_known, n_items = int(known_mask.sum()), len(split.items)
+    if not n_known:
         here, there = ids.head(3).to_list(), split.items.values.head(3).to_list()
         raise ValueError(f"init_items: none of its ids ({here}, ...) is an item's ({there}, ...)")
-    level = logging.INFO if n_found == n_items else logging.WARNING
-    others = n_items - n_found
     _log.log(
-        level,
+        logging.INFO if n_known == n_items else logging.WARNING,
         "init_items: vectors of %d of %d items; %d keep their random ones",
-        n_found,
+        n_known,
         n_items,
-        others,
+        n_items - n_known,
     )
-    theirs = origin.get("source_record", {})
-    hash_of_theirs, fitted_on = theirs.get("data", {}).get("split_hash"), theirs.get("fitted_on")
-    if hash_of_theirs not in (None, split.hash):
-        _log.warning(
-            "init_items was fitted on another split: it may know what is asked for in validation or test"
-        )
-    elif hash_of_theirs and fitted_on != fit_on and (fitted_on == "all" or fit_on == "train"):
-        _log.warning(
-            "init_items was fitted on %s: it knows what is asked for in validation", fitted_on
-        )
+    _warn_of_held_out(origin.get("source_record", {}), split, fit_on)
     state = hashlib.sha256(IdMap(ids).digest())
     state.update(vectors.contiguous().numpy().tobytes())
     record = {
         **origin,
         "digest": state.hexdigest(),
         "scale": scale,
-        "n_found": n_found,
+        "n_found": n_known,
         "n_items": n_items,
     }
-    return InitItems(index[found_mask], vectors[found_mask], scale, record)
+    return InitItems(index[known_mask], vectors[known_mask], scale, record)
+
+
+def _warn_of_held_out(source: Mapping[str, Any], split: SealedSplit, fit_on: str) -> None:
+    """Warn where the run that vectors come from was fitted on more than a new one will be."""
+    split_hash = source.get("data", {}).get("split_hash")
+    if split_hash is None:
+        return
+    parts: list[str] = [*FITTED_ON]  # the least first
+    if split_hash != split.hash:
+        _log.warning(
+            "init_items was fitted on another split: it may know what is asked for in validation or test"
+        )
+    elif parts.index(source["fitted_on"]) > parts.index(fit_on):
+        _log.warning(
+            "init_items was fitted on %s: it knows what is asked for in validation",
+            source["fitted_on"],
+        )
 
 
 def _read(source: Any) -> tuple[pl.Series, Tensor, dict[str, Any]]:
@@ -180,27 +185,25 @@ def _of_served(
 
 def _of_frame(frame: pl.DataFrame) -> tuple[pl.Series, Tensor, dict[str, Any]]:
     ids, vectors = sorted(frame.columns, key=lambda name: frame.schema[name].is_nested())
-    return (
-        as_series(frame[ids], "init_items"),
-        _stack(frame[vectors].to_list()),
-        {"source": None, "kind": "frame"},
-    )
+    rows = _stack(frame[vectors].to_list())
+    return as_series(frame[ids], "init_items"), rows, {"source": None, "kind": "frame"}
 
 
 def _stack(vectors: list[Any]) -> Tensor:
-    return torch.stack(
-        [torch.as_tensor(one, dtype=torch.float32).detach().cpu().flatten() for one in vectors]
-    )
+    rows = [torch.as_tensor(row, dtype=torch.float32).detach().cpu() for row in vectors]
+    return torch.stack([*map(torch.flatten, rows)])
 
 
 def input_digests(settings: Mapping[str, Any]) -> dict[str, str]:
     """Setting and folder, or folders to choose from -> digest of the bundle there: paths alone do
     not tell that it has been trained anew. A folder without a bundle is refused where it is read.
     """
-    given = settings.get("init_items")
-    found = {}
-    for path in given if isinstance(given, list | tuple) else [given]:
-        if isinstance(path, str):
+    folders = settings.get("init_items")
+    if not isinstance(folders, list | tuple):
+        folders = [folders]
+    digests = {}
+    for folder in folders:
+        if isinstance(folder, str):
             with suppress(BundleError, OSError):
-                found[f"init_items {path}"] = digest(bundle_of(path))
-    return found
+                digests[f"init_items {folder}"] = digest(bundle_of(folder))
+    return digests

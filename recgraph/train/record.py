@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
@@ -15,22 +16,23 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from recgraph import __version__
 from recgraph.data.strategies import EVERYTHING
 from recgraph.files import read_object, reading, write_json, write_text
-from recgraph.models.base import Model
+from recgraph.models.base import Model, TrainableModel
 from recgraph.pages import block, table
 from recgraph.pages.charts import Figure, curve
 from recgraph.pages.plot import drawing, html_page, notebook_html
 from recgraph.registry import imported
-from recgraph.train.observers import duration
 
-_PACKAGES = ("recgraph", "torch", "numpy", "scipy", "scikit-learn", "accelerate", "polars")
+_PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "accelerate", "polars")
 #: the fields that identify a run; ``config.json`` in its folder holds them
 IDENTIFYING = (
     "model",
@@ -87,13 +89,24 @@ class DataRecord(_Entries):
     nodes: dict[str, int] | None = None
     edges: dict[str, int] | None = None
 
+    @property
+    def title(self) -> str:
+        """What the data is called: its data set, else what there is instead of one."""
+        if self.dataset is not None:
+            return self.dataset
+        if self.nodes is not None:
+            return f"a graph, {self.target}"
+        if self.split in (None, EVERYTHING):
+            return "a log"
+        return str(self.split)
+
 
 class Cost(_Entries):
     """Wall time and process CPU time in seconds, and the process's peak memory in MiB."""
 
     seconds: float
     cpu_seconds: float
-    peak_memory_mb: float | None = None
+    peak_memory_mb: float = 0.0
 
 
 class RunRecord(_Entries):
@@ -182,20 +195,18 @@ class RunRecord(_Entries):
             return cls(**read_object(path))
 
 
-def identity(values: Mapping[str, Any] | RunRecord) -> dict[str, Any]:
-    """The fields that identify a run, as plain JSON values, of its record or of what
-    ``config.json`` holds.
+def identity(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain JSON values of the fields that identify a run, in which two fits of one run are equal.
 
     A split is identified by its hash, wherever it came from; which of its features may be others
     depends on the model.
     """
-    given = values.to_json() if isinstance(values, RunRecord) else values
-    found = {name: json.loads(json.dumps(given[name])) for name in IDENTIFYING if name in given}
-    data = found.get("data") or {}
+    fields: dict[str, Any] = json.loads(json.dumps(values))
+    data = fields.get("data", {})
     if "split_hash" in data:
-        places = ("dataset", "settings", "file", "features")
-        found["data"] = {name: value for name, value in data.items() if name not in places}
-    return found
+        for name in ("dataset", "settings", "file", "features"):
+            data.pop(name, None)
+    return fields
 
 
 def provenance() -> dict[str, Any]:
@@ -204,32 +215,29 @@ def provenance() -> dict[str, Any]:
     """
     import torch
 
-    versions: dict[str, str | None] = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = None
-    own = imported()
-    return {
+    values: dict[str, Any] = {
         "python": platform.python_version(),
-        "packages": versions,
+        "packages": {"recgraph": __version__, **{name: version(name) for name in _PACKAGES}},
         "machine": machine(),
         "threads": torch.get_num_threads(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "commit": _commit(),
-        **({"imports": own} if own else {}),
     }
+    imports = imported()
+    if imports:
+        values["imports"] = imports
+    return values
 
 
 def machine() -> str:
     """The processor and its number of cores."""
-    name, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
     if info.exists():
-        lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
-        name = next(
-            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name
-        )
+        text = info.read_text(encoding="utf-8", errors="replace")
+        match = re.search(r"^model name\s*:\s*(.*\S)", text, re.MULTILINE)
+        if match:
+            name = match[1]
     return f"{name}, {os.cpu_count()} cores"
 
 
@@ -238,9 +246,8 @@ def _commit() -> str | None:
     if not (root / ".git").exists() or shutil.which("git") is None:
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
-    return (
-        subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
-    )
+    described = subprocess.run(command, capture_output=True, text=True, check=False)
+    return described.stdout.strip() or None
 
 
 @contextmanager
@@ -254,71 +261,73 @@ def measured() -> Iterator[Cost]:
     cost.peak_memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
+def duration(seconds: float) -> str:
+    """A duration in words: ``"0.2 s"``, ``"12 s"``, ``"6 min"``, ``"2.5 h"``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
 # -- a run in a line and as a block of a notebook, from its record alone
 
 
 def run_text(record: RunRecord, folder: Path | None) -> str:
-    """``Run(sasrec on ml-100k, fitted on train, ndcg@10 0.0812 at epoch 12 of 22, in runs/a)``."""
-    parts = [f"{record.model} on {_source(record)}", f"fitted on {record.fitted_on}", _best(record)]
-    parts.append("" if folder is None else f"in {folder}")
-    kind = "NodeRun" if record.task == "nodes" else "Run"
-    return f"{kind}({', '.join(part for part in parts if part)})"
+    """``sasrec on ml-100k, fitted on train, ndcg@10 0.0812 at epoch 12 of 22, in runs/a``."""
+    parts = [f"{record.model} on {record.data.title}", f"fitted on {record.fitted_on}"]
+    if record.best is not None:
+        parts.append(_best(record))
+    if folder is not None:
+        parts.append(f"in {folder}")
+    return ", ".join(parts)
 
 
 def run_html(record: RunRecord, folder: Path | None) -> str:
     """The same with sizes, cost and results, as HTML."""
     data = record.data
     facts = {
-        "data": _source(record),
+        "data": data.title,
         "users": data.n_users,
         "items": data.n_items,
         "nodes": data.nodes,
         "fitted on": record.fitted_on,
         "seed": record.seed,
-        "best": _best(record) or None,
+        "best": None if record.best is None else _best(record),
         "parameters": record.n_parameters,
         "time": None if record.cost is None else duration(record.cost.seconds),
         "folder": folder,
-        "test data read": len(record.unsealed) or None,
+        "test data read": len(record.unsealed),
     }
-    tables = [table(_rows(found), f"results on {part}") for part, found in record.results.items()]
+    tables = [
+        table(_rows(results), f"results on {part}") for part, results in record.results.items()
+    ]
     return block(f"Run of {record.model}", facts, tables)
 
 
-def _source(record: RunRecord) -> str:
-    data = record.data
-    if data.nodes is not None:
-        return data.dataset or f"a graph, {data.target}"
-    return data.dataset or ("a log" if data.split in (None, EVERYTHING) else f"{data.split}")
-
-
 def _best(record: RunRecord) -> str:
-    if record.best is None:
-        return ""
-    metric = record.training.get("metric", "loss")
+    metric = record.training["metric"]
     return f"{metric} {record.best:.4f} at epoch {record.best_epoch} of {len(record.history)}"
 
 
-def _rows(found: Any) -> list[dict[str, Any]]:
+def _rows(results: Any) -> list[dict[str, Any]]:
     """The rows of one entry of ``record.results``: metrics by convention, or the scores of
     probes.
     """
-    if isinstance(found, Mapping):
-        probes = [
-            (name, labels, scores)
-            for name in ("linear", "logistic")
-            for labels, scores in found[name].items()
-        ]
+    if isinstance(results, Mapping):
         return [
-            {"probe": name, "labels": labels, **scores["mean"]} for name, labels, scores in probes
+            {"probe": probe, "labels": labels, **scores["mean"]}
+            for probe in ("linear", "logistic")
+            for labels, scores in results[probe].items()
         ]
-    titles = [_SEEN.get(one["protocol"]["seen"], one["protocol_hash"]) for one in found]
-    names = dict.fromkeys(name for one in found for name in one["metrics"])
-    columns = list(zip(titles, found, strict=True))
-    return [
-        {"metric": name} | {title: one["metrics"].get(name) for title, one in columns}
-        for name in names
-    ]
+    rows: dict[str, dict[str, Any]] = {}
+    for result in results:
+        title = _SEEN[result["protocol"]["seen"]]
+        for name, value in result["metrics"].items():
+            rows.setdefault(name, {"metric": name})[title] = value
+    return [*rows.values()]
 
 
 # -- the learning curves
@@ -343,31 +352,34 @@ class Plot:
     def save(self, path: str | Path) -> Path:
         """Write the charts: a drawing where the name ends in ``.svg``, else a page of HTML."""
         path = Path(path)
-        write_text(
-            drawing(self.figures) if path.suffix == ".svg" else html_page(self.title, self.figures),
-            path,
-        )
+        if path.suffix == ".svg":
+            write_text(drawing(self.figures), path)
+        else:
+            write_text(html_page(self.title, self.figures), path)
         return path
 
 
 def curves(record: RunRecord, model: Model) -> Plot:
     """Loss terms and the metric that selects, by epoch."""
-    history, metric = record.history, record.training.get("metric", "loss")
-    if not history:
+    history = record.history
+    if not isinstance(model, TrainableModel) or not history:
         raise ValueError(f"{record.model} is fitted in one step: it has no learning curve")
-    of_phases = [term for phase in getattr(model, "phases", ()) for term in phase.terms]
-    terms = [name for name in dict.fromkeys(of_phases) if name in history[0]]
-    losses = ["loss", *terms] if len(terms) > 1 else ["loss"]
+    metric = record.training["metric"]
+    losses = ["loss"]
+    terms = dict.fromkeys(chain.from_iterable(phase.terms for phase in model.phases))
+    if len(terms) > 1:
+        losses += terms
+    columns = ["epoch", *losses]
     figures = [curve("Loss", history, losses, record.best_epoch if metric == "loss" else None)]
     if metric not in _NOT_ON_VALID:
         figures.append(curve(f"{metric} on valid", history, [metric], record.best_epoch))
-    if (
-        chosen := record.selection
-    ) is not None:  # the training before this one, which chose its number of epochs
-        selects = chosen["training"]["metric"]
+        columns.append(metric)
+    # the training before this one, which chose its number of epochs
+    selection = record.selection
+    if selection is not None:
+        selects = selection["training"]["metric"]
         title = f"{selects} on valid, of the fit that chose the epochs"
-        figures.append(curve(title, chosen["history"], [selects], chosen["best_epoch"]))
-    columns = ["epoch", *losses, *([metric] if metric not in _NOT_ON_VALID else [])]
-    rows = [{column: row[column] for column in columns if column in row} for row in history]
-    data = record.data.dataset or record.data.split or "a graph"
-    return Plot(f"{record.model} on {data}: learning curves", tuple(figures), tuple(rows))
+        figures.append(curve(title, selection["history"], [selects], selection["best_epoch"]))
+    rows = [{column: row.get(column) for column in columns} for row in history]
+    title = f"{record.model} on {record.data.title}: learning curves"
+    return Plot(title, tuple(figures), tuple(rows))

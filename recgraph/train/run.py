@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
@@ -27,6 +27,7 @@ from recgraph.parallel import Engine
 from recgraph.ranks import first_does, is_first, together
 from recgraph.serve.bundle import Embedder, bundle_of
 from recgraph.serve.recommender import Recommender
+from recgraph.train.fitting import folder_of
 from recgraph.train.observers import Observer
 from recgraph.train.record import SELECTION, Plot, RunRecord, curves, run_html, run_text
 from recgraph.train.settings import (
@@ -43,6 +44,14 @@ if TYPE_CHECKING:
 
 Seen = Literal["keep", "exclude", "both"]
 Part = Literal["valid", "test"]
+#: conventions for seen items, as a name and one by one
+_SEEN: Mapping[Seen, tuple[Literal["keep", "exclude"], ...]] = {
+    "keep": ("keep",),
+    "exclude": ("exclude",),
+    "both": ("keep", "exclude"),
+}
+#: what of a split is known of the users of a part
+_HISTORY: Mapping[Part, str] = {"valid": "train", "test": "train+valid"}
 _Share = Annotated[float, Field(ge=0, le=1)]
 _log = logging.getLogger(__name__)
 
@@ -53,7 +62,8 @@ class BaseRun:
     model: Any
 
     def __init__(self, record: RunRecord, folder: Path | None = None) -> None:
-        self.record, self.folder = record, folder
+        self.record = record
+        self.folder = folder
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -68,15 +78,13 @@ class BaseRun:
     def write(self) -> None:
         """Write the bundle and the record into the run's folder, where it has one, also over those
         of a shorter run; of several processes the first does, and the others wait."""
-        if (folder := self.folder) is None:
-            return
+        if self.folder is not None:
+            first_does(partial(self._write, self.folder))
 
-        def write() -> None:
-            self.save(folder / "bundle")
-            self.write_record()
-            _log.info("run saved in %s", folder)
-
-        first_does(write)
+    def _write(self, folder: Path) -> None:
+        self.save(folder / "bundle")
+        self.write_record()
+        _log.info("run saved in %s", folder)
 
     def write_record(self) -> None:
         """Write ``record.json`` again, where the run has a folder; of several processes the first
@@ -92,7 +100,7 @@ class BaseRun:
         return curves(self.record, self.model)
 
     def __repr__(self) -> str:
-        return run_text(self.record, self.folder)
+        return f"{type(self).__name__}({run_text(self.record, self.folder)})"
 
     def _repr_html_(self) -> str:
         return run_html(self.record, self.folder)
@@ -145,13 +153,7 @@ class NodeRun(BaseRun):
         """
         check_open()
         if task is None:
-            data = self.record.data
-            if data.dataset is None or load_graph(data.dataset).hash != data.graph_hash:
-                own = data.dataset or "a graph without classes"
-                raise ValueError(
-                    f"task: {own} is not the run's; give one: rg.Run.open(RUN).evaluate(data)"
-                )
-            task = load_node_task(data.dataset)
+            task = self._own_task()
         target, n_nodes = self.embedder.target, self.embeddings().height
         if (task.target, len(task.labels)) != (target, n_nodes):
             raise ValueError(
@@ -164,6 +166,15 @@ class NodeRun(BaseRun):
         results = evaluate_nodes(self.embedder.vectors, task, probe=probe, seed=seed)
         self._add_results("nodes", results)
         return results
+
+    def _own_task(self) -> NodeTask:
+        """The classes of the data set that the run was fitted to."""
+        data = self.record.data
+        if data.dataset is None or load_graph(data.dataset).hash != data.graph_hash:
+            raise ValueError(
+                f"task: {data.title} is not the run's; give one: rg.Run.open(RUN).evaluate(data)"
+            )
+        return load_node_task(data.dataset)
 
     def save(self, folder: str | Path) -> None:
         if is_first():
@@ -201,7 +212,8 @@ class Run(BaseRun):
         log: Interactions | None = None,
     ) -> None:
         super().__init__(record, folder)
-        self.model, self.split = model, split
+        self.model = model
+        self.split = split
         self._known = log
 
     @checked
@@ -244,52 +256,54 @@ class Run(BaseRun):
             ValueError: no such part or metric, the run was fitted on the part, or it was opened
                 without its data.
         """
-        fitted_on, split = self.record.fitted_on, self._require_split()
+        fitted_on = self.record.fitted_on
         leaked = is_leaked(part, fitted_on)
         if leaked and not allow_fitted:
             raise ValueError(
-                f"part = {part!r}: the run was fitted on {fitted_on}; evaluate run.selection or another run, or give "
-                "allow_fitted=True"
+                f"part = {part!r}: the run was fitted on {fitted_on}; evaluate run.selection or "
+                "another run, or give allow_fitted=True"
             )
-        picks, log = None if rerank is None else reranker_of(rerank), split.interactions
-        if part == "valid" and not leaked:
-            cases, fitted = split.valid, split.train
-        else:
-            before = len(split.unsealed_reasons)
-            whole = split.unseal(f"evaluate {type(self.model).__name__} on {part}")
-            cases, fitted = (
-                (whole.test if part == "test" else whole.valid),
-                whole.fit_part(cast(FitPart, fitted_on)),
-            )
-            # the record of a run that was opened again has reasons that the split has not, and the
-            # other way round
-            known, reasons = self.record.unsealed, split.unsealed_reasons
-            earlier = [each for each in reasons[:before] if each not in known]
-            self.record.unsealed = [*known, *earlier, *reasons[before:]]
-            self.write_record()
+        name: str = part
+        picks = None
+        if rerank is not None:  # beside the results of the model's own ranking
+            picks = reranker_of(rerank)
+            name = f"{part}/{picks.specification['name']}"
+        split = self._require_split()
+        opened: Split | SealedSplit = split
+        if part == "test" or leaked:
+            opened = self._unseal(split, part)
+        log = split.interactions
         with together():
             results = evaluate(
                 self.model,
-                cases,
-                seen=("keep", "exclude") if seen == "both" else (seen,),
+                opened.test if part == "test" else opened.valid,
+                seen=_SEEN[seen],
                 cutoffs=cutoffs,
                 metrics=metrics,
                 ties=ties,
-                fit_part=fitted,
+                fit_part=opened.fit_part(cast(FitPart, fitted_on)),
                 split=split,
                 part=part,
                 fitted_on=fitted_on,
-                history="train" if part == "valid" else "train+valid",
+                history=_HISTORY[part],
                 allow_fitted=allow_fitted,
                 engine=engine,
                 rerank=picks,
                 item_columns=ItemColumns(log.items, log.item_features, log.columns.item),
             )
-        # beside those of the model's own ranking
-        self._add_results(
-            part if picks is None else f"{part}/{picks.specification['name']}", results
-        )
+        self._add_results(name, results)
         return results
+
+    def _unseal(self, split: SealedSplit, part: Part) -> Split:
+        """The split with its test part; the record says so, and keeps all earlier reasons: that of
+        a run which was opened again has some that the split has not, and the other way round."""
+        before = len(split.unsealed_reasons)
+        opened = split.unseal(f"evaluate {type(self.model).__name__} on {part}")
+        known, reasons = self.record.unsealed, split.unsealed_reasons
+        earlier = [reason for reason in reasons[:before] if reason not in known]
+        self.record.unsealed = [*known, *earlier, *reasons[before:]]
+        self.write_record()
+        return opened
 
     @cached_property
     def selection(self) -> Run | None:
@@ -300,21 +314,18 @@ class Run(BaseRun):
         """
         if self.record.selection is None or self.folder is None:
             return None
-        found = Run.open(self.folder / SELECTION, self.split)
-        assert isinstance(found, Run)
-        return found
+        run = Run.open(self.folder / SELECTION, self.split)
+        assert isinstance(run, Run)
+        return run
 
     @cached_property
     def recommender(self) -> Recommender:
         """The model with its ids and what its users have seen: train and valid, and test where it
         was fitted on all.
         """
-        if self.folder is not None and (self.folder / "bundle").is_dir():
+        if self._known is None and self.folder is not None:  # it was opened
             return Recommender.load(self.folder / "bundle")
-        return self._make_recommender()
-
-    def _make_recommender(self) -> Recommender:
-        names = (
+        record = self.record.only(
             "model",
             "config",
             "training",
@@ -325,18 +336,13 @@ class Run(BaseRun):
             "results",
             "provenance",
         )
-        log = self._known if self._known is not None else self._require_split().interactions
-        record = self.record.only(*names)
-        if (selection := self.record.selection) is not None:  # an update is validated by its metric
+        selection = self.record.selection
+        if selection is not None:  # an update is validated by its metric
             record["selection"] = {"training": selection["training"]}
+        log = self._known
+        if log is None:
+            log = self._require_split().interactions
         return Recommender.for_log(self.model, log, record)
-
-    def write(self) -> None:
-        if (
-            self.folder is not None and self._known is not None
-        ):  # of a run that was opened, the bundle has all
-            self.recommender = self._make_recommender()
-        super().write()
 
     def recommend(
         self, users: Any = None, histories: Any = None, k: int = 10, **options: Any
@@ -415,20 +421,20 @@ class Run(BaseRun):
             ValueError: the model cannot be updated (:attr:`Model.updated_by`), or ids are of
                 another type than its own.
         """
-        settings = (
-            epochs,
-            replay,
-            learning_rate,
-            valid,
-            fold_in,
-            force,
-            seed,
-            device,
-            progress,
-            observers,
+        options = UpdateOptions(
+            item_features=item_features,
+            epochs=epochs,
+            replay=replay,
+            learning_rate=learning_rate,
+            valid=valid,
+            fold_in=fold_in,
+            force=force,
+            seed=seed,
+            device=device,
+            progress=progress,
+            observers=observers,
         )
-        options = UpdateOptions(*settings, item_features)
-        folder = None if out is None else Path(out)
+        folder = folder_of(out)
         checkpoint = None if self.folder is None else self.folder / "checkpoints"
         with together():
             recommender, record = update(self.recommender, new_log, options, folder, checkpoint)
@@ -499,13 +505,15 @@ class Run(BaseRun):
         record = RunRecord.read(folder)
         if record.task == "nodes":
             return NodeRun.open(folder)
-        split: Split | SealedSplit | None
-        if data is None or isinstance(data, str | Path | Mapping):
-            split, features = split_again(record.data, data)
+        split: SealedSplit | None
+        if isinstance(data, Interactions):
+            data = Split.of(data, EVERYTHING)
+        if isinstance(data, Split | SealedSplit):
+            check_split(data, record.data)
+            features = features_of(data)
+            split = data.sealed()
         else:
-            split = Split.of(data, EVERYTHING) if isinstance(data, Interactions) else data
-            check_split(split, record.data)
-            features = features_of(split)
+            split, features = split_again(record.data, data)
         model = Recommender.load(folder / "bundle").model
         check_features(model, record.data.features, features)
-        return cls(model, split.sealed() if split is not None else None, record, folder)
+        return cls(model, split, record, folder)

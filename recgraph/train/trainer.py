@@ -7,7 +7,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import math
-import sys
+import operator
 import threading
 import time
 from collections import deque
@@ -15,16 +15,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from recgraph.data.batches import Batches
 from recgraph.files import sweep, write_tensors
-from recgraph.models.base import NonFinite, TrainableModel, not_finite
+from recgraph.models.base import NonFinite, Phase, TrainableModel, not_finite
 from recgraph.models.sequence.base import compile_parts
 from recgraph.ranks import Ranks, all_values, of_all, stacked
 from recgraph.rng import Generators, derive
@@ -57,7 +58,8 @@ class Progress:
     """The position of a training and what was measured so far; saved with every checkpoint.
 
     Attributes:
-        sums: of the epoch: name of a term -> the sum of its values, ``name/n`` -> how many values.
+        sums: of the epoch: name of a term -> the sum of its values, and how many they are.
+        cpu_seconds: of this process; a checkpoint has those of all.
         n_ranks: the most processes that have trained together so far.
     """
 
@@ -66,7 +68,7 @@ class Progress:
     step: int = 0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
-    sums: dict[str, float] = field(default_factory=dict)
+    sums: dict[str, tuple[float, int]] = field(default_factory=dict)
     targets: int = 0
     targets_per_epoch: int | None = None
     diagnostics: dict[str, float] = field(default_factory=dict)
@@ -75,15 +77,12 @@ class Progress:
 
     def epoch_seconds(self) -> float:
         """The time of all processes that worked on the epoch."""
-        return max(self.seconds - (self.history[-1]["seconds"] if self.history else 0.0), 1e-9)
+        before = self.history[-1]["seconds"] if self.history else 0.0
+        return max(self.seconds - before, 1e-9)
 
     def mean_terms(self) -> dict[str, float]:
         """Name of a term -> the mean of its values in the epoch so far."""
-        return {
-            name: value / self.sums[f"{name}/n"]
-            for name, value in self.sums.items()
-            if not name.endswith("/n")
-        }
+        return {name: total / count for name, (total, count) in self.sums.items()}
 
 
 @dataclass
@@ -104,12 +103,14 @@ class EarlyStopping:
             raise NonFinite(
                 f"the metric that selects the best epoch is NaN at epoch {epoch}; take another metric"
             )
+        is_better_than = operator.gt if self.maximise else operator.lt
+        if self.best is None or is_better_than(value, self.best):
+            self.best = value
+            self.best_epoch = epoch
+            self.waited = 0
+            return True
         self.waited += 1
-        if better := self.best is None or (
-            value > self.best if self.maximise else value < self.best
-        ):
-            self.best, self.best_epoch, self.waited = value, epoch, 0
-        return better
+        return False
 
     @property
     def stop(self) -> bool:
@@ -158,13 +159,13 @@ class Trainer:
             raise ValueError(
                 f"metric = {config.metric!r} needs a validation part; use 'loss' or 'last'"
             )
-        self.model, self.batches, self.config = model, batches, config
-        self.generators, self.validate, self.folder, self.observers = (
-            generators,
-            validate,
-            folder,
-            observers,
-        )
+        self.model = model
+        self.batches = batches
+        self.config = config
+        self.generators = generators
+        self.validate = validate
+        self.folder = folder
+        self.observers = observers
         self.accelerator = accelerator or make_accelerator(precision=config.precision)
         self.ranks = Ranks.here()
         self.phases = model.phases
@@ -182,19 +183,17 @@ class Trainer:
         self._best_is_written = True
         self._checkpoint: Path | None = None
         self._saved_at = -math.inf
-        self._unread: list[
-            tuple[int, dict[str, Tensor]]
-        ] = []  # terms of steps that are still on the device
+        # terms of steps that are still on the device: step, name, value
+        self._unread: list[tuple[int, str, Tensor]] = []
         self._interrupt = threading.Event()
         self._wall = self._cpu = 0.0
         if self.ranks.count > 1:
             self.averaging.align(model)
-            first, *others = all_values(self._fingerprint())
-            for rank, other in enumerate(others, start=1):
-                if differing := checkpoints.differing(first, other):
-                    raise ValueError(
-                        f"rank {rank} trains with another {', '.join(differing)} than rank 0"
-                    )
+        first, *others = all_values(self._fingerprint())
+        for rank, other in enumerate(others, start=1):
+            names = checkpoints.differing(first, other)
+            if names:
+                raise ValueError(f"rank {rank} trains with another {', '.join(names)} than rank 0")
 
     def fit(self) -> list[dict[str, Any]]:
         """Train until the last epoch or until the metric stops improving -> one row an epoch.
@@ -215,34 +214,41 @@ class Trainer:
                 while progress.epoch < config.max_epochs and not stopping.stop:
                     self._train_epoch()
                     saved = self._end_epoch()
-                    if any(
-                        all_values(self._interrupt.is_set())
-                    ):  # since the last step, perhaps the last of all
-                        raise TrainingInterrupted(
-                            progress.epoch - 1, len(self.batches), saved or self.save()
-                        )
+                    # since the last step, perhaps the last of all
+                    if any(all_values(self._interrupt.is_set())):
+                        saved = saved or self.save()
+                        raise TrainingInterrupted(progress.epoch - 1, len(self.batches), saved)
             finally:
                 self._call("close")
-        why = f"all {config.max_epochs} epochs are made"
+        self.outcome = f"all {config.max_epochs} epochs are made"
         if stopping.stop:
-            why = f"stopped after epoch {progress.epoch}: {config.metric} no better {stopping.waited} times in a row"
+            self.outcome = (
+                f"stopped after epoch {progress.epoch}: "
+                f"{config.metric} no better {stopping.waited} times in a row"
+            )
         if self.best is not None:
             self.model.load_state_dict(self.best)
-            why += f"; the weights are those of epoch {stopping.best_epoch}, with {config.metric} {stopping.best:.4f}"
-        self.outcome = why
-        _log.info("%s", why)
+            self.outcome += (
+                f"; the weights are those of epoch {stopping.best_epoch}, "
+                f"with {config.metric} {stopping.best:.4f}"
+            )
+        _log.info("%s", self.outcome)
         return progress.history
 
     def _train_epoch(self) -> None:
         """The steps of one epoch, from the batch where a resumed training stopped, and what is due
         between them.
         """
-        progress, device, n_batches = self.progress, self.accelerator.device, len(self.batches)
-        self._unread, self._wall, self._cpu = [], time.perf_counter(), time.process_time()
+        progress, n_batches = self.progress, len(self.batches)
+        self._unread = []
+        self._wall = time.perf_counter()
+        self._cpu = time.process_time()
         self._call("start_epoch", progress.epoch, n_batches, progress.batch)
         self.module.train()
-        made = self.batches.epoch(progress.epoch, progress.batch)
-        with prepared_ahead(made, self.prepare, self.generators, device) as batches:
+        rest = self.batches.epoch(progress.epoch, progress.batch)
+        with prepared_ahead(
+            rest, self.prepare, self.generators, self.accelerator.device
+        ) as batches:
             for batch in batches:
                 if self.model.diagnostics and progress.batch == 0:
                     self._diagnose(batch)
@@ -250,33 +256,33 @@ class Trainer:
                 progress.batch += 1
                 progress.targets += batch.n_targets
                 self._call("advance")
-                reads = len(self._unread) >= _READ_EVERY * len(self.phases)
+                reads = progress.batch % _READ_EVERY == 0
                 if reads:
                     self._read_terms()
                     self._add_time()
-                    self._call(
-                        "step", progress.mean_terms(), progress.targets / progress.epoch_seconds()
-                    )
-                if progress.batch % self.config.accumulate and progress.batch < n_batches:
-                    continue
-                stops = (
-                    self._interrupt.is_set()
-                    if self.ranks.count == 1
-                    else self.averaging.stops(may_wait=reads)
-                )
-                every = self.config.checkpoint_every
-                # the first step that ends at or after a multiple of so many batches
-                is_due = (
-                    every
-                    and progress.batch < n_batches
-                    and progress.batch % every < self.config.accumulate
-                )
-                if stops or is_due:
-                    self._add_time()
-                    saved = self.save()
-                    if stops:
-                        raise TrainingInterrupted(progress.epoch, progress.batch, saved)
+                    speed = progress.targets / progress.epoch_seconds()
+                    self._call("step", progress.mean_terms(), speed)
+                if progress.batch % self.config.accumulate == 0 or progress.batch == n_batches:
+                    self._end_step(may_wait=reads)
         self._read_terms()
+
+    def _end_step(self, may_wait: bool) -> None:
+        """After a step of the optimisers: save where that is due, and stop where any rank is to."""
+        progress, every = self.progress, self.config.checkpoint_every
+        if self.ranks.count == 1:
+            stops = self._interrupt.is_set()
+        else:
+            stops = self.averaging.stops(may_wait)
+        is_due = False
+        if every is not None and progress.batch < len(self.batches):
+            # the first step that ends at or after a multiple of so many batches
+            is_due = progress.batch % every < self.config.accumulate
+        if not stops and not is_due:
+            return
+        self._add_time()
+        saved = self.save()
+        if stops:
+            raise TrainingInterrupted(progress.epoch, progress.batch, saved)
 
     def _add_time(self) -> None:
         """Add the time since the epoch began, or since this was called, to the progress."""
@@ -294,85 +300,87 @@ class Trainer:
         """Every phase: forward, backward and, with the last of accumulated batches, the optimisers
         of its groups.
         """
-        config, progress, batch = self.config, self.progress, batch.to(self.accelerator.device)
-        n_steps, done = divmod(progress.batch, config.accumulate)
-        size = min(
-            config.accumulate, len(self.batches) - n_steps * config.accumulate
-        )  # fewer at an epoch's end
+        batch = batch.to(self.accelerator.device)
+        accumulate = self.config.accumulate
+        n_steps, done = divmod(self.progress.batch, accumulate)
+        size = min(accumulate, len(self.batches) - n_steps * accumulate)  # fewer at an epoch's end
         for phase in self.phases:
             with freeze_all_but(self.groups, phase.groups) as parameters:
-                with self.accelerator.autocast(), torch.set_grad_enabled(bool(parameters)):
-                    terms = self.module(batch, tuple(phase.terms))
-                    loss = total_loss(terms, phase)
-                if parameters:
-                    self.accelerator.backward(loss / size if size > 1 else loss)
-            self._unread.append(
-                (progress.step, {name: terms[name].detach() for name in phase.terms})
-            )
-            if done + 1 < size or not parameters:
-                continue
-            if self.ranks.count > 1:
-                self.averaging.average(parameters, self._interrupt.is_set())
-            if config.clip_norm is not None:
-                dense = [parameter for parameter in parameters if not is_sparse(parameter)]
-                self.accelerator.clip_grad_norm_(dense, config.clip_norm)
-            rate = config.learning_rate * rate_factor(progress.step, len(self.batches), config)
-            for name, optimiser in self.optimisers.items():
-                if name.removesuffix(TABLES) in phase.groups:
-                    step_at(rate, optimiser)
-        progress.step += 1
+                self._measure(batch, phase, size, trains=bool(parameters))
+            if parameters and done + 1 == size:
+                self._apply_gradients(parameters, phase)
+        self.progress.step += 1
+
+    def _measure(self, batch: Any, phase: Phase, size: int, trains: bool) -> None:
+        """The terms of a batch, one of ``size`` that make a step; ``trains``: and the gradient."""
+        with self.accelerator.autocast(), torch.set_grad_enabled(trains):
+            terms = self.module(batch, tuple(phase.terms))
+            loss = total_loss(terms, phase)
+        if trains:
+            self.accelerator.backward(loss / size if size > 1 else loss)
+        step = self.progress.step
+        self._unread += [(step, name, terms[name].detach()) for name in phase.terms]
+
+    def _apply_gradients(self, parameters: list[nn.Parameter], phase: Phase) -> None:
+        """A step of the optimisers of a phase's groups."""
+        config, step = self.config, self.progress.step
+        if self.ranks.count > 1:
+            self.averaging.average(parameters, self._interrupt.is_set())
+        if config.clip_norm is not None:
+            dense = [*filterfalse(is_sparse, parameters)]
+            self.accelerator.clip_grad_norm_(dense, config.clip_norm)
+        rate = config.learning_rate * rate_factor(step, len(self.batches), config)
+        for name, optimiser in self.optimisers.items():
+            if name.removesuffix(TABLES) in phase.groups:
+                step_at(rate, optimiser)
 
     def _read_terms(self) -> None:
         """Read the terms of all ranks from the device, and add their means to the progress."""
         if not self._unread:
             return
-        names = [(step, name) for step, terms in self._unread for name in terms]
-        values = stacked(
-            torch.stack([value.float() for _, terms in self._unread for value in terms.values()])
-        )
-        sums = self.progress.sums
-        for (step, name), of_ranks in zip(names, values.t().tolist(), strict=True):
-            if wrong := [rank for rank, value in enumerate(of_ranks) if not math.isfinite(value)]:
-                where = (
-                    f" on rank {', '.join(map(str, wrong))} of {len(of_ranks)}"
-                    if len(of_ranks) > 1
-                    else ""
-                )
-                raise NonFinite(
-                    self._diverged(f"term {name!r} became {of_ranks[wrong[0]]} at", step, where)
-                )
-            sums[name] = sums.get(name, 0.0) + sum(of_ranks) / len(of_ranks)
-            sums[f"{name}/n"] = sums.get(f"{name}/n", 0.0) + 1
+        steps, names, terms = zip(*self._unread, strict=True)
+        values = stacked(torch.stack([*map(Tensor.float, terms)]))
+        for step, name, of_ranks in zip(steps, names, values.t().tolist(), strict=True):
+            self._add_term(step, name, of_ranks)
         self._unread = []
+
+    def _add_term(self, step: int, name: str, values: list[float]) -> None:
+        """Add the mean of a term over ranks to the progress."""
+        for rank, value in enumerate(values):
+            if not math.isfinite(value):
+                where = f" on rank {rank} of {len(values)}" if len(values) > 1 else ""
+                what = f"term {name!r} became {value} at step {step}{where}"
+                raise NonFinite(self._diverged(what, step))
+        total, count = self.progress.sums.get(name, (0.0, 0))
+        self.progress.sums[name] = (total + sum(values) / len(values), count + 1)
 
     def _end_epoch(self) -> Path | None:
         """Validate, write the epoch's row, save where that is due -> the checkpoint, where one was
         made.
         """
         progress, config = self.progress, self.config
+        epoch = progress.epoch + 1
         self._check_finite({})
         means = progress.mean_terms()
         self._add_time()
-        row: dict[str, Any] = {"epoch": progress.epoch + 1, **means, **progress.diagnostics}
+        row: dict[str, Any] = {"epoch": epoch, **means, **progress.diagnostics}
         row["loss"] = sum(means[name] * weight for name, weight in self.phases[0].terms.items())
         row["targets_per_second"] = progress.targets / progress.epoch_seconds()
-        is_due = (
-            progress.epoch + 1
-        ) % config.validate_every == 0 or progress.epoch + 1 == config.max_epochs
-        if is_due and config.metric != "last":
+        if epoch % config.validate_every == 0 or epoch == config.max_epochs:
             self._validate(row)
         self._add_time()
-        self._sum_cpu_seconds()
-        row["seconds"], row["cpu_seconds"] = progress.seconds, progress.cpu_seconds
+        row["seconds"] = progress.seconds
+        row["cpu_seconds"] = sum(all_values(progress.cpu_seconds))
         row = all_values(row)[0]
         progress.history.append(row)
-        progress.targets_per_epoch, progress.targets = progress.targets, 0
-        progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, {}
-        is_last = self.stopping.stop or progress.epoch == config.max_epochs
-        saves = (
-            is_last or all_values(time.monotonic() - self._saved_at >= config.checkpoint_seconds)[0]
-        )
-        saved = self.save() if saves else None
+        progress.targets_per_epoch = progress.targets
+        progress.targets = 0
+        progress.epoch = epoch
+        progress.batch = 0
+        progress.sums = {}
+        is_last = self.stopping.stop or epoch == config.max_epochs
+        is_due = all_values(time.monotonic() - self._saved_at >= config.checkpoint_seconds)[0]
+        saved = self.save() if is_last or is_due else None
         self._call("end_epoch", row)
         return saved
 
@@ -380,10 +388,13 @@ class Trainer:
         """Add the metrics to the epoch's row, and copy the weights where they are the best so
         far.
         """
-        self.module.eval()
         metric = self.config.metric
-        # one rank's numbers decide, whatever the arithmetic of the others' machines
-        row.update(all_values(dict(self.validate()) if self.validate is not None else {})[0])
+        if metric == "last":
+            return
+        self.module.eval()
+        if self.validate is not None:
+            # one rank's numbers decide, whatever the arithmetic of the others' machines
+            row.update(all_values(dict(self.validate()))[0])
         if metric == "loss" and self.progress.epoch < self.model.changing_epochs:
             return
         if self.stopping.update(row[metric], self.progress.epoch + 1):
@@ -398,17 +409,14 @@ class Trainer:
         """Measure the model's diagnostics on a batch. They draw from streams of their own: training
         is not changed.
         """
-        device, seed = (
-            self.accelerator.device,
-            derive(self.generators.seed, "diagnostics", self.progress.epoch),
-        )
-        batch = replace(
-            batch.to(device), generators=Generators(seed, device, self.generators.ranks), drawn={}
-        )
+        device = self.accelerator.device
+        seed = derive(self.generators.seed, "diagnostics", self.progress.epoch)
+        generators = Generators(seed, device, self.generators.ranks)
+        batch = replace(batch.to(device), generators=generators, drawn={})
         with torch.no_grad(), self.accelerator.autocast():
-            measured = self.module(batch, self.model.diagnostics)
-        values = stacked(torch.stack([*measured.values()]).double()).mean(0)
-        self.progress.diagnostics = dict(zip(measured, values.tolist(), strict=True))
+            terms = self.module(batch, self.model.diagnostics)
+        values = stacked(torch.stack([*terms.values()]).double()).mean(0)
+        self.progress.diagnostics = dict(zip(terms, values.tolist(), strict=True))
 
     def _check_finite(self, optimisers: Mapping[str, Tensor]) -> None:
         """Refuse weights and optimisers that are not finite, on all ranks where they are wrong on
@@ -418,22 +426,23 @@ class Trainer:
         term shows it."""
 
         def check() -> None:
-            named = {f"optimiser {name}": value for name, value in optimisers.items()}
-            if wrong := not_finite({**self.model.state_dict(), **named}):
-                raise NonFinite(
-                    self._diverged(f"{wrong[0]} became NaN or infinite by", self.progress.step)
-                )
+            tensors = self.model.state_dict()
+            for name, value in optimisers.items():
+                tensors[f"optimiser {name}"] = value
+            wrong = not_finite(tensors)
+            if wrong:
+                step = self.progress.step
+                what = f"{wrong[0]} became NaN or infinite by step {step}"
+                raise NonFinite(self._diverged(what, step))
 
         of_all(check)
 
-    def _diverged(self, what: str, step: int, where: str = "") -> str:
+    def _diverged(self, what: str, step: int) -> str:
         rate = self.config.learning_rate * rate_factor(step, len(self.batches), self.config)
-        saved = (
-            f"the last checkpoint is {self._checkpoint}"
-            if self._checkpoint
-            else "there is no checkpoint"
+        return (
+            f"{what}, with learning_rate {rate:.3g}; try a smaller one, or clip_norm; "
+            f"last checkpoint: {self._checkpoint}"
         )
-        return f"{what} step {step}{where}, with learning_rate {rate:.3g}; {saved}; try a smaller one, or clip_norm"
 
     def save(self) -> Path | None:
         """Write a checkpoint now; None where the trainer has no folder. That all is finite is
@@ -445,35 +454,38 @@ class Trainer:
         optimisers = checkpoints.optimiser_tensors(self.optimisers)
         self._check_finite(optimisers)
         self._saved_at = time.monotonic()
-        self._sum_cpu_seconds()
-        streams = {
-            name: state
-            for of_rank in all_values(self.generators.state_dict())
-            for name, state in of_rank.items()
-        }
-        self._checkpoint = of_all(
-            lambda: None if self.ranks.index else self._write(streams, optimisers)
-        )[0]
+        cpu_seconds = sum(all_values(self.progress.cpu_seconds))
+        streams: dict[str, Tensor] = {}
+        for of_rank in all_values(self.generators.state_dict()):
+            streams |= of_rank
+        self._checkpoint = of_all(lambda: self._write(streams, optimisers, cpu_seconds))[0]
         return self._checkpoint
 
-    def _sum_cpu_seconds(self) -> None:
-        """Rank 0 has the time of all."""
-        total = sum(all_values(self.progress.cpu_seconds))
-        self.progress.cpu_seconds = 0.0 if self.ranks.index else total
-
-    def _write(self, streams: dict[str, Tensor], optimisers: dict[str, Tensor]) -> Path | None:
-        if self.folder is None:
+    def _write(
+        self, streams: dict[str, Tensor], optimisers: dict[str, Tensor], cpu_seconds: float
+    ) -> Path | None:
+        if self.folder is None or self.ranks.index:
             return None
-        best = None if self.best is None else self.folder / "best.safetensors"
-        if self.best is not None and best is not None and not self._best_is_written:
-            write_tensors(self.best, best)
-            self._best_is_written = True
-        stopping = {name: getattr(self.stopping, name) for name in ("best", "best_epoch", "waited")}
-        own = {"stopping": stopping, "fingerprint": self._fingerprint(), "ranks": self.ranks.count}
-        whole = checkpoints.Checkpoint(
-            self.model.state_dict(), optimisers, streams, {**vars(self.progress), **own}
-        )
-        saved = checkpoints.save(self.folder / "checkpoints", whole, self._checkpoint, best)
+        best = None
+        if self.best is not None:
+            best = self.folder / "best.safetensors"
+            if not self._best_is_written:
+                write_tensors(self.best, best)
+                self._best_is_written = True
+        stopping = self.stopping
+        state = {
+            **vars(self.progress),
+            "cpu_seconds": cpu_seconds,
+            "stopping": {
+                "best": stopping.best,
+                "best_epoch": stopping.best_epoch,
+                "waited": stopping.waited,
+            },
+            "fingerprint": self._fingerprint(),
+            "ranks": self.ranks.count,
+        }
+        checkpoint = checkpoints.Checkpoint(self.model.state_dict(), optimisers, streams, state)
+        saved = checkpoints.save(self.folder / "checkpoints", checkpoint, self._checkpoint, best)
         _log.debug("checkpoint %s", saved)
         return saved
 
@@ -489,49 +501,58 @@ class Trainer:
         Raises:
             CheckpointError: all are damaged, or it was made with other settings.
         """
-        found = checkpoints.read_latest(self.folder / "checkpoints") if self.folder else None
-        if len({*all_values(None if found is None else found[0].name)}) > 1:
+        if self.folder is None:
+            return False
+        latest = checkpoints.read_latest(self.folder / "checkpoints")
+        names = all_values(None if latest is None else latest[0].name)
+        if len({*names}) > 1:
             raise checkpoints.CheckpointError(
                 f"the ranks see different checkpoints; {self.folder} must be shared"
             )
-        if found is None:
+        if latest is None:
             return False
-        newest, saved = found
-        state = dict(saved.state)
-        if differing := checkpoints.differing(self._fingerprint(), state.pop("fingerprint")):
+        self._checkpoint, checkpoint = latest
+        self._restore(checkpoint)
+        if not self.ranks.index:  # temporaries of a killed process: there may be no more to save
+            sweep(self._checkpoint.parent, age=0)
+        _log.info(
+            "training goes on in epoch %d after batch %d, from %s",
+            self.progress.epoch + 1,
+            self.progress.batch,
+            self._checkpoint,
+        )
+        return True
+
+    def _restore(self, checkpoint: checkpoints.Checkpoint) -> None:
+        """Take over the state of a checkpoint of the same training."""
+        state = dict(checkpoint.state)
+        names = checkpoints.differing(self._fingerprint(), state.pop("fingerprint"))
+        if names:
             raise checkpoints.CheckpointError(
-                f"{newest} was made with other settings or data ({', '.join(differing)}); resume with the same ones"
+                f"{self._checkpoint} was made with other settings or data ({', '.join(names)}); "
+                "resume with the same ones"
             )
-        for name, value in state.pop("stopping").items():
-            setattr(self.stopping, name, value)
+        self.stopping = replace(self.stopping, **state.pop("stopping"))
         n_ranks = state.pop("ranks")
         self.progress = Progress(**state)
         self.progress.n_ranks = max(self.progress.n_ranks, self.ranks.count)
-        if saved.best is not None:
-            self.best, self._best_is_written = dict(saved.best), False
-        checkpoints.load_optimisers(self.optimisers, saved.optimisers)
-        self.model.load_state_dict(saved.model)
-        anew = self.generators.load_state_dict(saved.generators)
-        self._checkpoint = newest
-        if self.ranks.index:
-            self.progress.cpu_seconds = 0.0  # rank 0 has the time of all
-        else:
-            sweep(
-                newest.parent, age=0
-            )  # temporaries of a killed process: there may be no further checkpoint to do it
-            if anew:
-                _log.warning(
-                    "the training goes on on another kind of device: %s draw anew", ", ".join(anew)
-                )
-            if n_ranks != self.ranks.count:
-                _log.warning(
-                    "the training of %d processes goes on with %d: dropout draws anew",
-                    n_ranks,
-                    self.ranks.count,
-                )
-        epoch, batch = self.progress.epoch + 1, self.progress.batch
-        _log.info("training goes on in epoch %d after batch %d, from %s", epoch, batch, newest)
-        return True
+        self.progress.cpu_seconds /= self.ranks.count
+        if checkpoint.best:
+            self.best = dict(checkpoint.best)
+            self._best_is_written = False
+        checkpoints.load_optimisers(self.optimisers, checkpoint.optimisers)
+        self.model.load_state_dict(checkpoint.model)
+        anew = self.generators.load_state_dict(checkpoint.generators)
+        if anew:
+            _log.warning(
+                "the training goes on on another kind of device: %s draw anew", ", ".join(anew)
+            )
+        if n_ranks != self.ranks.count:
+            _log.warning(
+                "the training of %d processes goes on with %d: dropout draws anew",
+                n_ranks,
+                self.ranks.count,
+            )
 
     def _fingerprint(self) -> dict[str, Any]:
         return checkpoints.fingerprint(
@@ -561,10 +582,10 @@ def prepared_ahead(
     if not is_accelerated(device):
         yield map(prepare, batches)
         return
-    every = iter(batches)
+    rest = iter(batches)
 
     def make() -> tuple[Any, dict[str, Tensor]] | None:
-        batch = next(every, None)
+        batch = next(rest, None)
         return None if batch is None else (prepare(batch), generators.host_state())
 
     generators.held = generators.host_state()
@@ -573,16 +594,15 @@ def prepared_ahead(
             waiting = deque(thread.submit(make) for _ in range(_AHEAD))
 
             def take() -> Iterator[Any]:
-                while (made := waiting.popleft().result()) is not None:
+                while (prepared := waiting.popleft().result()) is not None:
                     waiting.append(thread.submit(make))
-                    batch, generators.held = made
+                    batch, generators.held = prepared
                     yield batch
 
             try:
                 yield take()
             finally:
-                for each in waiting:
-                    each.cancel()
+                thread.shutdown(cancel_futures=True)
     finally:
         generators.release()
 
@@ -592,8 +612,8 @@ def _freed_memory_stays() -> Iterator[None]:
     """Within it glibc has what a step frees ready for the next one: the page faults of memory that
     is mapped anew in each step are a tenth of a step of SASRec, and a third of one of LightGCN over
     500,000 nodes."""
-    library = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if library is None or not hasattr(library, "malloc_trim"):
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "malloc_trim"):
         yield
         return
     library.mallopt(_MMAP_MAX, 0)

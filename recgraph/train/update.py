@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recgraph import registry
 from recgraph.data.batches import Query
 from recgraph.data.columns import in_unit
 from recgraph.data.dataframe import BAR
@@ -54,18 +54,22 @@ from recgraph.train.trainer import Trainer
 #: rate
 _RATE_SHARE = 0.25
 #: settings of a training that an update has the defaults of
-_SCHEDULED = (
+_NOT_GONE_ON_WITH = {
     "schedule",
     "drop_after",
     "drop_factor",
     "schedule_epochs",
     "warmup_steps",
     "validate_every",
-)
+    "tensorboard",
+    "track",
+}
 #: what an update is validated by where nothing has selected the run
 _METRIC = "ndcg@10"
+#: what the record of an update says of its training, and leaves open of a model in closed form
+_OF_TRAINING = ("epochs", "replay", "learning_rate", "samples", "optimiser")
 #: the settings of a reading that say how files are written
-_WRITTEN = (
+_WRITTEN = {
     "format",
     "separator",
     "names",
@@ -74,7 +78,7 @@ _WRITTEN = (
     "missing_ids",
     "bad_times",
     "quotes",
-)
+}
 #: below it every score of a model ends; items that a model does not know rank behind all that it
 #: knows
 _LOWEST = torch.finfo(torch.float32).min
@@ -85,21 +89,21 @@ class UpdateRefused(ValueError):
     """The updated model is worse than what there was, on the newest slice."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class UpdateOptions:
     """How a run is updated; see :meth:`recgraph.train.run.Run.update`."""
 
-    epochs: int = 2
-    replay: float = 0.1
-    learning_rate: float | None = None
-    valid: float = 0.1
-    fold_in: bool = True
-    force: bool = False
-    seed: int | None = None
-    device: str | None = None
-    progress: bool | None = None
-    observers: tuple[Observer, ...] = ()
-    item_features: Any = None
+    item_features: Any
+    epochs: int
+    replay: float
+    learning_rate: float | None
+    valid: float
+    fold_in: bool
+    force: bool
+    seed: int | None
+    device: str | None
+    progress: bool | None
+    observers: tuple[Observer, ...]
 
 
 def update(
@@ -117,96 +121,121 @@ def update(
     """
     old_model = parent.model
     if old_model.updated_by is None or old_model.reads_graph:
-        models = [registry.load("model", name) for name in registry.names("model")]
-        able = [each.key() for each in models if each.updated_by and not each.reads_graph]
         raise ValueError(
-            f"{type(old_model).__name__} cannot be updated; fit it again. Those that can: {', '.join(able)}"
+            f"{type(old_model).__name__} cannot be updated; fit it again. recgraph models lists "
+            "those that can"
         )
     log = without_known(read_new_log(new_log, parent, options.item_features), parent)
     joined = Joined.of(parent, log, options.valid)
-    cases = joined.cases() if options.valid else None
-    if cases is not None and not len(cases):
+    cases = joined.cases()
+    if options.valid and not len(cases):
         raise ValueError(
             f"valid = {options.valid}: nothing else is known of these users; give a larger share"
         )
     config = _training(parent, options).decided(joined.trained)
-    seed = options.seed if options.seed is not None else int(parent.record.get("seed") or 0)
+    seed = int(parent.record.get("seed", 0)) if options.seed is None else options.seed
     fit_options = FitOptions(
-        config, seed, device=options.device, progress=options.progress, observers=options.observers
+        config=config,
+        seed=seed,
+        device=options.device,
+        progress=options.progress,
+        observers=options.observers,
     )
     space = _space(parent, joined)
-    data: dict[str, Any] = {"n_users": space.n_users, "n_items": space.n_items}
-    data |= (
-        {"settings": {"reading": written}} if (written := _written(parent.record)) else {}
-    )  # for the next update
-    record = new_record(old_model, fit_options, "update", data)
+    record = new_record(old_model, fit_options, "update", _data_of(parent, space))
 
-    def measure(model: Any) -> float | None:
-        if cases is None:
-            return None
+    def validate(model: Any) -> dict[str, float]:
+        """The metric that selects, on the slice; nothing where there is no slice."""
+        if not len(cases):
+            return {}
         seen: Any = config.select_seen
         measured = validation(model, cases, config.metric, seen=seen, fit_part=joined.trained)
-        return measured[config.metric]
+        return {config.metric: measured[config.metric]}
 
-    def fit_again(part: Part, options: FitOptions) -> Model:
+    def fit(part: Part, options: FitOptions) -> Model:
+        """A model in closed form, anew."""
         model = type(old_model)(old_model.config).build(space, seed)
         train_model(model, part, options, record)
         return model
 
-    # a folder that an update was killed in while it wrote is written again
-    was_cut = (
-        out is not None and (out / "config.json").is_file() and not (out / "record.json").is_file()
-    )
-    with run_folder(old_model, FitOptions(config, seed, folder=out, resume=was_cut), record):
-        before, training = measure(Before(old_model, len(joined.items))), None
+    with run_folder(old_model, replace(fit_options, folder=out, resume=_was_cut(out)), record):
+        before = validate(Before(old_model, space.n_items)).get(config.metric)
+        training = None
+        details: dict[str, Any] = dict.fromkeys(_OF_TRAINING)
         if isinstance(old_model, TrainableModel):
-            model: Model = grown(old_model, space, derive(seed, "growth"))
             training = _Training(old_model, joined, options.replay, checkpoint)
-            validate = None if cases is None else lambda: {config.metric: measure(model)}
-            train_model(model, joined.trained, fit_options, record, validate, training.prepare)  # type: ignore[arg-type]
-            after = record.best if cases is not None else None
+            model: Model = grown(old_model, space, derive(seed, "growth"))
+            selects = partial(validate, model)
+            train_model(model, joined.trained, fit_options, record, selects, training.prepare)
+            after = record.best
+            details = {
+                "epochs": options.epochs,
+                "replay": options.replay,
+                "learning_rate": config.learning_rate,
+                "samples": training.n_samples,
+                "optimiser": training.optimiser,
+            }
         else:
-            model = fit_again(joined.trained, fit_options)
-            after = measure(model)
+            model = fit(joined.trained, fit_options)
+            after = validate(model).get(config.metric)
         record.update = {
             "parent": _described(parent, checkpoint),
             "by": old_model.updated_by,
-            "epochs": options.epochs if training else None,
-            "replay": options.replay if training else None,
-            "learning_rate": config.learning_rate if training else None,
-            "samples": training.n_samples if training else None,
-            "optimiser": training.optimiser if training else None,
+            **details,
             "new_users": space.n_users - len(parent.users),
             "new_items": space.n_items - len(parent.items),
             "new_interactions": joined.new.values.numel(),
             "valid": {
                 "metric": _selected_by(parent.record),
                 "share": options.valid,
-                "users": 0 if cases is None else len(cases),
+                "users": len(cases),
                 "before": before,
                 "after": after,
             },
             "fold_in": options.fold_in,
             "forced": options.force,
         }
-        if before is not None and after is not None and after < before:
-            message = f"{config.metric} on the newest slice of the new log is {after:.4f} after, {before:.4f} before it"
-            if not options.force:
-                raise UpdateRefused(
-                    f"{message}; nothing is written. More epochs or replay may help, or force=True"
-                )
-            _log.warning("%s; it stays, as force is set", message)
-        everything = joined.part(torch.ones_like(joined.in_slice))
-        if training is None and options.fold_in and cases is not None:
-            model = fit_again(
-                everything, replace(fit_options, observers=())
-            )  # observers see one training
-        made = _recommender(
-            model, parent, joined, everything if options.fold_in else joined.trained, record
-        )
+        if before is not None and after is not None:
+            _decide(before, after, config.metric, options.force)
+        part = joined.trained
+        if options.fold_in and len(cases):
+            part = joined.part(torch.ones_like(joined.in_slice))
+            if training is None:  # observers see one training
+                model = fit(part, replace(fit_options, observers=()))
+        recommender = _recommender(model, parent, joined, part, record)
         if out is not None:
-            _write(made, record, training, out)
-    return made, record
+            _write(recommender, record, training, out)
+    return recommender, record
+
+
+def _data_of(parent: Recommender, space: Space) -> dict[str, Any]:
+    """What the record says of the data; how the log was written is for the next update."""
+    data: dict[str, Any] = {"n_users": space.n_users, "n_items": space.n_items}
+    written = _written(parent.record, _WRITTEN)
+    if written:
+        data["settings"] = {"reading": written}
+    return data
+
+
+def _was_cut(out: Path | None) -> bool:
+    """Whether an update was killed while it wrote this folder, which is written again."""
+    if out is None or (out / "record.json").is_file():
+        return False
+    return (out / "config.json").is_file()
+
+
+def _decide(before: float, after: float, metric: str, force: bool) -> None:
+    """Refuse a result that is worse than what there was."""
+    if after >= before:
+        return
+    message = (
+        f"{metric} on the newest slice of the new log is {after:.4f} after, {before:.4f} before it"
+    )
+    if not force:
+        raise UpdateRefused(
+            f"{message}; nothing is written. More epochs or replay may help, or force=True"
+        )
+    _log.warning("%s; it stays, as force is set", message)
 
 
 class _Training:
@@ -215,12 +244,10 @@ class _Training:
     def __init__(
         self, model: TrainableModel, joined: Joined, replay: float, checkpoint: Path | None
     ) -> None:
-        self.old_model, self.joined, self.replay, self.checkpoint = (
-            model,
-            joined,
-            replay,
-            checkpoint,
-        )
+        self.old_model = model
+        self.joined = joined
+        self.replay = replay
+        self.checkpoint = checkpoint
 
     def prepare(self, trainer: Trainer) -> None:
         """Select the samples with a new target and a share of the others, and load the optimisers'
@@ -230,16 +257,16 @@ class _Training:
         n_old, idle_mask = self._old_samples()
         users, places = trainer.batches.places()  # type: ignore[attr-defined]
         drawn = numpy_generator(trainer.generators.seed, "replay").random(len(users))
-        keep_mask = (
-            (places >= n_old[users]) | (torch.from_numpy(drawn) < self.replay)
-        ) & ~idle_mask[users]
+        is_replayed = torch.from_numpy(drawn) < self.replay
+        keep_mask = ((places >= n_old[users]) | is_replayed) & ~idle_mask[users]
         if not bool(keep_mask.any()):
             raise ValueError(
                 "new_log has no sample to train on: no user with a new item has another one before it"
             )
         trainer.batches.keep(keep_mask)  # type: ignore[attr-defined]
         self.n_samples = int(keep_mask.sum())
-        if (trained := trainer.model.trained_users) is not None:
+        trained = trainer.model.trained_users
+        if trained is not None:
             trained[idle_mask.to(trained.device)] = False
         self.optimiser = self._load_optimisers(trainer)
         _log.info(
@@ -261,21 +288,22 @@ class _Training:
             return old, torch.zeros(len(old), dtype=torch.bool)
         trained_mask = torch.zeros(len(old), dtype=torch.bool)
         trained_mask[: len(trained)] = trained.to("cpu")
-        return torch.where(trained_mask, old, 0), ~trained_mask & (
-            self.joined.trained.items.lengths == old
-        )
+        has_no_new = self.joined.trained.items.lengths == old
+        return torch.where(trained_mask, old, 0), ~trained_mask & has_no_new
 
     def _load_optimisers(self, trainer: Trainer) -> str:
         """Go on with the state of the old model's optimisers -> what became of it."""
-        newest = (
-            next(iter(checkpoints.candidates(self.checkpoint)), None) if self.checkpoint else None
-        )
-        if newest is None:
+        paths: list[Path] = []
+        if self.checkpoint is not None:
+            paths = checkpoints.candidates(self.checkpoint)
+        if not paths:
             return "fresh: the run has no checkpoint"
-        found = checkpoints.read(newest)  # an earlier one does not belong to the weights
-        own = make_optimisers(self.old_model, trainer.config)
-        groups = {name: one.param_groups[0]["params"] for name, one in own.items()}
-        state = grown_optimiser(self.old_model, trainer.model, found.optimisers, groups)
+        saved = checkpoints.read(paths[0])  # an earlier one does not belong to the weights
+        groups = {
+            name: optimiser.param_groups[0]["params"]
+            for name, optimiser in make_optimisers(self.old_model, trainer.config).items()
+        }
+        state = grown_optimiser(self.old_model, trainer.model, saved.optimisers, groups)
         checkpoints.load_optimisers(trainer.optimisers, state)
         return "kept"
 
@@ -308,10 +336,10 @@ def _space(parent: Recommender, joined: Joined) -> Space:
     if not isinstance(before, FeatureSpace):
         return Space(**sizes)
     assert joined.item_features is not None
-    schema, key = before.features.schema, parent.columns.item
-    return FeatureSpace(
-        **sizes, features=ItemFeatures.encode(schema, joined.item_features, key, joined.items)
+    features = ItemFeatures.encode(
+        before.features.schema, joined.item_features, parent.columns.item, joined.items
     )
+    return FeatureSpace(**sizes, features=features)
 
 
 def _training(parent: Recommender, options: UpdateOptions) -> TrainConfig:
@@ -319,33 +347,33 @@ def _training(parent: Recommender, options: UpdateOptions) -> TrainConfig:
     an accelerator.
     """
     model = type(parent.model)
-    # a bundle that was not made by a fit says nothing of a training
     config = training_config(model) if issubclass(model, TrainableModel) else TrainConfig
-    before = config.of(parent.record.get("training") or {})
-    metric = _selected_by(parent.record) if options.valid else "last"
-    rate = options.learning_rate or before.learning_rate * (
-        1.0 if parent.record.get("update") else _RATE_SHARE
-    )
-    changed = {
-        "learning_rate": rate,
-        "max_epochs": options.epochs,
-        "metric": metric,
-        "patience": None,
-    }
-    defaults = {name: TrainConfig.model_fields[name].default for name in _SCHEDULED}
-    here = {"compile": before.compile and is_accelerated(pick_device(options.device))}
-    return TrainConfig.of(
-        {**before.model_dump(), **changed, **defaults, **here, "tensorboard": False, "track": None}
-    )
+    # a bundle that was not made by a fit says nothing of a training
+    before = config.of(parent.record.get("training"))
+    rate = before.learning_rate
+    if not parent.record.get("update"):
+        rate *= _RATE_SHARE
+    settings = before.model_dump(exclude=_NOT_GONE_ON_WITH)
+    settings["learning_rate"] = options.learning_rate or rate
+    settings["max_epochs"] = options.epochs
+    settings["metric"] = _selected_by(parent.record) if options.valid else "last"
+    settings["patience"] = None
+    if not is_accelerated(pick_device(options.device)):
+        settings["compile"] = False
+    return TrainConfig.of(settings)
 
 
 def _selected_by(record: Mapping[str, Any]) -> str:
     """The metric that selected a run; of one that was fitted anew, that which chose its epochs, and
     of one that was updated without a validation, that of the run before."""
-    selection, earlier = (record.get(name) or {} for name in ("selection", "update"))
-    settings = (record.get("training"), selection.get("training"), earlier.get("valid"))
-    found = ((each or {}).get("metric") for each in settings)
-    return next((str(metric) for metric in found if metric not in (None, "loss", "last")), _METRIC)
+    training = record.get("training", {})
+    selection = record.get("selection", {}).get("training", {})
+    earlier = record.get("update", {}).get("valid", {})
+    for settings in (training, selection, earlier):
+        metric: str = settings.get("metric", "last")
+        if metric not in ("loss", "last"):
+            return metric
+    return _METRIC
 
 
 def _described(parent: Recommender, checkpoint: Path | None) -> dict[str, Any]:
@@ -353,29 +381,35 @@ def _described(parent: Recommender, checkpoint: Path | None) -> dict[str, Any]:
     of, and of its own parent the digest alone: a record does not grow with the days."""
     state = hashlib.sha256()
     for name, value in sorted(parent.model.state_dict().items()):
+        content = value.detach().to("cpu").contiguous().flatten().view(torch.uint8)
         state.update(f"{name}:{list(value.shape)}:".encode())
-        state.update(
-            value.detach().to("cpu").contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        )
+        state.update(content.numpy().tobytes())
     state.update(parent.users.digest() + parent.items.digest())
-    found: dict[str, Any] = {
-        name: parent.record[name] for name in ("seed", "fitted_on", "data") if name in parent.record
+    record = parent.record
+    described = {
+        "digest": state.hexdigest(),
+        "folder": None if checkpoint is None else str(checkpoint.parent),
+        "seed": record.get("seed"),
+        "fitted_on": record.get("fitted_on"),
+        "data": record.get("data"),
+        "generation": 0,
+        "parent": None,
     }
-    earlier = (parent.record.get("update") or {}).get("parent")
-    found["generation"], found["parent"] = (
-        (earlier["generation"] + 1, earlier["digest"]) if earlier else (0, None)
-    )
-    folder = None if checkpoint is None else str(checkpoint.parent)
-    return {"digest": state.hexdigest(), "folder": folder, **found}
+    if "update" in record:
+        earlier = record["update"]["parent"]
+        described |= {"generation": earlier["generation"] + 1, "parent": earlier["digest"]}
+    return described
 
 
-def _write(made: Recommender, record: RunRecord, training: _Training | None, out: Path) -> None:
+def _write(
+    recommender: Recommender, record: RunRecord, training: _Training | None, out: Path
+) -> None:
     """Make the folder a run; all ranks call it, as a checkpoint has a part of each. The others wait
     for the first.
     """
 
     def finish() -> None:
-        made.save(out / "bundle")
+        recommender.save(out / "bundle")
         record.write(out)
 
     first_does(lambda: write_json(record.only(*IDENTIFYING), out / "config.json"))
@@ -417,33 +451,40 @@ class Joined:
     def of(cls, recommender: Recommender, log: Interactions, share: float) -> Joined:
         """Match a new log, whose interactions follow those that are known, with what a recommender
         knows; ``share`` is that of the newest slice."""
-        users, items = (
-            recommender.users.extended(log.users.values),
-            recommender.items.extended(log.items.values),
-        )
+        users = recommender.users.extended(log.users.values)
+        items = recommender.items.extended(log.items.values)
         of_user = torch.from_numpy(users.index(log.users.values))
         of_item = torch.from_numpy(items.index(log.items.values))
         ordered = log.ordered
         mask = newest(ordered, share) if share else torch.zeros(len(log), dtype=torch.bool)
-        old = _with_rows(recommender.seen, len(users))
         rows, values = of_user[ordered.items.rows], of_item[ordered.items.values]
         order = torch.argsort(rows, stable=True)
         new = Ragged.from_lengths(values[order], torch.bincount(rows, minlength=len(users)))
-        features = _merged(
-            recommender.item_features, log.item_features, recommender.columns.item, log.columns.item
-        )
         old_times = new_times = None
         if recommender.times is not None:
-            unit, times = recommender.time_unit, ordered.times
-            if times is None or (times := in_unit(times, log.time_unit, unit)) is None:
+            times = _times_like(log, recommender)
+            if times is None:
                 raise ValueError(
-                    f"new_log: the model reads times, and was trained with those in {unit!r}"
+                    "new_log: the model reads times, and was trained with those in "
+                    f"{recommender.time_unit!r}"
                 )
-            old_times, new_times = (
-                _with_rows(recommender.times, len(users)),
-                new.with_values(times[order]),
-            )
-        return cls(users, items, old, new, mask[order], features, old_times, new_times)
+            old_times = _with_rows(recommender.times, len(users))
+            new_times = new.with_values(times[order])
+        return cls(
+            users=users,
+            items=items,
+            old=_with_rows(recommender.seen, len(users)),
+            new=new,
+            in_slice=mask[order],
+            item_features=_merged(
+                recommender.item_features,
+                log.item_features,
+                recommender.columns.item,
+                log.columns.item,
+            ),
+            old_times=old_times,
+            new_times=new_times,
+        )
 
     @cached_property
     def trained(self) -> Part:
@@ -453,56 +494,54 @@ class Joined:
     def part(self, mask: Tensor) -> Part:
         """All that was known, with the new interactions of a mask [T]."""
         times = None
-        if self.old_times is not None and self.new_times is not None:
+        if self.old_times is not None:
+            assert self.new_times is not None
             times = after(self.old_times, self.new_times.filter(mask)).values
         return Part(after(self.old, self.new.filter(mask)), len(self.items), times=times)
 
     def cases(self) -> Cases:
         """The users of the slice of whom something is known before it, with what they did in it."""
-        truth, history, times = (
-            self.new.filter(self.in_slice),
-            self.trained.items,
-            self.trained.times,
-        )
+        truth, history = self.new.filter(self.in_slice), self.trained.items
         users = ((truth.lengths > 0) & (history.lengths > 0)).nonzero().flatten()
-        when = None if times is None else history.with_values(times).take(users)
-        at = (
-            None
-            if self.new_times is None
-            else self.new_times.values[self.in_slice][truth.offsets[users]]
-        )
-        return Cases(
-            users, history.take(users), truth.take(users), len(self.items), times=when, at=at
-        )
+        cases = Cases(users, history.take(users), truth.take(users), len(self.items))
+        if self.new_times is None:
+            return cases
+        assert self.trained.times is not None
+        times = history.with_values(self.trained.times).take(users)
+        at = self.new_times.values[self.in_slice][truth.offsets[users]]
+        return replace(cases, times=times, at=at)
+
+
+def _times_like(log: Interactions, recommender: Recommender) -> Tensor | None:
+    """[T]: the times of a log in the unit of a recommender's; None where they cannot be."""
+    times = log.ordered.times
+    return None if times is None else in_unit(times, log.time_unit, recommender.time_unit)
 
 
 def without_known(log: Interactions, recommender: Recommender) -> Interactions:
     """The new log without what the run knows with the same time; without times to compare, all of
     it.
     """
-    ordered, old = log.ordered, recommender.times
-    times = (
-        None
-        if ordered.times is None
-        else in_unit(ordered.times, log.time_unit, recommender.time_unit)
+    ordered, seen = log.ordered.items, recommender.seen
+    new = pl.DataFrame(
+        {
+            "user": recommender.users.index(log.users.values)[ordered.rows.numpy()],
+            "item": recommender.items.index(log.items.values)[ordered.values.numpy()],
+        }
     )
-    rows = recommender.users.index(log.users.values)[ordered.items.rows.numpy()]
-    items = recommender.items.index(log.items.values)[ordered.items.values.numpy()]
-    new, known = (
-        {"user": rows, "item": items},
-        {"user": recommender.seen.rows, "item": recommender.seen.values},
-    )
-    if tells := old is not None and times is not None:
-        new["time"], known["time"] = times.numpy(), old.values
-    ours, theirs = (
-        pl.DataFrame({name: np.asarray(each) for name, each in one.items()}) for one in (known, new)
-    )
-    again = theirs.with_row_index().join(ours, on=[*new], how="semi")["index"].to_numpy()
-    if not tells and 2 * len(again) > len(log):
+    known = pl.DataFrame({"user": seen.rows.numpy(), "item": seen.values.numpy()})
+    times = _times_like(log, recommender)
+    if recommender.times is not None and times is not None:
+        new = new.with_columns(time=times.numpy())
+        known = known.with_columns(time=recommender.times.values.numpy())
+    again = new.with_row_index().join(known, on=new.columns, how="semi")["index"].to_numpy()
+    if "time" in new.columns:
+        return log.masked(~np.isin(np.arange(len(log)), again))
+    if 2 * len(again) > len(log):
         _log.warning(
             "new_log: users have the items of most of its interactions: was it taken in before?"
         )
-    return log.masked(~np.isin(np.arange(len(log)), again)) if tells else log
+    return log
 
 
 def newest(log: OrderedLog, share: float) -> Tensor:
@@ -513,13 +552,14 @@ def newest(log: OrderedLog, share: float) -> Tensor:
     of the log or of each user.
     """
     if log.times is None:
-        wanted = (log.items.lengths * share).round().long().clamp(min=1)
-        chosen: Tensor = log.items.positions >= (log.items.lengths - wanted)[log.items.rows]
-        return chosen
+        counts = (log.items.lengths * share).round().long().clamp(min=1)
+        mask: Tensor = log.items.positions >= (log.items.lengths - counts)[log.items.rows]
+        return mask
+    count = max(1, round(share * log.n_interactions))
     order = np.lexsort((log.rows.numpy(), log.times.numpy()))
-    chosen = torch.zeros(log.n_interactions, dtype=torch.bool)
-    chosen[torch.from_numpy(order[-max(1, round(share * log.n_interactions)) :])] = True
-    return chosen
+    mask = torch.zeros(log.n_interactions, dtype=torch.bool)
+    mask[torch.from_numpy(order[-count:])] = True
+    return mask
 
 
 def after(old: Ragged, new: Ragged) -> Ragged:
@@ -543,16 +583,17 @@ def _merged(
 ) -> pl.DataFrame | None:
     """The features of both logs by id, with the types of the old one's columns: of an item that
     both have the new values, where the new log has the column."""
-    if new is not None and new_key != key:
-        new = new.rename({new_key: key})
-    if old is None or new is None:
-        return old if new is None else new
-    absent = [name for name in old.columns if name not in new.columns]
+    if new is None:
+        return old
+    new = new.rename({new_key: key})
+    if old is None:
+        return new
+    absent = old.drop(new.columns, strict=False).columns
     if absent:
         _log.warning(
             "item_features of the new log have no column %s: new items have none", ", ".join(absent)
         )
-    new = new.cast({name: dtype for name, dtype in old.schema.items() if name in new.columns})
+    new = new.cast(old.drop(absent).schema)
     new = new.join(old.select(key, *absent), on=key, how="left", maintain_order="left")
     return pl.concat([old, new], how="diagonal").unique(key, keep="last", maintain_order=True)
 
@@ -564,52 +605,59 @@ class Before(Scorer):
 
     def __init__(self, model: Model, n_items: int) -> None:
         self.reads_times = model.reads_times
-        self.model, self.n_items, self.known = model, n_items, model.space
+        self.model = model
+        self.n_items = n_items
+        self.known = model.space
 
     def score(self, query: Query) -> Tensor:
         users = torch.where(query.users < self.known.n_users, query.users, -1)
         known_mask = query.history.values < self.known.n_items
         times = None if query.times is None else query.times.filter(known_mask)
-        asked = replace(query, users=users, history=query.history.filter(known_mask), times=times)
-        scores = self.model.score(asked.to(device_of(self.model))).to(query.users.device)
+        known = replace(query, users=users, history=query.history.filter(known_mask), times=times)
+        scores = self.model.score(known.to(device_of(self.model))).to(query.users.device)
         return torch.nn.functional.pad(scores, (0, self.n_items - scores.shape[1]), value=_LOWEST)
 
 
 # -- reading a new log
 
 
-def read_new_log(given: Any, recommender: Recommender, item_features: Any = None) -> Interactions:
+def read_new_log(new_log: Any, recommender: Recommender, item_features: Any = None) -> Interactions:
     """New interactions as a log, with features of its items.
 
-    ``given`` is a log; a frame with columns that are named like the run's or ``user``, ``item`` and
-    ``timestamp``; or files (``.txt``: lines of ``user item item ...``), whose columns are named
+    ``new_log`` is a log; a frame with columns that are named like the run's or ``user``, ``item``
+    and ``timestamp``; or files (``.txt``: lines of ``user item item ...``), whose columns are named
     like the run's or are guessed. Without a time, rows are in order. Texts in a file of features
     become lists where those of the run's file did.
     """
-    if isinstance(given, Interactions):
-        log = given
-    elif isinstance(given, str | Path):
-        log = _read_file(Path(given), recommender)
+    if isinstance(new_log, str | Path):
+        log = _read_file(Path(new_log), recommender)
+    elif isinstance(new_log, Interactions):
+        log = new_log
     else:
-        log = read_like(given, recommender.columns, recommender.time_format)
+        log = read_like(new_log, recommender.columns, recommender.time_format)
     if isinstance(item_features, str | Path):
-        like = _written(recommender.record, ("encoding", "quotes", "lists"))
-        file = LogFile("", Reading.of(like, item_features=str(item_features)))
-        item_features = log.with_features(**file.features(log.columns)).item_features
-        old = {} if recommender.item_features is None else recommender.item_features.schema
-        texts = [name for name, dtype in item_features.schema.items() if dtype == pl.String]
-        item_features = with_lists(
-            item_features, {name: BAR for name in texts if isinstance(old.get(name), pl.List)}
-        )
+        item_features = _read_item_features(str(item_features), log, recommender)
     return log.with_features(item_features=item_features)
 
 
-def _written(record: Mapping[str, Any], names: Sequence[str] = _WRITTEN) -> dict[str, Any]:
+def _read_item_features(path: str, log: Interactions, recommender: Recommender) -> pl.DataFrame:
+    written = _written(recommender.record, {"encoding", "quotes", "lists"})
+    file = LogFile("", Reading.of(written, item_features=path))
+    features = log.with_features(**file.features(log.columns)).item_features
+    assert features is not None
+    lists: list[str] = []
+    if recommender.item_features is not None:
+        lists = recommender.item_features.select(pl.col(pl.List)).columns
+    texts = features.select(pl.col(pl.String)).columns
+    return with_lists(features, dict.fromkeys({*texts}.intersection(lists), BAR))
+
+
+def _written(record: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
     """How the log of a run was written, by its record, where not by default: a new log may be
     written like it.
     """
-    given = ((record.get("data") or {}).get("settings") or {}).get("reading") or {}
-    return {name: given[name] for name in names if name in given}
+    reading = Reading.of(record.get("data", {}).get("settings", {}).get("reading"))
+    return reading.model_dump(mode="json", include=names, exclude_defaults=True)
 
 
 def _read_file(path: Path, recommender: Recommender) -> Interactions:
@@ -617,21 +665,25 @@ def _read_file(path: Path, recommender: Recommender) -> Interactions:
     files are, else as that of the run was. Ids are texts where the run's are: a text file has no
     types of its own."""
     columns = recommender.columns
-    form = "sequences" if path.suffix == ".txt" else None
-    own = {"user": columns.user, "item": columns.item, "timestamp": columns.timestamp}
-    like = {"time_format": recommender.time_format, **_written(recommender.record)}
+    form = None
+    own_names = {"user": columns.user, "item": columns.item, "timestamp": columns.timestamp}
+    names: list[dict[str, Any]] = [own_names, {**own_names, "timestamp": None}, {}]
+    if path.suffix == ".txt":
+        form = "sequences"
+        names = [{}, own_names]
+    like = {"time_format": recommender.time_format, **_written(recommender.record, _WRITTEN)}
     errors: list[DataError] = []
-    for written in ({"format": form}, like):
-        for names in ({}, own) if form else (own, {**own, "timestamp": None}, {}):
-            try:
-                log = Interactions.from_files(LogFile(str(path), Reading.of({**written, **names})))
-            except DataError as error:
-                errors.append(error)
-                continue
-            pairs = ((log.users, recommender.users), (log.items, recommender.items))
-            users, items = (
-                IdMap(new.values.cast(pl.String)) if known.values.dtype == pl.String else new
-                for new, known in pairs
-            )
-            return Interactions(log.log, users, items, log.columns, log.time_unit, log.kind)
+    for written, named in product(({"format": form}, like), names):
+        try:
+            log = Interactions.from_files(LogFile(str(path), Reading.of({**written, **named})))
+        except DataError as error:
+            errors.append(error)
+            continue
+        users = _typed_like(log.users, recommender.users)
+        items = _typed_like(log.items, recommender.items)
+        return Interactions(log.log, users, items, log.columns, log.time_unit, log.kind)
     raise errors[0]
+
+
+def _typed_like(new: IdMap, known: IdMap) -> IdMap:
+    return IdMap(new.values.cast(pl.String)) if known.values.dtype == pl.String else new

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import contrast_oracles as dense
@@ -20,9 +21,11 @@ from recgraph.contrast.regularisers import Alignment, CrossUniformity, Margin, U
 from recgraph.contrast.term import Contrast, ContrastiveTerm
 from recgraph.contrast.weights import Hardness, Pairs
 from recgraph.ranks import Ranks, Share
+from recgraph.registry import import_file
 from recgraph.sparse import blocks
 from recgraph.sparse.ragged import Ragged
 
+ROOT = Path(__file__).resolve().parents[2]
 N, D = 8, 5
 FLAGS = [(True, False), (True, True), (False, False)]
 
@@ -130,6 +133,7 @@ def test_rows_of_an_id_are_positives_of_one_another(
     """SupCon's equation 2, a positive at a time; an anchor whose candidates have weight 0 is left
     out.
     """
+    import_file(ROOT / "experiments" / "ideas" / "sup_con.py")
     a, b = views()
     ids, table = torch.tensor([3, 5, 3, 0, 5, 3, 7, 2]), log_weights(N, N)
     objective = {"name": "sup_con", "block_rows": block_rows, "count_positive": not weighted}

@@ -302,7 +302,7 @@ def test_what_nodes_share(nodes: NodeRun, tmp_path: Path) -> None:
     order = cosines[1:].argsort(descending=True) + 1
     assert [each.near.node.id for each in found.neighbours] == order.tolist()
     assert [each.near.similarity for each in found.neighbours] == pytest.approx(
-        cosines[order].tolist()
+        cosines[order].tolist(), abs=1e-6
     )
     shared = {
         each.near.node.id: {one.path: one for one in each.evidence} for each in found.neighbours

@@ -167,10 +167,11 @@ def test_views_of_contrastive_models_are_read_by_a_mask_behind_them() -> None:
     for cls, more in ((rg.models.CL4SRec, {}), (rg.models.MCLRec, {"augmenter": "attention"})):
         model = built(cls, **settings, **more)
         batch = next(iter(model.batches(random_train(), 16, Generators(0)).epoch(0)))
-        for with_states in (False, True):
+        for needs_states in (False, True):
+            model.needs_states = needs_states  # type: ignore[attr-defined]
             for view, encoded in zip(
                 model.draw_views(batch),  # type: ignore[attr-defined]
-                model.encode_together(model.draw_views(batch), batch, with_states),  # type: ignore[attr-defined]
+                model.encode_together(model.draw_views(batch), batch),  # type: ignore[attr-defined]
                 strict=True,
             ):
                 states = oracle_states(model, [[*row, 0] for row in view.to_lists()])

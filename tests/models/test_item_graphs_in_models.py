@@ -98,7 +98,7 @@ def test_the_contrast_is_that_of_the_distinct_items_that_follow() -> None:
     batch = next(iter(model.batches(TRAIN, 16, Generators(0, "cpu")).epoch(0)))
     model.train()
     loss = model(batch, ("items",))["items"]
-    own, _, related = model._tables(batch)
+    own, _, related = model.item_tables(batch)
     ids = sorted({int(token) - 1 for token in batch.contrast_targets})
     assert len(ids) < len(batch.contrast_targets), "an item follows two rows"
     cosine = torch.nn.functional.cosine_similarity

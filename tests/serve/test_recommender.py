@@ -19,6 +19,7 @@ import pyarrow as pa
 import pytest
 import torch
 from refusing import refused
+from same_lists import assert_same_lists
 from small_serving import ServedTowers, log, recommender, serve
 
 from recgraph.data.batches import Query
@@ -112,7 +113,7 @@ def test_histories_equal_the_same_users() -> None:
         again["who"].unique(maintain_order=True).to_list()
         == shuffled["who"].unique(maintain_order=True).to_list()
     )
-    assert again.sort("who", "rank").equals(known.sort("who", "rank"))
+    assert_same_lists(again.sort("who", "rank"), known.sort("who", "rank"))
     assert served.user_vectors(users=["7", "3"]).equals(
         served.user_vectors(histories={user: rows[user] for user in ("7", "3")})
     )
@@ -240,11 +241,11 @@ def test_parts_are_the_whole(options: dict[str, Any], engine: Engine | None) -> 
     served = serve(log())
     parts = list(served.stream(k=4, batch_size=7, engine=engine, **options))
     assert [part["who"].n_unique() for part in parts] == [7, 7, 7, 7, 2]
-    assert pl.concat(parts).equals(served.recommend(users="all", k=4, **options))
+    assert_same_lists(pl.concat(parts), served.recommend(users="all", k=4, **options))
     histories = {"x": [1, 2], "y": [3], "z": [4, 999]}
     new = list(served.stream(histories=histories, k=4, batch_size=2, engine=engine, **options))
     assert served.counters["unknown_items"] == 1
-    assert pl.concat(new).equals(served.recommend(histories=histories, k=4, **options))
+    assert_same_lists(pl.concat(new), served.recommend(histories=histories, k=4, **options))
 
 
 # -- vectors
@@ -294,9 +295,9 @@ def test_similar_items_are_those_of_a_slow_oracle(by: Any) -> None:
         found = torch.from_numpy(served.items.index(part["similar"]))
         assert part["score"].to_list() == pytest.approx(wanted[row, found].tolist(), abs=1e-6)
         assert row not in found.tolist()
-    assert frame.equals(served.similar(k=6, by=by, batch_size=3))
+    assert_same_lists(served.similar(k=6, by=by, batch_size=3), frame)
     some = served.similar(served.items.values[[7, 2]].to_list(), k=6, by=by)
-    assert some.equals(pl.concat(frame.filter(what=served.items.values[n]) for n in (7, 2)))
+    assert_same_lists(some, pl.concat(frame.filter(what=served.items.values[n]) for n in (7, 2)))
 
 
 @pytest.mark.parametrize("by", ["vectors", "co_occurrence"])
@@ -320,7 +321,8 @@ def test_similar_items_without_vector_or_that_are_left_out(
         )
         if by == "vectors":
             assert served.similar(k=5, allow=[zero]).is_empty()
-    assert all(one.equals(other) for one, other in zip(*found, strict=True))
+    for one, other in zip(*found, strict=True):
+        assert_same_lists(one, other)
     assert not {2, 3} & set(found[0][0]["similar"])
     assert (zero in {*found[0][0]["similar"], *found[0][0]["what"]}) == (by == "co_occurrence")
 

@@ -161,7 +161,7 @@ def test_a_loss_that_is_no_number_ends_all_ranks_and_names_the_one(
 
 def test_ranks_that_train_otherwise_are_refused_on_all(ranks: list[dict[str, Any]]) -> None:
     assert ranks[0]["alike"] == ranks[1]["alike"]
-    assert "rank 1 trains with another batch_size" in ranks[0]["alike"]
+    assert "rank 1 trains with another training.batch_size" in ranks[0]["alike"]
 
 
 # -- ranks: shares of a batch, and gathered rows whose gradient is the one of a single process

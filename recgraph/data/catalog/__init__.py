@@ -63,15 +63,15 @@ def rows() -> list[dict[str, Any]]:
     for name, path in card_files().items():
         try:
             card = Card.load(path)
-            found = {
+            facts = {
                 "title": card.title,
                 "sources": card.kinds,
                 "prepared": _is_prepared(card),
                 **card.sizes,
             }
         except ConfigError as error:
-            found = {"title": f"error: {error}", "sources": [], "prepared": False}
-        table.append({"name": name, **empty, **found})
+            facts = {"title": f"error: {error}", "sources": [], "prepared": False}
+        table.append({"name": name, **empty, **facts})
     return table
 
 
@@ -114,40 +114,39 @@ def get(name: str, from_path: str | Path | None = None, source: str | None = Non
         )
     given = None if from_path is None else Path(from_path)
     if isinstance(card, FileCard):
-        file = (
-            card.log_file
-            if given is None
-            else LogFile(str(given.absolute()), card.log_file.reading)
-        )
-        return Prepared(
-            Path(file.path).parent,
-            card,
-            counts_of(prepare_files(card, file)),
-            file.path,
-            cached=False,
-        )
-    if _is_prepared(card) and given is None and (source is None or isinstance(card, GraphCard)):
+        file = card.log_file
+        if given is not None:
+            file = replace(file, path=str(given.absolute()))
+        counts = counts_of(prepare_files(card, file))
+        return Prepared(Path(file.path).parent, card, counts, file.path, cached=False)
+    if _is_prepared(card) and (given, source) == (None, None):
         return _read(card, cached=True)
     # the folder is there whole or not at all, whoever prepares it at the same time
     with replacing_folder(_folder(card)) as new:
         if isinstance(card, GraphCard):
-            from recgraph.data.catalog.graphs import prepare_graph
-
-            graph, task, data = prepare_graph(card, given, name)
-            counts, label = {each: graph.count(each) for each in graph.node_types}, str(given)
-            counts["edges"] = sum(edges.adj.nnz for edges in graph.edges.values())
-            if task is not None:
-                task.save(new)
-                graph.save(new / "graph")
-            if data is not None:
-                counts["interactions"] = len(data)
-                replace(data, graph=graph).save(new)
+            counts, label = _save_graph(card, given, name, new), str(given)
         else:
             log, label = prepare_log(card, given, source)
             log.save(new)
             counts = counts_of(log)
         write_json({"counts": counts, "source": label}, new / _RECORD)
     return _read(card, cached=False)
+
+
+def _save_graph(card: GraphCard, given: Path | None, name: str, folder: Path) -> dict[str, int]:
+    """Prepare a graph into a folder -> the numbers of its nodes, edges and interactions."""
+    from recgraph.data.catalog.graphs import prepare_graph
+
+    graph, task, data = prepare_graph(card, given, name)
+    counts = {node_type: graph.count(node_type) for node_type in graph.node_types}
+    counts["edges"] = sum(edges.adj.nnz for edges in graph.edges.values())
+    if task is not None:
+        task.save(folder)
+        graph.save(folder / "graph")
+    if data is not None:
+        counts["interactions"] = len(data)
+        replace(data, graph=graph).save(folder)
+    return counts
 
 
 @checked
@@ -204,11 +203,11 @@ def load_split(
     leave-one-out.
     """
     card, data = find_card(name), load_dataset(name, reading)
-    if strategy is None and isinstance(card, GraphCard) and card.interactions is not None:
-        return data.split(**card.interactions.split)
-    return data.split(
-        strategy or ("given" if data.has_parts else "leave-one-out"), seed=seed, **params
-    )
+    if strategy is None:
+        if isinstance(card, GraphCard) and card.interactions is not None:
+            return data.split(**card.interactions.split)
+        strategy = "given" if data.has_parts else "leave-one-out"
+    return data.split(strategy, seed=seed, **params)
 
 
 def _check_has(name: str, has: bool, what: str) -> None:

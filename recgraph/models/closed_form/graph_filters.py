@@ -50,7 +50,7 @@ class GraphFilter(SizedByState, ClosedFormModel):
 
     reads_weights = True
     reads_repeats = False
-    sized_by_state = ("items", "weights")
+    sized_by_state = ("items", "offsets", "weights")
     items: Tensor
     offsets: Tensor
     weights: Tensor
@@ -96,21 +96,20 @@ class GraphFilter(SizedByState, ClosedFormModel):
         history = distinct(query.history, n_items)
         scores = self.weights.new_zeros(len(query), n_items)
         for first in range(0, len(query), _SIGNALS):
-            some = history.take(
-                torch.arange(first, min(first + _SIGNALS, len(query)), device=history.device)
-            )
-            signal = scores.new_zeros(n_items, some.n_rows)
-            signal[some.values, some.rows] = 1
-            scores[first : first + some.n_rows] = self.filtered(some, signal).T
+            block = history.part(first, min(first + _SIGNALS, len(query)))
+            signal = scores.new_zeros(n_items, block.n_rows)
+            signal[block.values, block.rows] = 1
+            scores[first : first + block.n_rows] = self.filtered(block, signal).T
         return scores
 
 
 def _normalised(matrix: Csr, alpha: float) -> tuple[Csr, Tensor]:
     """R~ in float64, and D_I."""
     matrix = matrix.with_weights(matrix.values(torch.float64))
-    of_users, of_items = matrix.degrees.to(torch.float64), matrix.t().row_sums()
+    users = matrix.degrees.to(torch.float64)
+    items = matrix.t().row_sums()
     roots = matrix.with_weights(matrix.values().sqrt())
-    return roots.scale(power(of_users, -alpha), power(of_items, alpha - 1)), of_items
+    return roots.scale(power(users, -alpha), power(items, alpha - 1)), items
 
 
 Factors = Annotated[
@@ -170,18 +169,18 @@ class GFCF(GraphFilter):
         """[n_items, K]: the right singular vectors of the normalised matrix, the greatest first."""
         from scipy.sparse.linalg import svds
 
-        matrix, width = normalised.to_scipy(), self.factors.shape[1]
-        # ARPACK finds fewer than the shorter side has
+        matrix = normalised.to_scipy()
+        width = self.factors.shape[1]
         shorter = min(matrix.shape)
-        if shorter <= width or (shorter <= _DENSE and math.prod(matrix.shape) <= _DENSE_CELLS):
-            _, values, found = np.linalg.svd(matrix.toarray(), full_matrices=False)
+        is_small = shorter <= _DENSE and math.prod(matrix.shape) <= _DENSE_CELLS
+        if is_small or shorter <= width:  # ARPACK finds fewer than the shorter side has
+            _, values, vectors = np.linalg.svd(matrix.toarray(), full_matrices=False)
         else:
-            assert self.seed is not None
             start = numpy_generator(self.seed, "gf-cf").standard_normal(shorter)
-            _, values, found = svds(matrix, k=width, v0=start)
+            _, values, vectors = svds(matrix, k=width, v0=start)
         order = np.argsort(-values, kind="stable")[:width]
         # a vector of singular value 0 is any one that is orthogonal to the histories
-        vectors = found[order] * (values[order] > _ZERO)[:, None]
+        vectors = vectors[order] * (values[order] > _ZERO)[:, None]
         return torch.from_numpy(np.ascontiguousarray(vectors.T))
 
     def filtered(self, history: Ragged, signal: Tensor) -> Tensor:
@@ -277,33 +276,20 @@ class TurboCF(GraphFilter):
         """Whether P is made: then the buffers hold it, and no R~."""
         return self.config.power != 1 or self.config.k is not None
 
-    def _build(self, space: Space) -> None:
-        super()._build(
-            Space(n_users=space.n_items, n_items=space.n_items) if self.is_made else space
-        )
-
     def fit(self, train: Part) -> Self:
-        config, n_items = self.config, train.n_items
-        matrix = _normalised(fit_matrix(self, train, self.offsets.device), config.user_power)[0]
-        if config.k is not None:  # neighbours() reads the roots of weights
-            squares, norms = (
-                matrix.with_weights(matrix.values() ** 2),
-                matrix.values().new_ones(n_items),
-            )
-            index, entries = neighbours(
-                squares, min(config.k, n_items), norms=norms, with_itself=True
-            )
-            kept = entries > 0
-            matrix = Csr.from_coo(
-                kept.nonzero()[:, 0], index[kept], entries[kept], shape=(n_items, n_items)
-            )
+        config = self.config
+        matrix, _ = _normalised(fit_matrix(self, train, self.offsets.device), config.user_power)
+        if config.k is not None:
+            matrix = _nearest(matrix, min(config.k, train.n_items))
         elif self.is_made:
             matrix = compose(matrix.t(), matrix)
-        self.keep(matrix.with_weights(matrix.values() ** config.power) if self.is_made else matrix)
+        self.keep(matrix.with_weights(matrix.values() ** config.power))
         return self
 
     def operator(self) -> Operator:
-        return self.matrix if self.is_made else super().operator()
+        if self.is_made:
+            return self.matrix
+        return super().operator()
 
     def filtered(self, history: Ragged, signal: Tensor) -> Tensor:
         total = torch.zeros_like(signal)
@@ -311,3 +297,13 @@ class TurboCF(GraphFilter):
             signal = self.propagate(signal)
             total.add_(signal, alpha=coefficient)
         return total
+
+
+def _nearest(matrix: Csr, k: int) -> Csr:
+    """The ``k`` greatest entries of each row of ``R~' R~``."""
+    n_items = matrix.shape[1]
+    squares = matrix.with_weights(matrix.values() ** 2)  # neighbours() reads the roots of weights
+    norms = squares.values().new_ones(n_items)
+    index, entries = neighbours(squares, k, norms=norms, with_itself=True)
+    mask = entries > 0
+    return Csr.from_coo(mask.nonzero()[:, 0], index[mask], entries[mask], shape=(n_items, n_items))

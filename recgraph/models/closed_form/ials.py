@@ -95,10 +95,13 @@ class IALS(ClosedFormModel):
     def fit(self, train: Part) -> Self:
         config = self.config
         users = fit_matrix(self, train, self.item_vectors.device)
-        items, known = users.t(), users.degrees > 0
-        of_users, of_items = self._scale(users, train.n_items), self._scale(items, int(known.sum()))
-        self.mean_scale.copy_(torch.cat([of_users[known], of_items]).mean())
-        ridge_u, ridge_i = (config.l2 * scale / self.mean_scale for scale in (of_users, of_items))
+        items = users.t()
+        known_mask = users.degrees > 0
+        user_scale = self._scale(users, train.n_items)
+        item_scale = self._scale(items, int(known_mask.sum()))
+        self.mean_scale.copy_(torch.cat([user_scale[known_mask], item_scale]).mean())
+        ridge_u = config.l2 * user_scale / self.mean_scale
+        ridge_i = config.l2 * item_scale / self.mean_scale
         y = self._start()
         for _ in range(config.n_iterations):
             x = ridge_rows(users, y, config.confidence, ridge_u)
@@ -108,7 +111,6 @@ class IALS(ClosedFormModel):
 
     def _start(self) -> Tensor:
         """The first item vectors, by the seed that the model was built with."""
-        assert self.seed is not None
         generator = Generators(self.seed).fresh("ials")
         drawn = torch.randn(self.item_vectors.shape, generator=generator)
         return drawn.to(self.item_vectors).mul_(self.config.init_std / self.config.hidden_dim**0.5)

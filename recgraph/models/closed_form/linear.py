@@ -75,31 +75,32 @@ class EASE(ClosedFormModel):
 
     def fit(self, train: Part) -> Self:
         solve_in = self.config.solve_in
-        narrow = train.n_items > _FLOAT64_ITEMS if solve_in == "auto" else solve_in == "float32"
-        check_room(
-            "EASE", 0 if narrow else 8 * train.n_items**2
-        )  # beside the weights, which are there
+        if solve_in == "auto":
+            solve_in = "float64" if train.n_items <= _FLOAT64_ITEMS else "float32"
         matrix = fit_matrix(self, train, self.weights.device)
-        inverse = self.weights if narrow else torch.empty_like(self.weights, dtype=torch.float64)
+        inverse = self.weights
+        if solve_in == "float64":
+            check_room("EASE", 8 * train.n_items**2)  # beside the weights, which are there
+            inverse = inverse.double()
         for first, block in co_occurrence(matrix):
             inverse[first : first + block.shape[0]] = block
         inverse.diagonal().add_(self.config.l2)
         # a symmetric matrix is its own transpose, whose columns are contiguous: what LAPACK wants,
         # so nothing is copied
-        factor, info = inverse.mT, torch.empty(0, dtype=torch.int32, device=inverse.device)
+        factor = inverse.mT
+        info = torch.empty(0, dtype=torch.int32, device=inverse.device)
         torch.linalg.cholesky_ex(factor, out=(factor, info))
         if int(info):
             raise ConfigError(
-                f"l2 = {self.config.l2:g} is too small for these {train.n_items:,} items in {inverse.dtype}: give more"
-                + (", or solve_in = 'float64'" if narrow else "")
+                f"l2 = {self.config.l2:g} is too small for these {train.n_items:,} items in {solve_in}: give more, or "
+                "solve_in = 'float64'"
             )
         torch.cholesky_inverse(factor, out=factor)
-        if narrow:
+        if solve_in == "float32":
             self._check(inverse, matrix)
         inverse.div_(-inverse.diagonal().clone())
         inverse.fill_diagonal_(0)
-        if not narrow:
-            self.weights.copy_(inverse)
+        self.weights.copy_(inverse)
         return self
 
     def _check(self, inverse: Tensor, matrix: Csr) -> None:
@@ -110,15 +111,14 @@ class EASE(ClosedFormModel):
         far too large.
         """
         items = torch.linspace(0, len(inverse) - 1, min(_CHECKED, len(inverse))).long().tolist()
-        residuals, x = [], matrix.values(torch.float64).sqrt()
+        x = matrix.values(torch.float64).sqrt()
+        residuals = []
         for item in items:
             column = inverse[item].double()
-            of_users = column.new_zeros(matrix.shape[0]).index_add_(
-                0, matrix.rows, x * column[matrix.indices]
-            )
-            residual = torch.zeros_like(column).index_add_(
-                0, matrix.indices, x * of_users[matrix.rows]
-            )
+            users = column.new_zeros(matrix.shape[0])
+            users.index_add_(0, matrix.rows, x * column[matrix.indices])
+            residual = torch.zeros_like(column)
+            residual.index_add_(0, matrix.indices, x * users[matrix.rows])
             residual.add_(column, alpha=self.config.l2)[item] -= 1
             residuals.append(residual.to(inverse.dtype))
         errors = torch.stack(residuals) @ inverse
@@ -189,8 +189,10 @@ class SLIM(NeighbourModel):
         from sklearn.linear_model import ElasticNet
 
         # scikit-learn runs on the host
-        config, found = self.config, fit_matrix(self, train, torch.device("cpu"))
-        matrix = csr_matrix(found.with_weights(found.values(torch.float64).sqrt()).to_scipy())
+        config = self.config
+        interactions = fit_matrix(self, train, torch.device("cpu"))
+        roots = interactions.with_weights(interactions.values(torch.float64).sqrt())
+        matrix = csr_matrix(roots.to_scipy())
         columns = matrix.tocsc()
         index = np.zeros(self.neighbours.shape, dtype=np.int64)
         weight = np.zeros(self.neighbours.shape, dtype=np.float32)
@@ -220,12 +222,10 @@ class SLIM(NeighbourModel):
                 net.fit(columns[:, candidates], column.toarray().ravel(), check_input=False)
                 coefficients = net.coef_
                 unsolved += net.n_iter_ >= net.max_iter
-                kept = np.argsort(-coefficients, kind="stable")[: index.shape[1]]
-                kept = kept[coefficients[kept] > 0]
-                index[item, : len(kept)], weight[item, : len(kept)] = (
-                    candidates[kept],
-                    coefficients[kept],
-                )
+                order = np.argsort(-coefficients, kind="stable")[: index.shape[1]]
+                order = order[coefficients[order] > 0]
+                index[item, : len(order)] = candidates[order]
+                weight[item, : len(order)] = coefficients[order]
         if unsolved:
             limits = f"max_iter = {config.max_iter}, tol = {config.tol}"
             warnings.warn(

@@ -78,8 +78,8 @@ class PaddedScores(nn.Module):
             return self.table + 0 * marks
         if self.neighbours is None:
             return marks @ self.table
-        found = marks.index_select(1, self.neighbours.flatten()).view(-1, *self.table.shape)
-        return (found * self.table).sum(2)
+        marks = marks.index_select(1, self.neighbours.flatten()).view(-1, *self.table.shape)
+        return (marks * self.table).sum(2)
 
 
 class NeighbourConfig(ModelConfig):
@@ -156,18 +156,14 @@ class ItemKNN(NeighbourModel):
 
     def fit(self, train: Part) -> Self:
         matrix = fit_matrix(self, train, self.neighbours.device)
-        norms = (
-            torch.bincount(matrix.indices, matrix.weights, minlength=train.n_items)
-            .to(torch.float64)
-            .sqrt()
-        )
-        index, similarity = neighbours(
-            matrix, self.neighbours.shape[1], self.config.shrink, norms=norms
-        )
+        counts = torch.bincount(matrix.indices, matrix.weights, minlength=train.n_items)
+        norms = counts.to(torch.float64).sqrt()
+        k = self.neighbours.shape[1]
+        index, similarities = neighbours(matrix, k, self.config.shrink, norms=norms)
+        if self.config.normalise:
+            similarities = F.normalize(similarities, p=1, dim=1)
         self.neighbours.copy_(index)
-        self.similarities.copy_(
-            F.normalize(similarity, p=1, dim=1) if self.config.normalise else similarity
-        )
+        self.similarities.copy_(similarities)
         return self
 
 
@@ -192,16 +188,16 @@ class RP3beta(NeighbourModel):
     Config = RP3betaConfig
 
     def fit(self, train: Part) -> Self:
-        matrix, alpha = fit_matrix(self, train, self.neighbours.device), self.config.alpha
+        alpha, beta = self.config.alpha, self.config.beta
+        matrix = fit_matrix(self, train, self.neighbours.device)
         matrix = matrix.with_weights(matrix.values(torch.float64))
-        of_items, beta = matrix.t().row_sums(), self.config.beta
+        items = matrix.t().row_sums()
         # neighbours() reads the roots of weights
-        steps = matrix.with_weights(matrix.values() ** (2 * alpha)).scale(
-            power(matrix.row_sums(), -alpha)
-        )
-        index, walks = neighbours(steps, self.neighbours.shape[1], norms=of_items**beta)
+        squares = matrix.with_weights(matrix.values() ** (2 * alpha))
+        steps = squares.scale(power(matrix.row_sums(), -alpha))
+        index, walks = neighbours(steps, self.neighbours.shape[1], norms=items**beta)
         self.neighbours.copy_(index)
-        self.similarities.copy_(walks * power(of_items, beta - alpha)[index])
+        self.similarities.copy_(walks * power(items, beta - alpha)[index])
         return self
 
 
@@ -225,7 +221,6 @@ def fit_matrix(model: ClosedFormModel, train: Part, device: torch.device) -> Csr
     Raises:
         ValueError: the training part has another number of items than the model was built for.
     """
-    assert model.space is not None
     if train.n_items != model.space.n_items:
         raise ValueError(
             f"train has n_items = {train.n_items}, but {type(model).__name__} was built for {model.space.n_items}; "

@@ -101,8 +101,9 @@ class Transitions(SizedByState, ClosedFormModel):
         """The items of a history that count: those before are less than a rounding error of the
         newest.
         """
-        decay = self.config.decay
-        return 1 << 31 if decay == 1 else 1 + int(math.log(_EPSILON) / math.log(decay))
+        if self.config.decay == 1:
+            return 1 << 31
+        return 1 + int(math.log(_EPSILON) / math.log(self.config.decay))
 
     @property
     def matrix(self) -> Csr:
@@ -126,11 +127,9 @@ class Transitions(SizedByState, ClosedFormModel):
         rows_scale = power(table.row_sums(), -config.history_power).float()
         columns_scale = power(table.t().row_sums(), -config.item_power).float()
         table = table.scale(rows_scale, columns_scale)
-        self.offsets, self.items, self.weights = (
-            table.indptr,
-            table.indices,
-            table.values(torch.float32),
-        )
+        self.offsets = table.indptr
+        self.items = table.indices
+        self.weights = table.values(torch.float32)
         self.changed()
         return self
 

@@ -4,8 +4,7 @@ for ranking.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -21,7 +20,7 @@ from recgraph.encoders.items import Kept
 from recgraph.losses.base import NextItemLoss
 from recgraph.losses.pairwise import OwnNegatives, PairWeights
 from recgraph.losses.scores import own_scores, pair_scores, unit_rows
-from recgraph.models.base import ModelConfig, Phase, Space, TrainableModel, UpdatedBy
+from recgraph.models.base import ModelConfig, Phase, Space, TrainableModel, UpdatedBy, weighted
 from recgraph.models.reading import Reading
 from recgraph.registry import part
 from recgraph.rng import Generators
@@ -107,14 +106,12 @@ class CollaborativeModel(TrainableModel):
 
     def _new_table(self, *sizes: int) -> nn.Embedding:
         """A table with so many rows of each kind, drawn as the configuration says."""
-        width, std = self.config.hidden_dim, self.config.init_std
-        table = nn.Embedding(sum(sizes), width)
+        table = nn.Embedding(sum(sizes), self.config.hidden_dim)
         for rows in torch.split(table.weight.detach(), list(sizes)):
-            if std is not None:
-                rows.normal_(std=std)
-            else:  # by Xavier, as nn.init has it of [n_rows, width]
-                bound = math.sqrt(3.0) * math.sqrt(2.0 / float(width + len(rows)))
-                rows.uniform_(-bound, bound)
+            if self.config.init_std is None:
+                nn.init.xavier_uniform_(rows)
+            else:
+                rows.normal_(std=self.config.init_std)
         return table
 
     @property
@@ -129,16 +126,18 @@ class CollaborativeModel(TrainableModel):
     def batches(self, train: Part, batch_size: int, generators: Generators) -> PairBatches:
         """Training batches; also shows the training part to the parts that learn from it."""
         self.setup(train)
-        pairwise = isinstance(self.loss, OwnNegatives)
+        if not isinstance(self.loss, OwnNegatives):
+            return PairBatches(train, batch_size, generators, n_negatives=0)
+        config = self.loss.config
         return PairBatches(
             train,
             batch_size,
             generators,
-            n_negatives=self.loss.config.n_negatives if pairwise else 0,
-            popularity_power=self.loss.config.popularity_power if pairwise else 0.0,
+            n_negatives=config.n_negatives,
+            popularity_power=config.popularity_power,
             exclude_own=self.config.exclude_own,
-            shared=pairwise and self.loss.config.shared,
-            n_groups=self.loss.config.n_groups if pairwise else 1,
+            shared=config.shared,
+            n_groups=config.n_groups,
         )
 
     def prepare(self, batch: PairBatch) -> None:
@@ -178,7 +177,9 @@ class CollaborativeModel(TrainableModel):
     def pair_weights(self, batch: PairBatch) -> PairWeights | None:
         """What the pairs of a batch count in the recommendation loss; None: all 1."""
         w = batch.sample_weights
-        return None if w is None else PairWeights(w, w[:, None])
+        if w is None:
+            return None
+        return PairWeights(w, w[:, None])
 
     def losses(self, batch: PairBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
         """``l2`` and ``rec``; a subclass adds its own.
@@ -187,57 +188,95 @@ class CollaborativeModel(TrainableModel):
         samples, as propagation is the same on all ranks; the mean over ranks counts. Multiply a
         mean over a rank's own samples by the batch's ``weight`` therefore.
         """
-        found = {}
+        return self._recommendation(batch, wanted, self.nodes_of)
+
+    def _recommendation(
+        self,
+        batch: PairBatch,
+        wanted: frozenset[str],
+        nodes_of: Callable[[PairBatch], tuple[PairBatch, Tensor]],
+    ) -> dict[str, Tensor]:
+        """``l2`` and ``rec``, by :meth:`nodes_of` or what takes its place."""
+        terms = {}
         if "l2" in wanted:
-            found["l2"] = self._l2(batch)
+            terms["l2"] = self._l2(batch)
         if "rec" in wanted:
-            found["rec"] = self._rec(*self.nodes_of(batch))
-        return found
+            terms["rec"] = self._rec(*nodes_of(batch))
+        return terms
 
     def _rec(self, batch: PairBatch, nodes: Tensor) -> Tensor:
         """The recommendation loss of a batch, whose users are rows of ``nodes`` [U + n_items,
         D].
         """
-        n_items = self.space.n_items
-        n_users = len(nodes) - n_items
-        if isinstance(self.loss, OwnNegatives):
-            keep_mask, weights = batch.negative_mask(), self.pair_weights(batch)
-            generator = batch.generators.of_rank("dropout")
-            if self.loss.config.shared:
-                if self.config.exclude_own and self.loss.weighs_pairs:
-                    weights = _weights_of_kept(keep_mask, weights, nodes.dtype)
-                assert batch.bounds is not None
-                read = batch.users, batch.items + n_users, batch.negatives + n_users
-                part, (users, items, drawn) = read_once(nodes, *read)
-                pairs = drawn, batch.bounds, keep_mask, lookup(part, users), items, part
-                return weighted(
-                    self.loss.against_shared(*pairs, n_items, weights, generator), batch
-                )
-            items = torch.cat([batch.items[:, None], batch.negatives], 1)
-            part, places = touched(nodes, torch.cat([batch.users[:, None], items + n_users], 1))
-            if self.loss.cosine:
-                part, places = unit_rows(part, places)
-            if self.loss.drops:
-                users = self.loss.dropped(lookup(part, places[:, 0]), generator)
-                scores = own_scores(users, part, places[:, 1:])
-            else:
-                scores = pair_scores(part, places[:, 0], places[:, 1:])
-            return weighted(
-                self.loss.of_scores(scores[:, 0], scores[:, 1:], keep_mask, n_items, weights), batch
-            )
+        if not isinstance(self.loss, OwnNegatives):
+            loss = self._listwise(batch, nodes)
+        elif self.loss.config.shared:
+            loss = self._against_shared(self.loss, batch, nodes)
+        else:
+            loss = self._against_own(self.loss, batch, nodes)
+        return weighted(loss, batch.weight)
+
+    def _listwise(self, batch: PairBatch, nodes: Tensor) -> Tensor:
+        """A loss that scores all items, or draws its own."""
         # losses read tokens: row 0 is the padding's
-        table = F.pad(nodes[n_users:], (0, 0, 1, 0))
+        table = F.pad(nodes[-self.space.n_items :], (0, 0, 1, 0))
         users = lookup(nodes, batch.users)
-        given = {} if batch.sample_weights is None else {"weights": batch.sample_weights}
-        return weighted(
-            self.loss(users, batch.items + 1, table, batch.generators["negatives"], **given), batch
+        kwargs = {}
+        if batch.sample_weights is not None:
+            kwargs["weights"] = batch.sample_weights
+        loss: Tensor = self.loss(
+            users, batch.items + 1, table, batch.generators["negatives"], **kwargs
+        )
+        return loss
+
+    def _against_shared(self, loss: OwnNegatives, batch: PairBatch, nodes: Tensor) -> Tensor:
+        """A pairwise loss with negatives that groups of samples share."""
+        assert batch.bounds is not None
+        n_users = len(nodes) - self.space.n_items
+        keep_mask = batch.negative_mask()
+        weights = self.pair_weights(batch)
+        if self.config.exclude_own and loss.weighs_pairs:
+            weights = _weights_of_kept(keep_mask, weights, nodes.dtype)
+        part, (users, items, drawn) = read_once(
+            nodes, batch.users, batch.items + n_users, batch.negatives + n_users
+        )
+        return loss.against_shared(
+            drawn=drawn,
+            bounds=batch.bounds,
+            keep_mask=keep_mask,
+            hidden=lookup(part, users),
+            targets=items,
+            table=part,
+            n_items=self.space.n_items,
+            weights=weights,
+            generator=batch.generators.of_rank("dropout"),
+        )
+
+    def _against_own(self, loss: OwnNegatives, batch: PairBatch, nodes: Tensor) -> Tensor:
+        """A pairwise loss with negatives of each sample's own."""
+        n_users = len(nodes) - self.space.n_items
+        items = torch.cat([batch.items[:, None], batch.negatives], 1)
+        part, places = touched(nodes, torch.cat([batch.users[:, None], items + n_users], 1))
+        if loss.cosine:
+            part, places = unit_rows(part, places)
+        generator = batch.generators.of_rank("dropout")
+        if loss.drops:
+            users = loss.dropped(lookup(part, places[:, 0]), generator)
+            scores = own_scores(users, part, places[:, 1:])
+        else:
+            scores = pair_scores(part, places[:, 0], places[:, 1:])
+        return loss.of_scores(
+            positive=scores[:, 0],
+            negative=scores[:, 1:],
+            keep_mask=batch.negative_mask(),
+            n_items=self.space.n_items,
+            weights=self.pair_weights(batch),
         )
 
     def _l2(self, batch: PairBatch) -> Tensor:
-        items, negatives = (index + self.space.n_users for index in (batch.items, batch.negatives))
-        return weighted(
-            half_squared_norms(self.embedding.weight, (batch.users, items, negatives)), batch
-        )
+        n_users = self.space.n_users
+        nodes = (batch.users, batch.items + n_users, batch.negatives + n_users)
+        return weighted(half_squared_norms(self.embedding.weight, nodes), batch.weight)
 
     def _ranked(self) -> tuple[Tensor, Tensor]:
         """:meth:`nodes`, and the vectors of items that scores are made of."""
@@ -260,8 +299,13 @@ class CollaborativeModel(TrainableModel):
         """Whether all users of a query have a trained vector, so that their histories are not
         read.
         """
+        return bool(self._known_mask(query).all())
+
+    def _known_mask(self, query: Query) -> Tensor:
+        """[B] bool: whose users have a trained vector."""
         known_mask = query.users >= 0
-        return bool(known_mask.all()) and bool(self.known_users[query.users].all())
+        known_mask[known_mask.clone()] = self.known_users[query.users[known_mask]]
+        return known_mask
 
     def reading(self, query: Query) -> Reading:
         if self.knows(query):
@@ -273,8 +317,7 @@ class CollaborativeModel(TrainableModel):
 
     def _user_vectors(self, query: Query, nodes: Tensor) -> Tensor:
         """[B, D]: from vectors of all nodes [n_users + n_items, D]."""
-        known_mask = query.users >= 0
-        known_mask[known_mask.clone()] = self.known_users[query.users[known_mask]]
+        known_mask = self._known_mask(query)
         if bool(known_mask.all()):
             return lookup(nodes, query.users)
         vectors = self._fold_in(query, nodes)
@@ -296,10 +339,6 @@ class CollaborativeModel(TrainableModel):
 
     def encode_items(self) -> Tensor:
         return self._ranked()[1]
-
-
-def weighted(mean: Tensor, batch: PairBatch) -> Tensor:
-    return mean if batch.weight == 1 else mean * batch.weight
 
 
 def _weights_of_kept(
@@ -329,9 +368,8 @@ def half_squared_norms(table: Tensor, places: Sequence[Tensor]) -> Tensor:
         counts = table.new_zeros(table.shape[0])
         for index in places:
             if index.numel():
-                counts.index_add_(
-                    0, index.flatten(), counts.new_full((), 1 / index.numel()).expand(index.numel())
-                )
+                share = counts.new_full((), 1 / index.numel())
+                counts.index_add_(0, index.flatten(), share.expand(index.numel()))
         total: Tensor = _HalfWeightedNorms.apply(table, table, counts)  # type: ignore[no-untyped-call]
         return total
 
@@ -347,9 +385,8 @@ class _HalfWeightedNorms(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, same: Tensor, weights: Tensor) -> Tensor:
         ctx.save_for_backward(x, weights)
-        squares = [
-            torch.linalg.vecdot(x[rows], x[rows]) for rows in row_blocks(len(x), x.shape[1], x)
-        ]
+        blocks = row_blocks(len(x), x.shape[1], x)
+        squares = [torch.linalg.vecdot(x[rows], x[rows]) for rows in blocks]
         return weights.dot(torch.cat(squares)) / 2
 
     @staticmethod

@@ -65,9 +65,9 @@ class GraphContrastiveModel(LightGCN):
     def _build(self, space: Space) -> None:
         super()._build(space)
         # a weight may learn: users and items have one each
-        self.contrast_users, self.contrast_items = (
-            ContrastiveTerm(self.config.contrast, dim=self.config.hidden_dim) for _ in range(2)
-        )
+        config = self.config
+        self.contrast_users = ContrastiveTerm(config.contrast, dim=config.hidden_dim)
+        self.contrast_items = ContrastiveTerm(config.contrast, dim=config.hidden_dim)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -79,39 +79,44 @@ class GraphContrastiveModel(LightGCN):
         raise TypeError(f"{type(self).__name__} must define views(batch)")
 
     def losses(self, batch: PairBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
-        found = {}
+        terms = {}
         if "cl" in wanted:
-            found["cl"] = self._contrast(batch, *self.views(batch))
-        return found | super().losses(batch, wanted)
+            terms["cl"] = self._contrast(batch, *self.views(batch))
+        return terms | super().losses(batch, wanted)
 
     def _contrast(self, batch: PairBatch, first: Tensor, second: Tensor) -> Tensor:
         """The contrast of two views of all nodes: of the batch's users, plus alpha times that of
         its items.
         """
-        users, items = batch.distinct()
-        anchors, of_batch = self._of_both(first, users, items), self.config.candidates == "batch"
-        candidates = self._of_both(second, users, items) if of_batch else self._split(second)
+        nodes = batch.distinct()
+        anchors = self._of_both(first, *nodes)
+        if self.config.candidates == "batch":
+            candidates = self._of_both(second, *nodes)
+        else:
+            candidates = self._split(second)
         losses = []
-        for term, own, a, b in zip(self._terms(), (users, items), anchors, candidates, strict=True):
-            how = self._how(term, len(own), batch)
-            if of_batch:
-                losses.append(term(a, b, own, own, **how))
-            else:
-                losses.append(
-                    term(a, b, own, torch.arange(len(b), device=b.device), positives=own, **how)
-                )
+        for term, ids, a, b in zip(self._terms(), nodes, anchors, candidates, strict=True):
+            kwargs = self._step_arguments(term, len(ids), batch)
+            ids_b = ids
+            if self.config.candidates == "all":
+                ids_b = torch.arange(len(b), device=b.device)
+                kwargs["positives"] = ids
+            losses.append(term(a, b, ids, ids_b, **kwargs))
         return self._sum(*losses)
 
     def _terms(self) -> tuple[ContrastiveTerm, ContrastiveTerm]:
         return self.contrast_users, self.contrast_items
 
     def _sum(self, users: Tensor, items: Tensor) -> Tensor:
-        return users + (items if self.config.item_weight == 1 else items * self.config.item_weight)
+        total: Tensor = users + items * self.config.item_weight
+        return total
 
-    def _how(self, term: ContrastiveTerm, n: int, batch: PairBatch) -> dict[str, Any]:
-        """What a contrast of n nodes of the batch, the same on all ranks, is told of the step."""
-        share = None if batch.share.is_whole else batch.generators.ranks.share_of_batch(n)
-        return {"share": share, "generator": term.stream(batch.generators)}
+    def _step_arguments(self, term: ContrastiveTerm, n: int, batch: PairBatch) -> dict[str, Any]:
+        """Keyword arguments of a contrast of n nodes of the batch, the same on all ranks."""
+        kwargs: dict[str, Any] = {"generator": term.stream(batch.generators)}
+        if not batch.share.is_whole:
+            kwargs["share"] = batch.generators.ranks.share_of_batch(n)
+        return kwargs
 
     def _split(self, nodes: Tensor) -> tuple[Tensor, ...]:
         """The users and the items of vectors of all nodes."""
@@ -153,39 +158,43 @@ class SGL(GraphContrastiveModel):
         # users and items are different nodes, even where there are as many of the one as of the
         # other
         self._augmentations = [
-            each.build(self_loops=False, binary=False) for each in self.config.augmentations
+            augmentation.build(self_loops=False, binary=False)
+            for augmentation in self.config.augmentations
         ]
-        self._drawn: tuple[Any, list[list[Csr]]] | None = None
+        self._drawn: tuple[Any, tuple[list[Csr], ...]] = (None, ())
 
     def setup(self, train: Part) -> None:
         super().setup(train)
-        self._drawn = None
+        self._drawn = (None, ())
 
     def views(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
-        first, second = (
-            self.encoder(self.embedding.weight, layers) for layers in self._subgraphs(batch)
-        )
-        return first, second
+        first, second = self._subgraphs(batch)
+        table = self.embedding.weight
+        return self.encoder(table, first), self.encoder(table, second)
 
-    def _subgraphs(self, batch: PairBatch) -> list[list[Csr]]:
+    def _subgraphs(self, batch: PairBatch) -> tuple[list[Csr], ...]:
         """The adjacencies of each layer, for both views; the same in all batches of an epoch."""
         table = self.embedding.weight
         key = (batch.generators.seed, batch.epoch, table.device, table.dtype)
-        if self._drawn is None or self._drawn[0] != key:
+        if self._drawn[0] != key:
             generator = batch.generators.fresh("views", batch.epoch)
-            n_layers, each = self.encoder.n_layers, self.config.each_layer
-            views = [
-                [self._subgraph(generator, table.dtype) for _ in range(n_layers if each else 1)]
-                for _ in range(2)
-            ]
-            self._drawn = key, views if each else [view * n_layers for view in views]
+            self._drawn = (
+                key,
+                (self._subgraphs_of_view(generator), self._subgraphs_of_view(generator)),
+            )
         return self._drawn[1]
 
-    def _subgraph(self, generator: torch.Generator, dtype: torch.dtype) -> Csr:
+    def _subgraphs_of_view(self, generator: torch.Generator) -> list[Csr]:
+        n_layers = self.encoder.n_layers
+        if not self.config.each_layer:
+            return [self._subgraph(generator)] * n_layers
+        return [self._subgraph(generator) for _ in range(n_layers)]
+
+    def _subgraph(self, generator: torch.Generator) -> Csr:
         edges = self.encoder.edges
         for augmentation in self._augmentations:
             edges = augmentation(edges, generator)
-        return self.encoder.subgraph(edges, dtype)
+        return self.encoder.subgraph(edges, self.embedding.weight.dtype)
 
 
 class SimGCLConfig(GraphContrastiveConfig):
@@ -261,11 +270,8 @@ class XSimGCL(SimGCL):
 
     def losses(self, batch: PairBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
         _, *layers = self._noisy_layers(batch)
-        vectors, found = mean(layers), {}
+        vectors = mean(layers)
+        terms = {}
         if "cl" in wanted:
-            found["cl"] = self._contrast(batch, vectors, layers[self.config.contrast_layer - 1])
-        if "l2" in wanted:
-            found["l2"] = self._l2(batch)
-        if "rec" in wanted:
-            found["rec"] = self._rec(batch, vectors)
-        return found
+            terms["cl"] = self._contrast(batch, vectors, layers[self.config.contrast_layer - 1])
+        return terms | self._recommendation(batch, wanted, lambda batch: (batch, vectors))

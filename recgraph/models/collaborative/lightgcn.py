@@ -18,8 +18,8 @@ from recgraph.data.part import Part
 from recgraph.encoders import graph as encoders
 from recgraph.losses.pairwise import OwnNegatives, PairWeights
 from recgraph.losses.scores import pair_scores
-from recgraph.models.base import ModelConfig, Phase, Space
-from recgraph.models.collaborative.base import CollaborativeConfig, CollaborativeModel, weighted
+from recgraph.models.base import ModelConfig, Phase, Space, weighted
+from recgraph.models.collaborative.base import CollaborativeConfig, CollaborativeModel
 from recgraph.models.reading import EdgeReading, Reading
 from recgraph.registry import part
 from recgraph.sparse.products import distinct, neighbours, presence
@@ -81,7 +81,9 @@ class LightGCN(CollaborativeModel):
         return self.embedding.weight
 
     def reading(self, query: Query) -> Reading:
-        return EdgeReading(self, query) if self.knows(query) else super().reading(query)
+        if self.knows(query):
+            return EdgeReading(self, query)
+        return super().reading(query)
 
 
 class UltraGCNConfig(CollaborativeConfig):
@@ -135,43 +137,42 @@ class UltraGCN(BPRMF):
 
     def setup(self, train: Part) -> None:
         super().setup(train)
-        config, like, rows = (
-            self.config,
-            self.embedding.weight.detach(),
-            train.items.to(self.embedding.weight.device),
-        )
-        near = neighbours_of(rows, train.n_items, config.n_neighbours, like)
-        made = *degrees_of(rows, train.n_items, like), *near
+        like = self.embedding.weight.detach()
+        rows = train.items.to(like.device)
+        user_degrees, item_degrees = degrees_of(rows, train.n_items, like)
+        near, weights = neighbours_of(rows, train.n_items, self.config.n_neighbours, like)
         # of the training part alone: whoever resumes a run makes them again
-        for name, value in zip(
-            ("user_degrees", "item_degrees", "neighbours", "neighbour_weights"), made, strict=True
-        ):
-            self.register_buffer(name, value, persistent=False)
+        self.register_buffer("user_degrees", user_degrees, persistent=False)
+        self.register_buffer("item_degrees", item_degrees, persistent=False)
+        self.register_buffer("neighbours", near, persistent=False)
+        self.register_buffer("neighbour_weights", weights, persistent=False)
 
     def pair_weights(self, batch: PairBatch) -> PairWeights:
-        of_users, of_items = self.user_degrees[batch.users], self.item_degrees
-        of_drawn = of_users[:, None] * batch.of_samples(of_items[batch.negatives])
-        found = PairWeights(1e-6 + of_users * of_items[batch.items], 1e-6 + of_drawn)
-        own = super().pair_weights(batch)
-        return (
-            found
-            if own is None
-            else PairWeights(found.positive * own.positive, found.negative * own.negative)
-        )
+        users = self.user_degrees[batch.users]
+        negatives = batch.of_samples(self.item_degrees[batch.negatives])
+        positive = 1e-6 + users * self.item_degrees[batch.items]
+        negative = 1e-6 + users[:, None] * negatives
+        samples = super().pair_weights(batch)
+        if samples is not None:
+            positive = positive * samples.positive
+            negative = negative * samples.negative
+        return PairWeights(positive, negative)
 
     def losses(self, batch: PairBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
-        found = super().losses(batch, wanted)
-        if "neighbours" in wanted:  # the mean over samples of ``sum_k w_ik softplus(-s_uk)``
-            near, weights = self.neighbours[batch.items], self.neighbour_weights[batch.items]
-            part, places = touched(
-                self.nodes(), torch.cat([batch.users[:, None], near + self.space.n_users], 1)
-            )
-            scores = pair_scores(part, places[:, 0], places[:, 1:])
-            of_samples = (weights * F.softplus(-scores)).sum(1)
-            if batch.sample_weights is not None:
-                of_samples = of_samples * batch.sample_weights
-            found["neighbours"] = weighted(of_samples.mean(), batch)
-        return found
+        terms = super().losses(batch, wanted)
+        if "neighbours" in wanted:
+            terms["neighbours"] = self._neighbour_loss(batch)
+        return terms
+
+    def _neighbour_loss(self, batch: PairBatch) -> Tensor:
+        """The mean over samples of ``sum_k w_ik softplus(-s_uk)``."""
+        near = self.neighbours[batch.items] + self.space.n_users
+        part, places = touched(self.nodes(), torch.cat([batch.users[:, None], near], 1))
+        scores = pair_scores(part, places[:, 0], places[:, 1:])
+        losses = (self.neighbour_weights[batch.items] * F.softplus(-scores)).sum(1)
+        if batch.sample_weights is not None:
+            losses = losses * batch.sample_weights
+        return weighted(losses.mean(), batch.weight)
 
 
 def degrees_of(rows: Ragged, n_items: int, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -192,11 +193,11 @@ def neighbours_of(rows: Ragged, n_items: int, k: int, like: Tensor) -> tuple[Ten
     C counts the users who have both items, C_ii those of item i, and g are the sums of its rows.
     ``rows`` are the items of each user; repeats do not count.
     """
-    once, k = distinct(rows, n_items), min(k, n_items)
+    once = distinct(rows, n_items)
+    k = min(k, n_items)
     sums = torch.bincount(once.values, once.lengths[once.rows].to(torch.float64), minlength=n_items)
-    found, weights = neighbours(
-        presence(once, n_items), k, norms=(sums + 1).sqrt(), with_itself=True
-    )
+    users = presence(once, n_items)
+    items, weights = neighbours(users, k, norms=(sums + 1).sqrt(), with_itself=True)
     # (g_i + 1) / g_i does not alter the order in a row
     factor = torch.where(sums > 0, (sums + 1) / sums.clamp(min=1), 0)
-    return found, (weights * factor[:, None]).to(like)
+    return items, (weights * factor[:, None]).to(like)

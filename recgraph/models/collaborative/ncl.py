@@ -109,7 +109,9 @@ class NCL(GraphContrastiveModel):
     @property
     def changing_epochs(self) -> int:
         """Epochs before the term of the prototypes begins."""
-        return int(self.config.warm_up_epochs) if self.config.proto_weight else 0
+        if not self.config.proto_weight:
+            return 0
+        return int(self.config.warm_up_epochs)
 
     def _build(self, space: Space) -> None:
         super()._build(space)
@@ -134,33 +136,39 @@ class NCL(GraphContrastiveModel):
 
     def _layers(self) -> list[Tensor]:
         """The vectors before propagation and after each layer, as many as are read."""
-        weight, depth = self.embedding.weight, max(self.config.n_layers, self.config.contrast_layer)
+        weight = self.embedding.weight
+        depth = max(self.config.n_layers, self.config.contrast_layer)
         return self.encoder.layers(weight, [self.encoder.adjacency(weight.dtype)] * depth)
 
     def losses(self, batch: PairBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
-        layers, found = self._layers(), {}
+        layers = self._layers()
+        terms = {}
         if "cl" in wanted:
             for kind, term in enumerate(self._terms()):
                 offer(term, partial(self._prototypes_of, kind, batch.epoch))
-            found["cl"] = self._contrast(batch, layers[self.config.contrast_layer], layers[0])
-        if "l2" in wanted:
-            found["l2"] = self._l2(batch)
-        if "rec" in wanted:
-            found["rec"] = self._rec(batch, mean(layers[: self.config.n_layers + 1]))
+            terms["cl"] = self._contrast(batch, layers[self.config.contrast_layer], layers[0])
+
+        def nodes_of(batch: PairBatch) -> tuple[PairBatch, Tensor]:
+            return batch, mean(layers[: self.config.n_layers + 1])
+
+        terms |= self._recommendation(batch, wanted, nodes_of)
         if "proto" in wanted:
-            found["proto"] = self._proto(batch)
-        return found
+            terms["proto"] = self._proto(batch)
+        return terms
 
     def _proto(self, batch: PairBatch) -> Tensor:
         if batch.epoch < self.config.warm_up_epochs:
-            return self.embedding.weight[
-                :0
-            ].sum()  # no anchors: 0, with a gradient as every term has one
-        term, chosen, losses = self.contrast_prototypes, batch.distinct(), []
-        for kind, anchors in enumerate(self._of_both(self.embedding.weight, *chosen)):
-            ids, prototypes = chosen[kind], self._prototypes_of(kind, batch.epoch)
-            how = self._how(term, len(ids), batch)
-            losses.append(proto_nce(term, anchors, prototypes, ids, concentration=False, **how))
+            # no anchors: 0, with a gradient as every term has one
+            return self.embedding.weight[:0].sum()
+        term = self.contrast_prototypes
+        nodes = batch.distinct()
+        losses = []
+        for kind, anchors in enumerate(self._of_both(self.embedding.weight, *nodes)):
+            kwargs = self._step_arguments(term, len(anchors), batch)
+            prototypes = self._prototypes_of(kind, batch.epoch)
+            losses.append(
+                proto_nce(term, anchors, prototypes, nodes[kind], concentration=False, **kwargs)
+            )
         return self._sum(*losses)
 
     def _prototypes_of(self, kind: int, epoch: int) -> list[PrototypeSet]:
@@ -170,13 +178,12 @@ class NCL(GraphContrastiveModel):
 
         def make() -> list[PrototypeSet]:
             members = self._split(self.embedding.weight.detach())[kind]
-            if (
-                self.config.prototypes.method == "published"
-            ):  # by inner products, long vectors would draw all others
+            if self.config.prototypes.method == "published":
+                # by inner products, long vectors would draw all others
                 members = unit_length(members)
             temperature = self.contrast_prototypes.config.temperature
             return prototypes_of(self.prototypes(members), members, temperature)
 
         memory: Any = self.memories[kind]
-        found: list[PrototypeSet] = memory.of_epoch(epoch, make)
-        return found
+        prototypes: list[PrototypeSet] = memory.of_epoch(epoch, make)
+        return prototypes

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from recgraph import encoders, losses
 from recgraph.config import PartConfig, Search
@@ -100,9 +100,9 @@ class SimpleX(CollaborativeModel):
 
     def _build(self, space: Space) -> None:
         super()._build(space)
-        self.history_embedding = (
-            self._new_table(space.n_items) if self.config.history_table else None
-        )
+        self.history_embedding: nn.Embedding | None = None
+        if self.config.history_table:
+            self.history_embedding = self._new_table(space.n_items)
         self.aggregator = self.config.aggregator.build(hidden_dim=self.config.hidden_dim)
 
     def setup(self, train: Part) -> None:
@@ -118,36 +118,29 @@ class SimpleX(CollaborativeModel):
 
     def prepare(self, batch: PairBatch) -> None:
         super().prepare(batch)
-        if (
-            not self.config.exclude_target
-        ):  # on the host: on an accelerator it would wait for their number
+        if not self.config.exclude_target:
+            # on the host: on an accelerator it would wait for their number
             batch.drawn[_USERS] = _users_once(batch)
 
     def nodes_of(self, batch: PairBatch) -> tuple[PairBatch, Tensor]:
-        table, generator = self.embedding.weight, batch.generators.of_rank("dropout")
-        users, histories, places = (self._apart if self.config.exclude_target else self._once)(
-            batch
-        )
+        table = self.embedding.weight
+        generator = batch.generators.of_rank("dropout")
+        rows = torch.arange(len(batch.users), device=batch.users.device)
+        if self.config.exclude_target:
+            # a history for each sample, which lacks the item that it predicts
+            users, places = batch.users, rows
+            histories = self._histories_of(users)
+            histories = histories.filter(histories.values != batch.items[histories.rows])
+        else:
+            # a user with many samples has many in a batch, and a long history, which is read once
+            users, places = batch.drawn.get(_USERS) or _users_once(batch)
+            histories = self._histories_of(users)
         items = table[self.space.n_users :]
-        vectors = self._vectors(lookup(table, users), histories, self._read(items), generator)[
-            places
-        ]
+        vectors = self._vectors(lookup(table, users), histories, self._read(items), generator)
+        vectors = vectors[places]
         if self.training:
             vectors = dropout(vectors, self.config.dropout, generator)
-        rows = torch.arange(len(places), device=places.device)
         return replace(batch, users=rows), torch.cat([vectors, items])
-
-    def _once(self, batch: PairBatch) -> tuple[Tensor, Ragged, Tensor]:
-        """Users, their histories, and [B] the row of each sample: a user with many samples has many
-        in a batch, and a long history, which is read once."""
-        users, places = batch.drawn.get(_USERS) or _users_once(batch)
-        return users, self._histories_of(users), places
-
-    def _apart(self, batch: PairBatch) -> tuple[Tensor, Ragged, Tensor]:
-        """The same with a history for each sample, which lacks the item that it predicts."""
-        histories = self._histories_of(batch.users)
-        kept = histories.filter(histories.values != batch.items[histories.rows])
-        return batch.users, kept, torch.arange(len(batch.users), device=batch.users.device)
 
     def _histories_of(self, users: Tensor) -> Ragged:
         """What users [U] did in training; moved to their device once."""
@@ -157,7 +150,9 @@ class SimpleX(CollaborativeModel):
 
     def _read(self, items: Tensor) -> Tensor:
         """[n_items, D]: what histories read, given the vectors of items that are scored."""
-        return items if self.history_embedding is None else self.history_embedding.weight
+        if self.history_embedding is None:
+            return items
+        return self.history_embedding.weight
 
     def _vectors(
         self, own: Tensor, rows: Ragged, items: Tensor, generator: torch.Generator | None = None
@@ -165,15 +160,13 @@ class SimpleX(CollaborativeModel):
         """[U, D], of own vectors [U, D], histories and items [n_items, D]; the generator draws the
         aggregator's dropout."""
         share = self.config.own_weight
-        return (
-            own
-            if share == 1
-            else share * own + (1 - share) * self.aggregator(own, rows, items, generator)
-        )
+        if share == 1:
+            return own
+        vectors: Tensor = share * own + (1 - share) * self.aggregator(own, rows, items, generator)
+        return vectors
 
     def _user_vectors(self, query: Query, nodes: Tensor) -> Tensor:
-        known_mask = query.users >= 0
-        known_mask[known_mask.clone()] = self.known_users[query.users[known_mask]]
+        known_mask = self._known_mask(query)
         own = nodes.new_zeros(len(query), nodes.shape[1])
         own[known_mask] = lookup(nodes, query.users[known_mask])
         vectors = self._vectors(own, query.history, self._read(nodes[self.space.n_users :]))

@@ -5,7 +5,7 @@ batches.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -29,6 +29,7 @@ from recgraph.models.base import (
     Space,
     TrainableModel,
     UpdatedBy,
+    weighted,
 )
 from recgraph.models.reading import HistoryReading, SequenceReading, tokens_of
 from recgraph.models.sequence.items import ItemTable, ItemTables, RelatedItems
@@ -118,9 +119,33 @@ class SequenceModel(TrainableModel):
 
     def _build(self, space: Space) -> None:
         config = self.config
-        n_own = space.n_items if config.items.id_embedding else 0
-        self.item_embedding = nn.Embedding(n_own + 1, config.hidden_dim)
+        n_vectors = space.n_items if config.items.id_embedding else 0
+        self.item_embedding = nn.Embedding(n_vectors + 1, config.hidden_dim)
         nn.init.normal_(self.item_embedding.weight, 0.0, 0.02)
+        self.encoder = self._new_encoder(space)
+        self.loss: NextItemLoss = config.loss.build()
+        self.item_tower: ItemTower | None = None
+        if config.items.features:
+            self.item_tower = self._new_tower(space)
+        self.item_graph: RelatedItems | None = None
+        if config.items.graph is not None:
+            self.item_graph = RelatedItems(config.items, config.hidden_dim, space)
+        self.gap_embedding: nn.Embedding | None = None
+        if config.time_gaps:
+            # a gap never seen in training adds nothing, as an unknown one
+            self.gap_embedding = nn.Embedding(2 * N_GAPS - 1, config.hidden_dim, padding_idx=0)
+            nn.init.zeros_(self.gap_embedding.weight)
+        self.prior: TransitionPrior | None = None
+        if config.prior is not None:
+            self.prior = TransitionPrior(config.prior, space)
+        self.reads_times = config.time_gaps or self.encoder.reads_times
+        self._tables: Kept[ItemTables] = Kept()
+        # a tower and a graph read all items, and a loss without draws scores all
+        if self.loss.draws and self.item_tower is None and self.item_graph is None:
+            self.row_sparse_tables = ("item_embedding.weight",)
+
+    def _new_encoder(self, space: Space) -> SequenceEncoder:
+        config = self.config
         encoder, regime = config.encoder, str(config.regime)
         if not issubclass(encoder.member, SequenceEncoder):
             raise ConfigError(
@@ -130,46 +155,28 @@ class SequenceModel(TrainableModel):
             raise ConfigError(
                 f"regime = {regime!r} does not suit encoder = {encoder.part_name!r}, by what places see"
             )
-        self.encoder: SequenceEncoder = encoder.build(
+        built: SequenceEncoder = encoder.build(
             hidden_dim=config.hidden_dim,
             max_len=config.max_len + encoder.member.ends_masked,
             dropout=config.dropout,
             causal=regime == "causal",
             n_tokens=space.n_items + 1,
         )
-        self.loss: NextItemLoss = config.loss.build()
-        self.item_tower: ItemTower | None = None
-        if config.items.features:
-            if not isinstance(space, FeatureSpace):
-                raise ValueError(
-                    f"items.features = {config.items.features!r} needs the features of a FeatureSpace"
-                )
-            found = space.features
-            self.item_tower = ItemTower(
-                config.hidden_dim,
-                found.entries,
-                found.dense,
-                found.schema.missing,
-                config.items.id_dropout,
+        return built
+
+    def _new_tower(self, space: Space) -> ItemTower:
+        items = self.config.items
+        if not isinstance(space, FeatureSpace):
+            raise ValueError(
+                f"items.features = {items.features!r} needs the features of a FeatureSpace"
             )
-        self.item_graph = (
-            None
-            if config.items.graph is None
-            else RelatedItems(config.items, config.hidden_dim, space)
+        return ItemTower(
+            self.config.hidden_dim,
+            space.features.entries,
+            space.features.dense,
+            space.features.schema.missing,
+            items.id_dropout,
         )
-        self.gap_embedding: nn.Embedding | None = None
-        if config.time_gaps:
-            # a gap never seen in training adds nothing, as an unknown one
-            self.gap_embedding = nn.Embedding(2 * N_GAPS - 1, config.hidden_dim, padding_idx=0)
-            nn.init.zeros_(self.gap_embedding.weight)
-        self.prior = None if config.prior is None else TransitionPrior(config.prior, space)
-        self.reads_times = config.time_gaps or self.encoder.reads_times
-        is_made = self.item_tower is not None or self.item_graph is not None
-        self._made: Kept[ItemTables] | None = Kept() if is_made else None
-        if (
-            self.loss.draws and not is_made
-        ):  # a tower and a graph read all items, and a loss without draws scores all
-            self.row_sparse_tables = ("item_embedding.weight",)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -179,11 +186,10 @@ class SequenceModel(TrainableModel):
     def window_items(self) -> int | None:
         """``window_step`` in items, at least one."""
         config = self.config
-        return (
-            None
-            if config.window_step is None
-            else max(round(config.window_step * config.max_len), 1)
-        )
+        if config.window_step is None:
+            return None
+        n_items: int = max(round(config.window_step * config.max_len), 1)
+        return n_items
 
     def batches(self, train: Part, batch_size: int, generators: Generators) -> SequenceBatches:
         """Training batches of the configured regime. :meth:`setup` is called with the training
@@ -216,12 +222,12 @@ class SequenceModel(TrainableModel):
             self.item_graph.setup(train)
         if self.prior is not None:
             self.prior.setup(train)
-        self.loss.setup(counts if self.item_tower is None else self.item_tower.setup(counts))
+        if self.item_tower is not None:
+            counts = self.item_tower.setup(counts)
+        self.loss.setup(counts)
 
     def forward(self, batch: Any, wanted: Iterable[str]) -> dict[str, Tensor]:
-        with (
-            nullcontext() if self._made is None else self._made.sharing()
-        ):  # the table of items is made once
+        with self._tables.sharing():  # the table of items is made once
             return self.losses(batch, frozenset(wanted))
 
     def token_table(self, batch: SequenceBatch | None = None) -> Tensor:
@@ -230,30 +236,28 @@ class SequenceModel(TrainableModel):
         Args:
             batch: whose generators draw what is drawn for a table; needed in training mode.
         """
-        return self.item_embedding.weight if self._made is None else self._tables(batch).table
+        return self.item_tables(batch).table
 
-    def _tables(self, batch: SequenceBatch | None) -> ItemTables:
-        """The same with what a graph adds to it, of a model whose items have features or a
-        graph.
-        """
+    def item_tables(self, batch: SequenceBatch | None) -> ItemTables:
+        """The same with what a graph adds to it."""
+        return self._tables.get(self.training, self._table_state, partial(self._make_tables, batch))
 
-        def state() -> list[Tensor]:
-            parts = [part for part in (self.item_tower, self.item_graph) if part is not None]
-            tensors = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
-            return [self.item_embedding.weight, *tensors]
+    def _table_state(self) -> list[Tensor]:
+        """All tensors that the table of items is made of."""
+        tensors: list[Tensor] = [self.item_embedding.weight]
+        for module in (self.item_tower, self.item_graph):
+            if module is not None:
+                tensors += [*module.parameters(), *module.buffers()]
+        return tensors
 
-        def make() -> ItemTables:
-            own: Tensor = self.item_embedding.weight
-            if self.item_tower is not None:
-                own = self.item_tower(own, None if batch is None else batch.generators["item_ids"])
-            return (
-                ItemTables(own, own, own[1:])
-                if self.item_graph is None
-                else self.item_graph(own, batch)
-            )
-
-        assert self._made is not None
-        return self._made.get(self.training, state, make)
+    def _make_tables(self, batch: SequenceBatch | None) -> ItemTables:
+        table: Tensor = self.item_embedding.weight
+        if self.item_tower is not None:
+            generator = None if batch is None else batch.generators["item_ids"]
+            table = self.item_tower(table, generator)
+        if self.item_graph is not None:
+            return self.item_graph.tables(table, batch)
+        return ItemTables(table, table, table[1:])
 
     def losses(self, batch: SequenceBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
         """``rec``, and ``items``, the contrast of items with their graph.
@@ -261,15 +265,14 @@ class SequenceModel(TrainableModel):
         Where several ranks train, each computes a term of its own rows, and the mean over ranks
         counts. Multiply a mean over targets by the batch's ``weight`` therefore.
         """
-        found = {}
+        terms = {}
         if "rec" in wanted:
             last_only = batch.masked is None and not batch.causal
-            found["rec"] = self.next_item_loss(
-                batch, self.encode(batch.sequences, batch, last_only, batch.masked)
-            )
+            states = self.encode(batch.sequences, batch, last_only, batch.masked)
+            terms["rec"] = self.next_item_loss(batch, states)
         if "items" in wanted and self.item_graph is not None:
-            found["items"] = self.item_graph.loss(batch, self._tables(batch))
-        return found
+            terms["items"] = self.item_graph.loss(batch, self.item_tables(batch))
+        return terms
 
     def next_item_loss(self, batch: SequenceBatch, states: Tensor) -> Tensor:
         """The recommendation loss of the states [n_targets, D] from which the targets are
@@ -278,23 +281,22 @@ class SequenceModel(TrainableModel):
         table, targets = self.token_table(batch), batch.targets
         if self.item_tower is not None:
             table, targets = self.item_tower.of_candidates(table, targets)
-        generator, dropout = batch.generators["negatives"], batch.generators.of_rank("dropout")
-        given = {} if batch.target_weights is None else {"weights": batch.target_weights}
-        if batch.whole is not None and isinstance(self.loss, OwnNegatives):
-            drawn, bounds = (
-                self.loss.draw(batch.n_targets, len(table) - 1, generator, table.device),
-                None,
-            )
-            if self.loss.config.shared:
-                bounds = batch.group_bounds(len(drawn))
-            else:
-                drawn = drawn[batch.target_places()]
-            loss: Tensor = self.loss.against(
-                drawn, states, targets, table, bounds, dropout, **given
-            )
+        generator = batch.generators["negatives"]
+        dropout = batch.generators.of_rank("dropout")
+        kwargs: dict[str, Any] = {}
+        if batch.target_weights is not None:
+            kwargs["weights"] = batch.target_weights
+        if batch.whole is None or not isinstance(self.loss, OwnNegatives):
+            loss: Tensor = self.loss(states, targets, table, generator, **kwargs)
+            return weighted(loss, batch.weight)
+        # of a batch that several ranks share: drawn for all targets, as one process would
+        drawn = self.loss.draw(batch.n_targets, len(table) - 1, generator, table.device)
+        if self.loss.config.shared:
+            kwargs["bounds"] = batch.group_bounds(len(drawn))
         else:
-            loss = self.loss(states, targets, table, generator, **given)
-        return loss if batch.weight == 1 else loss * batch.weight
+            drawn = drawn[batch.target_places()]
+        loss = self.loss.against(drawn, states, targets, table, generator=dropout, **kwargs)
+        return weighted(loss, batch.weight)
 
     def encode(
         self,
@@ -318,29 +320,28 @@ class SequenceModel(TrainableModel):
         """
         if last_only:
             sequences = self.encoder.closed(sequences)
-        if batch is None and bool((sequences.lengths == 0).any()):
+        generator = None
+        if batch is not None:
+            generator = batch.generators.of_rank("dropout")
+        elif bool((sequences.lengths == 0).any()):
             sequences = sequences.lengthened(sequences.lengths == 0)  # a masked item
-        tokens, table = sequences, self.token_table(batch)
+        tokens = sequences
+        table = self.token_table(batch)
         if sequences.values.ndim > 1:
             tokens = sequences.columns(slice(0, 3) if self.encoder.reads_times else 0)
             if self.gap_embedding is not None:
-                items, gaps = (
-                    sequences.values[:, 0],
-                    self.gap_embedding(sequences.values[:, -2:]).sum(1),
-                )
+                items = sequences.values[:, 0]
+                gaps = self.gap_embedding(sequences.values[:, -2:]).sum(1)
+                vectors = lookup(table, items) + gaps
                 masked = lookup(table, items.new_zeros(1))
-                tokens, table = tokens_of_places(
-                    tokens.on_host, lookup(table, items) + gaps, masked
-                )
-        generator = None if batch is None else batch.generators.of_rank("dropout")
+                tokens, table = tokens_of_places(tokens.on_host, vectors, masked)
         states: Tensor = self.encoder(tokens, table, generator, last_only, places)
         return states
 
     def encode_users(self, query: Query) -> Tensor:
-        # before the cut: the first item that is read has one before it
-        return self.encode(
-            tokens_of(self, query.history, query.times, query.at).last(self.config.max_len)
-        )
+        tokens = tokens_of(self, query.history, query.times, query.at)
+        # cut behind the gaps: the first item that is read has one before it
+        return self.encode(tokens.last(self.config.max_len))
 
     @property
     def has_vectors(self) -> bool:
@@ -348,10 +349,14 @@ class SequenceModel(TrainableModel):
 
     def score(self, query: Query) -> Tensor:
         scores = super().score(query)
-        return scores if self.prior is None else scores.add_(self.prior.score(query))
+        if self.prior is not None:
+            scores += self.prior.score(query)
+        return scores
 
     def reading(self, query: Query) -> HistoryReading:
-        return SequenceReading(self, query) if self.prior is None else HistoryReading(self, query)
+        if self.prior is not None:
+            return HistoryReading(self, query)
+        return SequenceReading(self, query)
 
     def padded_form(self) -> PaddedForm:
         if type(self.encoder).padded is SequenceEncoder.padded:
@@ -367,10 +372,12 @@ class SequenceModel(TrainableModel):
                 "prior: a table of transitions has no padded form, as an export needs; leave it out"
             )
         longest = self.config.max_len
-        shortest = 1 if self.encoder.pads_to_any_length else longest
-        module = PaddedSequences(self.encoder, self.token_table().detach(), self.gap_embedding)
         return PaddedForm(
-            module, "vectors", longest, shortest, reads_gaps=self.gap_embedding is not None
+            module=PaddedSequences(self.encoder, self.token_table().detach(), self.gap_embedding),
+            gives="vectors",
+            longest=longest,
+            shortest=1 if self.encoder.pads_to_any_length else longest,
+            reads_gaps=self.gap_embedding is not None,
         )
 
     def encode_items(self) -> Tensor:
@@ -412,13 +419,13 @@ class PaddedSequences(nn.Module):
         """
         lengths = (history != 0).sum(1)
         if self.encoder.ends_masked:
-            history, gaps, lengths = (
-                F.pad(history, (0, 1)),
-                None if gaps is None else F.pad(gaps, (0, 1)),
-                lengths + 1,
-            )
+            history = F.pad(history, (0, 1))
+            lengths = lengths + 1
         inputs = F.embedding(history, self.table)
-        if self.gap_embedding is not None and gaps is not None:
+        if self.gap_embedding is not None:
+            assert gaps is not None
+            if self.encoder.ends_masked:
+                gaps = F.pad(gaps, (0, 1))
             following = gaps.roll(-1, 1)
             is_known = (following > 0) & (
                 torch.arange(gaps.shape[1], device=gaps.device) < lengths[:, None] - 1

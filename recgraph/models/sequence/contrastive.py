@@ -99,19 +99,23 @@ class ContrastiveSequenceModel(SequenceModel):
     def _build(self, space: Space) -> None:
         super()._build(space)
         config = self.config
-        chosen = config.augmentations
-        self._two_views = (
-            TwoViews(chosen, distinct=len(chosen) > 1, max_len=config.max_len) if chosen else None
-        )
-        self.draws_views = self._two_views is not None
+        self._two_views: TwoViews | None = None
+        if config.augmentations:
+            self.draws_views = True
+            self._two_views = TwoViews(
+                config.augmentations,
+                distinct=len(config.augmentations) > 1,
+                max_len=config.max_len,
+            )
         self.contrast = ContrastiveTerm(config.contrast, dim=config.hidden_dim)
-        self._alignment, self._uniformity = Alignment(), Uniformity()
+        self._alignment = Alignment()
+        self._uniformity = Uniformity()
         if config.intent_weight:
-            kept = {
-                "similarity": config.contrast.similarity,
-                "temperature": config.contrast.temperature,
-            }
-            self.intent_contrast = ContrastiveTerm(objective="info_nce", **kept)
+            self.intent_contrast = ContrastiveTerm(
+                objective="info_nce",
+                similarity=config.contrast.similarity,
+                temperature=config.contrast.temperature,
+            )
             self.intents = PrototypeMemory(space.n_users, config.hidden_dim, (config.n_intents,))
 
     def setup(self, train: Part) -> None:
@@ -132,66 +136,65 @@ class ContrastiveSequenceModel(SequenceModel):
         if self._two_views is None:
             return [batch.contrast, batch.contrast]
         if "views" not in batch.drawn:
-            whole = batch.whole
-            rows = batch.contrast if whole is None or whole.contrast is None else whole.contrast
-            drawn = list(self._two_views(rows.on_host, batch.generators.on_host("views")))
-            if whole is not None:  # drawn for all ranks alike
-                own = torch.arange(rows.n_rows)[batch.share.rows]
-                drawn = [view.take(own) for view in drawn]
-            batch.drawn["views"] = [view.mirrored(rows.device) for view in drawn]
-        views: list[Ragged] = batch.drawn["views"]
-        return views
+            generator = batch.generators.on_host("views")
+            if batch.whole is None:
+                views = self._two_views(batch.contrast.on_host, generator)
+            else:  # drawn for all ranks alike
+                assert batch.whole.contrast is not None
+                first, second = self._two_views(batch.whole.contrast.on_host, generator)
+                share = torch.arange(first.n_rows)[batch.share.rows]
+                views = first.take(share), second.take(share)
+            batch.drawn["views"] = [view.mirrored(batch.contrast.device) for view in views]
+        return batch.drawn["views"]
 
     def prepare(self, batch: SequenceBatch) -> None:
         if is_accelerated(self.item_embedding.weight):
             super().prepare(batch)
             self.draw_views(batch)
 
-    def encode_together(
-        self, parts: list[Ragged], batch: SequenceBatch, with_states: bool = False
-    ) -> list[Encoded]:
+    def encode_together(self, parts: list[Ragged], batch: SequenceBatch) -> list[Encoded]:
         """Several sets of rows, encoded as one batch."""
-        if not with_states:
-            sizes = [part.n_rows for part in parts]
-            return list(map(Encoded, torch.split(self.encode(Ragged.cat(parts), batch), sizes)))
-        parts = [self.encoder.closed(part) for part in parts]
-        sizes = [len(part.values) for part in parts]
-        states = torch.split(self.encode(Ragged.cat(parts), batch, last_only=False), sizes)
-        each = [part.with_values(value) for part, value in zip(parts, states, strict=True)]
-        return [Encoded(rows.values.index_select(0, rows.offsets[1:] - 1), rows) for rows in each]
+        if not self.needs_states:
+            states = self.encode(Ragged.cat(parts), batch)
+            return list(map(Encoded, torch.split(states, [part.n_rows for part in parts])))
+        rows = [self.encoder.closed(part) for part in parts]
+        states = self.encode(Ragged.cat(rows), batch, last_only=False)
+        sizes = [len(view.values) for view in rows]
+        encoded = []
+        for view, values in zip(rows, torch.split(states, sizes), strict=True):
+            last = values.index_select(0, view.offsets[1:] - 1)
+            encoded.append(Encoded(last, view.with_values(values)))
+        return encoded
 
     def losses(self, batch: SequenceBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
         if wanted <= {"rec", "items"}:
             return super().losses(batch, wanted)
-        found: dict[str, Tensor] = {}
+        terms: dict[str, Tensor] = {}
         views = self.draw_views(batch)
-        # prefixes are read at their last place like views, so that all are encoded as one batch
         if "rec" in wanted and not batch.causal:
-            prefixes, *encoded = self.encode_together(
-                [batch.sequences, *views], batch, self.needs_states
-            )
-            found["rec"] = self.next_item_loss(batch, prefixes.last)
+            # prefixes are read at their last place like views, so that all are encoded as one batch
+            prefixes, *encoded = self.encode_together([batch.sequences, *views], batch)
+            terms["rec"] = self.next_item_loss(batch, prefixes.last)
         else:
-            encoded = self.encode_together(views, batch, self.needs_states)
-            if "rec" in wanted:
-                states = self.encode(batch.sequences, batch, last_only=False, places=batch.masked)
-                found["rec"] = self.next_item_loss(batch, states)
+            encoded = self.encode_together(views, batch)
+            terms |= super().losses(batch, wanted & {"rec"})
+        terms |= self._contrasts_of_ranks(batch, encoded, wanted)
+        return terms | super().losses(batch, wanted & {"items"})
+
+    def _contrasts_of_ranks(
+        self, batch: SequenceBatch, views: list[Encoded], wanted: frozenset[str]
+    ) -> dict[str, Tensor]:
+        """:meth:`contrasts` with the views of all ranks, or of this rank alone."""
         share = batch.share
         if share.is_whole:
-            found |= self.contrasts(batch, encoded, wanted)
-        elif self.config.gather_negatives:
-            found |= self.contrasts(batch, gathered_views(encoded, share), wanted)
-        else:  # of this rank's views; the mean over ranks counts
-            own = replace(
-                batch, contrast_targets=batch.contrast_targets[share.rows], share=WHOLE, whole=None
-            )
-            found |= {
-                name: value * share.weight
-                for name, value in self.contrasts(own, encoded, wanted).items()
-            }
-        if "items" in wanted and self.item_graph is not None:
-            found["items"] = self.item_graph.loss(batch, self._tables(batch))
-        return found
+            return self.contrasts(batch, views, wanted)
+        if self.config.gather_negatives:
+            return self.contrasts(batch, gathered_views(views, share), wanted)
+        targets = batch.contrast_targets[share.rows]
+        batch = replace(batch, contrast_targets=targets, share=WHOLE, whole=None)
+        terms = self.contrasts(batch, views, wanted)
+        # the mean over ranks counts
+        return {name: value * share.weight for name, value in terms.items()}
 
     def contrasts(
         self, batch: SequenceBatch, views: list[Encoded], wanted: frozenset[str]
@@ -201,24 +204,28 @@ class ContrastiveSequenceModel(SequenceModel):
         Where several ranks train, each has the views of the whole batch here, unless
         ``gather_negatives`` is False.
         """
-        one, two, found = views[0].last, views[1].last, {}
+        one, two = views[0].last, views[1].last
+        terms = {}
         if "cl1" in wanted:
-            found["cl1"] = self.contrast_by(self.contrast, batch, one, two)
+            terms["cl1"] = self.contrast_by(self.contrast, batch, one, two)
         if "intent" in wanted:
-            found["intent"] = self._intent(batch, one) + self._intent(batch, two)
+            terms["intent"] = self._intent(batch, one) + self._intent(batch, two)
         if "alignment" in wanted:
-            found["alignment"] = self._alignment(one, two)
+            terms["alignment"] = self._alignment(one, two)
         if "uniformity" in wanted:
-            found["uniformity"] = self._uniformity(one, two)
-        return found
+            terms["uniformity"] = self._uniformity(one, two)
+        return terms
 
     def _intent(self, batch: SequenceBatch, states: Tensor) -> Tensor:
         """The contrast of states [B, D] with the intents, each with the nearest as its positive."""
-        (found,) = self.intents.of_epoch(batch.epoch, self._cluster)
-        _, own, _ = nearest(states.detach(), found.directions.to(states.dtype))
-        given = [replace(found, assignments=own)]
+        (intents,) = self.intents.of_epoch(batch.epoch, self._cluster)
+        _, assignments, _ = nearest(states.detach(), intents.directions.to(states.dtype))
         return proto_nce(
-            self.intent_contrast, states, given, concentration=False, share=batch.share
+            self.intent_contrast,
+            states,
+            [replace(intents, assignments=assignments)],
+            concentration=False,
+            share=batch.share,
         )
 
     @torch.no_grad()
@@ -226,19 +233,14 @@ class ContrastiveSequenceModel(SequenceModel):
         """The intents of the users, whose histories are read in evaluation mode."""
         training = self.training
         self.eval()
-        blocks = [
-            self._users.rows(start, start + _BLOCK) for start in range(0, len(self._users), _BLOCK)
-        ]
-        states = torch.cat(
-            [self.encode_users(query.to(self.item_embedding.weight.device)) for query in blocks]
-        )
+        states = []
+        for start in range(0, len(self._users), _BLOCK):
+            query = self._users.rows(start, start + _BLOCK)
+            states.append(self.encode_users(query.to(self.item_embedding.weight.device)))
         self.train(training)
-        directions = unit_length(states)
-        return prototypes_of(
-            [kmeans(directions, min(self.config.n_intents, len(states)), restarts=1)],
-            directions,
-            1.0,
-        )
+        directions = unit_length(torch.cat(states))
+        clusters = kmeans(directions, min(self.config.n_intents, len(directions)), restarts=1)
+        return prototypes_of([clusters], directions, 1.0)
 
     def contrast_by(
         self, term: ContrastiveTerm, batch: SequenceBatch, a: Tensor, b: Tensor
@@ -248,29 +250,29 @@ class ContrastiveSequenceModel(SequenceModel):
 
         Where several ranks train, each has the anchors of its share.
         """
-        ids, draw = (
-            batch.contrast_targets,
-            term.stream(batch.generators, not self.config.gather_negatives),
-        )
-        loss: Tensor = term(a, b, ids, ids, generator=draw, share=batch.share)
+        ids = batch.contrast_targets
+        generator = term.stream(batch.generators, of_rank=not self.config.gather_negatives)
+        loss: Tensor = term(a, b, ids, ids, generator=generator, share=batch.share)
         return loss
 
 
 def gathered_views(views: list[Encoded], share: Share) -> list[Encoded]:
     """The encoded views of the rows of all ranks, in the order of the batch."""
     last = share.gathered(torch.stack([view.last for view in views], 1)).unbind(1)
-    return [
-        Encoded(rows, None if view.states is None else _gathered_states(view.states, share))
-        for rows, view in zip(last, views, strict=True)
-    ]
+    of_all = []
+    for rows, view in zip(last, views, strict=True):
+        states = view.states
+        if states is not None:
+            states = _gathered_states(states, share)
+        of_all.append(Encoded(rows, states))
+    return of_all
 
 
 def _gathered_states(states: Ragged, share: Share) -> Ragged:
     lengths = gathered(states.lengths, share.sizes)
     sizes = tuple(int(of_rank.sum()) for of_rank in torch.split(lengths, list(share.sizes)))
-    return Ragged.from_lengths(gathered(states.values, sizes), lengths).take(
-        share.places(states.device)
-    )
+    rows = Ragged.from_lengths(gathered(states.values, sizes), lengths)
+    return rows.take(share.places(states.device))
 
 
 class CL4SRecConfig(ContrastiveConfig):
@@ -355,21 +357,20 @@ class DuoRec(ContrastiveSequenceModel):
         terms |= {"intent": config.intent_weight, "items": config.items.graph_weight}
         return (Phase("model", ("model",), terms),)
 
-    @property
-    def _has_twins(self) -> bool:
-        return bool(self.config.unsupervised_weight)
-
     def draw_views(self, batch: SequenceBatch) -> list[Ragged]:
         """The sequence and its partner, and the sequence again where its twins are contrasted."""
         assert batch.partners is not None
-        return [batch.contrast, batch.partners, *([batch.contrast] if self._has_twins else [])]
+        views = [batch.contrast, batch.partners]
+        if self.config.unsupervised_weight:
+            views.append(batch.contrast)
+        return views
 
     def contrasts(
         self, batch: SequenceBatch, views: list[Encoded], wanted: frozenset[str]
     ) -> dict[str, Tensor]:
-        found = super().contrasts(batch, views, wanted - {"cl1"})
+        terms = super().contrasts(batch, views, wanted - {"cl1"})
         if "sup" in wanted:
-            found["sup"] = self.contrast_by(self.contrast, batch, views[0].last, views[1].last)
-        if "cl1" in wanted and self._has_twins:
-            found["cl1"] = self.contrast_by(self.contrast, batch, views[0].last, views[2].last)
-        return found
+            terms["sup"] = self.contrast_by(self.contrast, batch, views[0].last, views[1].last)
+        if "cl1" in wanted:
+            terms["cl1"] = self.contrast_by(self.contrast, batch, views[0].last, views[2].last)
+        return terms

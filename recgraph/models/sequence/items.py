@@ -105,39 +105,42 @@ class RelatedItems(nn.Module):
     def __init__(self, settings: ItemTable, hidden_dim: int, space: Space) -> None:
         super().__init__()
         assert settings.graph is not None
-        given: dict[str, Any] = {"n_items": space.n_items, "hidden_dim": hidden_dim}
+        kwargs: dict[str, Any] = {"n_items": space.n_items, "hidden_dim": hidden_dim}
         if settings.reads_typed_graph:
             if not isinstance(space, GraphSpace):
                 raise ValueError(
                     f"items.graph = {settings.graph.part_name!r} needs a typed graph: build(GraphSpace(...))"
                 )
-            given["graph"] = space.graph
+            kwargs["graph"] = space.graph
         self.settings = settings
-        self.graph: ItemGraph = settings.graph.build(**given)
-        self.contrast = (
-            ContrastiveTerm(settings.contrast, dim=hidden_dim) if settings.graph_weight else None
-        )
+        self.graph: ItemGraph = settings.graph.build(**kwargs)
+        self.contrast: ContrastiveTerm | None = None
         self.augmenter: Augmenter | None = None
-        if settings.graph_weight and settings.augmenter is not None:
-            self.augmenter = settings.augmenter.build(hidden_dim=hidden_dim)
+        if settings.graph_weight:
+            self.contrast = ContrastiveTerm(settings.contrast, dim=hidden_dim)
+            if settings.augmenter is not None:
+                self.augmenter = settings.augmenter.build(hidden_dim=hidden_dim)
 
     def setup(self, train: Part) -> None:
         """Show the training part to the graph."""
         self.graph.connect(train.items)
 
-    def forward(self, own: Tensor, batch: SequenceBatch | None) -> ItemTables:
+    def tables(self, own: Tensor, batch: SequenceBatch | None) -> ItemTables:
         """The tables of tokens.
 
         Args:
             own: [n_items + 1, D].
             batch: whose generators draw dropout; needed in training mode.
         """
-        related = self.graph(own[1:], None if batch is None else batch.generators["item_graph"])
+        generator = None if batch is None else batch.generators["item_graph"]
+        related = self.graph(own[1:], generator)
         return ItemTables(own, torch.cat([own[:1], own[1:] + related]), related)
 
     def path_weights(self) -> dict[PathKey, float]:
         """The weight of each meta-path of a graph that has some."""
-        return self.graph.path_weights() if isinstance(self.graph, MetaPaths) else {}
+        if isinstance(self.graph, MetaPaths):
+            return self.graph.path_weights()
+        return {}
 
     def prepare(self, batch: SequenceBatch) -> None:
         """Tell the distinct items of a batch on the host: an accelerator would have to say how many
@@ -152,19 +155,21 @@ class RelatedItems(nn.Module):
         ranks compute it.
         """
         assert self.contrast is not None
-        tokens = (
-            batch.drawn["items"][0].values
-            if "items" in batch.drawn
-            else torch.unique(batch.contrast_targets)
-        )
-        anchors, ids, related = tables.own.index_select(0, tokens), tokens - 1, tables.related
-        if self.settings.candidates == "all":
-            rows: dict[str, Tensor] = {"positives": ids}
+        if "items" in batch.drawn:
+            tokens = batch.drawn["items"][0].values
         else:
-            related, rows = related.index_select(0, ids), {"ids_b": ids}
-        views = [related]
+            tokens = torch.unique(batch.contrast_targets)
+        ids = tokens - 1
+        anchors = tables.own.index_select(0, tokens)
+        candidates = tables.related
+        kwargs: dict[str, Any] = {"generator": self.contrast.stream(batch.generators)}
+        if self.settings.candidates == "all":
+            kwargs["positives"] = ids
+        else:
+            candidates = candidates.index_select(0, ids)
+            kwargs["ids_b"] = ids
+        views = [candidates]
         if self.augmenter is not None:
-            views.append(self.augmenter(related, None, batch.generators["augmenters"]))
-        draw = self.contrast.stream(batch.generators)
-        losses = [self.contrast(anchors, view, ids, **rows, generator=draw) for view in views]
+            views.append(self.augmenter(candidates, None, batch.generators["augmenters"]))
+        losses = [self.contrast(anchors, view, ids, **kwargs) for view in views]
         return torch.stack(losses).sum()

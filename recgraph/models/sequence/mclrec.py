@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph import augment
+from recgraph.augment.latent import Augmenter
 from recgraph.config import PartConfig, Search
 from recgraph.contrast.regularisers import Margin
 from recgraph.contrast.term import ContrastiveTerm
@@ -89,10 +90,8 @@ class MCLRec(ContrastiveSequenceModel):
         self.augmenters = nn.ModuleList([first])
         if not config.shared_augmenter:
             self.augmenters.append(config.augmenter.build(hidden_dim=config.hidden_dim))
-        self.needs_states, self.needs_full_batches = (
-            first.needs_states,
-            first.batch_size is not None,
-        )
+        self.needs_states = first.needs_states
+        self.needs_full_batches = first.batch_size is not None
         # of three pairs in each of two or three phases a queue would hold the same rows many times
         latent = config.contrast.model_copy(
             update={"temperature": 1.0, "similarity": "dot", "queue_size": 0}
@@ -102,70 +101,68 @@ class MCLRec(ContrastiveSequenceModel):
         self.margin = Margin(temperature=config.contrast.temperature, scope=scope)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        learned = list(self.augmenters.parameters())
+        augmenters = list(self.augmenters.parameters())
         # without a latent contrast there is one phase, the encoder's, which trains the augmenter of
         # items, too
-        if (
-            self.config.latent_weight
-            and self.item_graph is not None
-            and self.item_graph.augmenter is not None
-        ):
-            learned += self.item_graph.augmenter.parameters()
-        of_augmenters = {*map(id, learned)}
-        return {
-            "encoder": [
-                parameter for parameter in self.parameters() if id(parameter) not in of_augmenters
-            ],
-            "augmenters": learned,
-        }
+        if self.config.latent_weight and self._item_augmenter is not None:
+            augmenters += self._item_augmenter.parameters()
+        ids = set(map(id, augmenters))
+        encoder = [parameter for parameter in self.parameters() if id(parameter) not in ids]
+        return {"encoder": encoder, "augmenters": augmenters}
+
+    @property
+    def _item_augmenter(self) -> Augmenter | None:
+        return None if self.item_graph is None else self.item_graph.augmenter
 
     @property
     def phases(self) -> tuple[Phase, ...]:
         config = self.config
-        beta, gamma, items = config.latent_weight, config.margin_weight, config.items.graph_weight
         terms = {
             "rec": 1.0,
             "cl1": config.view_weight,
-            "cl2": beta,
-            "reg": beta * gamma,
-            "items": items,
+            "cl2": config.latent_weight,
+            "reg": config.latent_weight * config.margin_weight,
+            "items": config.items.graph_weight,
+            "intent": config.intent_weight,
         }
-        terms["intent"] = config.intent_weight
-        encoder, latent = Phase("encoder", ("encoder",), terms), {"cl2": 1.0, "reg": gamma}
+        encoder = Phase("encoder", ("encoder",), terms)
         if not config.latent_weight:
             return (encoder,)
         if config.schedule_of_phases == "joint":
-            return (Phase("joint", ("encoder", "augmenters"), encoder.terms),)
-        if self.item_graph is not None and self.item_graph.augmenter is not None:
-            latent["items"] = items
-        steps = (encoder, Phase("augmenters", ("augmenters",), latent))
-        return (*steps, encoder) if config.schedule_of_phases == "published" else steps
+            return (Phase("joint", ("encoder", "augmenters"), terms),)
+        latent = {"cl2": 1.0, "reg": config.margin_weight}
+        if self._item_augmenter is not None:
+            latent["items"] = config.items.graph_weight
+        augmenters = Phase("augmenters", ("augmenters",), latent)
+        if config.schedule_of_phases == "published":
+            return (encoder, augmenters, encoder)
+        return (encoder, augmenters)
 
     def contrasts(
         self, batch: SequenceBatch, views: list[Encoded], wanted: frozenset[str]
     ) -> dict[str, Tensor]:
-        found = super().contrasts(batch, views, wanted)
+        terms = super().contrasts(batch, views, wanted)
         if not wanted & {"cl2", "reg"}:
-            return found
+            return terms
         one, two = views[:2]
         h1, h2 = one.last, two.last
-        # of rows that all ranks have they draw the same
-        streams = batch.generators
-        draw = (
-            streams["augmenters"] if self.config.gather_negatives else streams.of_rank("augmenters")
-        )
-        z1: Tensor = self.augmenters[0](h1, one.states, draw)
-        z2: Tensor = self.augmenters[-1](h2, two.states, draw)
+        if self.config.gather_negatives:
+            # of rows that all ranks have they draw the same
+            generator = batch.generators["augmenters"]
+        else:
+            generator = batch.generators.of_rank("augmenters")
+        z1: Tensor = self.augmenters[0](h1, one.states, generator)
+        z2: Tensor = self.augmenters[-1](h2, two.states, generator)
         if "cl2" in wanted:
             term = self.latent_contrast
-            found["cl2"] = (
+            terms["cl2"] = (
                 self.contrast_by(term, batch, z1, z2)
                 + self.contrast_by(term, batch, h1, z2)
                 + self.contrast_by(term, batch, h2, z1)
             )
         if "reg" in wanted:
-            pairs = (
-                [(z1, z2)] if self.config.margin_form == "paper" else [(z1, z2), (h1, z2), (h2, z1)]
-            )
-            found["reg"] = self.margin.over(pairs)
-        return found
+            pairs = [(z1, z2)]
+            if self.config.margin_form == "published":
+                pairs += [(h1, z2), (h2, z1)]
+            terms["reg"] = self.margin.over(pairs)
+        return terms
