@@ -40,7 +40,7 @@ def launched_rank() -> int | None:
     """The number that a launcher gave this process among several; None where nobody launched it as
     one of several.
     """
-    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE") or 1) == 1:
         return None
     return int(os.environ["RANK"])
 
@@ -86,7 +86,7 @@ def _connect() -> None:
     """Meet the processes that a launcher started."""
     backend = "gloo"
     if torch.cuda.is_available() and dist.is_nccl_available():
-        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        local_rank = int(os.environ.get("LOCAL_RANK") or 0)
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
     seconds = float(os.environ.get("RECGRAPH_RANKS_TIMEOUT", "600"))

@@ -190,7 +190,7 @@ class Log:
                 options[name] = str(table)
             else:
                 frames[name] = table
-        reading = Reading.of(options)
+        reading = Reading.of({name: value for name, value in options.items() if value is not None})
         if n_files:
             paths = {name: str(path) for name, path in given.items()}
             train = paths.pop("train")

@@ -117,7 +117,6 @@ class Plan:
 
 
 # --- candidates, and what is known of them
-# ----------------------------------------------------------
 
 
 class Found(NamedTuple):
@@ -262,7 +261,6 @@ class Features(nn.Module):
 
 
 # --- second stages
-# ----------------------------------------------------------------------------------
 
 
 #: within a class, ``Config`` is its own
@@ -445,7 +443,6 @@ def _on_host(values: Tensor) -> npt.NDArray[Any]:
 
 
 # --- the whole
-# --------------------------------------------------------------------------------------
 
 
 def _specified(models: Any) -> Any:

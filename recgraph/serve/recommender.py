@@ -341,8 +341,10 @@ class Recommender:
 
     def _request_or_all(self, users: Any, histories: Any, at: Any = None) -> Request:
         """The request for those who are given, or else for all users of the training data."""
-        if users is None and histories is None:
+        if users is None:
             users = "all"
+        if histories is not None and is_all(users):
+            users = None
         return self._request(users, histories, at)
 
     def _count(self, request: Request) -> None:

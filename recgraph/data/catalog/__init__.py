@@ -119,7 +119,8 @@ def get(name: str, from_path: str | Path | None = None, source: str | None = Non
             file = replace(file, path=str(given.absolute()))
         counts = counts_of(prepare_files(card, file))
         return Prepared(Path(file.path).parent, card, counts, file.path, cached=False)
-    if _is_prepared(card) and (given, source) == (None, None):
+    takes_any_source = source is None or isinstance(card, GraphCard)
+    if _is_prepared(card) and given is None and takes_any_source:
         return _read(card, cached=True)
     # the folder is there whole or not at all, whoever prepares it at the same time
     with replacing_folder(_folder(card)) as new:
