@@ -52,7 +52,6 @@ def built(cls: type[SequenceModel] = rg.models.BERT4Rec, **settings: Any) -> Seq
 
 
 # --- the oracle: one padded batch, dense attention, one head at a time
-# ------------------------------
 
 
 def norm(layer: Any, x: Tensor) -> Tensor:
@@ -180,7 +179,6 @@ def test_views_of_contrastive_models_are_read_by_a_mask_behind_them() -> None:
 
 
 # --- samples
-# ----------------------------------------------------------------------------------------
 
 
 def batches(train: Part | None = None, seed: int = 1, **settings: Any) -> ClozeBatches:

@@ -269,7 +269,6 @@ def test_fit_again_forgets_and_another_catalogue_is_refused(model: type[ClosedFo
 
 
 # --- recorded numbers
-# -------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

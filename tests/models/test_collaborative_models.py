@@ -26,7 +26,6 @@ def query(users: list[int], histories: list[list[int]]) -> Query:
 
 
 # --- learning
-# ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -53,7 +52,6 @@ def test_learns_a_planted_structure(name: str) -> None:
 
 
 # --- terms
-# ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["bprmf", "lightgcn"])
@@ -91,7 +89,6 @@ def test_softmax_over_all_items_has_no_padding() -> None:
 
 
 # --- ranking
-# ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,6 @@ def _fit(model: Model) -> Model:
 
 
 # --- every model
-# ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [*RECOMMENDERS, *OF_NODES])
@@ -96,7 +95,6 @@ def test_build_depends_on_its_seed_alone(name: str) -> None:
 
 
 # --- trainable models
-# -------------------------------------------------------------------------------
 
 
 def _phases() -> Iterator[tuple[str, Phase]]:

@@ -51,7 +51,6 @@ def query(rows: list[list[int]], times: list[list[int]] | None = None) -> Query:
 
 
 # --- second stages
-# ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -105,7 +104,6 @@ def test_every_second_stage_learns_and_goes_through_safetensors(
 
 
 # --- candidates and features
-# ------------------------------------------------------------------------
 
 
 def test_candidates_against_loops() -> None:
@@ -182,7 +180,6 @@ def test_the_last_item_of_each_user_is_held_out() -> None:
 
 
 # --- the whole
-# --------------------------------------------------------------------------------------
 
 
 class Seen(Ranker):

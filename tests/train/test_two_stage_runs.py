@@ -66,7 +66,6 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 # --- what it may see
-# --------------------------------------------------------------------------------
 
 
 def with_other_ends(
@@ -121,7 +120,6 @@ def test_graphs_of_the_inner_part_do_not_know_what_is_asked_for(
 
 
 # --- the rest of the library
-# ------------------------------------------------------------------------
 
 
 def test_a_run_of_all_kinds_is_opened_again(tmp_path: Path) -> None:
