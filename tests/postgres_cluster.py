@@ -39,9 +39,8 @@ def programs() -> Path | None:
 def running(folder: Path) -> Iterator[str]:
     """Run a server; the URL of its database."""
     user = _user()
-    home = Path(
-        tempfile.mkdtemp(prefix="recgraph-postgres-", dir="/tmp")
-    )  # short: a socket's path has 107 bytes
+    # short: a socket's path has 107 bytes
+    home = Path(tempfile.mkdtemp(prefix="recgraph-postgres-", dir="/tmp"))
     try:
         if user is not None:
             os.chown(home, pwd.getpwnam(user).pw_uid, pwd.getpwnam(user).pw_gid)

@@ -159,9 +159,8 @@ def test_a_card_of_ones_own_data() -> None:
 
 
 def test_typed_graphs() -> None:
-    there = (
-        importlib.util.find_spec("dgl") is not None
-    )  # tests/graph requires it where it must be there
+    # tests/graph requires it where it must be there
+    there = importlib.util.find_spec("dgl") is not None
     assert run("heterogeneous-graphs.md", without=None if there else "to_dgl")["products"][
         0
     ].shape == (4, 4)

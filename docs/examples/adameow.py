@@ -115,9 +115,8 @@ def main(epochs: int = 40, seed: int = 0) -> tuple[list[float], float]:
     optimiser, curve = torch.optim.Adam(parameters, lr=5e-3, fused=True), []
     for epoch in range(epochs):
         coarse, fine = map(model.head, model.views(generators["dropout"]))
-        loss = info(
-            fine, coarse
-        )  # all candidates are weighted by a network that learns with the views
+        # all candidates are weighted by a network that learns with the views
+        loss = info(fine, coarse)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -26,9 +26,8 @@ class BSARec(nn.Module):
 
     def __init__(self, n_items: int) -> None:
         super().__init__()
-        self.items = nn.Embedding(
-            n_items + 1, DIM
-        )  # token 0 is a masked item, token i + 1 is item i
+        # token 0 is a masked item, token i + 1 is item i
+        self.items = nn.Embedding(n_items + 1, DIM)
         nn.init.normal_(self.items.weight, std=0.02)
         # the filter reads all of its row, so that of the states only the last may predict what
         # follows

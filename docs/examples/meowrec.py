@@ -41,9 +41,8 @@ class MEOWRec(nn.Module):
         with torch.no_grad():
             for rows in torch.split(self.table.weight, self.sizes):
                 nn.init.xavier_uniform_(rows)
-        known = (
-            torch.cat([train.items.lengths, train.item_counts()]) > 0
-        )  # others have no vector that was learned
+        # others have no vector that was learned
+        known = torch.cat([train.items.lengths, train.item_counts()]) > 0
         self.register_buffer("known", known[:, None].float())
         self.propagate, drop = LightGCN(*self.sizes, n_layers=3), EdgeDrop(ratio=0.3)
         self.propagate.connect(train.matrix())

@@ -27,9 +27,8 @@ class SASRec(nn.Module):
 
     def __init__(self, n_items: int) -> None:
         super().__init__()
-        self.items = nn.Embedding(
-            n_items + 1, DIM
-        )  # token 0 is a masked item, token i + 1 is item i
+        # token 0 is a masked item, token i + 1 is item i
+        self.items = nn.Embedding(n_items + 1, DIM)
         nn.init.normal_(self.items.weight, std=0.02)
         self.encoder = Transformer(DIM, MAX_LEN, dropout=0.1, inner_dim=64, attention_dropout=0.1)
 

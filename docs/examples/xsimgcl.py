@@ -73,9 +73,8 @@ def main(epochs: int = 20, seed: int = 0) -> tuple[list[float], float]:
             users, items, others = (nodes.index_select(0, rows) for rows in places)
             keep_mask = batch.negative_mask()[:, 0]
             bpr = (F.softplus((users * others).sum(1) - (users * items).sum(1)) * keep_mask).mean()
-            own = [
-                model.table.weight.index_select(0, rows) for rows in places
-            ]  # before propagation
+            # before propagation
+            own = [model.table.weight.index_select(0, rows) for rows in places]
             l2 = sum(rows.square().sum(1).mean() / 2 for rows in own)
             # each user of the batch against the others, each item against the others
             kinds = [torch.unique(rows) for rows in places[:2]]

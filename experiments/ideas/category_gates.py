@@ -64,9 +64,8 @@ class CategoryGate(Transform):
     def __init__(self, config: CategoryGateConfig | None = None, /, **settings: Any) -> None:
         super().__init__(config, **settings)
         width, inner = self.config.dim, self.config.inner_dim
-        self.category_embedding = nn.Embedding(
-            self.config.n_categories + 1, inner
-        )  # row 0: no category
+        # row 0: no category
+        self.category_embedding = nn.Embedding(self.config.n_categories + 1, inner)
         self.inner, self.out = nn.Linear(inner, inner), nn.Linear(inner, width)
         nn.init.constant_(self.out.bias, 3.0)
 

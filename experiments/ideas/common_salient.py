@@ -137,6 +137,5 @@ class CommonSalientCL4SRec(CL4SRec):
     def setup(self, train: Part) -> None:
         super().setup(train)
         counts = train.item_counts()
-        self.contrast.objective.targets = F.pad(
-            counts > counts.median(), (1, 0)
-        )  # token 0 is no item
+        # token 0 is no item
+        self.contrast.objective.targets = F.pad(counts > counts.median(), (1, 0))

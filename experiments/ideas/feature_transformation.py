@@ -80,9 +80,8 @@ class FeatureTransformation(InfoNCE):
             )
             y = share * y + (1 - share) * y.index_select(0, order)
             barred = torch.cat([barred, mixed_into[barred]], 1)
-            pairs = (
-                None if pairs is None else replace(pairs, temperature=None)
-            )  # what is compared is mixed
+            # what is compared is mixed
+            pairs = None if pairs is None else replace(pairs, temperature=None)
         own = torch.linalg.vecdot(x, positive)
         sums = [log_sums(x, y, barred, weight, pairs, config.block_rows)]
         return mean_loss(candidates, x, [*sums, own] if candidates.count_positive else sums, own)

@@ -45,9 +45,10 @@ _FORMATS = (*_DATES[:2], *map("".join, itertools.product(_DATES, "T ", _CLOCKS))
 #: another one
 _DAYS = ("%d.%m.%", "%m/%d/%", "%d/%m/%", "%d-%m-%", "%d %b %")
 _TIMES_OF_DAY = (" %H:%M:%S", " %H:%M", " %I:%M:%S %p", " %I:%M %p", ", %H:%M", "")
+# "%Y" reads the 24 of 01.05.24 as the year 24
 _PROPOSED = tuple(
     f"{day}{year}{time}" for year, day, time in itertools.product("yY", _DAYS, _TIMES_OF_DAY)
-)  # "%Y" reads the 24 of 01.05.24 as the year 24
+)
 #: by which a column of dates is told: 10.4.12 may be a version
 _CERTAIN = (*_FORMATS, *(form for form in _PROPOSED if not form.endswith("%y")))
 #: the letters of a time of day in a format

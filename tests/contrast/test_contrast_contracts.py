@@ -91,9 +91,8 @@ class TestObjective:
     def value(
         self, objective: Objective, a: Tensor, b: Tensor, weight: Weight | None = None
     ) -> Tensor:
-        ids = (
-            a.detach()[:, 0].double().argsort().argsort()
-        )  # rows keep their ids in whatever order they stand
+        # rows keep their ids in whatever order they stand
+        ids = a.detach()[:, 0].double().argsort().argsort()
         loss: Tensor = objective(Views(a, b, ids, ids), Similarity(), weight).loss
         return loss
 

@@ -35,9 +35,8 @@ def oracle(x: Tensor, y: Tensor, v: Tensor, direction: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(
-    "size", [0.0, 1e-30, 1e-3, 0.3, 0.9, 3.0, 500.0]
-)  # by series, by quotients, unit by unit
+# by series, by quotients, unit by unit
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e-3, 0.3, 0.9, 3.0, 500.0])
 def test_of_any_size(size: float, dtype: torch.dtype) -> None:
     x, y = draw(N, H, size=size).to(dtype), draw(H, M, size=size, seed=1).to(dtype)
     v, direction = draw(H, seed=2).to(dtype), draw(N, M, seed=3)

@@ -227,9 +227,8 @@ def slow_debiased(a: Tensor, b: Tensor, tau: float, tau_plus: float, beta: float
 
 
 @pytest.mark.parametrize("beta", [None, 0.7])
-@pytest.mark.parametrize(
-    "tau_plus", [0.0, 0.1, 0.6]
-)  # the last one leaves less than the least for some anchors
+# the last one leaves less than the least for some anchors
+@pytest.mark.parametrize("tau_plus", [0.0, 0.1, 0.6])
 def test_debiased_nt_xent_as_published(tau_plus: float, beta: float | None) -> None:
     a, b = views(6)
     given: dict[str, Any] = {"objective": {"name": "debiased_nt_xent", "tau_plus": tau_plus}}

@@ -44,10 +44,11 @@ def learn(wish: FeatureWish, table: pl.DataFrame = TABLE) -> ItemFeatures:
 def test_a_category_is_the_mean_of_its_known_values_and_else_missing() -> None:
     features = learn(("genres",))
     (column,) = features.schema.columns
+    # "new" and "x" are not in training
     assert (column.kind, column.values) == (
         "category",
         ("love", "war"),
-    )  # "new" and "x" are not in training
+    )
     wanted = [[1, 0, 0], [0, 0.5, 0.5], [0, 0, 1], [1, 0, 0], [0, 0, 1]]
     assert features.entries.to_dense().tolist() == wanted
     assert features.dense.shape == (5, 0)

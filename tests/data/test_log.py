@@ -383,11 +383,12 @@ def test_duplicates_by_time_then_by_row() -> None:
     data = _log(pairs, [5, 3, 1, 5, 0])
     assert data.deduplicate("all") is data
     assert data.deduplicate("first").log["row"].to_list() == [1, 2, 4]
+    # of two at time 5 the later row
     assert data.deduplicate("last").log["row"].to_list() == [
         2,
         3,
         4,
-    ]  # of two at time 5 the later row
+    ]
     assert _log(pairs).deduplicate("first").log["row"].to_list() == [0, 2, 4]
 
 

@@ -69,9 +69,8 @@ def test_leave_one_out_of_a_fold_is_that_of_a_log_that_ends_earlier(least: int) 
     data = rg.load_data(_frame()).k_core(least, 0)
     for fold, split in enumerate(rg.folds(data, 3)):
         found = _rows(split)
-        left = (
-            found.groupby("user").cumcount(ascending=False) - fold
-        )  # places from the end of what is left
+        # places from the end of what is left
+        left = found.groupby("user").cumcount(ascending=False) - fold
         n = found.groupby("user")["row"].transform("size") - fold
         expected = np.select(
             [left < 0, (left == 0) & (n >= 3), (left == 1) & (n >= 3)],
@@ -186,11 +185,12 @@ ONE = ("last", "first", "random")
 def _log(seed: int = 0, n: int = 300, n_items: int = 40) -> rg.Interactions:
     rng = np.random.default_rng(seed)
     frame = pl.DataFrame(
+        # many ties
         {
             "u": rng.integers(0, 25, n),
             "i": rng.integers(0, n_items, n),
             "t": rng.integers(0, 90, n),
-        }  # many ties
+        }
     )
     return rg.Interactions.from_frame(frame, user="u", item="i", timestamp="t")
 

@@ -91,9 +91,8 @@ def test_items_that_follow_one_another(window: int, device: torch.device) -> Non
 )
 def test_gradients_and_state(graph: LinkedItems) -> None:
     untouched = torch.zeros(N_ITEMS, DIM, dtype=torch.float64)
-    torch.testing.assert_close(
-        graph.double()(untouched + 3), untouched + 1
-    )  # no neighbours: x of three layers
+    # no neighbours: x of three layers
+    torch.testing.assert_close(graph.double()(untouched + 3), untouched + 1)
     connected(graph)
     x = vectors().requires_grad_()
     assert torch.autograd.gradcheck(graph, (x,))

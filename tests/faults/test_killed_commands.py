@@ -206,9 +206,8 @@ def test_a_command_that_is_killed_goes_on_to_the_same_result(
     result, count = cases.whole(name)
     case = cases.begin(command.after)
     code, said = run(case, command.line, 1 + int(share * count))
-    assert code in (0, -signal.SIGKILL), (
-        said
-    )  # a board whose workers were quick changes fewer files itself
+    # a board whose workers were quick changes fewer files itself
+    assert code in (0, -signal.SIGKILL), said
     code, said = run(case, command.line + command.again)
     assert code == 0 or "already" in said, said  # it was killed when all was there
     found = command.result(case)

@@ -24,11 +24,12 @@ def grouped(n_groups: int = 4, each: int = 30, seed: int = 0) -> HeteroGraph:
     author = torch.where(torch.rand(len(paper), generator=draw) < 0.1, author.flip(0), author)
     alone = torch.arange(10)
     return HeteroGraph.from_edge_lists(
+        # the last venue has no paper
         {
             "paper": len(group),
             "author": 10 * n_groups + 10,
             "venue": n_groups + 1,
-        },  # the last venue has no paper
+        },
         {
             ("paper", "by", "author"): (
                 torch.cat([paper, alone]),

@@ -643,9 +643,8 @@ def test_stan_reads_the_nearest_of_others(
     k: int, decay: float, near: float, power: float, idea: Idea
 ) -> None:
     module, drawn = idea("stan"), np.random.default_rng(0)
-    rows = [
-        drawn.integers(0, 13, drawn.integers(0, 12)).tolist() for _ in range(90)
-    ]  # with repeats, some empty
+    # with repeats, some empty
+    rows = [drawn.integers(0, 13, drawn.integers(0, 12)).tolist() for _ in range(90)]
     train, users, expected = rows[:40], torch.tensor([*range(40), *[-1] * 50]), torch.zeros(90, 14)
     for user, history, scores in zip(users.tolist(), rows, expected, strict=True):
         found = []

@@ -107,9 +107,8 @@ def test_dropout_of_ccl_comes_after_the_length(shared: bool) -> None:
     unit = dropout(F.normalize(hidden, dim=1), 0.5, torch.Generator().manual_seed(4))
     assert 0 < int((unit == 0).sum()) < unit.numel()
     cosines = unit @ F.normalize(table, dim=1).T
-    assert bool(
-        (cosines.gather(1, targets[:, None]) > 1).any()
-    )  # such a target costs nothing, and not less
+    # such a target costs nothing, and not less
+    assert bool((cosines.gather(1, targets[:, None]) > 1).any())
     own = (1 - cosines.gather(1, targets[:, None])[:, 0]).clamp(min=0)
     hinge = (cosines.gather(1, of_each) - 0.1).clamp(min=0) * (of_each != targets[:, None])
     expected = (own + 20 * hinge.mean(1)).mean()

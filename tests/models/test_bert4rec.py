@@ -239,7 +239,6 @@ def test_windows_cover_a_long_history_from_its_end_on(step: int) -> None:
         if len(tokens) < 2:
             assert user not in found
             continue
-        begins = (
-            [*range(len(tokens) - 7, 0, -step), 0] if len(tokens) > 7 else [0]
-        )  # as in the published code
+        # as in the published code
+        begins = [*range(len(tokens) - 7, 0, -step), 0] if len(tokens) > 7 else [0]
         assert sorted(found[user]) == sorted(tokens[begin : begin + 7] for begin in begins)

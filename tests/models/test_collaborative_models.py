@@ -91,9 +91,8 @@ def test_softmax_over_all_items_has_no_padding() -> None:
 # --- ranking
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in NAMES if name != "simplex"]
-)  # which reads every history
+# which reads every history
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "simplex"])
 def test_unknown_users_are_the_mean_of_their_items(name: str) -> None:
     model = made(name)
     rows = planted()[0].items.to_lists()

@@ -16,13 +16,14 @@ from recgraph.train.config import TrainConfig
 from recgraph.train.phases import make_optimisers
 
 OLD, NEW = Space(n_users=6, n_items=9), Space(n_users=8, n_items=13)
+# with every table
 SMALL = {
     "hidden_dim": 8,
     "max_len": 5,
     "encoder.inner_dim": 8,
     "loss.n_negatives": 4,
     "history_table": True,
-}  # with every table
+}
 NAMES = registry.names("model")
 GROWING = [name for name in NAMES if registry.load("model", name).updated_by == "training"]
 

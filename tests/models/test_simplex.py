@@ -181,9 +181,8 @@ def test_terms_are_those_of_the_paper() -> None:
             for k, w in zip(model.neighbours[i], model.neighbour_weights[i], strict=True)
         )
     found = model(batch, ["rec", "neighbours"])
-    assert float(found["rec"].detach()) == pytest.approx(
-        rec / len(batch.users), rel=1e-6
-    )  # weights are float32's
+    # weights are float32's
+    assert float(found["rec"].detach()) == pytest.approx(rec / len(batch.users), rel=1e-6)
     assert float(found["neighbours"].detach()) == pytest.approx(near / len(batch.users), rel=1e-6)
     assert model.phases[0].terms["neighbours"] == 0.2
     for term in ("rec", "neighbours"):

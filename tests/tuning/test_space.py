@@ -120,9 +120,8 @@ def test_settings_of_a_part() -> None:
         "contrast.weight.iterations": 7,
     }
     fixed = {"contrast": {"weight": "cluster"}, "encoder": "bsa"}
-    found = parts(
-        {**given, "encoder": {"alpha": {"low": 0.1, "high": 0.9}}}, **fixed
-    )  # as TOML makes of encoder.alpha
+    # as TOML makes of encoder.alpha
+    found = parts({**given, "encoder": {"alpha": {"low": 0.1, "high": 0.9}}}, **fixed)
     assert set(found.dimensions) == {"contrast.weight.n_clusters", "encoder.alpha"}
     settings = found.settings({"contrast.weight.n_clusters": "[5, 10]", "encoder.alpha": 0.5})
     assert settings["contrast"]["weight"] == {

@@ -67,10 +67,11 @@ def split() -> Split:
 def test_a_study_in_memory_finds_something_better_and_is_the_same_again(split: Split) -> None:
     study = tune(split, n_trials=4, seed=1)
     assert states(study) == {"COMPLETE": 4}
+    # the default configuration
     assert study.trials[0].params == {
         "learning_rate": 1e-3,
         "dropout": 0.5,
-    }  # the default configuration
+    }
     assert study.best_value > 2 * study.trials[0].values[0]
     assert [t.params for t in tune(split, n_trials=3, seed=1).trials] == [
         t.params for t in study.trials[:3]
